@@ -1,0 +1,17 @@
+"""The companion of Inside Autograd: walk, draw and differentiate PyTorch's computation graphs."""
+
+from companion.derivatives import nth_derivative
+from companion.drawing import Drawing, draw
+from companion.graph import Edge, Graph, GraphNode, SavedTensor
+from companion.text import walk_grad_fn
+
+__all__ = [
+    "Drawing",
+    "Edge",
+    "Graph",
+    "GraphNode",
+    "SavedTensor",
+    "draw",
+    "nth_derivative",
+    "walk_grad_fn",
+]

@@ -1,0 +1,440 @@
+"""A live ``grad_fn`` becomes a ``Graph``: the one traversal, and what it found as data.
+
+The traversal goes breadth first from the roots, so Nodes are numbered by their distance. It keeps
+the Nodes themselves in its table: a number such as ``id(node)`` may belong to another Node as soon
+as the first one is gone (and on torch up to 2.12 even while its graph lives).
+"""
+
+from __future__ import annotations
+
+import inspect
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    import networkx
+
+_State = Literal["kept", "freed", "modified in place"]
+Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """What a Node kept of one tensor for the backward pass.
+
+    Attributes:
+        name: the argument of the formula that uses it, such as ``"self"`` or ``"result"``.
+        shape: its shape; None once it is freed.
+        dtype: its dtype; None once it is freed.
+        nbytes: the bytes of its elements; 0 once it is freed.
+        version: its version counter now; None once it is freed.
+        state: ``"kept"``; ``"freed"`` after a backward pass without ``retain_graph=True``; or
+            ``"modified in place"`` where its version counter has moved on since it was saved, so
+            that a backward pass will be refused.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    nbytes: int
+    version: int | None
+    state: _State
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One entry of ``next_functions`` that is not None.
+
+    Attributes:
+        source: index of the Node whose ``next_functions`` holds the entry.
+        target: index of the Node it leads to.
+        slot: position of the entry in ``next_functions``.
+        input_nr: which input of the target the gradient enters: the number of the forward output.
+    """
+
+    source: int
+    target: int
+    slot: int
+    input_nr: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphNode:
+    """One Node of a graph. What costs time or has a side effect is read when you ask for it.
+
+    Attributes:
+        index: its position in ``Graph.nodes``; Nodes nearer to a root come first.
+        label: the name of the tensor it stands for, where known; else the same as ``name``.
+        grad_fn: the live Node.
+    """
+
+    index: int
+    label: str
+    grad_fn: Node = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The class of the Node: ``"MmBackward0"``, ``"AccumulateGrad"``."""
+        return type(self.grad_fn).__name__
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this is the ``AccumulateGrad`` of a leaf tensor."""
+        return self.name == "AccumulateGrad"
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether this Node is the backward of a ``torch.autograd.Function`` written in Python."""
+        return isinstance(self.grad_fn, torch.autograd.function.BackwardCFunction)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the leaf, or of the (first) output of the operation."""
+        return tuple(self._output.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the leaf, or of the (first) output of the operation."""
+        dtype: torch.dtype = self._output.dtype
+        return dtype
+
+    @property
+    def _output(self) -> Any:
+        return self.grad_fn.variable if self.is_leaf else self.grad_fn._input_metadata[0]
+
+    @property
+    def saved(self) -> tuple[SavedTensor, ...]:
+        """What this Node holds for the backward pass, in the order of the formula's arguments.
+
+        Looking has a side effect where tensors were saved through hooks: it runs the unpack hooks
+        of ``torch.autograd.graph.saved_tensors_hooks``, and under a non-reentrant
+        ``torch.utils.checkpoint`` it runs the checkpointed forward pass again.
+        """
+        return tuple(_describe(*entry) for entry in _saved(self.grad_fn))
+
+
+class Graph:
+    """The graph of one or several tensors. Make it with :meth:`Graph.of`.
+
+    ``len(graph)`` is the number of Nodes. The graph keeps the Nodes alive, and with them the leaves
+    and whatever the Nodes saved.
+
+    Example:
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> w = torch.ones(3, 2, requires_grad=True)
+        >>> graph = Graph.of((x @ w + 2.0).mean())
+        >>> [node.name for node in graph.nodes]
+        ['MeanBackward0', 'AddBackward0', 'MmBackward0', 'AccumulateGrad', 'AccumulateGrad']
+        >>> [leaf.label for leaf in graph.leaves]
+        ['x', 'w']
+        >>> graph.edges[-1]
+        Edge(source=2, target=4, slot=1, input_nr=0)
+        >>> graph.depth
+        3
+    """
+
+    # One column an attribute, so that a graph of a million Nodes is not a million objects:
+    # the slots of Node i are _target[_first[i]:_first[i + 1]], and -1 stands for None.
+    _fns: list[Node]
+    _first: array[int]
+    _target: array[int]
+    _input_nr: array[int]
+    _labels: dict[int, str]
+    _root_count: int
+
+    def __init__(self) -> None:
+        raise TypeError("a Graph is read from tensors: use Graph.of(loss)")
+
+    @classmethod
+    def of(cls, *outputs: Any, names: Mapping[str, torch.Tensor] | None = None) -> Graph:
+        """Read the graph below one or several tensors.
+
+        One loop over ``next_functions``; a Node reached by several paths is read once. Time and
+        memory grow with the number of Nodes and edges. Nothing is executed.
+
+        Args:
+            *outputs: tensors of any shape that require grad, or Nodes. A leaf tensor gives a graph
+                of one Node, its ``AccumulateGrad``.
+            names: names for tensors, such as ``dict(model.named_parameters())``. Without it a leaf
+                takes the name of the first of the caller's variables that refers to it (variables
+                that begin with an underscore do not count).
+
+        Returns:
+            The graph, with the Nodes of ``outputs`` as its roots, in the order given.
+
+        Raises:
+            ValueError: no output was given, or one has no graph (it was detached, computed under
+                ``torch.no_grad()``, or made from tensors that do not require grad).
+            TypeError: an output is neither a tensor nor a Node, or ``names`` does not map strings
+                to tensors.
+
+        Example:
+            >>> x = torch.ones(4, requires_grad=True)
+            >>> first, second = x.split(2)
+            >>> graph = Graph.of(first.sum(), second.sum())
+            >>> [root.name for root in graph.roots]
+            ['SumBackward0', 'SumBackward0']
+            >>> [(edge.source, edge.target, edge.input_nr) for edge in graph.edges]
+            [(0, 2, 0), (1, 2, 1), (2, 3, 0)]
+            >>> Graph.of(x.detach())
+            Traceback (most recent call last):
+            ...
+            ValueError: output 0 has no graph: it is a tensor that does not require grad; look for \
+detach() or torch.no_grad() on the way, or call requires_grad_() on an input before computing it
+
+        Source: the order of the entries is that of ``torch.autograd.graph.Node.next_functions``.
+        """
+        frame = inspect.currentframe()
+        return read(outputs, names, frame and frame.f_back)
+
+    def __len__(self) -> int:
+        return len(self._fns)
+
+    def __repr__(self) -> str:
+        roots = ", ".join(root.name for root in self.roots)
+        return f"<Graph of {roots}: {len(self)} nodes, {len(self.leaves)} leaves>"
+
+    @cached_property
+    def nodes(self) -> tuple[GraphNode, ...]:
+        """Every Node once; the roots first, then by distance from them."""
+        return tuple(
+            GraphNode(i, self._labels.get(i) or type(fn).__name__, fn)
+            for i, fn in enumerate(self._fns)
+        )
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every entry of every ``next_functions`` that is not None, Node by Node, slot by slot."""
+        return tuple(edge for i in range(len(self)) for edge in self.slots(i) if edge is not None)
+
+    def slots(self, index: int) -> tuple[Edge | None, ...]:
+        """The ``next_functions`` of Node ``index``: an Edge or None for each entry."""
+        first, last = self._first[index], self._first[index + 1]
+        return tuple(
+            None
+            if self._target[k] < 0
+            else Edge(index, self._target[k], k - first, self._input_nr[k])
+            for k in range(first, last)
+        )
+
+    @property
+    def roots(self) -> tuple[GraphNode, ...]:
+        """The Nodes of the outputs, in the order given; outputs that share a Node give one root."""
+        return self.nodes[: self._root_count]
+
+    @property
+    def leaves(self) -> tuple[GraphNode, ...]:
+        """The Nodes that accumulate into the ``.grad`` of a leaf tensor."""
+        return tuple(node for node in self.nodes if node.is_leaf)
+
+    @property
+    def depth(self) -> int:
+        """The number of edges on the longest path from a root."""
+        return max(self.heights)
+
+    @cached_property
+    def heights(self) -> array[int]:
+        """For each Node, the number of edges on the longest path below it."""
+        waiting = array("q", bytes(8 * len(self)))  # how many edges into a Node are not seen yet
+        for target in self._target:
+            if target >= 0:
+                waiting[target] += 1
+        order = [i for i in range(len(self)) if waiting[i] == 0]
+        for i in order:  # grows while the loop runs: every Node after all Nodes that lead to it
+            for target in self._target[self._first[i] : self._first[i + 1]]:
+                if target >= 0:
+                    waiting[target] -= 1
+                    if waiting[target] == 0:
+                        order.append(target)
+        heights = array("q", bytes(8 * len(self)))
+        for i in reversed(order):
+            for target in self._target[self._first[i] : self._first[i + 1]]:
+                if target >= 0:
+                    heights[i] = max(heights[i], heights[target] + 1)
+        return heights
+
+    @property
+    def saved_nbytes(self) -> int:
+        """The bytes of memory that the saved tensors keep alive, each storage counted once.
+
+        A storage is counted whole, even where only a view of it was saved. What was freed counts
+        nothing. Reading has the side effects of :attr:`GraphNode.saved`.
+        """
+        kept = [tensor for fn in self._fns for _, tensor, _ in _saved(fn) if tensor is not None]
+        storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
+        # The storages are alive all at once here, so an address stands for one of them.
+        return sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The graph for networkx: node ``i`` has name, label, is_leaf; edges have slot, input_nr.
+
+        Raises:
+            ModuleNotFoundError: networkx is not installed.
+        """
+        import networkx
+
+        result = networkx.MultiDiGraph()
+        for node in self.nodes:
+            result.add_node(node.index, name=node.name, label=node.label, is_leaf=node.is_leaf)
+        for edge in self.edges:
+            result.add_edge(
+                edge.source, edge.target, key=edge.slot, slot=edge.slot, input_nr=edge.input_nr
+            )
+        return result
+
+
+def read(
+    outputs: Sequence[Any], names: Mapping[str, torch.Tensor] | None, caller: FrameType | None
+) -> Graph:
+    """:meth:`Graph.of`, told whose variables may name the leaves."""
+    if not outputs:
+        raise ValueError("got no output; give the tensor whose graph to read, as in Graph.of(loss)")
+    _check_names(names)
+    graph = Graph.__new__(Graph)
+    graph._fns = fns = list(dict.fromkeys(_node_of(*entry) for entry in enumerate(outputs)))
+    graph._root_count = len(fns)
+    graph._first, graph._target, graph._input_nr = array("q"), array("q"), array("q")
+    index = {fn: i for i, fn in enumerate(fns)}
+    for fn in fns:  # the list grows while the loop runs along it
+        graph._first.append(len(graph._target))
+        for child, input_nr in fn.next_functions:
+            if child is None:
+                graph._target.append(-1)
+            else:
+                place = index.setdefault(child, len(fns))
+                if place == len(fns):
+                    fns.append(child)
+                graph._target.append(place)
+            graph._input_nr.append(input_nr)
+    graph._first.append(len(graph._target))
+    graph._labels = _labels(index, _names_in(caller) if names is None else names, names or {})
+    return graph
+
+
+def _names_in(frame: FrameType | None) -> dict[str, torch.Tensor]:
+    """The tensors that the variables of a frame refer to: its locals first, then its globals.
+
+    Of several names for one tensor the first counts. Names with a leading underscore are skipped,
+    among them those that IPython gives to outputs.
+    """
+    names: dict[torch.Tensor, str] = {}
+    for scope in () if frame is None else (frame.f_locals, frame.f_globals):
+        for name, value in scope.items():
+            if _is_tensor(value) and not name.startswith("_"):
+                names.setdefault(value, name)
+    return {name: tensor for tensor, name in names.items()}
+
+
+def _is_tensor(value: object) -> bool:
+    # Not isinstance, which would run the __class__ property of a stranger's object.
+    return issubclass(type(value), torch.Tensor)
+
+
+def _node_of(place: int, output: Any) -> Node:
+    if isinstance(output, torch.Tensor):
+        if not output.requires_grad:
+            raise ValueError(
+                f"output {place} has no graph: it is a tensor that does not require grad; look for "
+                "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
+                "before computing it"
+            )
+        return torch.autograd.graph.get_gradient_edge(output).node
+    if output is None:
+        raise ValueError(
+            f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "
+            "graph; give the tensor itself"
+        )
+    if not hasattr(type(output), "next_functions"):
+        raise TypeError(
+            f"output {place} must be a tensor or a Node (the grad_fn of a tensor), got "
+            f"{type(output).__name__}"
+        )
+    return output
+
+
+def _check_names(names: Mapping[str, torch.Tensor] | None) -> None:
+    if names is None:
+        return
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            f"names must map names to tensors, as {{'w': w}} does, got {type(names).__name__}"
+        )
+    for name, tensor in names.items():
+        if not isinstance(name, str) or not _is_tensor(tensor):
+            raise TypeError(
+                f"names must map names to tensors, as {{'w': w}} does, got the key {name!r} with "
+                f"a value of type {type(tensor).__name__}"
+            )
+
+
+def _labels(
+    index: dict[Node, int],
+    leaf_names: Mapping[str, torch.Tensor],
+    names: Mapping[str, torch.Tensor],
+) -> dict[int, str]:
+    """A label for each Node that a named tensor stands for; several names are joined."""
+    named: dict[torch.Tensor, list[str]] = {}
+    for name, tensor in leaf_names.items():
+        named.setdefault(tensor, []).append(name)
+    labels = {
+        i: list(named.get(fn.variable, ()))
+        for fn, i in index.items()
+        if type(fn).__name__ == "AccumulateGrad"
+    }
+    for name, tensor in names.items():
+        if tensor.grad_fn is not None and tensor.grad_fn in index:
+            labels.setdefault(index[tensor.grad_fn], []).append(name)
+    return {i: ", ".join(found) for i, found in labels.items() if found}
+
+
+def _saved(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
+    """Name, tensor and state of each tensor that a Node saved; no tensor once it is freed."""
+    for raw in (attribute for attribute in dir(fn) if attribute.startswith("_raw_saved_")):
+        name = raw.removeprefix("_raw_" if raw == "_raw_saved_tensors" else "_raw_saved_")
+        state: _State = "kept"
+        try:  # A custom Function has the attribute saved_tensors, all others _saved_self and so on.
+            tensors = getattr(fn, name if name == "saved_tensors" else f"_saved_{name}")
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(error):
+                yield name, None, "freed"
+                continue
+            if "modified by an inplace operation" not in str(error):
+                raise
+            state = "modified in place"
+            packed = getattr(fn, raw)
+            several = isinstance(packed, tuple)
+            tensors = tuple(one.data for one in packed) if several else packed.data
+        if isinstance(tensors, tuple | list):
+            named = [(f"{name}[{i}]", tensor) for i, tensor in enumerate(tensors)]
+        else:
+            named = [(name, tensors)]
+        for name, tensor in named:
+            if tensor is not None:
+                yield name, tensor, state
+
+
+def _describe(name: str, tensor: torch.Tensor | None, state: _State) -> SavedTensor:
+    if tensor is None:
+        return SavedTensor(name, None, None, 0, None, state)
+    nbytes = sum(part.nbytes for part in _parts(tensor))
+    return SavedTensor(name, tuple(tensor.shape), tensor.dtype, nbytes, tensor._version, state)
+
+
+_INDICES = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors with memory of their own that make up a tensor: itself, unless it is sparse."""
+    return [getattr(tensor, part)() for part in _INDICES.get(tensor.layout, ())] or [tensor]

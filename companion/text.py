@@ -1,0 +1,80 @@
+"""A Graph becomes indented text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from companion.graph import Graph, Node, read
+
+
+def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
+    """Print the graph below a Node, one line for each edge.
+
+    Each line says which entry of ``next_functions`` it is, and which Node the entry leads to. A
+    leaf is followed by the caller's variable that refers to it, where there is one. A Node that
+    stands further up with all that is below it is marked ``(already seen)``. An edge that enters
+    another output than the first says which. The walk is a loop, so depth costs no recursion.
+
+    Args:
+        fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
+        max_depth: how many levels to print below the first line. Where there is more,
+            ``... (max depth reached)`` stands in its place.
+
+    Raises:
+        ValueError: ``fn`` is None or a tensor that does not require grad, or ``max_depth`` is
+            negative.
+        TypeError: ``fn`` is neither a Node nor a tensor, or ``max_depth`` is not an int.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> walk_grad_fn((x * x).sum().grad_fn)
+        SumBackward0
+          input[0] → MulBackward0
+            input[0] → AccumulateGrad (x)
+            input[1] → AccumulateGrad (x) (already seen)
+        >>> walk_grad_fn((x * x).sum(), max_depth=1)
+        SumBackward0
+          input[0] → MulBackward0
+            ... (max depth reached)
+    """
+    if isinstance(max_depth, bool) or not isinstance(max_depth, int):
+        raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
+    if max_depth < 0:
+        raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
+    frame = inspect.currentframe()
+    for line in lines(read([fn], None, frame and frame.f_back), max_depth):
+        print(line)
+
+
+def lines(graph: Graph, max_depth: int = 50) -> Iterator[str]:
+    """The lines that :func:`walk_grad_fn` prints, for each root of a graph in turn."""
+    nodes, heights = graph.nodes, graph.heights
+    shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
+    stack: list[tuple[int, str, int | None]] = [(0, "", root.index) for root in graph.roots[::-1]]
+    while stack:
+        depth, before, index = stack.pop()
+        before = "  " * depth + before
+        if index is None:
+            yield before + "None (no grad path)"
+            continue
+        node = nodes[index]
+        before += node.name if node.label == node.name else f"{node.name} ({node.label})"
+        if index in shown:
+            # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
+            hid_a_part = shown[index] + heights[index] > max_depth
+            if not (hid_a_part and depth < shown[index]):
+                yield before + " (already seen)"
+                continue
+        yield before
+        slots = graph.slots(index)
+        if slots and depth == max_depth:
+            yield "  " * (depth + 1) + "... (max depth reached)"
+            continue
+        shown[index] = depth
+        for slot, edge in reversed(list(enumerate(slots))):
+            before = f"input[{slot}] → "
+            if edge is not None and edge.input_nr > 0:
+                before += f"output {edge.input_nr} of "
+            stack.append((depth + 1, before, None if edge is None else edge.target))

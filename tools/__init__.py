@@ -1,0 +1,1 @@
+"""The press: what turns lessons into tests, notebooks and pages."""
