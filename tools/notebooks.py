@@ -1,0 +1,158 @@
+"""Each lesson becomes a notebook: ``python -m tools.notebooks``.
+
+Nothing runs here. What stands below a snippet in the lesson is what it did, since the tests say so,
+and it becomes the output of the cell; so a notebook is a function of its lesson alone.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from base64 import b64encode
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+from nbformat import v4
+
+EXPECTED = re.compile(
+    r"<!--pytest-codeblocks:expected-output-->\s*(`{3,})text\n(.*?)^\1\s*", re.S | re.M
+)
+IMAGE = re.compile(r"!\[(.*)\]\(([\w./-]+\.svg)\)\s*")
+MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|\w+)-->\s*")
+DOWNLOAD = re.compile(r"^\[[^\]]*\]\(notebooks/[\w-]+\.ipynb\)\n", re.M)
+OPENING = re.compile(r"(/{3,}) (\w+)(?: \| (.*))?")
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def notebook(lesson: Path, repository: str = "") -> str:
+    """The notebook of a lesson, as the text of its ``.ipynb`` file.
+
+    Args:
+        lesson: the Markdown file; drawings are read from beside it.
+        repository: ``OWNER/NAME`` on GitHub. Where it is given, a first cell installs the companion
+            from there, which Colab needs.
+    """
+    cells: list[Any] = []
+    if repository:
+        cells.append(v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
+    blocks: list[tuple[str, str]] = []  # the callouts that are open here: slashes and kind
+    raises = None
+    for cell in jupytext.reads(lesson.read_text(encoding="utf-8"), fmt="md").cells:
+        if cell.cell_type == "code":
+            cells.append(_code(cell.source, raises, any(kind == "details" for _, kind in blocks)))
+            continue
+        if cell.cell_type == "raw":  # the front matter
+            continue
+        source = cell.source + "\n"
+        if cells and cells[-1].cell_type == "code":
+            source = _take_outputs(cells[-1], source, raises, lesson.parent)
+        marks = [mark[1] for mark in MARK.finditer(source)]
+        raises = next(iter(filter(None, marks)), None)
+        source = _links(_callouts(MARK.sub("", DOWNLOAD.sub("", source)), blocks))
+        if source:
+            cells.append(v4.new_markdown_cell(source))
+    count = 0
+    for place, cell in enumerate(cells):
+        cell.id = f"cell-{place}"
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+    book = v4.new_notebook(cells=cells, metadata=METADATA)
+    nbformat.validate(book)
+    return nbformat.writes(book, version=4) + "\n"
+
+
+def _code(source: str, raises: str | None, folded: bool) -> Any:
+    metadata: dict[str, Any] = {"tags": ["raises-exception"]} if raises else {}
+    if folded:  # JupyterLab folds the first, Colab the second
+        metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
+        source = f"# @title Solution\n{source}"
+    return v4.new_code_cell(source, metadata=metadata)
+
+
+def _take_outputs(cell: Any, source: str, raises: str | None, folder: Path) -> str:
+    """Move what the text begins with, if it is what the cell did, into the cell's outputs."""
+    if expected := EXPECTED.match(source):
+        printed, error = expected[2], None
+        if raises:
+            name = re.escape(raises.rpartition(".")[2])
+            error = re.search(rf"^([\w.]*\b{name})(?:: (.*))?\n\Z", printed, re.S | re.M)
+            printed = printed[: error.start()] if error else printed
+        if printed:
+            cell.outputs.append(v4.new_output("stream", text=printed))
+        if error:
+            told = {"ename": error[1], "evalue": error[2] or "", "traceback": [error[0].strip()]}
+            cell.outputs.append(v4.new_output("error", **told))
+        source = source[expected.end() :]
+    if image := IMAGE.match(source):
+        # As an <img>, since JupyterLab hides SVG in a notebook that it does not trust.
+        alt = unescape(re.sub(r"\\(.)", r"\1", image[1]))
+        svg = b64encode((folder / image[2]).read_bytes()).decode()
+        html = f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{svg}">'
+        cell.outputs.append(v4.new_output("display_data", {"text/html": html, "text/plain": alt}))
+        source = source[image.end() :]
+    return source
+
+
+def _callouts(source: str, blocks: list[tuple[str, str]]) -> str:
+    """``/// kind | Title`` blocks become blockquotes; a folded one without code stays folded."""
+    lines, options = [], False
+    rest = source.splitlines()
+    for place, line in enumerate(rest):
+        if opening := OPENING.fullmatch(line):
+            slashes, kind, title = opening[1], opening[2], opening[3] or opening[2].title()
+            if kind == "details" and slashes in rest[place:]:
+                kind = "folded"
+                lines += ["<details>", f"<summary>{title}</summary>", ""]
+            else:
+                lines += [f"> **{title}**", ">"]
+            blocks.append((slashes, kind))
+            options = True
+        elif options and line.startswith("    "):
+            pass  # an option of the block, such as its type
+        elif blocks and line == blocks[-1][0]:
+            lines += ["", "</details>"] if blocks.pop()[1] == "folded" else []
+        else:
+            options = False
+            quoted = any(kind != "folded" for _, kind in blocks)
+            lines.append(f"> {line}".rstrip() if quoted else line)
+    text = "\n".join(lines).strip()
+    return text if text.strip("> \n") else ""
+
+
+def _links(source: str) -> str:
+    """Links to other lessons lead to their notebooks, all others out of the notebooks' folder."""
+    source = re.sub(r"\]\((\d\d-[\w-]+)\.md(?:#[\w-]+)?\)", r"](\1.ipynb)", source)
+    return re.sub(r"\]\((?!https?:|#|\d\d-[\w-]+\.ipynb)", "](../", source)
+
+
+def write_all(course: Path) -> list[Path]:
+    """Write the notebook of each lesson that differs, and remove those without a lesson."""
+    settings = yaml.safe_load((course.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    repository = settings.get("extra", {}).get("repository") or ""
+    folder = course / "notebooks"
+    folder.mkdir(exist_ok=True)
+    lessons = {
+        folder / f"{lesson.stem}.ipynb": lesson for lesson in sorted(course.glob("[0-9]*.md"))
+    }
+    for stale in set(folder.glob("*.ipynb")) - set(lessons):
+        stale.unlink()
+    written = []
+    for path, lesson in lessons.items():
+        text = notebook(lesson, repository)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for path in write_all(Path("course")):
+        print(f"wrote {path}", file=sys.stderr)
