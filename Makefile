@@ -1,0 +1,58 @@
+# Each target sets up what it needs, so any of them works on a machine with only Python and make.
+
+PYTHON ?= python3
+PORT   ?= 8000
+PINNED := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH  ?= $(PINNED)
+VENV   := .venv$(if $(filter $(PINNED),$(TORCH)),,-torch-$(TORCH))
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+LAB    := $(VENV)/lab-ready
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+export NO_MKDOCS_2_WARNING := 1
+
+help: ## Show these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
+
+serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 for another)
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || { echo "cannot listen on port $(PORT), something else may use it; try: make serve PORT=8765" >&2; exit 1; }
+	$(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:$(PORT)
+
+test: check ## Run every check: style, types, tests, and each snippet of the lessons
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+site: notebooks ## Build the course into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
+	@$(BIN)/python -m tools.notebooks
+
+update: $(READY) ## Write what the snippets print, raise and draw into the lessons
+	$(BIN)/python -m pytest course README.md --update-outputs && $(MAKE) --no-print-directory notebooks
+
+lab: notebooks $(LAB) ## Open the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab course/notebooks
+
+check: $(READY) ## Check style and types alone
+	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy
+
+clean: ## Remove everything that make made
+	rm -rf .venv .venv-torch-* site *.egg-info .*_cache .hypothesis
+
+# Torch comes first and alone: on Linux the package index gives a build with gigabytes of CUDA,
+# and only the index of CPU builds, where it can be reached, has the small one.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "this needs Python 3.11 or newer as $(PYTHON); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH)
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[test]'
+	@touch $@
+
+$(LAB): $(READY)
+	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[lab]'
+	@touch $@
+
+.PHONY: help serve test site notebooks update lab check clean
