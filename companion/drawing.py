@@ -26,7 +26,7 @@ _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
 
 class Drawing:
-    """A drawn graph: plain text, which keeps no tensor alive. Make it with :func:`draw`.
+    """A drawn graph: plain text, which keeps no tensor alive. Make it with ``draw``.
 
     The last expression of a notebook cell shows it.
 
@@ -98,7 +98,7 @@ def draw(
     """Draw the graph of a tensor.
 
     Args:
-        what: a tensor of any shape that requires grad, a Node, or a :class:`Graph`, which may have
+        what: a tensor of any shape that requires grad, a Node, or a ``Graph``, which may have
             several roots.
         names: names for tensors, such as ``dict(model.named_parameters())``. Without it a leaf
             takes the name of the first of the caller's variables that refers to it. Any text is
@@ -115,7 +115,7 @@ def draw(
             whose names were settled when it was read.
         TypeError: ``what`` is something else, or ``names`` does not map strings to tensors.
 
-    Example:
+    Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
         >>> drawing = draw((x * 2.0).sum())
         >>> print(drawing.alt)

@@ -120,12 +120,12 @@ class GraphNode:
 
 
 class Graph:
-    """The graph of one or several tensors. Make it with :meth:`Graph.of`.
+    """The graph of one or several tensors. Make it with ``Graph.of``.
 
     ``len(graph)`` is the number of Nodes. The graph keeps the Nodes alive, and with them the leaves
     and whatever the Nodes saved.
 
-    Example:
+    Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
         >>> w = torch.ones(3, 2, requires_grad=True)
         >>> graph = Graph.of((x @ w + 2.0).mean())
@@ -174,7 +174,7 @@ class Graph:
             TypeError: an output is neither a tensor nor a Node, or ``names`` does not map strings
                 to tensors.
 
-        Example:
+        Examples:
             >>> x = torch.ones(4, requires_grad=True)
             >>> first, second = x.split(2)
             >>> graph = Graph.of(first.sum(), second.sum())
@@ -264,7 +264,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """The bytes of memory that the saved tensors keep alive, each storage counted once.
 
         A storage is counted whole, even where only a view of it was saved. What was freed counts
-        nothing. Reading has the side effects of :attr:`GraphNode.saved`.
+        nothing. Reading has the side effects of ``GraphNode.saved``.
         """
         kept = [tensor for fn in self._fns for _, tensor, _ in _saved(fn) if tensor is not None]
         storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
@@ -292,7 +292,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 def read(
     outputs: Sequence[Any], names: Mapping[str, torch.Tensor] | None, caller: FrameType | None
 ) -> Graph:
-    """:meth:`Graph.of`, told whose variables may name the leaves."""
+    """``Graph.of``, told whose variables may name the leaves."""
     if not outputs:
         raise ValueError("got no output; give the tensor whose graph to read, as in Graph.of(loss)")
     _check_names(names)

@@ -26,7 +26,7 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
             negative.
         TypeError: ``fn`` is neither a Node nor a tensor, or ``max_depth`` is not an int.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.ones(2, requires_grad=True)
         >>> walk_grad_fn((x * x).sum().grad_fn)
@@ -49,7 +49,7 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
 
 
 def lines(graph: Graph, max_depth: int = 50) -> Iterator[str]:
-    """The lines that :func:`walk_grad_fn` prints, for each root of a graph in turn."""
+    """The lines that ``walk_grad_fn`` prints, for each root of a graph in turn."""
     nodes, heights = graph.nodes, graph.heights
     shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
     stack: list[tuple[int, str, int | None]] = [(0, "", root.index) for root in graph.roots[::-1]]
