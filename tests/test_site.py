@@ -1,0 +1,266 @@
+"""The built site: whole, self-contained, the same from Zensical, and usable by everybody.
+
+A real browser opens every page, light and dark, at the width of a desk and of a phone.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
+PAGES = ["", *(f"{page.stem}/" for page in sorted((ROOT / "course").glob("*.md")))]
+PAGES = [page for page in PAGES if page != "index/"] + ["404.html"]
+DRAWING = re.compile(r'<svg [^>]*class="drawing".*?</svg>', re.DOTALL)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# No sandbox, because there is none in a container; and no traffic of the browser's own.
+QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync""".split()
+
+
+def run(*command: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The course, built strictly by MkDocs: a broken link or anchor fails here."""
+    folder = tmp_path_factory.mktemp("mkdocs")
+    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zensical_site(tmp_path_factory) -> Path:
+    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
+    folder = tmp_path_factory.mktemp("zensical")
+    for name in ("companion", "course", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    run("zensical", "build", "--strict", cwd=folder)
+    return folder / "site"
+
+
+def drawings(site: Path, lesson: Path) -> list[str]:
+    return DRAWING.findall((site / lesson.stem / "index.html").read_text())
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_each_figure_of_a_lesson_is_drawn_in_its_page(site, lesson):
+    figures = re.findall(r"^!\[.*\]\(figures/.*\.svg\)$", lesson.read_text(), re.MULTILINE)
+    assert len(drawings(site, lesson)) == len(figures)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_zensical_draws_the_same(site, zensical_site, lesson):
+    assert drawings(zensical_site, lesson) == drawings(site, lesson)
+
+
+class Loads(HTMLParser):
+    """Collects the addresses of what a browser loads with a page, which links are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        for name, value in attrs:
+            loads = name in {"src", "srcset", "poster", "data", "xlink:href"} or (
+                name == "href" and tag != "a" and names.get("rel") != "canonical"
+            )
+            if value and loads:
+                self.addresses += value.split(",") if name == "srcset" else [value]
+
+
+def test_no_page_loads_anything_from_another_host(site):
+    foreign = []
+    for file in sorted(site.rglob("*")):
+        if file.suffix == ".html":
+            page = Loads()
+            page.feed(file.read_text())
+            foreign += [(file.name, a) for a in page.addresses if re.match(r"\s*(\w+:)?//", a)]
+        if file.suffix in {".html", ".css", ".svg"}:
+            loads = re.findall(r"(?:url\(|@import)\s*[\"']?(?:\w+:)?//[^)\"';]*", file.read_text())
+            foreign += [(file.name, load) for load in loads]
+    assert foreign == []
+
+
+def test_nothing_is_left_as_markup(site):
+    """A mistyped callout stays ``///``; docstrings are Markdown, with doctests in ``Examples:``."""
+    for file in sorted(site.rglob("*.html")):
+        text = re.sub(r"<(pre|script)\b.*?</\1>", "", file.read_text(), flags=re.DOTALL)
+        assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        reason = "no browser; apt-get install chromium, or set CHROMIUM to the path of a Chrome"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # one connection for many files
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def address(site) -> Iterator[str]:
+    """The site, served as from a web host."""
+    handler = functools.partial(Handler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+# axe-core takes most of its time on colours. They do not depend on the width, so they are looked at
+# on the desk alone; and pieces of code have few, so of each colour there one piece is left.
+ONE_OF_EACH_COLOUR = """() => {
+  const seen = new Set()
+  for (const token of document.querySelectorAll(".highlight code span:not(:has(*))")) {
+    const colours = token.className + (token.closest(".hll") ? " marked" : "")
+    if (seen.has(colours)) token.replaceWith(token.textContent)
+    seen.add(colours)
+  }
+}"""
+VIOLATIONS = """async (colours) => {
+  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame)  // to settle
+  const rules = {
+    "color-contrast": {enabled: colours},
+    "target-size": {enabled: true},  // WCAG 2.2 AA, and not yet on by itself
+  }
+  const {violations} = await axe.run({resultTypes: ["violations"], rules})
+  return violations.flatMap(({id, nodes}) => nodes.map(
+    ({html, failureSummary}) => `${id}: ${html} ${failureSummary}`
+  ))
+}"""
+
+
+@pytest.fixture(scope="session")
+def window(browser, address):
+    """One window for all pages, which saves half of the time; and what went wrong in it."""
+    wrong: list[str] = []
+    page = browser.new_page(color_scheme="dark", reduced_motion="reduce")
+    page.add_init_script("localStorage.clear()")  # where the switch of colours is remembered
+    page.on("request", lambda r: r.url.startswith(address) or wrong.append(f"loads {r.url}"))
+    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return page, wrong
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_accessible_and_self_contained(address, window, path):
+    page, wrong = window
+    wrong.clear()
+    page.goto(address + path)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    page.evaluate(ONE_OF_EACH_COLOUR)
+    page.evaluate(AXE_SCRIPT)
+    for scheme in ("slate", "default"):
+        page.locator(f"body[data-md-color-scheme={scheme}]").wait_for(timeout=5000)
+        for width in (1280, 320):
+            page.set_viewport_size({"width": width, "height": 800})
+            violations = page.evaluate(VIOLATIONS, width == 1280)
+            wrong += [f"{scheme}, {width} wide: {violation}" for violation in violations]
+            if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                wrong.append(f"{width} wide: the page scrolls sideways")
+        if scheme == "slate":  # as the system has it
+            page.get_by_title("Switch to light mode").press("Enter")
+    if page.locator(".katex").count() != page.locator(".arithmatex").count():
+        wrong.append("a formula is not typeset")
+    wrong += page.locator(".katex-error").all_inner_texts()
+    assert wrong == []
+
+
+FORMULAS = r"""<!doctype html>
+<div class="md-content">
+  <p>With <span class="arithmatex">\(x^2\)</span>:</p>
+  <div class="arithmatex">\[\sum_i x_i\]</div>
+</div>
+<script src="../assets/course.js"></script>"""
+
+
+def test_katex_is_loaded_where_there_are_formulas_and_nowhere_else(address, browser):
+    loaded: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: loaded.append(request.url.removeprefix(address)))
+    page.goto(f"{address}404.html")
+    assert [file for file in loaded if "katex" in file] == []
+    page.route(
+        f"{address}formulas/", lambda to: to.fulfill(content_type="text/html", body=FORMULAS)
+    )
+    page.goto(f"{address}formulas/")
+    assert page.locator("p .katex").count() == 1
+    assert page.locator("div[tabindex] > .katex-display").count() == 1
+    assert page.locator(".katex-error").count() == 0
+    assert {"assets/katex/katex.min.js", "assets/katex/katex.min.css"} <= set(loaded)
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def plain(browser):
+    """A window without JavaScript."""
+    return browser.new_page(java_script_enabled=False, viewport={"width": 700, "height": 800})
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_without_javascript_a_lesson_is_whole(site, address, plain, lesson):
+    plain.emulate_media(media="screen")
+    plain.goto(f"{address}{lesson.stem}/")
+    assert plain.locator("h1").is_visible()
+    plain.locator("summary").first.click()
+    assert plain.locator("details > :not(summary)").first.is_visible()
+    plain.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    shown = [drawing.is_visible() for drawing in plain.locator("svg.drawing").all()]
+    assert shown == [True] * len(drawings(site, lesson))
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_on_paper_folds_are_open_and_nothing_is_cut_off(address, plain, lesson):
+    """Without JavaScript, with which the theme opens the folds itself."""
+    hidden = "all => all.filter(e => !e.checkVisibility()).map(e => e.textContent)"
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+    around = plain.locator(".md-header, .md-sidebar, .md-footer, .md-button")
+    plain.emulate_media(media="print")
+    plain.goto(f"{address}{lesson.stem}/")
+    assert plain.locator("details > *").evaluate_all(hidden) == []
+    assert plain.locator("pre > code, .drawing-box").evaluate_all(cut) == []
+    assert not any(element.is_visible() for element in around.all())
+
+
+def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, browser):
+    page = browser.new_page(viewport={"width": 200, "height": 800})
+    page.goto(f"{address}{LESSONS[0].stem}/")
+    page.locator(".drawing-box").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
+    assert page.locator(".drawing-box:focus").count() == 1
+    page.close()
