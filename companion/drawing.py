@@ -9,8 +9,8 @@ leaf is a double box that says ``leaf``; a custom Function is a hexagon that say
 from __future__ import annotations
 
 import html
-import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -139,8 +139,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
             raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
         graph = what
     else:
-        frame = inspect.currentframe()
-        graph = read([what], names, frame and frame.f_back)
+        graph = read([what], names, sys._getframe(1))
     if max_nodes is not None and len(graph) > max_nodes:
         raise ValueError(
             f"the graph has {len(graph)} nodes, more than max_nodes={max_nodes}; draw a tensor "
@@ -165,7 +164,8 @@ def _dot(graph: Graph, saved: bool) -> str:
             lines.append(f"{state}: {tensor.name}")
             hover += f", {state}: {tensor.name}" + (f" {tensor.shape}" if tensor.shape else "")
         box = _label(*(_text(line, _WIDTH) for line in lines))
-        dot.node(str(node.index), box, tooltip=_label(_text(hover, 10_100)), **look)
+        twice = _text(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
+        dot.node(str(node.index), box, tooltip=_label(twice), **look)
     for node in graph.nodes:
         slots = graph.slots(node.index)
         for slot, edge in enumerate(slots):

@@ -8,6 +8,7 @@ as the first one is gone (and on torch up to 2.12 even while its graph lives).
 from __future__ import annotations
 
 import inspect
+import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,8 +96,18 @@ class GraphNode:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the leaf, or of the (first) output of the operation."""
-        return tuple(self._output.shape)
+        """Shape of the leaf, or of the (first) output of the operation.
+
+        Raises:
+            ValueError: it is a nested tensor of the strided layout, which has no shape.
+        """
+        try:
+            return tuple(self._output.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.name} belongs to a nested tensor of the strided layout, which has no "
+                "shape; make it with layout=torch.jagged"
+            ) from error
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,7 +121,7 @@ class GraphNode:
 
     @property
     def saved(self) -> tuple[SavedTensor, ...]:
-        """What this Node holds for the backward pass, in the order of the formula's arguments.
+        """What this Node holds for the backward pass, by name.
 
         Looking has a side effect where tensors were saved through hooks: it runs the unpack hooks
         of ``torch.autograd.graph.saved_tensors_hooks``, and under a non-reentrant
@@ -190,8 +201,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 
         Source: the order of the entries is that of ``torch.autograd.graph.Node.next_functions``.
         """
-        frame = inspect.currentframe()
-        return read(outputs, names, frame and frame.f_back)
+        return read(outputs, names, sys._getframe(1))
 
     def __len__(self) -> int:
         return len(self._fns)
@@ -290,7 +300,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 
 
 def read(
-    outputs: Sequence[Any], names: Mapping[str, torch.Tensor] | None, caller: FrameType | None
+    outputs: Sequence[Any], names: Mapping[str, torch.Tensor] | None, caller: FrameType
 ) -> Graph:
     """``Graph.of``, told whose variables may name the leaves."""
     if not outputs:
@@ -317,17 +327,24 @@ def read(
     return graph
 
 
-def _names_in(frame: FrameType | None) -> dict[str, torch.Tensor]:
+def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     """The tensors that the variables of a frame refer to: its locals first, then its globals.
 
     Of several names for one tensor the first counts. Names with a leading underscore are skipped,
     among them those that IPython gives to outputs.
     """
     names: dict[torch.Tensor, str] = {}
-    for scope in () if frame is None else (frame.f_locals, frame.f_globals):
+    local = frame.f_locals
+    for scope in (local, frame.f_globals):
         for name, value in scope.items():
             if _is_tensor(value) and not name.startswith("_"):
                 names.setdefault(value, name)
+    # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
+    # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
+    # at the copy; getrefcount adds its own.
+    copied = isinstance(local, dict) and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
+    if copied and sys.getrefcount(local) <= 3:
+        local.clear()
     return {name: tensor for tensor, name in names.items()}
 
 

