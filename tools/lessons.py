@@ -12,6 +12,7 @@ import ast
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 import traceback
@@ -108,15 +109,14 @@ class Snippet(TestBlock):  # type: ignore[misc]
         if error is not None and (self.raises is None or type(error) is not self.expected_error):
             raise error
         if error is None and self.raises is not None:
-            raise Differs(self.where, f"was to raise {self.raises} and raised nothing")
+            raise Differs(f"{self.where} was to raise {self.raises} and raised nothing")
         if error is not None:
             printed += "".join(traceback.format_exception_only(error))
         drawn = hasattr(type(value), "_repr_svg_")
         if value is not None and not drawn:
             raise Differs(
-                self.where,
-                f"ends with a value of type {type(value).__name__}, which only a notebook would "
-                "show; print it, or give it a name",
+                f"{self.where} ends with a value of type {type(value).__name__}, which only a "
+                "notebook would show; print it, or give it a name"
             )
         below = Below(self.parent.text, self.obj.lineno)
         file = below.image or (self.new_figure() if drawn else None)
@@ -129,12 +129,10 @@ class Snippet(TestBlock):  # type: ignore[misc]
             return
         if PINNED in self.marks and not _torch_is_pinned(self.config.rootpath):
             return
-        if wanted != below.shown:
-            raise Differs(self.where, "shows something else than it did", below.shown, wanted)
+        _compare(self.path, below.first, self.obj.lineno, below.shown, wanted)
         if figure is not None:
             old = figure.read_text(encoding="utf-8") if figure.exists() else ""
-            if old != value.svg:
-                raise Differs(self.where, f"drew something else than {file}", old, value.svg)
+            _compare(figure, 0, self.obj.lineno, old, value.svg)
 
     @cached_property
     def ran(self) -> Ran:
@@ -196,12 +194,20 @@ class Snippet(TestBlock):  # type: ignore[misc]
 class Differs(AssertionError):
     """The page does not show what a snippet did."""
 
-    def __init__(self, where: str, what: str, shown: str = "", wanted: str = "") -> None:
-        lines = difflib.unified_diff(
-            shown.splitlines(), wanted.splitlines(), "on the page", "as it ran", lineterm="", n=1
-        )
-        advice = ["make update writes what ran; look at the change with git diff"]
-        super().__init__("\n".join([f"{where} {what}", *lines, *(advice if wanted else [])]))
+
+def _compare(path: Path, above: int, lineno: int, shown: str, wanted: str) -> None:
+    """Raise ``Differs`` with the first line of ``path`` that is not what the snippet did.
+
+    ``shown`` stands in ``path`` below its first ``above`` lines.
+    """
+    if shown == wanted:
+        return
+    old, new = shown.splitlines(), wanted.splitlines()
+    same = len(os.path.commonprefix([old, new]))
+    diff = difflib.unified_diff(old, new, "as it stands", "as it ran", lineterm="", n=1)
+    told = f"{path}:{above + same + 1}: is not what the snippet on line {lineno} did"
+    advice = "make update writes what ran; look at the change with git diff"
+    raise Differs("\n".join([told, *diff, advice]))
 
 
 class Below:
@@ -307,9 +313,12 @@ def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
                 yield lineno, "a mark without a python fence right below it"
         elif "<!--" in line:
             yield lineno, f"a comment that means nothing here: {line.strip()}"
-        elif re.search(r"<(img|svg|iframe|picture)\b", line):
-            yield lineno, "a picture in HTML; a snippet draws it and ![...](...) shows it"
-        for alt, target in re.findall(r"!\[(.*?)\]\((.*?)\)", line):
+        elif re.search(r"<(img|svg|iframe|picture|pre|script)\b", line):
+            yield lineno, "HTML that nothing tests; a snippet draws it and ![...](...) shows it"
+        images = re.findall(r"!\[(.*?)\]\((.*?)\)", line)
+        if line.count("![") > len(images):
+            yield lineno, "an image that is not written as ![alternative text](file)"
+        for alt, target in images:
             if not alt.strip():
                 yield lineno, f"the image {target} has no alternative text"
             if place not in shown:
