@@ -24,6 +24,7 @@ EXPECTED = re.compile(
 IMAGE = re.compile(r"!\[(.*)\]\(([\w./-]+\.svg)\)\s*")
 MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|\w+)-->\s*")
 DOWNLOAD = re.compile(r"^\[[^\]]*\]\(notebooks/[\w-]+\.ipynb\)\n", re.M)
+EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
 OPENING = re.compile(r"(/{3,}) (\w+)(?: \| (.*))?")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -42,11 +43,12 @@ def notebook(lesson: Path, repository: str = "") -> str:
     cells: list[Any] = []
     if repository:
         cells.append(v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
-    blocks: list[tuple[str, str]] = []  # the callouts that are open here: slashes and kind
+    blocks: list[tuple[str, str, str]] = []  # the callouts open here: slashes, kind and title
     raises = None
     for cell in jupytext.reads(lesson.read_text(encoding="utf-8"), fmt="md").cells:
         if cell.cell_type == "code":
-            cells.append(_code(cell.source, raises, any(kind == "details" for _, kind in blocks)))
+            folds = [title for _, kind, title in blocks if kind == "details"]
+            cells.append(_code(cell.source, raises, folds))
             continue
         if cell.cell_type == "raw":  # the front matter
             continue
@@ -69,11 +71,11 @@ def notebook(lesson: Path, repository: str = "") -> str:
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _code(source: str, raises: str | None, folded: bool) -> Any:
+def _code(source: str, raises: str | None, folds: list[str]) -> Any:
     metadata: dict[str, Any] = {"tags": ["raises-exception"]} if raises else {}
-    if folded:  # JupyterLab folds the first, Colab the second
-        metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
-        source = f"# @title Solution\n{source}"
+    if folds:  # JupyterLab and VS Code fold by the first, Colab by the second and the title
+        metadata |= {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
+        source = f"# @title {folds[-1]}\n{source}"
     return v4.new_code_cell(source, metadata=metadata)
 
 
@@ -101,30 +103,37 @@ def _take_outputs(cell: Any, source: str, raises: str | None, folder: Path) -> s
     return source
 
 
-def _callouts(source: str, blocks: list[tuple[str, str]]) -> str:
-    """``/// kind | Title`` blocks become blockquotes; a folded one without code stays folded."""
-    lines, options = [], False
-    rest = source.splitlines()
-    for place, line in enumerate(rest):
+def _callouts(source: str, blocks: list[tuple[str, str, str]]) -> str:
+    """``/// kind | Title`` blocks become blockquotes, and those of the kind ``details`` folds.
+
+    A fold ends with its cell, and what comes below a snippet in it is folded by itself. Where it
+    has no text nothing is left of it: its title stands in the cell of its snippet.
+    """
+    lines = [line for _, kind, title in blocks if kind == "details" for line in _fold(title)]
+    options = False
+    for line in source.splitlines():
         if opening := OPENING.fullmatch(line):
             slashes, kind, title = opening[1], opening[2], opening[3] or opening[2].title()
-            if kind == "details" and slashes in rest[place:]:
-                kind = "folded"
-                lines += ["<details>", f"<summary>{title}</summary>", ""]
-            else:
-                lines += [f"> **{title}**", ">"]
-            blocks.append((slashes, kind))
+            lines += _fold(title) if kind == "details" else [f"> **{title}**", ">"]
+            blocks.append((slashes, kind, title))
             options = True
-        elif options and line.startswith("    "):
-            pass  # an option of the block, such as its type
+        elif options and (line.startswith("    ") or not line):
+            pass  # an option of the block, such as its type, or the line below them
         elif blocks and line == blocks[-1][0]:
-            lines += ["", "</details>"] if blocks.pop()[1] == "folded" else []
+            lines += ["", "</details>"] if blocks.pop()[1] == "details" else []
         else:
             options = False
-            quoted = any(kind != "folded" for _, kind in blocks)
+            quoted = any(kind != "details" for _, kind, _ in blocks)
             lines.append(f"> {line}".rstrip() if quoted else line)
-    text = "\n".join(lines).strip()
+    lines += ["", "</details>"] * sum(kind == "details" for _, kind, _ in blocks)
+    text = EMPTY.sub("", "\n".join(lines)).strip()
     return text if text.strip("> \n") else ""
+
+
+def _fold(title: str) -> list[str]:
+    """The opening of a fold; its title is HTML, in which Markdown means nothing."""
+    title = re.sub("`(.+?)`", r"<code>\1</code>", escape(title, quote=False))
+    return ["<details>", f"<summary>{title}</summary>", ""]
 
 
 def _links(source: str) -> str:
@@ -133,10 +142,14 @@ def _links(source: str) -> str:
     return re.sub(r"\]\((?!https?:|#|\d\d-[\w-]+\.ipynb)", "](../", source)
 
 
+def repository(course: Path) -> str:
+    """The ``OWNER/NAME`` that ``extra.repository`` in mkdocs.yml says, or nothing."""
+    settings = yaml.safe_load((course.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    return settings.get("extra", {}).get("repository") or ""
+
+
 def write_all(course: Path) -> list[Path]:
     """Write the notebook of each lesson that differs, and remove those without a lesson."""
-    settings = yaml.safe_load((course.parent / "mkdocs.yml").read_text(encoding="utf-8"))
-    repository = settings.get("extra", {}).get("repository") or ""
     folder = course / "notebooks"
     folder.mkdir(exist_ok=True)
     lessons = {
@@ -146,7 +159,7 @@ def write_all(course: Path) -> list[Path]:
         stale.unlink()
     written = []
     for path, lesson in lessons.items():
-        text = notebook(lesson, repository)
+        text = notebook(lesson, repository(course))
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             written.append(path)
