@@ -288,11 +288,14 @@ def test_update_restores_wiped_outputs_exactly(run, pytester):
 
 
 def test_update_is_safe_with_xdist_also_where_the_snippets_of_a_page_are_spread(run, pytester):
-    run("--update-outputs", a=FRESH, b=FRESH)
+    text = FRESH.replace(DRAWS, "")
+    run("--update-outputs", a=text)
     alone = (pytester.path / "a.md").read_text()
-    run("--update-outputs", "-n", "2", "--dist", "load", how="subprocess", a=FRESH, b=FRESH)
+    # In place of torch, which takes most of the time to load.
+    (pytester.path / "torch.py").write_text("def __getattr__(name):\n    return lambda *_: None\n")
+    run("--update-outputs", "-n", "2", "--dist", "load", how="subprocess", a=text, b=text)
     assert (pytester.path / "a.md").read_text() == alone
-    assert (pytester.path / "b.md").read_text() == alone.replace("a-line", "b-line")
+    assert (pytester.path / "b.md").read_text() == alone
 
 
 def test_update_leaves_alone_what_fails_and_fails_itself(run, pytester):

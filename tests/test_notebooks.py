@@ -62,7 +62,7 @@ def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path
     ran = copy.deepcopy(shown)
     for cell in ran.cells:
         cell.outputs = []
-    client = nbclient.NotebookClient(ran, coalesce_streams=True, record_timing=False)
+    client = nbclient.NotebookClient(ran, coalesce_streams=True, shutdown_kernel="immediate")
     client.execute(cwd=str(tmp_path))
     for old, new in zip(shown.cells, ran.cells, strict=True):
         if old.cell_type == "code":
