@@ -184,7 +184,8 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    ours = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PORT", "PYTHON", "TORCH"}  # of a make around this
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )

@@ -127,7 +127,7 @@ class Snippet(TestBlock):  # type: ignore[misc]
             update = [str(self.path), self.parent.text, below.first, below.end, wanted, drawing]
             self.user_properties.append(("lesson", update))
             return
-        if PINNED in self.marks and not _torch_is_pinned(self.config.rootpath):
+        if PINNED in self.marks and not torch_is_pinned(self.config.rootpath):
             return
         _compare(self.path, below.first, self.obj.lineno, below.shown, wanted)
         if figure is not None:
@@ -326,7 +326,7 @@ def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
         place += 1
 
 
-def _torch_is_pinned(root: Path) -> bool:
+def torch_is_pinned(root: Path) -> bool:
     """Whether the torch that runs is the one whose outputs the lessons show."""
     import torch
 

@@ -22,7 +22,7 @@ EXPECTED = re.compile(
     r"<!--pytest-codeblocks:expected-output-->\s*(`{3,})text\n(.*?)^\1\s*", re.S | re.M
 )
 IMAGE = re.compile(r"!\[(.*)\]\(([\w./-]+\.svg)\)\s*")
-MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|\w+)-->\s*")
+MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|(\w+))-->\s*")
 DOWNLOAD = re.compile(r"^\[[^\]]*\]\(notebooks/[\w-]+\.ipynb\)\n", re.M)
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
 OPENING = re.compile(r"(/{3,}) (\w+)(?: \| (.*))?")
@@ -44,19 +44,20 @@ def notebook(lesson: Path, repository: str = "") -> str:
     if repository:
         cells.append(v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
     blocks: list[tuple[str, str, str]] = []  # the callouts open here: slashes, kind and title
-    raises = None
+    raises, tags = "", []
     for cell in jupytext.reads(lesson.read_text(encoding="utf-8"), fmt="md").cells:
         if cell.cell_type == "code":
             folds = [title for _, kind, title in blocks if kind == "details"]
-            cells.append(_code(cell.source, raises, folds))
+            cells.append(_code(cell.source, tags, folds))
             continue
         if cell.cell_type == "raw":  # the front matter
             continue
         source = cell.source + "\n"
         if cells and cells[-1].cell_type == "code":
             source = _take_outputs(cells[-1], source, raises, lesson.parent)
-        marks = [mark[1] for mark in MARK.finditer(source)]
-        raises = next(iter(filter(None, marks)), None)
+        marks = MARK.findall(source)
+        raises = "".join(error for error, _ in marks)
+        tags = [mark or "raises-exception" for _, mark in marks]
         source = _links(_callouts(MARK.sub("", DOWNLOAD.sub("", source)), blocks))
         if source:
             cells.append(v4.new_markdown_cell(source))
@@ -71,15 +72,15 @@ def notebook(lesson: Path, repository: str = "") -> str:
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _code(source: str, raises: str | None, folds: list[str]) -> Any:
-    metadata: dict[str, Any] = {"tags": ["raises-exception"]} if raises else {}
+def _code(source: str, tags: list[str], folds: list[str]) -> Any:
+    metadata: dict[str, Any] = {"tags": tags} if tags else {}
     if folds:  # JupyterLab and VS Code fold by the first, Colab by the second and the title
         metadata |= {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
         source = f"# @title {folds[-1]}\n{source}"
     return v4.new_code_cell(source, metadata=metadata)
 
 
-def _take_outputs(cell: Any, source: str, raises: str | None, folder: Path) -> str:
+def _take_outputs(cell: Any, source: str, raises: str, folder: Path) -> str:
     """Move what the text begins with, if it is what the cell did, into the cell's outputs."""
     if expected := EXPECTED.match(source):
         printed, error = expected[2], None
