@@ -153,7 +153,7 @@ def _dot(graph: Graph, saved: bool) -> str:
 
     font = {"fontname": "Helvetica", "fontsize": "12"}
     dot = graphviz.Digraph(
-        graph_attr={"ordering": "out", "nodesep": "0.3", "ranksep": "0.35"},
+        graph_attr={"nodesep": "0.3", "ranksep": "0.35"},
         node_attr=font | {"shape": "box", "margin": "0.18,0.07", "height": "0.3"},
         edge_attr=font | {"fontsize": "10", "arrowsize": "0.7"},
     )
