@@ -31,8 +31,9 @@ notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 update: $(READY) ## Write what the snippets print, raise and draw into the lessons
 	$(BIN)/python -m pytest course README.md --update-outputs && $(MAKE) --no-print-directory notebooks
 
-lab: notebooks $(LAB) ## Open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab course/notebooks
+lab: notebooks $(LAB) ## Open the notebooks in JupyterLab: copies in lab/, which are yours
+	@mkdir -p lab; cd course/notebooks; for book in *.ipynb; do test -e ../../lab/$$book || sed 's|](\.\./|](../course/|g' $$book > ../../lab/$$book; done
+	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/lab
 
 check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy

@@ -232,8 +232,8 @@ def test_what_is_up_to_date_is_not_written_again(course):
     assert write_all(course) == []
 
 
-def test_a_notebook_without_a_lesson_is_removed(course):
-    write_all(course)
-    (course / "01-x.md").rename(course / "02-x.md")
-    assert write_all(course) == [course / "notebooks/02-x.ipynb"]
-    assert [path.name for path in (course / "notebooks").iterdir()] == ["02-x.ipynb"]
+def test_a_notebook_that_no_lesson_made_is_left_alone(course):
+    (course / "notebooks").mkdir()
+    (course / "notebooks/mine.ipynb").write_text("mine")
+    assert write_all(course) == [course / "notebooks/01-x.ipynb"]
+    assert (course / "notebooks/mine.ipynb").read_text() == "mine"

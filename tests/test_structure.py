@@ -222,19 +222,39 @@ def test_a_python_without_venv_gets_one_clear_line(newcomer):
     assert len(rest) == 1 and rest[0].startswith("make: ***")
 
 
-def test_a_port_that_is_taken_gets_one_clear_line(tmp_path):
-    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
-    for name in ("constraints.txt", "pyproject.toml", "mkdocs.yml"):
+@pytest.fixture
+def ready(tmp_path):
+    """A clone whose virtual environment is set up, with one lesson."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "mkdocs.yml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / "course").mkdir()
+    (tmp_path / "course/notebooks").mkdir(parents=True)
+    (tmp_path / "course/01-x.md").write_text("# X\n\nA [Node](glossary.md#node).\n")
     (tmp_path / "tools").symlink_to(ROOT / "tools")
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python = f'case "$2" in jupyterlab) echo "$@";; *) exec {sys.executable} "$@";; esac'
+    (tmp_path / ".venv/bin/python").write_text(f"#!/bin/sh\n{python}\n")
     (tmp_path / ".venv/bin/python").chmod(0o755)
     (tmp_path / ".venv/ready").touch()
+    (tmp_path / ".venv/lab-ready").touch()
+    return tmp_path
+
+
+def test_a_port_that_is_taken_gets_one_clear_line(ready):
+    make("notebooks", cwd=ready)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = make("serve", f"PORT={port}", cwd=tmp_path)
+        done = make("serve", f"PORT={port}", cwd=ready)
     first, *rest = done.stderr.splitlines()
     assert first.startswith(f"cannot listen on port {port}, something else may use it; try: make")
     assert len(rest) == 1 and rest[0].startswith("make: ***")
+
+
+def test_a_student_gets_copies_of_the_notebooks_that_are_never_written_over(ready):
+    done = make("lab", cwd=ready)
+    assert done.returncode == 0, done.stderr
+    assert "jupyterlab --LabApp.default_url=/lab/tree/lab" in done.stdout
+    copy = ready / "lab/01-x.ipynb"
+    assert "A [Node](../course/glossary.md#node)." in copy.read_text()
+    copy.write_text("mine")
+    assert make("lab", cwd=ready).returncode == 0
+    assert copy.read_text() == "mine"

@@ -150,14 +150,12 @@ def repository(course: Path) -> str:
 
 
 def write_all(course: Path) -> list[Path]:
-    """Write the notebook of each lesson that differs, and remove those without a lesson."""
+    """Write the notebook of each lesson that differs. One without a lesson is left alone."""
     folder = course / "notebooks"
     folder.mkdir(exist_ok=True)
     lessons = {
         folder / f"{lesson.stem}.ipynb": lesson for lesson in sorted(course.glob("[0-9]*.md"))
     }
-    for stale in set(folder.glob("*.ipynb")) - set(lessons):
-        stale.unlink()
     written = []
     for path, lesson in lessons.items():
         text = notebook(lesson, repository(course))
