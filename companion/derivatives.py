@@ -23,15 +23,17 @@ def nth_derivative(y: Tensor, x: Tensor, n: int) -> Tensor:
         n: order of the derivative; 0 returns ``y``.
 
     Returns:
-        Shape of ``x``, dtype of ``y``, with a graph while it depends on ``x``: exact zeros once
-        it does not. At a kink it is torch's choice.
+        Shape of ``x`` (for ``n`` of 1 or more), dtype of ``y``, with a graph while it depends on
+        ``x``: exact zeros once it does not. At a kink, and where a formula of torch's is 0/0 as
+        that of ``torch.sinc`` at 0, it is what torch gives, perhaps nan.
 
     Raises:
         TypeError: ``n`` is no int, ``y`` or ``x`` no tensor, or ``x`` neither floating nor complex.
         ValueError: ``n`` is negative; ``x`` does not require grad; ``y`` was not computed from
             ``x``; one of them is complex and the other real; the shapes differ; ``y`` is not
-            elementwise or not holomorphic; the graph was freed; or, for ``n`` of 2 or more, the
-            gradient from a custom Function has no graph to ``x``, being constant or hiding it.
+            elementwise or not holomorphic; a saved tensor it needs was freed; or, for ``n`` of 2 or
+            more, the gradient from a custom Function has no graph to ``x``, being constant or
+            hiding it.
 
     Examples:
         >>> x = torch.tensor(2.0, requires_grad=True)

@@ -1,4 +1,4 @@
-"""A live ``grad_fn`` becomes a ``Graph``: the one traversal, and what it found as data.
+"""A live ``grad_fn`` becomes a ``Graph``: what a traversal found, as data.
 
 The traversal goes breadth first from the roots, so Nodes are numbered by their distance. It keeps
 the Nodes themselves in its table: a number such as ``id(node)`` may belong to another Node as soon
@@ -30,7 +30,8 @@ class SavedTensor:
     """What a Node kept of one tensor for the backward pass.
 
     Attributes:
-        name: the argument of the formula that uses it, such as ``"self"`` or ``"result"``.
+        name: the argument of the formula that uses it, such as ``"self"`` or ``"result"``; a
+            custom Function gives numbers only, as in ``"saved_tensors[0]"``.
         shape: its shape; None once it is freed.
         dtype: its dtype; None once it is freed.
         nbytes: the bytes of its elements; 0 once it is freed.

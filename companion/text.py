@@ -9,12 +9,16 @@ from companion.graph import Graph, Node, read
 
 
 def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
-    """Print the graph below a Node, one line for each edge.
+    """Print the graph below a Node, one line for each entry of each ``next_functions``.
 
     Each line says which entry of ``next_functions`` it is, and which Node the entry leads to. A
-    leaf is followed by the caller's variable that refers to it, where there is one. A Node that
-    stands further up with all that is below it is marked ``(already seen)``. An edge that enters
-    another output than the first says which. The walk is a loop, so depth costs no recursion.
+    leaf is followed by the caller's variable that refers to it, where there is one that does not
+    begin with an underscore. A Node that stands further up, with as much below it as the limit
+    would show here, is marked ``(already seen)``. An edge that enters another output than the first
+    says which.
+
+    The walk is a loop, so no depth is too much for Python. But PyTorch frees a graph that was
+    walked by recursion: from some 40,000 levels on (fewer in a thread) that can end the process.
 
     Args:
         fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
