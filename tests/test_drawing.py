@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import Graph, draw
+from companion.text import lines
 
 ROOT = Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -210,6 +211,17 @@ def test_a_custom_function_with_a_nasty_name_is_drawn_as_text():
     assert boxes(draw(evil.apply(x)).svg)[0][1][-1] == '</svg>"&<b>Backward'
 
 
+@pytest.mark.parametrize("name", ["A\nB", "\x01x", "\uffffx", "x" * 10_000])
+def test_the_name_of_a_custom_function_is_one_line_of_text_everywhere(name):
+    x = torch.ones(2, requires_grad=True)
+    y = type(name, (Double,), {}).apply(x)
+    drawing = draw(y)
+    fromstring(drawing.svg)
+    assert "\n" not in drawing.alt and len(drawing.alt) < 200
+    shown = list(lines(Graph.of(y)))
+    assert len(shown) == 2 and shown[0].isprintable() and len(shown[0]) <= 200
+
+
 # ---- the same bytes, and bytes that suit a page
 
 
@@ -255,7 +267,34 @@ def test_a_large_graph_is_summed_up():
     t = torch.ones(2, requires_grad=True)
     for _ in range(20):
         t = t.sin()
-    assert draw(t).alt == "Backward graph with 21 nodes: 20 SinBackward0, 1 AccumulateGrad."
+    assert draw(t).alt == (
+        "Backward graph with 21 nodes: 20 SinBackward0, 1 AccumulateGrad. "
+        "Root SinBackward0 #1. It ends at leaf (2,)."
+    )
+    leaves = {f"w{i}": torch.ones(1, requires_grad=True) for i in range(9)}
+    assert draw(torch.stack(list(leaves.values())).sum() + 1.0, names=leaves).alt == (
+        "Backward graph with 12 nodes. Root AddBackward0 leads to SumBackward0 and None at slot 1. "
+        "SumBackward0 leads to StackBackward0. StackBackward0 leads to "
+        + " and ".join(f"leaf w{i} (1,)" for i in range(9))
+        + "."
+    )
+    total = sum(w.exp() for w in leaves.values())
+    assert draw(total, names=leaves).alt.endswith(
+        "It ends at leaf w8 (1,), leaf w7 (1,), leaf w6 (1,), leaf w5 (1,), leaf w4 (1,), "
+        "leaf w3 (1,) and 3 more."
+    )
+
+
+def test_names_of_results_and_custom_functions_are_told_and_nameless_leaves_are_numbered():
+    x = torch.ones(2, requires_grad=True)
+    hidden = Double.apply(x)
+    assert draw(hidden.exp(), names={"hidden": hidden, "x": x}).alt == (
+        "Backward graph with 3 nodes. "
+        "Root ExpBackward0 leads to custom Function DoubleBackward (hidden). "
+        "custom Function DoubleBackward (hidden) leads to leaf x (2,)."
+    )
+    pair = torch.ones(2, requires_grad=True) * torch.ones(2, requires_grad=True)
+    assert draw(pair).alt.endswith("leads to leaf (2,) #1 and leaf (2,) #2.")
 
 
 # ---- files
@@ -324,6 +363,14 @@ def test_with_neither_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="making SVG needs.*install"):
         _ = the_pass().svg
+
+
+def test_a_graph_that_is_too_deep_for_graphviz_is_an_error_that_says_so():
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(2000):
+        t = t * 1.0
+    with pytest.raises(RuntimeError, match="too deep; draw a tensor nearer to the leaves, or save"):
+        _ = draw(t, max_nodes=None).svg
 
 
 # ---- what is refused

@@ -218,6 +218,39 @@ def test_a_graph_of_cuda_tensors_is_read():
     assert graph.saved_nbytes == x.nbytes
 
 
+def test_the_shape_is_that_of_the_output_by_which_a_node_was_reached():
+    whole = torch.arange(4.0, requires_grad=True)
+    first, second = whole.split([1, 3])
+    assert Graph.of(second).nodes[0].shape == (3,)
+    assert Graph.of(second.exp()).nodes[1].shape == (3,)
+    assert Graph.of(first, second).nodes[0].shape == (1,)
+
+
+def test_a_function_whose_first_output_is_none_has_the_shape_of_the_one_used():
+    class Second(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            return None, a * 2
+
+        @staticmethod
+        def backward(ctx, _, gradient):
+            return gradient * 2
+
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    node = Graph.of(Second.apply(x)[1]).nodes[0]
+    assert (node.shape, node.dtype) == ((2, 3), torch.float64)
+
+
+def test_a_leaf_of_a_subclass_of_tensor_is_one_node():
+    class Own(torch.Tensor):
+        pass
+
+    x = torch.ones(2).as_subclass(Own).requires_grad_()
+    assert names(Graph.of(x)) == ["AccumulateGrad"]
+    y = x * 2
+    assert Graph.of(y).roots[0].grad_fn is y.grad_fn
+
+
 # ---- against an independent reading
 
 
@@ -322,6 +355,19 @@ def test_looking_for_names_runs_no_code_of_the_caller():
     assert type(spy) is Spy
 
 
+def test_a_stranger_among_the_variables_is_no_hindrance(monkeypatch):
+    class Unhashable(torch.Tensor):
+        __hash__ = None
+
+    stranger = torch.ones(2).as_subclass(Unhashable)
+    monkeypatch.setitem(globals(), 1, torch.ones(2))
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of(x * 2).leaves[0].label == "x"
+    assert stranger.shape == (2,)
+    with pytest.raises(TypeError, match="the key 's' with a value of type Unhashable"):
+        Graph.of(x, names={"s": stranger})
+
+
 # ---- saved tensors
 
 
@@ -357,6 +403,30 @@ def test_what_was_modified_in_place_is_said_to_be():
     assert (saved.name, saved.version, saved.state) == ("result", 1, "modified in place")
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
+
+
+def test_of_tensors_saved_as_one_list_an_untouched_one_is_still_kept():
+    class Both(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.save_for_backward(a, b)
+            return a + b
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient, gradient
+
+    x = torch.ones(2, requires_grad=True)
+    a, b = x * 1, x * 2
+    y = Both.apply(a, b)
+    a.add_(1)
+    states = [saved.state for saved in Graph.of(y).nodes[0].saved]
+    assert states == ["modified in place", "kept"]
+
+
+def test_storages_without_memory_are_counted_one_by_one():
+    a = torch.ones(1000, device="meta", requires_grad=True)
+    assert Graph.of(a.sin().exp()).saved_nbytes == 2 * 4000
 
 
 def test_saved_lists_and_those_of_a_custom_function_are_told_one_by_one():
@@ -470,6 +540,13 @@ def test_something_else_is_refused_by_its_kind(output):
 def test_names_that_name_no_tensors_are_refused(wrong, message):
     with pytest.raises(TypeError, match=f"names must map names to tensors.*{message}"):
         Graph.of(torch.ones(1, requires_grad=True), names=wrong)
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_slots_of_a_node_that_is_not_there_are_refused(index):
+    graph = Graph.of(torch.ones(1, requires_grad=True) * 2)
+    with pytest.raises(IndexError, match=f"index must be from 0 to 1, got {index}"):
+        graph.slots(index)
 
 
 def test_a_graph_is_not_made_by_hand():

@@ -125,7 +125,12 @@ def test_private_attributes_of_torch_are_read_in_graph_alone():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
                 owner = node.value.id if isinstance(node.value, ast.Name) else "?"
-                assert owner in {"self", "sys"}, f"{path.name}:{node.lineno} reads {node.attr}"
+                # Of torch._C only what has no public name: the number of the running pass, and
+                # the switch that torch's manual on subclasses tells to use.
+                allowed = ("torch", "_C"), ("?", "_current_graph_task_id")
+                assert owner in {"self", "sys"} or (owner, node.attr) in allowed, (
+                    f"{path.name}:{node.lineno} reads {node.attr}"
+                )
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not re.match(r"_(raw_)?saved", node.value), f"{path.name}:{node.lineno}"
 
