@@ -59,7 +59,8 @@ class Edge:
         source: index of the Node whose ``next_functions`` holds the entry.
         target: index of the Node it leads to.
         slot: position of the entry in ``next_functions``.
-        input_nr: which input of the target the gradient enters: the number of the forward output.
+        input_nr: which input of the target the gradient enters: the number of the forward output,
+            counting those that can have a gradient.
     """
 
     source: int
