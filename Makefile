@@ -20,7 +20,7 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 	$(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:$(PORT)
 
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -rs -n 2 --dist worksteal
 
 site: notebooks ## Build the course into site/
 	$(BIN)/python -m mkdocs build --strict --quiet
