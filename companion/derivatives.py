@@ -184,9 +184,9 @@ def _check_functions(y: Tensor, x: Tensor, paths: set[Edge], order: int, *, last
         for gradient, edge in zip(gradients, node.next_functions, strict=True):
             if edge not in paths:
                 continue
-            if gradient is None and any(each is not None for each in came):
+            if gradient is None and all(each is not None for each in came):
                 silent.add(name)
-            elif gradient is not None and not _paths(gradient, x):
+            elif gradient is not None and not _leads_to(gradient, paths):
                 hiding.add(name)
 
     with ExitStack() as hooks:
@@ -211,6 +211,24 @@ def _check_functions(y: Tensor, x: Tensor, paths: set[Edge], order: int, *, last
             "depends on x; write the Function with torch operations, or let its backward compute "
             "from ctx.save_for_backward tensors, and check with torch.autograd.gradgradcheck"
         )
+
+
+def _leads_to(gradient: Tensor, paths: set[Edge]) -> bool:
+    """Whether a graph meets one of the paths, each of which leads on to its end."""
+    if not gradient.requires_grad:
+        return False
+    start = get_gradient_edge(gradient)
+    stack = [(start.node, start.output_nr)]
+    seen = set(stack)
+    while stack:
+        edge = stack.pop()
+        if edge in paths:
+            return True
+        for node, output_nr in edge[0].next_functions:
+            if node is not None and (node, output_nr) not in seen:
+                seen.add((node, output_nr))
+                stack.append((node, output_nr))
+    return False
 
 
 def _vjp(y: Tensor, x: Tensor, v: Tensor, *, create_graph: bool) -> Tensor:

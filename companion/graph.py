@@ -355,17 +355,22 @@ def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     among them those that IPython gives to outputs.
     """
     names: dict[torch.Tensor, str] = {}
+    taken: set[Any] = set()  # a global of a local's name is another thing by that name
     local = frame.f_locals
     for scope in (local, frame.f_globals):
         for name, value in list(scope.items()):  # another thread may change them meanwhile
-            if isinstance(name, str) and not name.startswith("_") and _is_tensor(value):
+            named = isinstance(name, str) and not name.startswith("_") and name not in taken
+            if named and _is_tensor(value):
                 names.setdefault(value, name)
+        taken.update(list(scope))
     # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
     # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
     # at the copy; getrefcount adds its own.
     copied = isinstance(local, dict) and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
     if copied and sys.getrefcount(local) <= 3:
-        local.clear()
+        code = frame.f_code
+        for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+            local.pop(name, None)  # and leave what exec() may have put there
     return {name: tensor for tensor, name in names.items()}
 
 
@@ -383,7 +388,12 @@ def _edge_of(place: int, output: Any) -> tuple[Node, int]:
                 "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
                 "before computing it"
             )
-        with torch._C.DisableTorchFunctionSubclass():  # whose views would be the roots instead
+        # A subclass, or a mode without gradients, would give the Node of a view or none at all.
+        with (
+            torch._C.DisableTorchFunctionSubclass(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             return torch.autograd.graph.get_gradient_edge(output)[:2]
     if output is None:
         raise ValueError(

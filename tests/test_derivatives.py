@@ -726,6 +726,29 @@ def test_a_function_that_returns_no_gradient_later_is_allowed_before():
     assert nth_derivative(SilentSecond.apply(x), x, 1).tolist() == [12.0, 27.0]
 
 
+def test_a_function_may_give_no_gradient_for_an_output_that_got_none():
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.set_materialize_grads(False)
+            return a * 2, b * 3
+
+        @staticmethod
+        def backward(ctx, for_a, for_b):
+            return for_a and for_a * 2, for_b and for_b * 3
+
+    x = torch.tensor(2.0, requires_grad=True)
+    assert nth_derivative(Two.apply(x, x.exp())[0], x, 1) == 2
+
+
+def test_many_functions_in_a_row_are_looked_at_in_one_step_each():
+    x = torch.ones(1, requires_grad=True)
+    y = x
+    for _ in range(1500):
+        y = OpenExp.apply(y) * 0
+    assert nth_derivative(y, x, 1) == 0
+
+
 def test_threads_that_share_a_graph_with_a_function_do_not_disturb_each_other():
     x = torch.linspace(0.5, 2, 8, dtype=torch.float64, requires_grad=True)
     y = OpenCube.apply(x) * x.sin()

@@ -365,6 +365,14 @@ def test_with_neither_the_error_says_what_to_install(monkeypatch, tmp_path):
         _ = the_pass().svg
 
 
+def test_a_leaf_that_is_used_in_every_step_of_a_loop_is_drawn():
+    x = torch.ones(2, requires_grad=True)
+    y = x
+    for _ in range(148):
+        y = y * x
+    assert len(boxes(draw(y).svg)) == 149
+
+
 def test_a_graph_that_is_too_deep_for_graphviz_is_an_error_that_says_so():
     t = torch.ones(2, requires_grad=True)
     for _ in range(2000):

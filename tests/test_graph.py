@@ -180,6 +180,31 @@ def test_a_graph_keeps_its_leaves():
     assert leaf() is graph.leaves[0].grad_fn.variable
 
 
+def test_looking_for_names_leaves_what_exec_defined():
+    exec("defined = 5")
+    x = torch.ones(2, requires_grad=True)
+    Graph.of(x * 2)
+    assert locals()["defined"] == 5
+
+
+def test_a_local_hides_a_global_of_its_name(monkeypatch):
+    monkeypatch.setitem(globals(), "both", torch.ones(2, requires_grad=True))
+    monkeypatch.setitem(globals(), "number", torch.ones(2, requires_grad=True))
+    both, number = torch.ones(3, requires_grad=True), 5
+    assert Graph.of(both * number).leaves[0].label == "both"
+    assert Graph.of(globals()["both"] * 2).leaves[0].label == "AccumulateGrad"
+    assert Graph.of(globals()["number"] * 2).leaves[0].label == "AccumulateGrad"
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_mode_without_gradients_changes_nothing(mode):
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    with mode():
+        assert names(Graph.of(x)) == ["AccumulateGrad"]
+        assert names(Graph.of(y)) == ["MulBackward0", "AccumulateGrad"]
+
+
 def test_looking_for_names_leaves_the_callers_variables_as_they_are():
     x = torch.ones(2, requires_grad=True)
     before = locals()
