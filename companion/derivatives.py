@@ -50,8 +50,9 @@ def nth_derivative(y: Tensor, x: Tensor, n: int) -> Tensor:
     nothing tells how it was made (a detached tensor; ``torch.special.airy_ai(x)`` or another
     operation without a derivative, inside ``y``). A custom Function's gradient that leads to
     ``x`` is believed, though part of it may be hidden: ``torch.autograd.gradgradcheck`` finds
-    out. One that changed a view in place is not found at all. "Elementwise" is judged by the
-    first derivatives at this ``x``.
+    out. So is a None from one of several outputs of which some have no gradient. One that changed
+    a view in place is not found at all. "Elementwise" is judged by the first derivatives at this
+    ``x``.
 
     No ``.grad`` of a leaf, of ``y`` or of ``x`` is written. Of a tensor between them that has
     ``retain_grad()``, it adds up over several passes and holds the graph: set it to None. A hook
