@@ -70,7 +70,7 @@ def test_a_lesson_has_its_parts_in_order(path):
     expected = (["From earlier"] if front(path)["needs"] else []) + parts
     assert [heading.partition(":")[0] for heading in sections(body(path), 2)] == expected
     model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
-    assert "](figures/" in model.partition("\n### ")[0] or "](figures/" in model
+    assert "](figures/" in model.partition("\n### ")[0]
     steps = [heading for heading in sections(model, 3) if heading.startswith("Step ")]
     assert 3 <= len(steps) <= 7
     assert [int(re.search(r"\d+", step)[0]) for step in steps] == list(range(1, len(steps) + 1))

@@ -741,12 +741,12 @@ def test_a_function_may_give_no_gradient_for_an_output_that_got_none():
     assert nth_derivative(Two.apply(x, x.exp())[0], x, 1) == 2
 
 
-def test_many_functions_in_a_row_are_looked_at_in_one_step_each():
+def test_a_long_row_of_functions_needs_no_recursion():
     x = torch.ones(1, requires_grad=True)
     y = x
     for _ in range(1500):
-        y = OpenExp.apply(y) * 0
-    assert nth_derivative(y, x, 1) == 0
+        y = Twice.apply(y) * 0.5
+    assert nth_derivative(y, x, 1) == 1
 
 
 def test_threads_that_share_a_graph_with_a_function_do_not_disturb_each_other():
