@@ -22,6 +22,9 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
 	$(BIN)/python -m pytest -rs -n 2 --dist worksteal
 
+deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
+	LEVELS=1000000 $(BIN)/python -m pytest tests/test_freeing.py --durations 0
+
 site: notebooks ## Build the course into site/
 	$(BIN)/python -m mkdocs build --strict --quiet
 
@@ -56,4 +59,4 @@ $(LAB): $(READY)
 	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[lab]'
 	@touch $@
 
-.PHONY: help serve test site notebooks update lab check clean
+.PHONY: help serve test deep site notebooks update lab check clean

@@ -3,6 +3,7 @@
 from companion.derivatives import nth_derivative
 from companion.drawing import Drawing, draw
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
+from companion.modules import modules
 from companion.text import walk_grad_fn
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "GraphNode",
     "SavedTensor",
     "draw",
+    "modules",
     "nth_derivative",
     "walk_grad_fn",
 ]

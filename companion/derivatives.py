@@ -1,6 +1,6 @@
 """The n-th derivative from the graph: ask for a derivative with a graph, then ask again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
+
+from companion.freeing import SHALLOW, fuse
 
 Edge = tuple[Node, int]  # a Node and which of its outputs
 
@@ -221,15 +223,20 @@ def _leads_to(gradient: Tensor, paths: set[Edge]) -> bool:
     start = get_gradient_edge(gradient)
     stack = [(start.node, start.output_nr)]
     seen = set(stack)
-    while stack:
-        edge = stack.pop()
-        if edge in paths:
-            return True
-        for node, output_nr in edge[0].next_functions:
+    while stack and stack[-1] not in paths:
+        for node, output_nr in stack.pop()[0].next_functions:
             if node is not None and (node, output_nr) not in seen:
                 seen.add((node, output_nr))
                 stack.append((node, output_nr))
-    return False
+    _leave_fuses(seen)
+    return bool(stack)
+
+
+def _leave_fuses(edges: Collection[Edge]) -> None:
+    """Make a walk over many Nodes safe for the process; see ``companion.freeing``."""
+    if len(edges) > SHALLOW:
+        for node, _ in edges:
+            fuse(node)
 
 
 def _vjp(y: Tensor, x: Tensor, v: Tensor, *, create_graph: bool) -> Tensor:
@@ -264,6 +271,7 @@ def _paths(y: Tensor, x: Tensor) -> set[Edge]:
             if (node, output_nr) not in users:
                 stack.append((node, output_nr))
             users.setdefault((node, output_nr), []).append(edge)
+    _leave_fuses(users)
     paths: set[Edge] = set()
     stack = [edge for edge in users if edge == (end.node, end.output_nr)]
     while stack:

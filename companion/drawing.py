@@ -4,7 +4,7 @@ One picture language everywhere: a root is above all that it leads to, and the a
 ``next_functions``, the way the gradient flows. Shape and words tell the kinds apart: an operation
 is a rounded box; a leaf is a double box that says ``leaf``; a custom Function is a hexagon that
 says so; the root says ``root``; an entry of ``next_functions`` that is None is a short dashed stub
-to a dot.
+to a dot. Several Nodes drawn as one are a block that says how many they are.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from companion.graph import Graph, GraphNode, one_line, read
+from companion.folding import Box, Folded, fold
+from companion.graph import Edge, Graph, GraphNode, one_line, read
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
@@ -107,15 +108,20 @@ def draw(
             drawn as text; what is longer than a box is shown whole where the pointer rests.
         saved: also list the tensors that each operation saved for the backward pass. Looking at
             them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``.
-        max_nodes: refuse a graph of more Nodes than this; None tries any graph.
+        max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: what repeats
+            becomes one block, marked with how often and how many Nodes; so does each call of a
+            module where ``names`` come from ``companion.modules``, each long chain, and at last
+            what lies deepest. A block says what is in it where the pointer rests, and in the
+            alternative text. None draws every Node.
 
     Returns:
         The drawing, with ``.svg``, ``.dot``, ``.alt`` and ``.save(path)``.
 
     Raises:
-        ValueError: ``what`` has no graph or too many Nodes; or ``names`` is given with a Graph,
-            whose names were settled when it was read.
-        TypeError: ``what`` is something else, or ``names`` does not map strings to tensors.
+        ValueError: ``what`` has no graph; or ``names`` is given with a Graph, whose names were
+            settled when it was read; or ``max_nodes`` is less than 1.
+        TypeError: ``what`` is something else, ``names`` does not map strings to tensors, or
+            ``max_nodes`` is neither an int nor None.
 
     Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -136,73 +142,163 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     """
     if max_nodes is not None and (isinstance(max_nodes, bool) or not isinstance(max_nodes, int)):
         raise TypeError(f"max_nodes must be an int or None, got {type(max_nodes).__name__}")
+    if max_nodes is not None and max_nodes < 1:
+        raise ValueError(f"max_nodes must be 1 or more, got {max_nodes}")
     if isinstance(what, Graph):
         if names is not None:
             raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
         graph = what
     else:
         graph = read([what], names, sys._getframe(1))
-    if max_nodes is not None and len(graph) > max_nodes:
-        raise ValueError(
-            f"the graph has {len(graph)} nodes, more than max_nodes={max_nodes}; draw a tensor "
-            "nearer to the leaves, or pass max_nodes=None to draw them all"
-        )
-    return Drawing(_dot(graph, saved), _alt(graph))
+    folded = fold(graph, max_nodes)
+    return Drawing(_dot(graph, folded, saved), _alt(graph, folded))
 
 
-def _dot(graph: Graph, saved: bool) -> str:
+def _dot(graph: Graph, folded: Folded, saved: bool) -> str:
     import graphviz  # here and not above: who only walks graphs need not wait for it
 
+    boxes = folded.boxes
     font = {"fontname": "Helvetica", "fontsize": "12"}
     dot = graphviz.Digraph(
-        graph_attr={"nodesep": "0.3", "ranksep": "0.35"} | (_QUICK if len(graph) > 60 else {}),
+        graph_attr={"nodesep": "0.3", "ranksep": "0.35"} | (_QUICK if len(boxes) > 60 else {}),
         node_attr=font | {"shape": "box", "margin": "0.18,0.07", "height": "0.3"},
         edge_attr=font | {"fontsize": "10", "arrowsize": "0.7"},
     )
-    for node in graph.nodes:
-        lines, hover, look = _box(node, node.index < len(graph.roots))
-        for tensor in node.saved if saved else ():
+    for place, box in enumerate(boxes):
+        lines, hover, look = _look(graph, box)
+        for tensor in graph.nodes[box.nodes[0]].saved if saved and box.kind == "node" else ():
             state = "saved" if tensor.state == "kept" else tensor.state
             lines.append(f"{state}: {tensor.name}")
             hover += f", {state}: {tensor.name}" + (f" {tensor.shape}" if tensor.shape else "")
-        box = _label(*(one_line(line, _WIDTH) for line in lines))
+        words = _label(*(one_line(line, _WIDTH) for line in lines))
         twice = one_line(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
-        dot.node(str(node.index), box, tooltip=_label(twice), **look)
-    for node in graph.nodes:
-        slots = graph.slots(node.index)
-        for slot, edge in enumerate(slots):
-            words = [f" {slot}"] if len(slots) > 1 else []
-            if edge is None:
-                stub = f"{node.index}.{slot}"
+        dot.node(str(place), words, tooltip=_label(twice), **look)
+    places = {box: str(place) for place, box in enumerate(boxes)}
+    for box in boxes:
+        for arrow in _arrows(graph, box, folded.edges.get(box, {})):
+            label = [] if arrow.slot is None else [f" {arrow.slot}"]
+            if arrow.target is None:
+                stub = f"{places[box]}.{arrow.slot or 0}"
                 dot.node(stub, "", shape="point", width="0.07", tooltip=" ", **{"class": "none"})
-                label = ":".join([*words, " None"])
-                dot.edge(str(node.index), stub, label, style="dashed", arrowhead="none")
+                none = ":".join([*label, " None"])
+                dot.edge(places[box], stub, none, style="dashed", arrowhead="none")
                 continue
-            if edge.input_nr > 0:
-                words.append(f" input_nr {edge.input_nr}")
-            dot.edge(str(node.index), str(edge.target), ",".join(words) or None)
+            if arrow.input_nr > 0:
+                label.append(f" input_nr {arrow.input_nr}")
+            if arrow.edges > 1:
+                label.append(f" ×{arrow.edges}")
+            dot.edge(places[box], places[arrow.target], ",".join(label) or None)
     return str(dot.source)
 
 
-def _box(node: GraphNode, is_root: bool) -> tuple[list[str], str, dict[str, str]]:
-    """The lines in a Node's box, the text where the pointer rests, and the look of the box."""
-    measures = f"{node.shape} {str(node.dtype).removeprefix('torch.')}"
-    named = "" if node.label == node.name else node.label
-    if node.is_leaf:
-        lines = [f"leaf {named}".rstrip(), measures]
-        hover = f"{node.name} of the leaf {named}".rstrip() + f", {measures}"
-        look = {"class": "leaf", "peripheries": "2"}
+class _Arrow(NamedTuple):
+    target: Box | None  # None: the entry of next_functions is None
+    slot: int | None  # None: there is but one, or it stands for several
+    input_nr: int = 0
+    edges: int = 1  # for how many it stands
+
+
+def _arrows(graph: Graph, box: Box, edges: dict[Box, list[Edge]]) -> list[_Arrow]:
+    """What leads from a box, slot by slot; but one arrow to each target from a block.
+
+    A Node that leads to a block more than three times has one arrow to it as well.
+    """
+    if box.kind != "node":
+        return [_Arrow(target, None, edges=len(among)) for target, among in edges.items()]
+    slots = graph.slots(box.nodes[0])
+    arrows: dict[object, _Arrow] = {}
+    by_slot = {edge.slot: (target, among) for target, among in edges.items() for edge in among}
+    for place, edge in enumerate(slots):
+        slot = place if len(slots) > 1 else None
+        if edge is None:
+            arrows[place] = _Arrow(None, slot)
+            continue
+        target, among = by_slot[place]
+        if target.kind == "node":
+            arrows[place] = _Arrow(target, slot, edge.input_nr)
+        elif len(among) <= 3:
+            arrows[place] = _Arrow(target, slot)
+        else:
+            arrows[target] = _Arrow(target, None, edges=len(among))
+    return list(arrows.values())
+
+
+def _look(graph: Graph, box: Box) -> tuple[list[str], str, dict[str, str]]:
+    """The lines in a box, the text where the pointer rests, and the look of the box."""
+    if box.kind == "node":
+        lines, hover, look = _look_of_a_node(graph.nodes[box.nodes[0]])
     else:
-        lines = [*_two_lines(node.name), *([named] if named else [])]
-        hover = f"{node.name}, made {f'{named}, ' if named else ''}{measures}"
-        look = {"class": "operation", "style": "rounded"}
-    if node.is_custom:
-        lines.insert(0, "custom Function")
-        look = {"class": "custom", "shape": "hexagon", "margin": "0"}
-    if is_root:
+        lines, hover = _few_words(graph, box), _inside(graph, box)
+        look = {"class": "folded", "shape": "box3d"}
+    if box.use:
+        use = "use {} of {}".format(*box.use)
+        lines.append(use)
+        hover += f", {use}"
+    if _is_root(graph, box):
         lines.insert(0, "root")
         look |= {"class": f"{look['class']} root", "penwidth": "2"}
     return lines, hover, look
+
+
+def _look_of_a_node(node: GraphNode) -> tuple[list[str], str, dict[str, str]]:
+    measures = f"{node.shape} {str(node.dtype).removeprefix('torch.')}"
+    named = "" if node.label == node.name else node.label
+    if node.is_leaf:
+        lines = [f"leaf {_end_of(named, _WIDTH - len('leaf '))}".rstrip(), measures]
+        hover = f"{node.name} of the leaf {named}".rstrip() + f", {measures}"
+        return lines, hover, {"class": "leaf", "peripheries": "2"}
+    lines = [*_two_lines(node.name), *([named] if named else [])]
+    hover = f"{node.name}, made {f'{named}, ' if named else ''}{measures}"
+    hover += f", in the module {node.module}" if node.module else ""
+    if node.is_custom:
+        lines.insert(0, "custom Function")
+        return lines, hover, {"class": "custom", "shape": "hexagon", "margin": "0"}
+    return lines, hover, {"class": "operation", "style": "rounded"}
+
+
+def _few_words(graph: Graph, box: Box) -> list[str]:
+    """What a block of several Nodes says."""
+    each = len(box.nodes) // box.copies
+    count = f"{each} node" + "s" * (each != 1)
+    if box.kind == "copies":
+        alike = graph.nodes[box.nodes[0]].name
+        lines = [f"×{box.copies}", *(_two_lines(alike) if each == 1 else [f"{count} each"])]
+    elif box.kind == "chain":
+        lines = [f"chain of {count}"]
+    elif box.kind == "rest":
+        lines = [f"the rest: {count}"]
+    else:
+        lines = [count]
+    if box.call:
+        lines[:0] = [_end_of(box.call.path, _WIDTH), box.call.kind]
+    if box.leaves:
+        lines.append(_leaves(box))
+    return lines
+
+
+def _inside(graph: Graph, box: Box, most: int | None = None) -> str:
+    """What is in a block of several Nodes: in full, or the first few things of each kind."""
+    each = box.nodes[: len(box.nodes) // box.copies]
+    kinds = Counter(one_line(graph.nodes[i].name, 40) for i in each).most_common()
+    what = _few([name if n == 1 else f"{n} {name}" for name, n in kinds], most)
+    what = f"{box.copies} × ({what})" if box.copies > 1 else what
+    places = dict.fromkeys(m for i in box.nodes if (m := graph.nodes[i].module))
+    if places and most is None:
+        what += f"; made in {', '.join(places)}"
+    if box.leaves:
+        leaves = (graph.nodes[i] for i in box.leaves)
+        names = [one_line(leaf.label, 40) for leaf in leaves if leaf.label != leaf.name]
+        what += f"; {_leaves(box)}" + (f": {_few(names, most)}" if names else "")
+    return what
+
+
+def _leaves(box: Box) -> str:
+    return f"{len(box.leaves)} lea" + ("f" if len(box.leaves) == 1 else "ves")
+
+
+def _end_of(path: str, width: int) -> str:
+    """Of a path with dots its end, which tells more than its start."""
+    return f"…{path[1 - width :]}" if "." in path and len(path) > width else path
 
 
 def _two_lines(name: str) -> list[str]:
@@ -219,40 +315,61 @@ def _label(*lines: str) -> str:
     return str(graphviz.nohtml("\\n".join(escaped)))
 
 
-def _alt(graph: Graph) -> str:
-    """The graph in words: each operation and where its edges lead, or a summary if it is large."""
-    told = [_told(node) for node in graph.nodes]
-    several, numbers = Counter(told), Counter[str]()
-    called = []
-    for name in told:
-        numbers[name] += 1
-        called.append(f"{name} #{numbers[name]}" if several[name] > 1 else name)
+def _alt(graph: Graph, folded: Folded) -> str:
+    """The graph in words: each box and where its arrows lead, or a summary if it is large."""
+    boxes = folded.boxes
+    several, numbers = Counter(_told(graph, box) for box in boxes), Counter[str]()
+    called: dict[Box, str] = {}
+    for box in boxes:
+        told = _told(graph, box)
+        # A leaf that is drawn at each use is one leaf.
+        numbers[told] += box.use is None or box.use[0] == 1
+        called[box] = f"{told} #{numbers[told]}" if several[told] > 1 and not box.use else told
     start = f"Backward graph with {len(graph)} node" + "s" * (len(graph) != 1)
-    if len(graph) > _TOLD:
+    blocks = [box for box in boxes if box.kind != "node"]
+    if blocks:
+        start += f", drawn as {len(boxes)}"
+    insides = [f"In {called[box]}: {_inside(graph, box, 6)}." for box in blocks]
+    roots = [called[box] for box in boxes if _is_root(graph, box)]
+    if len(boxes) > _TOLD:
         kinds = Counter(one_line(node.name, 40) for node in graph.nodes)
         most = _few([f"{n} {name}" for name, n in kinds.most_common()])
-        roots = _few([called[node.index] for node in graph.roots])
-        leaves = _few([called[node.index] for node in graph.leaves])
-        return f"{start}: {most}. Root {roots}. It ends at {leaves}."
+        leaves = dict.fromkeys(called[box] for box in boxes if _is_leaf(graph, box))
+        told = f"{start}: {most}. Root {_few(roots)}."
+        if leaves:
+            told += f" It ends at {_few(list(leaves))}."
+        return " ".join([told, *insides])
     sentences = [f"{start}."]
-    for node in graph.nodes:
-        root = "Root " if node.index < len(graph.roots) else ""
+    for box in boxes:
+        root = "Root " if called[box] in roots else ""
         ends = []
-        for slot, edge in enumerate(slots := graph.slots(node.index)):
-            if edge is None:
-                ends.append(f"None at slot {slot}" if len(slots) > 1 else "None")
+        for arrow in _arrows(graph, box, folded.edges.get(box, {})):
+            if arrow.target is None:
+                ends.append("None" if arrow.slot is None else f"None at slot {arrow.slot}")
             else:
-                output = f"output {edge.input_nr} of " if edge.input_nr > 0 else ""
-                ends.append(output + called[edge.target])
+                output = f"output {arrow.input_nr} of " if arrow.input_nr > 0 else ""
+                times = f" ({arrow.edges} edges)" if arrow.edges > 1 else ""
+                ends.append(output + called[arrow.target] + times)
         if ends:
-            sentences.append(f"{root}{called[node.index]} leads to {' and '.join(ends)}.")
+            sentences.append(f"{root}{called[box]} leads to {' and '.join(ends)}.")
         elif root:
-            sentences.append(f"Root {called[node.index]}.")
-    return " ".join(sentences)
+            sentences.append(f"Root {called[box]}.")
+    return " ".join([*sentences, *insides])
 
 
-def _told(node: GraphNode) -> str:
-    """A Node in words, which others may share."""
+def _is_leaf(graph: Graph, box: Box) -> bool:
+    return graph.nodes[box.nodes[0]].is_leaf
+
+
+def _is_root(graph: Graph, box: Box) -> bool:
+    return min(box.nodes) < len(graph.roots)
+
+
+def _told(graph: Graph, box: Box) -> str:
+    """A box in words, which others may share."""
+    if box.kind != "node":
+        return "block " + ", ".join(one_line(line, 40) for line in _few_words(graph, box))
+    node = graph.nodes[box.nodes[0]]
     named = "" if node.label == node.name else one_line(node.label, 40)
     if node.is_leaf:
         return f"leaf {named} {node.shape}" if named else f"leaf {node.shape}"
@@ -260,10 +377,10 @@ def _told(node: GraphNode) -> str:
     return kind + one_line(node.name, 40) + (f" ({named})" if named else "")
 
 
-def _few(things: list[str]) -> str:
-    """The first of the things, and how many more there are."""
-    more = len(things) - 6
-    return ", ".join(things[:6]) + (f" and {more} more" if more > 0 else "")
+def _few(things: list[str], most: int | None = 6) -> str:
+    """The first of the things, and how many more there are; all of them where ``most`` is None."""
+    more = 0 if most is None else len(things) - most
+    return ", ".join(things[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _render(dot: str) -> str:

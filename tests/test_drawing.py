@@ -160,7 +160,7 @@ def test_a_box_is_about_twenty_characters_wide_and_hover_has_the_rest():
     x = torch.ones(2, requires_grad=True)
     drawing = draw(x.exp(), names={"encoder.layers.11.attention.weight": x})
     _, lines, hover = boxes(drawing.svg)[1]
-    assert lines[0] == "leaf encoder.layers…" and len(lines[0]) == 20
+    assert lines[0] == "leaf …tention.weight" and len(lines[0]) == 20
     assert "encoder.layers.11.attention.weight" in hover
 
 
@@ -370,7 +370,9 @@ def test_a_leaf_that_is_used_in_every_step_of_a_loop_is_drawn():
     y = x
     for _ in range(148):
         y = y * x
-    assert len(boxes(draw(y).svg)) == 149
+    drawn = [lines for _, lines, _ in boxes(draw(y, max_nodes=None).svg)]
+    assert len(drawn) == 148 + 149
+    assert drawn.count(["leaf x", "(2,) float32", "use 149 of 149"]) == 1
 
 
 def test_a_graph_that_is_too_deep_for_graphviz_is_an_error_that_says_so():
@@ -384,14 +386,36 @@ def test_a_graph_that_is_too_deep_for_graphviz_is_an_error_that_says_so():
 # ---- what is refused
 
 
-def test_a_graph_of_too_many_nodes_is_refused_with_what_to_do():
+def test_a_graph_of_more_nodes_than_the_limit_is_folded_and_says_so():
     t = torch.ones(2, requires_grad=True)
     for _ in range(150):
         t = t.sin()
-    with pytest.raises(ValueError, match="151 nodes, more than max_nodes=150.*max_nodes=None"):
-        draw(t)
+    drawing = draw(t)
+    assert [lines for _, lines, _ in boxes(drawing.svg)] == [
+        ["root", "SinBackward0"],
+        ["×148", "SinBackward0"],
+        ["SinBackward0"],
+        ["leaf", "(2,) float32"],
+    ]
+    assert "Backward graph with 151 nodes, drawn as 4." in drawing.alt
+    assert "In block ×148, SinBackward0: 148 × (SinBackward0)." in drawing.alt
     assert draw(t, max_nodes=None).dot.count("->") == 150
     assert draw(t, max_nodes=151).dot == draw(t, max_nodes=None).dot
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit):
+    with pytest.raises(ValueError, match=f"max_nodes must be 1 or more, got {limit}"):
+        draw(torch.ones(1, requires_grad=True), max_nodes=limit)
+
+
+def test_a_node_with_many_edges_into_a_block_has_one_arrow_to_it():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw(torch.stack([x * 2 for _ in range(100)]).sum(), max_nodes=10)
+    assert drawing.dot.count("->") == 2
+    assert 'label=" ×100"' in drawing.dot
+    assert "StackBackward0 leads to block ×100, MulBackward0, 1 leaf (100 edges)." in drawing.alt
+    assert drawing.alt.endswith("1 leaf: 100 × (MulBackward0); 1 leaf: x.")
 
 
 @pytest.mark.parametrize("limit", [True, 1.5, "all"])

@@ -1,0 +1,129 @@
+"""Which module made which Node: the calls of a forward pass, told apart by sequence numbers.
+
+Autograd numbers the Nodes of a thread as it makes them. A hook before and a hook after the forward
+of each module read the number of the next Node, and a Node belongs to the innermost call whose
+numbers enclose its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a module in a forward pass.
+
+    Attributes:
+        path: where the module is in the model, as in ``named_modules``; ``""`` is the model.
+        kind: the class of the module.
+        outer: the call inside which it was made; None for the outermost.
+        depth: how many calls are around it.
+        start: the sequence number of the first Node made in it.
+        end: the sequence number of the first Node made after it.
+    """
+
+    path: str
+    kind: str
+    outer: Call | None
+    depth: int
+    start: int
+    end: int
+
+
+class ModuleNames(dict[str, torch.Tensor]):
+    """The names of a model's parameters, and the calls of its modules. Made by ``modules``.
+
+    Attributes:
+        calls: every call in the order in which it began.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.named_parameters())
+        self.calls: list[Call] = []
+
+
+def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None]:
+    """For each sequence number the innermost call that made the Node of that number.
+
+    Args:
+        calls: of one thread, in the order in which they began.
+        numbers: sequence numbers of Nodes.
+    """
+    found: list[Call | None] = [None] * len(numbers)
+    begun, around = 0, list[Call]()
+    for number, place in sorted((number, place) for place, number in enumerate(numbers)):
+        while begun < len(calls) and calls[begun].start <= number:
+            around.append(calls[begun])
+            begun += 1
+        while around and around[-1].end <= number:
+            around.pop()
+        if around:  # calls nest, so of those that go on the last to begin is the innermost
+            found[place] = around[-1]
+    return found
+
+
+@contextmanager
+def modules(model: nn.Module) -> Iterator[ModuleNames]:
+    """Note which module makes which Node while a model runs, for drawings that show modules.
+
+    The names that it gives are those of ``model.named_parameters()``. Handed to ``draw`` or
+    ``Graph.of`` they name the leaves, and tell for each Node the module that made it; a graph with
+    too many Nodes is then drawn module by module. The model computes what it always computes.
+
+    It sees calls of the model and its submodules in this thread, by hooks that are gone after the
+    block. Not seen is what runs in other threads, and what a reentrant
+    ``torch.utils.checkpoint`` hides. A module that stands at several places goes by the first.
+
+    Args:
+        model: the module whose forward will run in the block, once or several times.
+
+    Yields:
+        The names, to be passed on as ``names=`` once the forward has run.
+
+    Raises:
+        TypeError: ``model`` is not a ``torch.nn.Module``.
+
+    Examples:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+        >>> with modules(model) as names:
+        ...     loss = model(torch.ones(4, 2)).sum()
+        >>> list(names)
+        ['0.weight', '0.bias']
+        >>> from companion import Graph
+        >>> [(node.name, node.module) for node in Graph.of(loss, names=names).nodes[:3]]
+        [('SumBackward0', None), ('TanhBackward0', '1'), ('AddmmBackward0', '0')]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    names = ModuleNames(model)
+    thread = threading.get_ident()
+    open_calls: list[Call] = []
+
+    def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
+        def enter(*_: object) -> None:
+            if threading.get_ident() == thread:
+                outer = open_calls[-1] if open_calls else None
+                start = torch._C._autograd._get_sequence_nr()
+                call = Call(path, type(module).__name__, outer, len(open_calls), start, start)
+                open_calls.append(call)
+                names.calls.append(call)
+
+        def leave(*_: object) -> None:
+            # Also after an error; another hook's may have come before our call began.
+            if threading.get_ident() == thread and open_calls and open_calls[-1].path == path:
+                open_calls.pop().end = torch._C._autograd._get_sequence_nr()
+
+        hooks.callback(module.register_forward_pre_hook(enter).remove)
+        hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+    with ExitStack() as hooks:
+        for path, module in model.named_modules():
+            follow(path, module, hooks)
+        yield names

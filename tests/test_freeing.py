@@ -1,0 +1,244 @@
+"""Tests for companion.freeing: no graph, however deep, ends the process or stays in memory.
+
+A stack that overflows ends the process, so each test runs this file in a process of its own and
+looks at its exit code. ``make deep`` does it with graphs of a million levels.
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import companion.graph
+from companion import Graph, draw, nth_derivative, walk_grad_fn
+
+LEVELS = int(os.environ.get("LEVELS", 0))
+
+
+class Half(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a):
+        return a * 0.5
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 0.5
+
+
+def chain(n):
+    y = torch.ones((), requires_grad=True)
+    for _ in range(n):
+        y = y * 1.0
+    return y, None
+
+
+def views(n):
+    y = torch.ones((), requires_grad=True) * 1
+    for _ in range(n):
+        y = y.view(())
+    return y, None
+
+
+def in_place(n):
+    y = torch.ones(2, requires_grad=True) * 1
+    for _ in range(n):
+        y.mul_(1.0)
+    return y.sum(), None
+
+
+def in_place_of_a_view(n):
+    y = torch.ones(2, requires_grad=True) * 1
+    for _ in range(n // 4):
+        y[:1].mul_(1.0)
+    return y.sum(), None
+
+
+def functions(n):
+    y = torch.ones((), requires_grad=True)
+    for _ in range(n // 4):
+        y = Half.apply(y) * 2.0
+    return y, None
+
+
+def ladder(n):
+    y = torch.ones((), requires_grad=True)
+    for _ in range(n):
+        y = y * y
+    return y, None
+
+
+def wide_sum(n):
+    x = torch.ones((), requires_grad=True)
+    return torch.stack([x * 1.0 for _ in range(n)]).sum(), None
+
+
+def stacked_losses(n):
+    h, losses = torch.ones((), requires_grad=True), []
+    for _ in range(n):
+        h = h * 1.0
+        losses.append(h)
+    return torch.stack(losses).sum(), None
+
+
+def running_loss_and_a_state_that_is_kept(n):
+    h, total, kept = torch.ones((), requires_grad=True), 0.0, None
+    for step in range(n):
+        h = h * 1.0
+        total = total + h
+        if step == n * 9 // 10:
+            kept = h
+    return total, kept
+
+
+def kept_below_the_root(n):
+    y, _ = chain(n)
+    return (y * 2).sum(), y
+
+
+def lstm(n):
+    cell = torch.nn.LSTMCell(2, 2)
+    x, h, c, seen = torch.ones(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), []
+    for _ in range(n // 50):
+        h, c = cell(x, (h, c))
+        seen.append(h)
+    return torch.stack(seen).sum(), c
+
+
+def two_readings_that_overlap(n):
+    y, _ = chain(n // 2)
+    for _ in range(20):
+        Graph.of(y)
+        y = y.sin()
+    for _ in range(n // 2):
+        y = y * 1.0
+    return y, None
+
+
+PROGRAMS = [chain, views, in_place, in_place_of_a_view, functions, ladder, wide_sum]
+PROGRAMS += [stacked_losses, running_loss_and_a_state_that_is_kept, kept_below_the_root, lstm]
+PROGRAMS += [two_readings_that_overlap]
+
+
+def memory() -> int:
+    """Bytes of memory in use now, once what is free was given back."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with open("/proc/self/statm") as counts:
+        return int(counts.read().split()[1]) * resource.getpagesize()
+
+
+def hook(graph: Graph) -> None:
+    for node in graph.nodes:
+        node.grad_fn.register_prehook(print)
+
+
+def live_and_let_die(levels: int) -> None:
+    """Build, look at and drop each kind of graph, in several orders; the memory comes back."""
+    before = 0
+    for program in [chain, *PROGRAMS]:  # the first one warms up
+        y, kept = program(levels)
+        graph = Graph.of(y)
+        assert len(graph) > levels // 8
+        y.sum().backward()
+        del graph, y, kept
+        y, kept = program(levels)
+        graph = Graph.of(y)
+        del y, graph, kept
+        before = before or memory()
+    y, _ = chain(levels)
+    hook(Graph.of(y))
+    del y
+    left = memory() - before
+    assert left < 30 * 2**20 + 20 * levels, f"{left // 2**20} MiB are still there"
+
+
+def look_in_every_way(levels: int) -> None:
+    """Everything of the companion that looks at Nodes, on one deep graph each."""
+    for look in (
+        lambda y: walk_grad_fn(y, max_depth=2),
+        lambda y: draw(y).alt,
+        lambda y: len(Graph.of(y).nodes) + Graph.of(y).depth,
+        lambda y: Graph.of(y, names={"loss": y}).to_json(),
+    ):
+        y, _ = chain(levels)
+        look(y)
+        del y
+    x = torch.ones(2, requires_grad=True)
+    for step, order in ((Half.apply, 1), (torch.neg, 2)):
+        y = x.sin()
+        for _ in range(levels // 2):
+            y = step(y)
+        nth_derivative(y, x, order)
+        del y
+
+
+def in_a_process(what, levels, stack):
+    """Run a function of this file in a new process with this much stack, in KiB."""
+    main, thread = (8192, stack) if stack < 1024 else (stack, 0)
+    command = (
+        f"ulimit -s {main}; exec {sys.executable} {__file__} {what.__name__} {levels} {thread}"
+    )
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+
+# Walked by other means, a chain of 2,500 levels overflows a stack of 512 KiB, one of 5,000 a stack
+# of 1 MiB, and one of 40,000 a stack of 8 MiB.
+@pytest.mark.parametrize("what", [live_and_let_die, look_in_every_way])
+def test_deep_graphs_come_and_go(what):
+    survives(what, 4_000, 512)
+
+
+@pytest.mark.skipif(not LEVELS, reason="takes minutes; make deep runs it")
+@pytest.mark.parametrize("what", [live_and_let_die, look_in_every_way])
+@pytest.mark.parametrize("stack", [512, 1024, 8192])
+def test_graphs_of_a_million_levels_come_and_go(what, stack):
+    survives(what, LEVELS, stack)
+
+
+def survives(what, levels, stack):
+    done = in_a_process(what, levels, stack)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("done\n")
+
+
+@pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="up to 2.12 torch keeps no wrappers and needs no fuses"
+)
+def test_without_fuses_the_process_ends():
+    """The check above can fail: what it guards against is there."""
+    done = in_a_process(walk_without_fuses, 6_000, 512)
+    assert done.returncode in (-signal.SIGSEGV, 128 + signal.SIGSEGV)
+
+
+def walk_without_fuses(levels: int) -> None:
+    companion.graph.fuse = lambda node: None
+    y, _ = chain(levels)
+    Graph.of(y)
+    del y
+
+
+def main() -> None:
+    what, levels, stack = globals()[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3])
+    failed = []
+    if stack:
+        threading.excepthook = lambda args: failed.append(args.exc_value)
+        threading.stack_size(stack * 1024)
+        thread = threading.Thread(target=what, args=[levels])
+        thread.start()
+        thread.join()
+        for error in failed:
+            raise error
+    else:
+        what(levels)
+    print("done")
+
+
+if __name__ == "__main__":
+    main()
