@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 
 from companion.folding import Box, Folded, fold
-from companion.graph import Edge, Graph, GraphNode, one_line, read
+from companion.graph import Edge, Graph, GraphNode, read
+from companion.naming import one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 

@@ -10,7 +10,6 @@ millions of objects more.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import sys
 from array import array
@@ -26,6 +25,7 @@ import torch
 
 from companion.freeing import SHALLOW, fuse
 from companion.modules import Call, ModuleNames, innermost
+from companion.naming import check_names, names_in, one_line
 
 if TYPE_CHECKING:
     import networkx
@@ -357,6 +357,72 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         # The storages are alive all at once here, so an address stands for one of them.
         return sum({s._cdata: s.nbytes() for s in storages}.values())
 
+    def text(self, max_depth: int = 50) -> str:
+        """The graph as indented text, one line for each entry of each ``next_functions``.
+
+        As ``walk_grad_fn`` prints it, for each root in turn.
+
+        Args:
+            max_depth: how many levels to show below a root. If that hides Nodes, the last line
+                says how many.
+
+        Raises:
+            TypeError: ``max_depth`` is not an int.
+            ValueError: ``max_depth`` is negative.
+
+        Examples:
+            >>> x = torch.ones(2, requires_grad=True)
+            >>> print(Graph.of(x.exp().sum()).text(max_depth=1))
+            SumBackward0
+              input[0] → ExpBackward0
+                ... (max depth reached)
+            (1 of 3 nodes is not shown: max_depth=1)
+        """
+        if isinstance(max_depth, bool) or not isinstance(max_depth, int):
+            raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
+        if max_depth < 0:
+            raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
+        return "\n".join(self._lines(max_depth))
+
+    def _lines(self, max_depth: int) -> Iterator[str]:
+        nodes, heights = self.nodes, self.heights
+        shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
+        told = set[int]()
+        stack: list[tuple[int, str, int | None]] = [
+            (0, "", root.index) for root in self.roots[::-1]
+        ]
+        while stack:
+            depth, before, index = stack.pop()
+            before = "  " * depth + before
+            if index is None:
+                yield before + "None (no grad path)"
+                continue
+            node = nodes[index]
+            named = "" if node.label == node.name else f" ({one_line(node.label, _WIDTH)})"
+            before += one_line(node.name, _WIDTH) + named
+            if index in shown:
+                # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
+                hid_a_part = shown[index] + heights[index] > max_depth
+                if not (hid_a_part and depth < shown[index]):
+                    yield before + " (already seen)"
+                    continue
+            yield before
+            told.add(index)
+            slots = self.slots(index)
+            if slots and depth == max_depth:
+                yield "  " * (depth + 1) + "... (max depth reached)"
+                continue
+            shown[index] = depth
+            for slot, edge in reversed(list(enumerate(slots))):
+                before = f"input[{slot}] → "
+                if edge is not None and edge.input_nr > 0:
+                    before += f"output {edge.input_nr} of "
+                stack.append((depth + 1, before, None if edge is None else edge.target))
+        hidden = len(self) - len(told)
+        if hidden:
+            verb = "is" if hidden == 1 else "are"
+            yield f"({hidden} of {len(self)} nodes {verb} not shown: max_depth={max_depth})"
+
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph for networkx: node ``i`` has name, label, is_leaf; edges have slot, input_nr.
 
@@ -433,7 +499,8 @@ def read(
     """``Graph.of``, told whose variables may name the leaves."""
     if not outputs:
         raise ValueError("got no output; give the tensor whose graph to read, as in Graph.of(loss)")
-    _check_names(names)
+    if names is not None:
+        check_names(names)
     graph = Graph.__new__(Graph)
     roots = [_edge_of(*entry) for entry in enumerate(outputs)]
     reached = dict(reversed(roots))  # by which output a Node is reached first
@@ -441,10 +508,11 @@ def read(
     graph._root_count = len(graph._fns)
     graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
     graph._module_calls = names.calls if isinstance(names, ModuleNames) else []
-    _traverse(graph, _names_in(caller) if names is None else names, names or {})
+    _traverse(graph, names_in(caller) if names is None else names, names or {})
     return graph
 
 
+_WIDTH = 200  # characters of a name in text
 _BAND = 16  # levels, and Nodes of a level, between fuses
 
 
@@ -515,41 +583,14 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
-    """The tensors that the variables of a frame refer to: its locals first, then its globals.
-
-    Of several names for one tensor the first counts. Names with a leading underscore are skipped,
-    among them those that IPython gives to outputs.
-    """
-    names: dict[torch.Tensor, str] = {}
-    taken: set[Any] = set()  # a global of a local's name is another thing by that name
-    local = frame.f_locals
-    for scope in (local, frame.f_globals):
-        for name, value in list(scope.items()):  # another thread may change them meanwhile
-            named = isinstance(name, str) and not name.startswith("_") and name not in taken
-            if named and _is_tensor(value):
-                names.setdefault(value, name)
-        taken.update(list(scope))
-    # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
-    # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
-    # at the copy; getrefcount adds its own.
-    copied = isinstance(local, dict) and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
-    if copied and sys.getrefcount(local) <= 3:
-        code = frame.f_code
-        for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
-            local.pop(name, None)  # and leave what exec() may have put there
-    return {name: tensor for tensor, name in names.items()}
-
-
-def _is_tensor(value: object) -> bool:
-    # Not isinstance, which would run the __class__ property of a stranger's object. A tensor of a
-    # class without a hash cannot be looked up.
-    return issubclass(type(value), torch.Tensor) and type(value).__hash__ is not None
-
-
 def _edge_of(place: int, output: Any) -> tuple[Node, int]:
     if isinstance(output, torch.Tensor):
         if not output.requires_grad:
+            if torch._C._functorch.is_functorch_wrapped_tensor(output):
+                raise ValueError(
+                    f"output {place} has no graph of its own: it is a tensor inside a transform "
+                    "such as torch.vmap; read the graph of the result, outside of it"
+                )
             raise ValueError(
                 f"output {place} has no graph: it is a tensor that does not require grad; look for "
                 "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
@@ -573,27 +614,6 @@ def _edge_of(place: int, output: Any) -> tuple[Node, int]:
             f"{type(output).__name__}"
         )
     return output, 0
-
-
-def one_line(text: str, width: int) -> str:
-    """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _check_names(names: Mapping[str, torch.Tensor] | None) -> None:
-    if names is None:
-        return
-    if not isinstance(names, Mapping):
-        raise TypeError(
-            f"names must map names to tensors, as {{'w': w}} does, got {type(names).__name__}"
-        )
-    for name, tensor in names.items():
-        if not isinstance(name, str) or not _is_tensor(tensor):
-            raise TypeError(
-                f"names must map names to tensors, as {{'w': w}} does, got the key {name!r} with "
-                f"a value of type {type(tensor).__name__}"
-            )
 
 
 def _labels(

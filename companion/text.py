@@ -1,13 +1,10 @@
-"""A Graph becomes indented text."""
+"""The graph below a Node, printed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
-from companion.graph import Graph, Node, one_line, read
-
-_WIDTH = 200  # characters of a name
+from companion.graph import Node, read
 
 
 def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
@@ -19,14 +16,13 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
     would show here, is marked ``(already seen)``. An edge that enters another output than the first
     says which.
 
-    The walk is a loop, so no depth is too much for Python. But since torch 2.13 a graph that was
-    walked is freed by recursion: from some 40,000 levels on (fewer in a thread) that can end the
-    process.
+    The walk is a loop, so no depth is too much for it.
 
     Args:
         fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
         max_depth: how many levels to print below the first line. Where there is more,
-            ``... (max depth reached)`` stands in its place.
+            ``... (max depth reached)`` stands in its place, and the last line says how many Nodes
+            are not shown.
 
     Raises:
         ValueError: ``fn`` is None or a tensor that does not require grad, or ``max_depth`` is
@@ -45,43 +41,6 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
         SumBackward0
           input[0] → MulBackward0
             ... (max depth reached)
+        (1 of 3 nodes is not shown: max_depth=1)
     """
-    if isinstance(max_depth, bool) or not isinstance(max_depth, int):
-        raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
-    if max_depth < 0:
-        raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
-    for line in lines(read([fn], None, sys._getframe(1)), max_depth):
-        print(line)
-
-
-def lines(graph: Graph, max_depth: int = 50) -> Iterator[str]:
-    """The lines that ``walk_grad_fn`` prints, for each root of a graph in turn."""
-    nodes, heights = graph.nodes, graph.heights
-    shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
-    stack: list[tuple[int, str, int | None]] = [(0, "", root.index) for root in graph.roots[::-1]]
-    while stack:
-        depth, before, index = stack.pop()
-        before = "  " * depth + before
-        if index is None:
-            yield before + "None (no grad path)"
-            continue
-        node = nodes[index]
-        named = "" if node.label == node.name else f" ({one_line(node.label, _WIDTH)})"
-        before += one_line(node.name, _WIDTH) + named
-        if index in shown:
-            # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
-            hid_a_part = shown[index] + heights[index] > max_depth
-            if not (hid_a_part and depth < shown[index]):
-                yield before + " (already seen)"
-                continue
-        yield before
-        slots = graph.slots(index)
-        if slots and depth == max_depth:
-            yield "  " * (depth + 1) + "... (max depth reached)"
-            continue
-        shown[index] = depth
-        for slot, edge in reversed(list(enumerate(slots))):
-            before = f"input[{slot}] → "
-            if edge is not None and edge.input_nr > 0:
-                before += f"output {edge.input_nr} of "
-            stack.append((depth + 1, before, None if edge is None else edge.target))
+    print(read([fn], None, sys._getframe(1)).text(max_depth))

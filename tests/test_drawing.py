@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import Graph, draw
-from companion.text import lines
 
 ROOT = Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -218,7 +217,7 @@ def test_the_name_of_a_custom_function_is_one_line_of_text_everywhere(name):
     drawing = draw(y)
     fromstring(drawing.svg)
     assert "\n" not in drawing.alt and len(drawing.alt) < 200
-    shown = list(lines(Graph.of(y)))
+    shown = Graph.of(y).text().splitlines()
     assert len(shown) == 2 and shown[0].isprintable() and len(shown[0]) <= 200
 
 

@@ -1,6 +1,11 @@
 """Tests for companion.graph: what is read, in which order, under which names; what is refused."""
 
+import copy
 import gc
+import json
+import pickle
+import sys
+import threading
 import weakref
 
 import pytest
@@ -279,7 +284,11 @@ def test_a_leaf_of_a_subclass_of_tensor_is_one_node():
 # ---- against an independent reading
 
 
-def naive(tensor):
+def start(tensor):
+    return torch.autograd.graph.get_gradient_edge(tensor).node
+
+
+def naive(*tensors):
     """Nodes and edges by recursion, keyed by the Nodes, in no particular order."""
     edges = {}
 
@@ -290,48 +299,184 @@ def naive(tensor):
                 if child is not None:
                     visit(child)
 
-    visit(torch.autograd.graph.get_gradient_edge(tensor).node)
+    for tensor in tensors:
+        visit(start(tensor))
     return edges
 
 
+class Pair(torch.autograd.Function):
+    """Two outputs, of which the second takes no part in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, a, number, b):
+        whole = torch.arange(4)
+        ctx.mark_non_differentiable(whole)
+        return a + b, whole, a * b
+
+    @staticmethod
+    def backward(ctx, first, _, third):
+        return first, None, third
+
+
+def in_place(a, b):
+    copy = a.clone()
+    copy[:2].mul_(b[:2])
+    copy.view(2, 2)[1] += 1
+    return copy
+
+
+def unused_parts(a, b):
+    u, _, v = torch.linalg.svd(a.view(2, 2) + torch.diag(b[:2]) * 3)
+    return (u @ v).view(4)
+
+
+def with_hooks(a, b):
+    with saved_tensors_hooks(lambda t: t, lambda t: t):
+        return a * b
+
+
+def no_gradient(a, b):
+    with torch.no_grad():
+        return a * b
+
+
+# Each makes one or more tensors of four elements from two such tensors.
+OPERATIONS = {
+    "add": lambda a, b: [a + b],
+    "mul": lambda a, b: [a * b],
+    "split": lambda a, b: [torch.cat([part, part]) for part in a.split(2)],
+    "unbind": lambda a, b: [torch.stack(a.unbind()[::-1])],
+    "svd": lambda a, b: [unused_parts(a, b)],
+    "max": lambda a, b: [torch.stack([a.view(2, 2).max(dim=0).values] * 2).view(4)],
+    "view": lambda a, b: [a.view(2, 2).t().reshape(4)],
+    "expand": lambda a, b: [a[:1].expand(4)],
+    "inplace": lambda a, b: [in_place(a, b)],
+    "inplace of a result": lambda a, b: [(a * 1).mul_(b)],
+    "detach": lambda a, b: [a * b.detach()],
+    "no_grad": lambda a, b: [no_gradient(a, b) + a],
+    "custom": lambda a, b: [Double.apply(a)],
+    "custom pair": lambda a, b: [*Pair.apply(a, 3, b)[::2]],
+    "where": lambda a, b: [torch.where(a > 0, a, 0.0)],
+    "index": lambda a, b: [a[torch.tensor([0, 0, 1, 3])]],
+    "leaf": lambda a, b: [torch.ones(4, requires_grad=True)],
+    "checkpoint": lambda a, b: [checkpoint(lambda t: (t * t).exp(), a, use_reentrant=False)],
+    "reentrant": lambda a, b: [checkpoint(lambda t: (t * t).exp(), a, use_reentrant=True)],
+    "hooks": lambda a, b: [with_hooks(a, b)],
+    "double backward": lambda a, b: [
+        torch.autograd.grad((a * a * b).sum(), a, create_graph=True)[0]
+    ],
+}
 STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["add", "mul", "split", "unbind", "detach", "view", "inplace", "custom"]),
-        st.integers(0, 99),
-        st.integers(0, 99),
-    ),
+    st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 99), st.integers(0, 99)),
     min_size=1,
     max_size=12,
 )
 
 
-@settings(deadline=None, max_examples=60)
-@given(STEPS)
-def test_a_random_program_has_the_nodes_and_edges_of_a_naive_reading(steps):
-    tensors = [torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True) * 1]
+@settings(deadline=None, max_examples=100)
+@given(STEPS, st.integers(1, 3))
+def test_a_random_program_has_the_nodes_and_edges_of_a_naive_reading(steps, roots):
+    tensors = [torch.ones(4, requires_grad=True), torch.arange(4.0, requires_grad=True) * 1]
     for step, i, j in steps:
-        a, b = tensors[i % len(tensors)], tensors[j % len(tensors)]
-        if step == "split":
-            tensors += [torch.cat([part, part]) for part in a.split(2)]
-        elif step == "unbind":
-            tensors.append(torch.stack(a.unbind()))
-        elif step == "inplace":
-            copy = a.clone()
-            copy[:2].mul_(b[:2])
-            tensors.append(copy)
-        else:
-            make = {"mul": a * b, "detach": a * b.detach(), "view": a.view(2, 2).t().reshape(4)}
-            tensors.append(Double.apply(a) if step == "custom" else make.get(step, a + b))
-    for tensor in tensors:
-        graph, expected = Graph.of(tensor), naive(tensor)
-        assert {node.grad_fn for node in graph.nodes} == set(expected)
-        for node in graph.nodes:
-            found = tuple(
-                (None, 0) if edge is None else (graph.nodes[edge.target].grad_fn, edge.input_nr)
-                for edge in graph.slots(node.index)
-            )
-            assert found == expected[node.grad_fn]
-        assert [edge.source for edge in graph.edges] == sorted(e.source for e in graph.edges)
+        tensors += OPERATIONS[step](tensors[i % len(tensors)], tensors[j % len(tensors)])
+    outputs = tensors[-roots:]
+    graph, again, expected = Graph.of(*outputs), Graph.of(*outputs), naive(*outputs)
+    fns = [node.grad_fn for node in graph.nodes]
+    assert [node.grad_fn for node in again.nodes] == fns
+    assert len(fns) == len(set(fns)) and set(fns) == set(expected)
+    for node in graph.nodes:
+        found = tuple(
+            (None, 0) if edge is None else (fns[edge.target], edge.input_nr)
+            for edge in graph.slots(node.index)
+        )
+        assert found == expected[node.grad_fn]
+    assert [edge.source for edge in graph.edges] == sorted(e.source for e in graph.edges)
+    assert [root.grad_fn for root in graph.roots] == list(dict.fromkeys(map(start, outputs)))
+    assert graph.heights.tolist() == [height(fn, expected) for fn in fns]
+    place = {i: at for at, i in enumerate(graph.order)}
+    assert sorted(place) == list(range(len(graph)))
+    assert all(place[edge.source] < place[edge.target] for edge in graph.edges)
+
+
+def height(node, edges):
+    """The longest way down, by recursion without a memory."""
+    return max((1 + height(child, edges) for child, _ in edges[node] if child), default=0)
+
+
+def test_the_order_is_the_one_in_which_the_engine_runs_the_nodes():
+    x, w = torch.ones(4, 4, requires_grad=True), torch.ones(4, 4, requires_grad=True)
+    h = x
+    for _ in range(5):
+        h = torch.tanh(h @ w) + h.exp() * x
+    graph = Graph.of(h.sum())
+    ran: list[int] = []
+    for node in graph.nodes:
+        node.grad_fn.register_hook(lambda *_, i=node.index: ran.append(i))
+    h.sum().backward()
+    order = graph.order.tolist()
+    assert [i for i in order if i in ran] == ran and len(ran) > 20
+
+
+def test_compiled_code_is_one_node_that_says_so():
+    x = torch.ones(4, requires_grad=True)
+    compiled = torch.compile(lambda t: (t * t).sin(), backend="aot_eager")
+    nodes = Graph.of(compiled(x).sum()).nodes
+    assert [node.name for node in nodes] == [
+        "SumBackward0",
+        "CompiledFunctionBackward",
+        "AccumulateGrad",
+    ]
+
+
+def test_wrapped_tensors_of_torch_func_are_read_or_refused_clearly():
+    x = torch.ones(3, requires_grad=True)
+    refused = []
+
+    def f(t):
+        with pytest.raises(ValueError, match="output 0 has no graph of its own.*torch.vmap; read"):
+            Graph.of(t * 2)
+        refused.append(t)
+        return t * 2
+
+    assert names(Graph.of(torch.vmap(f)(x))) == ["MulBackward0", "AccumulateGrad"]
+    torch.func.jvp(f, (x,), (x,))
+    assert len(refused) == 2
+
+
+def test_threads_read_the_same_graph_at_once():
+    x = torch.ones(2, requires_grad=True)
+    y = x
+    for _ in range(2000):
+        y = y * x
+    expected = Graph.of(y).edges
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(Graph.of(y).edges)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(on):
+    def with_an_error_in_it():
+        class Broken:
+            next_functions = property(lambda self: 1 / 0)
+            metadata = {}
+
+        Graph.of(Broken())
+
+    was = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        _ = Graph.of(torch.ones(2, requires_grad=True) * 2).nodes
+        assert gc.isenabled() is on
+        with pytest.raises(ZeroDivisionError):
+            with_an_error_in_it()
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 # ---- names
@@ -520,6 +665,62 @@ def test_networkx_gets_every_node_and_edge():
         (0, 1, 1, {"slot": 1, "input_nr": 1}),
         (1, 2, 0, {"slot": 0, "input_nr": 0}),
     ]
+
+
+def test_networkx_that_is_missing_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install networkx"):
+        Graph.of(torch.ones(2, requires_grad=True)).to_networkx()
+
+
+# ---- as data
+
+
+def test_json_has_the_plain_data():
+    x = torch.ones(2, 3, requires_grad=True)
+    first, second = (x * 2.0).split([1, 2], dim=1)
+    graph = Graph.of(second.sum(), first)
+    data = json.loads(graph.to_json())
+    assert data["roots"] == [0, 1]
+    assert data["nodes"][1] == {
+        "index": 1,
+        "name": "SplitWithSizesBackward0",
+        "label": "SplitWithSizesBackward0",
+        "is_leaf": False,
+        "shape": [2, 1],
+        "dtype": "float32",
+        "slots": 1,
+    }
+    assert data["nodes"][3]["label"] == "x"
+    assert [node["slots"] for node in data["nodes"]] == [1, 1, 2, 0]
+    assert [tuple(edge.values()) for edge in data["edges"]] == [
+        (e.source, e.target, e.slot, e.input_nr) for e in graph.edges
+    ]
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_copy_is_refused_with_the_reason(make):
+    graph = Graph.of(torch.ones(2, requires_grad=True) * 2)
+    with pytest.raises(TypeError, match=r"holds live Nodes.*to_json\(\)"):
+        make(graph)
+
+
+# ---- in Node.metadata
+
+
+def test_a_small_graph_gets_no_entry_in_its_metadata_and_a_large_one_few():
+    y = torch.ones(2, requires_grad=True)
+    for _ in range(400):
+        y = y * 1.0
+    assert not any(node.grad_fn.metadata for node in Graph.of(y).nodes)
+    for _ in range(4000):
+        y = y * 1.0
+    with_one = [node for node in Graph.of(y).nodes if node.grad_fn.metadata]
+    assert len(with_one) == 4400 // 16
+    before = [list(node.grad_fn.metadata.items()) for node in with_one]
+    assert [list(n.grad_fn.metadata.items()) for n in Graph.of(y).nodes if n.grad_fn.metadata] == (
+        before
+    )
 
 
 # ---- what is refused

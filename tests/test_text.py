@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from companion import Graph, walk_grad_fn
-from companion.text import lines
 
 SEED = """\
 MeanBackward0
@@ -82,13 +81,13 @@ def test_there_is_a_line_for_the_root_and_for_each_entry():
         t = t + t
     graph = Graph.of(t * 2.0)
     entries = sum(len(graph.slots(i)) for i in range(len(graph)))
-    assert len(list(lines(graph))) == 1 + entries
+    assert len(graph.text().splitlines()) == 1 + entries
 
 
 def test_each_root_of_a_graph_begins_at_the_margin():
     x = torch.ones(2, requires_grad=True)
     graph = Graph.of(x.exp(), x.sin())
-    assert list(lines(graph)) == [
+    assert graph.text().splitlines() == [
         "ExpBackward0",
         "  input[0] → AccumulateGrad (x)",
         "SinBackward0",
@@ -101,11 +100,13 @@ def test_max_depth_is_the_number_of_levels_below_the_first_line(levels):
     t = torch.ones(2, requires_grad=True)
     for _ in range(60):
         t = t.sin()
-    found = list(lines(Graph.of(t), levels))
-    assert found[:-1] == ["SinBackward0"] + [
+    found = Graph.of(t).text(levels).splitlines()
+    *found, limit, count = found
+    assert found == ["SinBackward0"] + [
         "  " * level + "input[0] → SinBackward0" for level in range(1, levels + 1)
     ]
-    assert found[-1] == "  " * (levels + 1) + "... (max depth reached)"
+    assert limit == "  " * (levels + 1) + "... (max depth reached)"
+    assert count == f"({60 - levels} of 61 nodes are not shown: max_depth={levels})"
 
 
 def test_fifty_levels_are_printed_unless_told_otherwise(capsys):
@@ -119,7 +120,7 @@ def test_fifty_levels_are_printed_unless_told_otherwise(capsys):
 def test_what_the_limit_hid_on_a_long_way_is_shown_on_a_shorter_one():
     s = torch.ones(2, requires_grad=True).exp()
     graph = Graph.of(s.sin().sin() + s)
-    assert list(lines(graph, 3)) == [
+    assert graph.text(3).splitlines() == [
         "AddBackward0",
         "  input[0] → SinBackward0",
         "    input[0] → SinBackward0",
@@ -133,15 +134,15 @@ def test_what_the_limit_hid_on_a_long_way_is_shown_on_a_shorter_one():
 def test_a_limit_that_is_just_deep_enough_hides_nothing():
     s = torch.ones(2, requires_grad=True).exp()
     graph = Graph.of(s.sin().sin() + s)
-    assert list(lines(graph, graph.depth)) == list(lines(graph, 1000))
-    assert not any("max depth" in line for line in lines(graph, graph.depth))
+    assert graph.text(graph.depth).splitlines() == graph.text(1000).splitlines()
+    assert not any("max depth" in line for line in graph.text(graph.depth).splitlines())
 
 
 def test_a_long_chain_needs_no_recursion():
     t = x = torch.ones(2, requires_grad=True)
     for _ in range(3000):
         t = t + 1
-    found = list(lines(Graph.of(t, names={"x": x}), 3000))
+    found = Graph.of(t, names={"x": x}).text(3000).splitlines()
     assert found[3000] == "  " * 3000 + "input[0] → AccumulateGrad (x)"
     assert len(found) == 1 + 2 * 3000
 
@@ -171,3 +172,29 @@ def test_a_max_depth_that_is_no_int_is_refused(levels, kind):
 def test_a_negative_max_depth_is_refused():
     with pytest.raises(ValueError, match="max_depth must be 0 or more, got -1"):
         walk_grad_fn(torch.ones(2, requires_grad=True), max_depth=-1)
+
+
+def test_a_chain_of_a_hundred_thousand_says_how_much_it_hides(capsys):
+    t = torch.ones(2, requires_grad=True)
+    for _ in range(100_000):
+        t = t.view(2)
+    walk_grad_fn(t)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 53
+    assert printed[-1] == "(99950 of 100001 nodes are not shown: max_depth=50)"
+
+
+def test_a_node_that_is_shown_on_another_way_is_not_counted_as_hidden():
+    s = torch.ones(2, requires_grad=True).exp()
+    text = Graph.of(s.sin().sin() + s).text(2)
+    assert "... (max depth reached)" in text
+    assert "not shown" not in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(1.5, TypeError), (True, TypeError), (-1, ValueError)]
+)
+def test_text_refuses_a_limit_that_is_none(limit, error):
+    graph = Graph.of(torch.ones(1, requires_grad=True))
+    with pytest.raises(error, match="max_depth must be"):
+        graph.text(limit)

@@ -1,0 +1,64 @@
+"""What tensors are called: by the variables of the caller, or by a mapping that the caller gave."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+
+
+def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
+    """The tensors that the variables of a frame refer to: its locals first, then its globals.
+
+    Of several names for one tensor the first counts. Names with a leading underscore are skipped,
+    among them those that IPython gives to outputs.
+    """
+    names: dict[torch.Tensor, str] = {}
+    taken: set[Any] = set()  # a global of a local's name is another thing by that name
+    local = frame.f_locals
+    for scope in (local, frame.f_globals):
+        for name, value in list(scope.items()):  # another thread may change them meanwhile
+            named = isinstance(name, str) and not name.startswith("_") and name not in taken
+            if named and is_tensor(value):
+                names.setdefault(value, name)
+        taken.update(list(scope))
+    # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
+    # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
+    # at the copy; getrefcount adds its own.
+    copied = isinstance(local, dict) and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
+    if copied and sys.getrefcount(local) <= 3:
+        code = frame.f_code
+        for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+            local.pop(name, None)  # and leave what exec() may have put there
+    return {name: tensor for tensor, name in names.items()}
+
+
+def is_tensor(value: object) -> bool:
+    """Whether it is a tensor that can be looked up in a dict."""
+    # Not isinstance, which would run the __class__ property of a stranger's object. A tensor of a
+    # class without a hash cannot be looked up.
+    return issubclass(type(value), torch.Tensor) and type(value).__hash__ is not None
+
+
+def check_names(names: Mapping[str, torch.Tensor]) -> None:
+    """Raise unless ``names`` maps strings to tensors."""
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            f"names must map names to tensors, as {{'w': w}} does, got {type(names).__name__}"
+        )
+    for name, tensor in names.items():
+        if not isinstance(name, str) or not is_tensor(tensor):
+            raise TypeError(
+                f"names must map names to tensors, as {{'w': w}} does, got the key {name!r} with "
+                f"a value of type {type(tensor).__name__}"
+            )
+
+
+def one_line(text: str, width: int) -> str:
+    """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
+    return line if len(line) <= width else line[: width - 1] + "…"
