@@ -8,6 +8,7 @@ VENV   := .venv$(if $(filter $(PINNED),$(TORCH)),,-torch-$(TORCH))
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 LAB    := $(VENV)/lab-ready
+BENCH  := $(VENV)/bench-ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export NO_MKDOCS_2_WARNING := 1
@@ -38,6 +39,9 @@ lab: notebooks $(LAB) ## Open the notebooks in JupyterLab: copies in lab/, which
 	@mkdir -p lab; cd course/notebooks; for book in *.ipynb; do test -e ../../lab/$$book || sed 's|](\.\./|](../course/|g' $$book > ../../lab/$$book; done
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/lab
 
+bench: $(READY) $(BENCH) ## Measure beside other packages, and write course/measured.md
+	$(BIN)/python -m benchmarks.graphs --write
+
 check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy
 
@@ -59,4 +63,8 @@ $(LAB): $(READY)
 	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[lab]'
 	@touch $@
 
-.PHONY: help serve test deep site notebooks update lab check clean
+$(BENCH): $(READY)
+	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[bench]'
+	@touch $@
+
+.PHONY: help serve test deep site notebooks update lab bench check clean

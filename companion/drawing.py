@@ -278,18 +278,20 @@ def _few_words(graph: Graph, box: Box) -> list[str]:
 
 
 def _inside(graph: Graph, box: Box, most: int | None = None) -> str:
-    """What is in a block of several Nodes: in full, or the first few things of each kind."""
+    """What is in a block of several Nodes: in full, or the first few kinds."""
     each = box.nodes[: len(box.nodes) // box.copies]
     kinds = Counter(one_line(graph.nodes[i].name, 40) for i in each).most_common()
     what = _few([name if n == 1 else f"{n} {name}" for name, n in kinds], most)
     what = f"{box.copies} × ({what})" if box.copies > 1 else what
-    places = dict.fromkeys(m for i in box.nodes if (m := graph.nodes[i].module))
-    if places and most is None:
-        what += f"; made in {', '.join(places)}"
+    what = f"{box.call.kind}, {what}" if box.call else what
     if box.leaves:
+        what += f"; {_leaves(box)}"
+    if most is None:
         leaves = (graph.nodes[i] for i in box.leaves)
         names = [one_line(leaf.label, 40) for leaf in leaves if leaf.label != leaf.name]
-        what += f"; {_leaves(box)}" + (f": {_few(names, most)}" if names else "")
+        what += f": {', '.join(names)}" if names else ""
+        places = dict.fromkeys(m for i in box.nodes if (m := graph.nodes[i].module))
+        what += f"; made in {', '.join(places)}" if places else ""
     return what
 
 
@@ -330,7 +332,10 @@ def _alt(graph: Graph, folded: Folded) -> str:
     blocks = [box for box in boxes if box.kind != "node"]
     if blocks:
         start += f", drawn as {len(boxes)}"
-    insides = [f"In {called[box]}: {_inside(graph, box, 6)}." for box in blocks]
+    described: dict[str, list[str]] = {}  # equal blocks are described once
+    for box in blocks:
+        described.setdefault(_inside(graph, box, 6), []).append(called[box])
+    insides = [f"In {_few(those)}: {inside}." for inside, those in described.items()]
     roots = [called[box] for box in boxes if _is_root(graph, box)]
     if len(boxes) > _TOLD:
         kinds = Counter(one_line(node.name, 40) for node in graph.nodes)
@@ -369,7 +374,12 @@ def _is_root(graph: Graph, box: Box) -> bool:
 def _told(graph: Graph, box: Box) -> str:
     """A box in words, which others may share."""
     if box.kind != "node":
-        return "block " + ", ".join(one_line(line, 40) for line in _few_words(graph, box))
+        path = [one_line(box.call.path, 40)] if box.call else []
+        times = [f"×{box.copies}"] if box.copies > 1 else []
+        each = len(box.nodes) // box.copies
+        one = graph.nodes[box.nodes[0]].name
+        size = [] if box.call else [f"of {each} nodes" if each > 1 else f"of {one_line(one, 40)}"]
+        return " ".join(["the rest" if box.kind == "rest" else "block", *path, *times, *size])
     node = graph.nodes[box.nodes[0]]
     named = "" if node.label == node.name else one_line(node.label, 40)
     if node.is_leaf:

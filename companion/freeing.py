@@ -5,7 +5,7 @@ for a Node: from there on each Node is freed inside the freeing of the one above
 some 40,000 levels overflows the stack (2,000 in a thread of 512 KiB). Whoever walks a graph makes
 such an object for each of its Nodes, so whoever walks also leaves fuses behind.
 
-A fuse lies in the ``metadata`` of a Node and holds the Nodes below. Torch drops the ``metadata``
+A fuse is in the ``metadata`` of a Node and holds the Nodes below. Torch drops the ``metadata``
 after the edges. So when the Node is freed, the Nodes below outlive it, and the fuse hands them to
 the fuse that went off first in this thread, further up on the stack, which frees them one after
 the other. That is how CPython keeps its own nested containers from overflowing ("trashcan"). Where
@@ -20,25 +20,22 @@ from typing import Any
 _KEY = "fuse of companion: keep it, or freeing this graph may overflow the stack"
 _freeing = threading.local()  # .waiting: what the first fuse that went off here has yet to free
 
-SHALLOW = 500  # Nodes that may be freed inside one another; a level takes some 210 bytes of stack
+SHALLOW = 1000  # Nodes that may be freed inside one another; a level takes some 210 bytes of stack
 
 
-class _Fuse:
+class _Fuse(list[Any]):
     """Holds the Nodes below a Node until the Node itself is gone."""
 
-    __slots__ = ("below",)
-
-    def __init__(self, below: object) -> None:
-        self.below = below
+    __slots__ = ()
 
     def __del__(self) -> None:
-        below, self.below = self.below, None
         waiting = getattr(_freeing, "waiting", None)
         if waiting is not None:
-            waiting.append(below)
+            waiting += self
+            self.clear()
             return
-        _freeing.waiting = waiting = [below]
-        del below
+        _freeing.waiting = waiting = self.copy()
+        self.clear()
         try:
             while waiting:
                 waiting.pop()  # frees what nobody else holds; fuses that go off append to the list
@@ -47,7 +44,7 @@ class _Fuse:
 
 
 def fuse(node: Any) -> None:
-    """Leave a fuse on a Node, unless it has one."""
-    metadata = node.metadata
-    if _KEY not in metadata:
-        metadata[_KEY] = _Fuse(node.next_functions)
+    """Leave a fuse on a Node, unless it has one or leads nowhere."""
+    slots = node.next_functions
+    if slots and _KEY not in node.metadata:
+        node.metadata[_KEY] = _Fuse(slots)

@@ -169,12 +169,11 @@ class Graph:
         3
     """
 
-    # The slots of Node i are _target[_first[i]:_first[i + 1]], and -1 stands for None. Of the
-    # numbers of inputs and outputs only those other than 0 are kept.
+    # For Node after Node, _target says where its slots lead: a number, -1 for None, and -2 after
+    # the last. Of the numbers of inputs and outputs only those other than 0 are kept.
     _fns: list[Node]
     _output_nr: dict[int, int]  # by Node: the output by which it was reached first
-    _first: array[int]
-    _target: array[int]
+    _target: list[int]
     _input_nr: dict[int, int]  # by place in _target
     _labels: dict[int, str]
     _root_count: int
@@ -238,6 +237,15 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         return f"<Graph of {roots}: {len(self)} nodes, {len(self.leaves)} leaves>"
 
     @cached_property
+    def _first(self) -> list[int]:
+        """Where in ``_target`` the slots of each Node begin, and where those of one more would."""
+        return [0, *(place for place, target in enumerate(self._target, start=1) if target == -2)]
+
+    def _targets(self, index: int) -> list[int]:
+        """Where the slots of a Node lead, -1 for None."""
+        return self._target[self._first[index] : self._first[index + 1] - 1]
+
+    @cached_property
     def nodes(self) -> tuple[GraphNode, ...]:
         """Every Node once; the roots first, then by distance from them."""
         labels, output_nr = self._labels, self._output_nr
@@ -267,12 +275,10 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
-        first, last = self._first[index], self._first[index + 1]
+        start, input_nr = self._first[index], self._input_nr
         return tuple(
-            None
-            if self._target[k] < 0
-            else Edge(index, self._target[k], k - first, self._input_nr.get(k, 0))
-            for k in range(first, last)
+            None if target < 0 else Edge(index, target, slot, input_nr.get(start + slot, 0))
+            for slot, target in enumerate(self._targets(index))
         )
 
     @property
@@ -296,16 +302,16 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         waiting = self._edges_in()
         order = [i for i in range(len(self)) if waiting[i] == 0]
         for i in order:  # grows while the loop runs: every Node after all Nodes that lead to it
-            for target in self._target[self._first[i] : self._first[i + 1]]:
-                if target >= 0:
-                    waiting[target] -= 1
-                    if waiting[target] == 0:
-                        order.append(target)
+            for child in self._targets(i):
+                if child >= 0:
+                    waiting[child] -= 1
+                    if waiting[child] == 0:
+                        order.append(child)
         heights = array("q", bytes(8 * len(self)))
         for i in reversed(order):
-            for target in self._target[self._first[i] : self._first[i + 1]]:
-                if target >= 0:
-                    heights[i] = max(heights[i], heights[target] + 1)
+            for child in self._targets(i):
+                if child >= 0:
+                    heights[i] = max(heights[i], heights[child] + 1)
         return heights
 
     def _edges_in(self) -> array[int]:
@@ -331,11 +337,11 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         while ready:
             _, i = heappop(ready)
             order.append(i)
-            for target in self._target[self._first[i] : self._first[i + 1]]:
-                if target >= 0:
-                    waiting[target] -= 1
-                    if waiting[target] == 0:
-                        heappush(ready, (-numbers[target], target))
+            for child in self._targets(i):
+                if child >= 0:
+                    waiting[child] -= 1
+                    if waiting[child] == 0:
+                        heappush(ready, (-numbers[child], child))
         return order
 
     @cached_property
@@ -467,7 +473,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
                 "is_leaf": node.is_leaf,
                 "shape": shape_or_none(node),
                 "dtype": str(node.dtype).removeprefix("torch."),
-                "slots": self._first[node.index + 1] - self._first[node.index],
+                "slots": len(self._targets(node.index)),
             }
             for node in self.nodes
         ]
@@ -503,7 +509,7 @@ def read(
         check_names(names)
     graph = Graph.__new__(Graph)
     roots = [_edge_of(*entry) for entry in enumerate(outputs)]
-    reached = dict(reversed(roots))  # by which output a Node is reached first
+    reached = dict(reversed(roots))  # by which output a root is reached first
     graph._fns = list(dict.fromkeys(fn for fn, _ in roots))
     graph._root_count = len(graph._fns)
     graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
@@ -513,62 +519,60 @@ def read(
 
 
 _WIDTH = 200  # characters of a name in text
-_BAND = 16  # levels, and Nodes of a level, between fuses
+_BAND, _ROW = 32, 16  # levels, and Nodes of a level, from fuse to fuse
 
 
 def _traverse(
     graph: Graph, leaf_names: Mapping[str, torch.Tensor], names: Mapping[str, torch.Tensor]
 ) -> None:
-    """Find all Nodes below the roots and fill the columns. One loop, as lean as it can be."""
+    """Find all Nodes below the roots, and their labels. One loop, as lean as it can be."""
     fns, output_nr = graph._fns, graph._output_nr
-    first: list[int] = []
-    target: list[int] = []
-    input_nr: dict[int, int] = {}
+    target, input_nr = list[int](), dict[int, int]()
     index: dict[Node, int] = {fn: i for i, fn in enumerate(fns)}
-    ends: list[int] = []  # Nodes that lead nowhere, leaves among them
+    ends: list[Node] = []  # those without slots, leaves among them
     # Where to leave fuses. An edge leads one level down, to a Node of this level, or back up. In
-    # every 16th level each edge is cut by a fuse; of those that do not lead down, each that leaves
-    # its row of 16 Nodes. So an uncut path has at most 2 * 16 * 16 edges, mostly 16.
-    cuts: list[int] = []
+    # every 32nd level each edge is cut by a fuse; of those that do not lead down, each that leaves
+    # its row of 16 Nodes. So an uncut path has at most 2 * 32 * 16 edges, mostly 32.
+    cuts: list[Node] = []
     count = end = len(fns)
-    level, cut_all = 0, False
-    number = index.setdefault
+    last, levels = fns[-1], _BAND
     try:
         with _garbage_collection_paused():  # it would go through all Nodes again and again
-            for i, fn in enumerate(fns):  # the list grows while the loop runs along it
-                first.append(len(target))
-                if i == end:
-                    level, end = level + 1, count
-                    cut_all = level % _BAND == 0
+            for fn in fns:  # the list grows while the loop runs along it
                 slots = fn.next_functions
-                if cut_all:
-                    cuts.append(i)
                 if not slots:
-                    ends.append(i)
+                    ends.append(fn)
                 for child, nr in slots:
                     if child is None:
                         target.append(-1)
                         continue
-                    place = number(child, count)
-                    if place == count:
-                        fns.append(child)
+                    if child in index:
+                        at = index[child]
+                        if at < end and at // _ROW != index[fn] // _ROW:
+                            cuts.append(fn)
+                    else:
+                        at = index[child] = count
                         count += 1
+                        fns.append(child)
                         if nr:
-                            output_nr[place] = nr
-                    elif place < end and place // _BAND != i // _BAND:
-                        cuts.append(i)
+                            output_nr[at] = nr
                     if nr:
                         input_nr[len(target)] = nr
-                    target.append(place)
+                    target.append(at)
+                target.append(-2)
+                if fn is last:  # of its level
+                    levels -= 1
+                    if not levels:
+                        cuts += fns[end:]
+                        levels = _BAND
+                    last, end = fns[-1], count
     finally:  # also when it is interrupted
         if count > SHALLOW:
-            for i in cuts:
-                fuse(fns[i])
-    first.append(len(target))
-    graph._first, graph._target = array("q", first), array("q", target)
-    graph._input_nr = input_nr
-    leaves = [i for i in ends if type(fns[i]).__name__ == "AccumulateGrad"]
-    graph._labels = _labels(fns, index, leaves, leaf_names, names)
+            for fn in cuts:
+                fuse(fn)
+    graph._target, graph._input_nr = target, input_nr
+    leaves = {index[fn]: fn for fn in ends if type(fn).__name__ == "AccumulateGrad"}
+    graph._labels = _labels(index, leaves, leaf_names, names)
 
 
 @contextmanager
@@ -584,6 +588,8 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _edge_of(place: int, output: Any) -> tuple[Node, int]:
+    if type(output) is torch.Tensor and output.grad_fn is not None:
+        return output.grad_fn, output.output_nr
     if isinstance(output, torch.Tensor):
         if not output.requires_grad:
             if torch._C._functorch.is_functorch_wrapped_tensor(output):
@@ -617,9 +623,8 @@ def _edge_of(place: int, output: Any) -> tuple[Node, int]:
 
 
 def _labels(
-    fns: list[Node],
-    index: dict[Node, int],
-    leaves: list[int],
+    index: Mapping[Node, int],
+    leaves: Mapping[int, Node],
     leaf_names: Mapping[str, torch.Tensor],
     names: Mapping[str, torch.Tensor],
 ) -> dict[int, str]:
@@ -627,7 +632,7 @@ def _labels(
     named: dict[torch.Tensor, list[str]] = {}
     for name, tensor in leaf_names.items():
         named.setdefault(tensor, []).append(name)
-    labels = {i: list(named.get(fns[i].variable, ())) for i in leaves}
+    labels = {i: list(named.get(fn.variable, ())) for i, fn in leaves.items()}
     for name, tensor in names.items():
         if tensor.grad_fn is not None and tensor.grad_fn in index:
             labels.setdefault(index[tensor.grad_fn], []).append(name)

