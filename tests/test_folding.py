@@ -252,7 +252,7 @@ def test_equal_modules_fold_together_where_even_they_are_too_many(model_graph):
 def test_a_block_says_what_is_in_it(model_graph):
     drawing = draw(model_graph, max_nodes=6)
     assert "drawn as 4" in drawing.alt
-    assert "block 6 leads to block 5 ×5. block 5 ×5 leads to block 0." in drawing.alt
+    assert "block 6 leads to block 5 ×5. block 5 ×5 leads to block 0 (2 edges)." in drawing.alt
     assert "In block 5 ×5: Block, 5 × (AddBackward0, " in drawing.alt
     assert "; 10 leaves: 5.inner.bias, 5.inner.weight, 4.inner.bias" in drawing.svg
     assert "; made in 5, 5.inner, 4, 4.inner" in drawing.svg
@@ -260,5 +260,5 @@ def test_a_block_says_what_is_in_it(model_graph):
 
 def test_equal_blocks_are_described_once(model_graph):
     alt = draw(model_graph, max_nodes=9).alt
-    assert "In block 5, block 4, block 3, block 2, block 1: Block, AddBackward0, " in alt
-    assert "In block 0: Block, " in alt
+    assert alt.count("TanhBackward0") == 1
+    assert "In block 5, block 4, block 3, block 2, block 1, block 0: Block, AddBackward0, " in alt
