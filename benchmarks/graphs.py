@@ -294,10 +294,8 @@ def main() -> None:
     tables = report()
     print(tables)
     if "--write" in sys.argv:
-        start, end = "<!-- make bench writes from here -->", "<!-- to here -->"
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(start)
-        after = rest.partition(end)[2]
-        PAGE.write_text(f"{before}{start}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
+        text, heading, _ = PAGE.read_text(encoding="utf-8").partition("## The figures\n")
+        PAGE.write_text(f"{text}{heading}\n{tables}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

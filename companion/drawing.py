@@ -271,7 +271,7 @@ def _few_words(graph: Graph, box: Box) -> list[str]:
     else:
         lines = [count]
     if box.call:
-        lines[:0] = [_end_of(box.call.path, _WIDTH), box.call.kind]
+        lines[:0] = [_end_of(box.call.path, _WIDTH), *_broken(box.call.kind)]
     if box.leaves:
         lines.append(_leaves(box))
     return lines
@@ -302,6 +302,12 @@ def _leaves(box: Box) -> str:
 def _end_of(path: str, width: int) -> str:
     """Of a path with dots its end, which tells more than its start."""
     return f"…{path[1 - width :]}" if "." in path and len(path) > width else path
+
+
+def _broken(kind: str) -> list[str]:
+    """A long name of a module breaks before a capital letter."""
+    places = [i for i, letter in enumerate(kind[: _WIDTH + 1]) if i and letter.isupper()]
+    return [kind[: places[-1]], kind[places[-1] :]] if len(kind) > _WIDTH and places else [kind]
 
 
 def _two_lines(name: str) -> list[str]:
