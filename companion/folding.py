@@ -5,7 +5,8 @@ that order (a chain may be spread over it), so no box leads back to one before i
 
 1. Where the modules are known, each call of a module becomes a box.
 2. Stretches that repeat become one box: each Node of the next copy has the same class, and its
-   entries lead equally far ahead, or to the very same Node, or to a leaf of the same shape.
+   entries lead equally far ahead, or to the very same Node. A leaf is the same, or one of the same
+   shape that was used equally far back, or neither was used before.
 3. A chain of operations, each of which leads to the next alone, becomes one box.
 4. If all that is not enough, what lies deepest becomes one last box.
 
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from companion.graph import Edge, Graph, shape_or_none
 from companion.modules import Call
 
+_Place = tuple[int, int, int]  # which Node of a box, which slot, which input_nr
 _Kind = Literal["node", "module", "copies", "chain", "rest"]
 _USES = 3  # of a leaf that is drawn once
 _GAIN = 3  # more boxes than this must a fold save
@@ -185,8 +187,10 @@ class _Folder:
                 boxes[i].content == boxes[j].content
                 and len(ahead[i]) == len(ahead[j])
                 and all(
-                    there == other_there and (b - a == j - i or a == b)
-                    for (there, a), (other_there, b) in zip(ahead[i], ahead[j], strict=True)
+                    whence == other and (far == away or target == goal)
+                    for (whence, target, far), (other, goal, away) in zip(
+                        ahead[i], ahead[j], strict=True
+                    )
                 )
             )
 
@@ -220,7 +224,11 @@ class _Folder:
 
     def chains(self, boxes: list[Box]) -> list[Box] | None:
         """Boxes of which each leads to the next, and nothing else to either, become one box."""
-        targets = [sorted({target for _, target in out}) for out in self.ahead(boxes)]
+        first = {box.nodes[0]: k for k, box in enumerate(boxes)}
+        targets = [
+            sorted({first[target] for _, target, _ in out if target in first})
+            for out in self.ahead(boxes)
+        ]
         sources = Counter(target for out in targets for target in out)
         result, taken = list[Box](), set[int]()
         for i, out in enumerate(targets):
@@ -237,25 +245,40 @@ class _Folder:
                 result.append(boxes[i])
         return result if taken else None
 
-    def ahead(self, boxes: list[Box]) -> list[list[tuple[tuple[int, int, int], int]]]:
-        """For each box the edges to other boxes: whence and whereto in them, and to which."""
+    def ahead(self, boxes: list[Box]) -> list[list[tuple[_Place, int, Any]]]:
+        """For each box its edges to other boxes and to leaves.
+
+        Each edge with the place in the box from which it comes, its target (the first Node of a
+        box, or a leaf), and how far that is: boxes ahead, or for a leaf, boxes back to where it was
+        used last, and the place there.
+        """
         place = {i: (k, n) for k, box in enumerate(boxes) for n, i in enumerate(box.nodes)}
-        found: list[list[tuple[tuple[int, int, int], int]]] = [[] for _ in boxes]
+        used: dict[int, tuple[int, _Place]] = {}
+        found: list[list[tuple[_Place, int, Any]]] = [[] for _ in boxes]
         for k, box in enumerate(boxes):
             for n, i in enumerate(box.nodes):
                 for edge in self.graph.slots(i):
-                    target = place.get(edge.target) if edge else None
-                    if edge and target and target[0] != k:
-                        found[k].append(((n, edge.slot, edge.input_nr), target[0]))
+                    if edge is None:
+                        continue
+                    whence = (n, edge.slot, edge.input_nr)
+                    if edge.target in place:
+                        there = place[edge.target][0]
+                        if there != k:
+                            found[k].append((whence, boxes[there].nodes[0], there - k))
+                    elif self.graph.nodes[edge.target].is_leaf:
+                        last = used.get(edge.target)
+                        far = (k - last[0], last[1]) if last else None
+                        found[k].append((whence, edge.target, far))
+                        used[edge.target] = (k, whence)
         return found
 
     def join(self, boxes: list[Box], kind: _Kind, call: Call | None = None) -> Box:
         """One box in place of several."""
-        inside = [
-            (k, whence, target) for k, out in enumerate(self.ahead(boxes)) for whence, target in out
-        ]
         parts = tuple(box.content for box in boxes)
-        content = self.number((kind, call and call.kind, parts, tuple(inside)))
+        inside = tuple(
+            (k, whence, far) for k, out in enumerate(self.ahead(boxes)) for whence, _, far in out
+        )
+        content = self.number((kind, call and call.kind, parts, inside))
         return Box([i for box in boxes for i in box.nodes], kind, call=call, content=content)
 
 

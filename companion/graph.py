@@ -171,6 +171,7 @@ class Graph:
 
     # For Node after Node, _target says where its slots lead: a number, -1 for None, and -2 after
     # the last. Of the numbers of inputs and outputs only those other than 0 are kept.
+    _edges_to_roots: list[Any]  # up to torch 2.12 these alone keep the Node of a custom Function
     _fns: list[Node]
     _output_nr: dict[int, int]  # by Node: the output by which it was reached first
     _target: list[int]
@@ -508,10 +509,10 @@ def read(
     if names is not None:
         check_names(names)
     graph = Graph.__new__(Graph)
-    roots = [_edge_of(*entry) for entry in enumerate(outputs)]
-    reached = dict(reversed(roots))  # by which output a root is reached first
-    graph._fns = list(dict.fromkeys(fn for fn, _ in roots))
+    graph._edges_to_roots = edges = [_edge_of(*entry) for entry in enumerate(outputs)]
+    graph._fns = list(dict.fromkeys(edge[0] for edge in edges))
     graph._root_count = len(graph._fns)
+    reached = {edge[0]: edge[1] for edge in reversed(edges)}  # by which output a root is reached
     graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
     graph._module_calls = names.calls if isinstance(names, ModuleNames) else []
     _traverse(graph, names_in(caller) if names is None else names, names or {})
@@ -587,9 +588,10 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _edge_of(place: int, output: Any) -> tuple[Node, int]:
+def _edge_of(place: int, output: Any) -> Any:
+    """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
     if type(output) is torch.Tensor and output.grad_fn is not None:
-        return output.grad_fn, output.output_nr
+        return torch.autograd.graph.get_gradient_edge(output)
     if isinstance(output, torch.Tensor):
         if not output.requires_grad:
             if torch._C._functorch.is_functorch_wrapped_tensor(output):
@@ -608,7 +610,7 @@ def _edge_of(place: int, output: Any) -> tuple[Node, int]:
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
-            return torch.autograd.graph.get_gradient_edge(output)[:2]
+            return torch.autograd.graph.get_gradient_edge(output)
     if output is None:
         raise ValueError(
             f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "

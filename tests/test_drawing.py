@@ -414,8 +414,10 @@ def test_a_node_with_many_edges_into_a_block_has_one_arrow_to_it():
     assert drawing.dot.count("->") == 2
     assert 'label=" ×100"' in drawing.dot
     assert "StackBackward0 leads to block ×100 of MulBackward0 (100 edges)." in drawing.alt
-    assert drawing.alt.endswith("In block ×100 of MulBackward0: 100 × (MulBackward0); 1 leaf.")
-    assert "100 × (MulBackward0); 1 leaf: x" in drawing.dot
+    assert drawing.alt.endswith(
+        "In block ×100 of MulBackward0: 100 × (MulBackward0); 100 × None; 1 leaf."
+    )
+    assert "100 × (MulBackward0); 100 × None; 1 leaf: x" in drawing.dot
 
 
 @pytest.mark.parametrize("limit", [True, 1.5, "all"])

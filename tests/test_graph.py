@@ -267,7 +267,8 @@ def test_a_function_whose_first_output_is_none_has_the_shape_of_the_one_used():
             return gradient * 2
 
     x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
-    node = Graph.of(Second.apply(x)[1]).nodes[0]
+    graph = Graph.of(Second.apply(x)[1])
+    node = graph.nodes[0]
     assert (node.shape, node.dtype) == ((2, 3), torch.float64)
 
 
@@ -616,9 +617,8 @@ def test_saved_lists_and_those_of_a_custom_function_are_told_one_by_one():
         "indices[0]",
         "indices[1]",
     ]
-    assert [saved.name for saved in Graph.of(Double.apply(x)).nodes[0].saved] == [
-        "saved_tensors[0]"
-    ]
+    graph = Graph.of(Double.apply(x))
+    assert [saved.name for saved in graph.nodes[0].saved] == ["saved_tensors[0]"]
 
 
 def test_a_storage_that_several_nodes_keep_is_counted_once_and_whole():
