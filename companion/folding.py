@@ -6,7 +6,8 @@ that order (a chain may be spread over it), so no box leads back to one before i
 1. Where the modules are known, each call of a module becomes a box.
 2. Stretches that repeat become one box: each Node of the next copy has the same class, and its
    entries lead equally far ahead, or to the very same Node. A leaf is the same, or one of the same
-   shape that was used equally far back, or neither was used before.
+   shape that was used equally far back, or neither was used before. The shapes of results do not
+   count.
 3. A chain of operations, each of which leads to the next alone, becomes one box.
 4. If all that is not enough, what lies deepest becomes one last box.
 

@@ -192,7 +192,7 @@ class Graph:
         reference cycles (``gc``) pauses meanwhile.
 
         Since torch 2.13, a graph whose Nodes were looked at is freed by recursion, which ends the
-        process where it is deep. So on some Nodes of a graph of more than 500 this leaves an entry
+        process where it is deep. So on some Nodes of a graph of more than 1000 this leaves an entry
         in ``Node.metadata``, which makes any depth safe, in any order of freeing.
 
         Args:
@@ -459,7 +459,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         An object with three lists: ``roots`` (indices), ``nodes`` (index, name, label, is_leaf,
         shape, dtype, and how many slots there are) and ``edges`` (source, target, slot, input_nr).
         A slot without an edge is None in ``next_functions``. The shape of a nested tensor of the
-        strided layout is null. Takes about 2 microseconds a Node for its shape.
+        strided layout is null.
 
         Examples:
             >>> x = torch.ones(2, requires_grad=True)

@@ -418,6 +418,31 @@ def test_the_order_is_the_one_in_which_the_engine_runs_the_nodes():
     assert [i for i in order if i in ran] == ran and len(ran) > 20
 
 
+def test_a_reentrant_checkpoint_hides_leaves_that_get_gradients_all_the_same():
+    x, w = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    y = checkpoint(lambda t: t * w, x, use_reentrant=True).sum()
+    assert [leaf.label for leaf in Graph.of(y).leaves] == ["x"]
+    y.backward()
+    assert w.grad is not None
+
+
+def test_a_leaf_in_the_graph_gets_no_gradient_where_a_function_returns_none():
+    class Silent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            return a * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None
+
+    x = torch.ones(2, requires_grad=True)
+    y = Silent.apply(x).sum()
+    assert [leaf.label for leaf in Graph.of(y).leaves] == ["x"]
+    y.backward()
+    assert x.grad is None
+
+
 def test_compiled_code_is_one_node_that_says_so():
     x = torch.ones(4, requires_grad=True)
     compiled = torch.compile(lambda t: (t * t).sin(), backend="aot_eager")
