@@ -1,6 +1,6 @@
 """The n-th derivative from the graph: ask for a derivative with a graph, then ask again."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -224,19 +224,14 @@ def _leads_to(gradient: Tensor, paths: set[Edge]) -> bool:
     stack = [(start.node, start.output_nr)]
     seen = set(stack)
     while stack and stack[-1] not in paths:
-        for node, output_nr in stack.pop()[0].next_functions:
+        here, _ = stack.pop()
+        if len(seen) > SHALLOW:
+            fuse(here)
+        for node, output_nr in here.next_functions:
             if node is not None and (node, output_nr) not in seen:
                 seen.add((node, output_nr))
                 stack.append((node, output_nr))
-    _leave_fuses(seen)
     return bool(stack)
-
-
-def _leave_fuses(edges: Collection[Edge]) -> None:
-    """Make a walk over many Nodes safe for the process; see ``companion.freeing``."""
-    if len(edges) > SHALLOW:
-        for node, _ in edges:
-            fuse(node)
 
 
 def _vjp(y: Tensor, x: Tensor, v: Tensor, *, create_graph: bool) -> Tensor:
@@ -265,13 +260,14 @@ def _paths(y: Tensor, x: Tensor) -> set[Edge]:
     users: dict[Edge, list[Edge]] = {stack[0]: []}
     while stack:
         edge = stack.pop()
+        if len(users) > SHALLOW:
+            fuse(edge[0])
         for node, output_nr in edge[0].next_functions:
             if node is None:
                 continue
             if (node, output_nr) not in users:
                 stack.append((node, output_nr))
             users.setdefault((node, output_nr), []).append(edge)
-    _leave_fuses(users)
     paths: set[Edge] = set()
     stack = [edge for edge in users if edge == (end.node, end.output_nr)]
     while stack:

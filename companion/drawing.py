@@ -113,7 +113,8 @@ def draw(
             becomes one block, marked with how often and how many Nodes; so does each call of a
             module where ``names`` come from ``companion.modules``, each long chain, and at last
             what lies deepest. A block says what is in it where the pointer rests, and in the
-            alternative text. None draws every Node.
+            alternative text. A root that is a leaf always has a box of its own. None draws every
+            Node.
 
     Returns:
         The drawing, with ``.svg``, ``.dot``, ``.alt`` and ``.save(path)``.
@@ -285,7 +286,7 @@ def _inside(graph: Graph, box: Box, most: int | None = None) -> str:
     kinds = Counter(one_line(graph.nodes[i].name, 40) for i in each).most_common()
     what = _few([name if n == 1 else f"{n} {name}" for name, n in kinds], most)
     what = f"{box.copies} × ({what})" if box.copies > 1 else what
-    what = f"{box.call.kind}, {what}" if box.call else what
+    what = f"{one_line(box.call.kind, 40)}, {what}" if box.call else what
     if nones := _nones(graph, box):
         what += f"; {nones} × None"
     if box.leaves:

@@ -37,7 +37,8 @@ class Box:
     """A Node, or several Nodes that are drawn as one.
 
     Attributes:
-        nodes: the indices of its Nodes, in the order in which they run; without ``leaves``.
+        nodes: the indices of its Nodes, without ``leaves``: in the order in which they run, but
+            chains in one piece.
         kind: a ``"node"`` (a leaf too) is one Node; a ``"module"`` is the Nodes of one call; of
             ``"copies"`` several equal stretches follow one another; a ``"chain"`` leads straight
             down; the ``"rest"`` is what lies deepest.
@@ -73,6 +74,8 @@ def fold(graph: Graph, max_boxes: int | None) -> Folded:
     if max_boxes is None or len(whole.boxes) <= max_boxes:
         return whole
     folder = _Folder(graph)
+    if not folder.singles:  # nothing but roots that are leaves
+        return whole
     boxes: list[Box] = []
     for boxes in folder.fewer_and_fewer():
         folded = _arrange(graph, boxes)
@@ -225,9 +228,9 @@ class _Folder:
 
     def chains(self, boxes: list[Box]) -> list[Box] | None:
         """Boxes of which each leads to the next, and nothing else to either, become one box."""
-        first = {box.nodes[0]: k for k, box in enumerate(boxes)}
+        place = {i: k for k, box in enumerate(boxes) for i in box.nodes}
         targets = [
-            sorted({first[target] for _, target, _ in out if target in first})
+            sorted({place[target] for _, target, _ in out if target in place})
             for out in self.ahead(boxes)
         ]
         sources = Counter(target for out in targets for target in out)
@@ -249,9 +252,9 @@ class _Folder:
     def ahead(self, boxes: list[Box]) -> list[list[tuple[_Place, int, Any]]]:
         """For each box its edges to other boxes and to leaves.
 
-        Each edge with the place in the box from which it comes, its target (the first Node of a
-        box, or a leaf), and how far that is: boxes ahead, or for a leaf, boxes back to where it was
-        used last, and the place there.
+        Each edge with the place in the box from which it comes, its target, and how far that is:
+        boxes ahead and the place in that box; or for a leaf, boxes back to where it was used last
+        and the place there.
         """
         place = {i: (k, n) for k, box in enumerate(boxes) for n, i in enumerate(box.nodes)}
         used: dict[int, tuple[int, _Place]] = {}
@@ -263,9 +266,9 @@ class _Folder:
                         continue
                     whence = (n, edge.slot, edge.input_nr)
                     if edge.target in place:
-                        there = place[edge.target][0]
+                        there, at = place[edge.target]
                         if there != k:
-                            found[k].append((whence, boxes[there].nodes[0], there - k))
+                            found[k].append((whence, edge.target, (there - k, at)))
                     elif self.graph.nodes[edge.target].is_leaf:
                         last = used.get(edge.target)
                         far = (k - last[0], last[1]) if last else None

@@ -20,7 +20,9 @@ from typing import Any
 _KEY = "fuse of companion: keep it, or freeing this graph may overflow the stack"
 _freeing = threading.local()  # .waiting: what the first fuse that went off here has yet to free
 
-SHALLOW = 1000  # Nodes that may be freed inside one another; a level takes some 210 bytes of stack
+# So many Nodes may be freed inside one another, at some 210 bytes of stack each. A walk leaves the
+# fuses as it goes, so that it is safe to interrupt, and begins after this many Nodes.
+SHALLOW = 1000
 
 
 class _Fuse(list[Any]):
@@ -34,8 +36,9 @@ class _Fuse(list[Any]):
             waiting += self
             self.clear()
             return
-        _freeing.waiting = waiting = self.copy()
+        waiting = self.copy()
         self.clear()
+        _freeing.waiting = waiting  # and no call from here to try, at which Ctrl-C could strike
         try:
             while waiting:
                 waiting.pop()  # frees what nobody else holds; fuses that go off append to the list

@@ -327,8 +327,9 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     def order(self) -> array[int]:
         """The indices of the Nodes in the order in which one thread would run them backward.
 
-        Each Node comes after all that lead to it, and of several that could come next the one made
-        last: so do the sequence numbers of autograd say it, and that leaves come at once.
+        Each Node comes after all that lead to it. Of several that could come next it is the one
+        made last, as the sequence numbers of autograd tell it; leaves come at once, and of leaves
+        that could come at the same time the one of the smallest index.
         """
         numbers = [fn._sequence_nr() for fn in self._fns]
         waiting = self._edges_in()
@@ -509,7 +510,13 @@ def read(
     if names is not None:
         check_names(names)
     graph = Graph.__new__(Graph)
-    graph._edges_to_roots = edges = [_edge_of(*entry) for entry in enumerate(outputs)]
+    for place, output in enumerate(outputs):
+        _check_output(place, output)
+    graph._edges_to_roots = edges = []
+    for output in outputs:
+        edges.append(_edge_of(output))
+        if len(edges) > SHALLOW:
+            fuse(edges[-1][0])
     graph._fns = list(dict.fromkeys(edge[0] for edge in edges))
     graph._root_count = len(graph._fns)
     reached = {edge[0]: edge[1] for edge in reversed(edges)}  # by which output a root is reached
@@ -531,46 +538,42 @@ def _traverse(
     target, input_nr = list[int](), dict[int, int]()
     index: dict[Node, int] = {fn: i for i, fn in enumerate(fns)}
     ends: list[Node] = []  # those without slots, leaves among them
-    # Where to leave fuses. An edge leads one level down, to a Node of this level, or back up. In
+    # Where fuses are left: an edge leads one level down, to a Node of this level, or back up. In
     # every 32nd level each edge is cut by a fuse; of those that do not lead down, each that leaves
     # its row of 16 Nodes. So an uncut path has at most 2 * 32 * 16 edges, mostly 32.
-    cuts: list[Node] = []
     count = end = len(fns)
     last, levels = fns[-1], _BAND
-    try:
-        with _garbage_collection_paused():  # it would go through all Nodes again and again
-            for fn in fns:  # the list grows while the loop runs along it
-                slots = fn.next_functions
-                if not slots:
-                    ends.append(fn)
-                for child, nr in slots:
-                    if child is None:
-                        target.append(-1)
-                        continue
-                    if child in index:
-                        at = index[child]
-                        if at < end and at // _ROW != index[fn] // _ROW:
-                            cuts.append(fn)
-                    else:
-                        at = index[child] = count
-                        count += 1
-                        fns.append(child)
-                        if nr:
-                            output_nr[at] = nr
+    with _garbage_collection_paused():  # it would go through all Nodes again and again
+        for fn in fns:  # the list grows while the loop runs along it
+            slots = fn.next_functions
+            if not slots:
+                ends.append(fn)
+            for child, nr in slots:
+                if child is None:
+                    target.append(-1)
+                    continue
+                if child in index:
+                    at = index[child]
+                    if at < end and at // _ROW != index[fn] // _ROW and count > SHALLOW:
+                        fuse(fn)
+                else:
+                    at = index[child] = count
+                    count += 1
+                    fns.append(child)
                     if nr:
-                        input_nr[len(target)] = nr
-                    target.append(at)
-                target.append(-2)
-                if fn is last:  # of its level
-                    levels -= 1
-                    if not levels:
-                        cuts += fns[end:]
-                        levels = _BAND
-                    last, end = fns[-1], count
-    finally:  # also when it is interrupted
-        if count > SHALLOW:
-            for fn in cuts:
-                fuse(fn)
+                        output_nr[at] = nr
+                if nr:
+                    input_nr[len(target)] = nr
+                target.append(at)
+            target.append(-2)
+            if fn is last:  # of its level
+                levels -= 1
+                if not levels:
+                    levels = _BAND
+                    if count > SHALLOW:
+                        for below in fns[end:]:
+                            fuse(below)
+                last, end = fns[-1], count
     graph._target, graph._input_nr = target, input_nr
     leaves = {index[fn]: fn for fn in ends if type(fn).__name__ == "AccumulateGrad"}
     graph._labels = _labels(index, leaves, leaf_names, names)
@@ -580,37 +583,29 @@ def _traverse(
 def _garbage_collection_paused() -> Iterator[None]:
     """Pause the search for reference cycles, which looks at every object that was made."""
     was_on = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_on:
             gc.enable()
 
 
-def _edge_of(place: int, output: Any) -> Any:
-    """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
-    if type(output) is torch.Tensor and output.grad_fn is not None:
-        return torch.autograd.graph.get_gradient_edge(output)
+def _check_output(place: int, output: Any) -> None:
+    """Raise unless it has a graph. Does not look at Nodes."""
     if isinstance(output, torch.Tensor):
-        if not output.requires_grad:
-            if torch._C._functorch.is_functorch_wrapped_tensor(output):
-                raise ValueError(
-                    f"output {place} has no graph of its own: it is a tensor inside a transform "
-                    "such as torch.vmap; read the graph of the result, outside of it"
-                )
+        if output.requires_grad:
+            return
+        if torch._C._functorch.is_functorch_wrapped_tensor(output):
             raise ValueError(
-                f"output {place} has no graph: it is a tensor that does not require grad; look for "
-                "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
-                "before computing it"
+                f"output {place} has no graph of its own: it is a tensor inside a transform "
+                "such as torch.vmap; read the graph of the result, outside of it"
             )
-        # A subclass, or a mode without gradients, would give the Node of a view or none at all.
-        with (
-            torch._C.DisableTorchFunctionSubclass(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            return torch.autograd.graph.get_gradient_edge(output)
+        raise ValueError(
+            f"output {place} has no graph: it is a tensor that does not require grad; look for "
+            "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
+            "before computing it"
+        )
     if output is None:
         raise ValueError(
             f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "
@@ -621,7 +616,21 @@ def _edge_of(place: int, output: Any) -> Any:
             f"output {place} must be a tensor or a Node (the grad_fn of a tensor), got "
             f"{type(output).__name__}"
         )
-    return output, 0
+
+
+def _edge_of(output: Any) -> Any:
+    """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
+    if not isinstance(output, torch.Tensor):
+        return output, 0
+    if type(output) is torch.Tensor and output.grad_fn is not None:
+        return torch.autograd.graph.get_gradient_edge(output)
+    # A subclass, or a mode without gradients, would give the Node of a view or none at all.
+    with (
+        torch._C.DisableTorchFunctionSubclass(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        return torch.autograd.graph.get_gradient_edge(output)
 
 
 def _labels(
@@ -635,9 +644,12 @@ def _labels(
     for name, tensor in leaf_names.items():
         named.setdefault(tensor, []).append(name)
     labels = {i: list(named.get(fn.variable, ())) for i, fn in leaves.items()}
-    for name, tensor in names.items():
-        if tensor.grad_fn is not None and tensor.grad_fn in index:
-            labels.setdefault(index[tensor.grad_fn], []).append(name)
+    for count, (name, tensor) in enumerate(names.items()):
+        fn = tensor.grad_fn
+        if fn in index:
+            labels.setdefault(index[fn], []).append(name)
+        elif fn is not None and count > SHALLOW:
+            fuse(fn)
     return {i: ", ".join(found) for i, found in labels.items() if found}
 
 

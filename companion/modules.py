@@ -77,9 +77,12 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
     ``Graph.of`` they name the leaves, and tell for each Node the module that made it; a graph with
     too many Nodes is then drawn module by module. The model computes what it always computes.
 
-    It sees calls of the model and its submodules in this thread, by hooks that are gone after the
-    block. Not seen is what runs in other threads, and what a reentrant
+    It sees calls of the model and its submodules in this thread, by hooks that end with the block.
+    A Node made in another thread may be attributed wrongly, since each thread counts by itself, and
+    a Node that torch makes late, for a view that was changed in place, goes to whoever looks at it
+    first. Of compiled and scripted modules the inside is not seen, nor what a reentrant
     ``torch.utils.checkpoint`` hides. A module that stands at several places goes by the first.
+    While the block runs the model cannot be pickled, because of its hooks.
 
     Args:
         model: the module whose forward will run in the block, once or several times.
@@ -104,26 +107,51 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     names = ModuleNames(model)
     thread = threading.get_ident()
-    open_calls: list[Call] = []
+    open_calls: list[tuple[Call, nn.Module]] = []
+    over = False  # for hooks on a copy of the model, which stay
 
     def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
         def enter(*_: object) -> None:
-            if threading.get_ident() == thread:
-                outer = open_calls[-1] if open_calls else None
+            if not over and threading.get_ident() == thread:
+                outer = open_calls[-1][0] if open_calls else None
                 start = torch._C._autograd._get_sequence_nr()
                 call = Call(path, type(module).__name__, outer, len(open_calls), start, start)
-                open_calls.append(call)
+                open_calls.append((call, module))
                 names.calls.append(call)
 
         def leave(*_: object) -> None:
-            # Also after an error; another hook's may have come before our call began.
-            if threading.get_ident() == thread and open_calls and open_calls[-1].path == path:
-                open_calls.pop().end = torch._C._autograd._get_sequence_nr()
+            if over or threading.get_ident() != thread:
+                return
+            # Calls inside of it that an interrupt ended did not get here.
+            while any(other is module for _, other in open_calls):
+                call, other = open_calls.pop()
+                call.end = torch._C._autograd._get_sequence_nr()
+                if other is module:
+                    break
 
-        hooks.callback(module.register_forward_pre_hook(enter).remove)
+        # Before the user's own, which may raise; and after an error as well.
+        hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
         hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
 
     with ExitStack() as hooks:
-        for path, module in model.named_modules():
+        for path, module in _python_modules(model):
             follow(path, module, hooks)
-        yield names
+        try:
+            yield names
+        finally:
+            over = True
+
+
+def _python_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that Python calls; hooks would change what is compiled, and scripts have none."""
+    closed: list[str] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer in closed)
+        if inside or isinstance(module, torch.jit.ScriptModule):
+            continue
+        # Compiled by torch.compile(module), or by module.compile().
+        compiled = hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+        if compiled:
+            closed.append(path)
+            continue
+        yield path, module

@@ -105,6 +105,21 @@ def test_a_leaf_used_twice_is_not_taken_for_two_leaves():
     assert max(box.copies for box in folded.boxes) == 29
 
 
+def test_stretches_that_lead_to_other_places_of_the_next_are_not_equal():
+    rng = random.Random(0)
+    h = torch.ones(2, requires_grad=True) * 1
+    for _ in range(20):
+        inside = []
+        for _ in range(10):
+            h = h.sin()
+            inside.append(h)
+        h = h + inside[rng.randrange(9)]
+    graph = Graph.of(h)
+    folded = fold(graph, 30)
+    check(graph, folded, 30)
+    assert max(box.copies for box in folded.boxes if len(box.nodes) > 10) < 10
+
+
 def test_steps_that_share_weights_and_carry_two_states_are_one_block():
     w = torch.ones(2, 2, requires_grad=True)
     h = c = torch.ones(2, 2, requires_grad=True) * 2
@@ -226,6 +241,14 @@ def test_a_leaf_that_is_used_more_than_three_times_is_drawn_at_each_use():
     assert drawing.dot.count("leaf x") - drawing.dot.count("the leaf x") == 4
     assert "use 4 of 4" in drawing.dot
     assert drawing.alt.startswith("Backward graph with 4 nodes. ")
+
+
+def test_roots_that_are_leaves_have_boxes_of_their_own_whatever_the_limit():
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(20)]
+    assert len(fold(Graph.of(*leaves), 5).boxes) == 20
+    folded = fold(Graph.of(*leaves[:6], (leaves[0] * 2).sin().sum()), 3)
+    assert [len(box.nodes) for box in folded.boxes] == [3, 1, 1, 1, 1, 1, 1]
+    assert draw(Graph.of(*leaves), max_nodes=5).alt.startswith("Backward graph with 20 nodes")
 
 
 # ---- modules

