@@ -275,8 +275,8 @@ def _few_words(graph: Graph, box: Box) -> list[str]:
         lines[:0] = [_end_of(box.call.path, _WIDTH), *_broken(box.call.kind)]
     if box.leaves:
         lines.append(_leaves(box))
-    if nones := _nones(graph, box):
-        lines.append(f"{nones} × None")
+    if box.nones:
+        lines.append(f"{box.nones} × None")
     return lines
 
 
@@ -287,8 +287,8 @@ def _inside(graph: Graph, box: Box, most: int | None = None) -> str:
     what = _few([name if n == 1 else f"{n} {name}" for name, n in kinds], most)
     what = f"{box.copies} × ({what})" if box.copies > 1 else what
     what = f"{one_line(box.call.kind, 40)}, {what}" if box.call else what
-    if nones := _nones(graph, box):
-        what += f"; {nones} × None"
+    if box.nones:
+        what += f"; {box.nones} × None"
     if box.leaves:
         what += f"; {_leaves(box)}"
     if most is None:
@@ -298,11 +298,6 @@ def _inside(graph: Graph, box: Box, most: int | None = None) -> str:
         places = dict.fromkeys(m for i in box.nodes if (m := graph.nodes[i].module))
         what += f"; made in {', '.join(places)}" if places else ""
     return what
-
-
-def _nones(graph: Graph, box: Box) -> int:
-    """How many entries of ``next_functions`` in a block are None."""
-    return sum(edge is None for i in box.nodes for edge in graph.slots(i))
 
 
 def _leaves(box: Box) -> str:

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 from companion.graph import Edge, Graph, shape_or_none
 from companion.modules import Call
 
+_Slots = tuple[Edge | None, ...]
 _Place = tuple[int, int, int]  # which Node of a box, which slot, which input_nr
 _Kind = Literal["node", "module", "copies", "chain", "rest"]
 _USES = 3  # of a leaf that is drawn once
@@ -46,6 +48,7 @@ class Box:
         call: of a module, or of copies of a module, the (first) call.
         leaves: the indices of the leaves that are used in here and nowhere else.
         use: for a leaf that is drawn at each use: which use this is, and of how many.
+        nones: how many entries of ``next_functions`` are None in a block of several Nodes.
     """
 
     nodes: list[int]
@@ -54,6 +57,7 @@ class Box:
     call: Call | None = None
     leaves: list[int] = field(default_factory=list)
     use: tuple[int, int] | None = None
+    nones: int = 0
     content: int = -1  # equal for boxes with equal insides
 
 
@@ -70,35 +74,40 @@ class Folded:
 
 def fold(graph: Graph, max_boxes: int | None) -> Folded:
     """The boxes of a graph: one for each Node where that gives no more than ``max_boxes``."""
-    whole = _arrange(graph, [Box([node.index]) for node in graph.nodes if not node.is_leaf])
-    if max_boxes is None or len(whole.boxes) <= max_boxes:
-        return whole
-    folder = _Folder(graph)
-    if not folder.singles:  # nothing but roots that are leaves
-        return whole
+    slots = [graph.slots(i) for i in range(len(graph))]
+    singles = [Box([node.index]) for node in graph.nodes if not node.is_leaf]
+    # There are no fewer boxes than Nodes, and a root that is a leaf has one whatever the limit.
+    if max_boxes is None or not singles or len(graph) <= max_boxes:
+        whole = _arrange(graph, slots, singles)
+        if max_boxes is None or not singles or len(whole.boxes) <= max_boxes:
+            return whole
+    folder = _Folder(graph, slots)
     boxes: list[Box] = []
     for boxes in folder.fewer_and_fewer():
-        folded = _arrange(graph, boxes)
-        if len(folded.boxes) <= max_boxes:
-            return folded
+        if len(boxes) <= max_boxes:
+            folded = _arrange(graph, slots, boxes)
+            if len(folded.boxes) <= max_boxes:
+                return folded
     # As many boxes as fit, and one with all that lies deeper.
-    folded, kept = _arrange(graph, [folder.join(boxes, "rest")]), 0
+    folded, kept = _arrange(graph, slots, [folder.join(boxes, "rest")]), 0
     for step in (2**k for k in reversed(range(max_boxes.bit_length()))):
         more = boxes[: kept + step]
         rest = boxes[kept + step :]
-        tried = _arrange(graph, [*more, folder.join(rest, "rest")] if rest else more)
+        tried = _arrange(graph, slots, [*more, folder.join(rest, "rest")] if rest else more)
         if len(tried.boxes) <= max_boxes:
             folded, kept = tried, kept + step
     return folded
 
 
-def _arrange(graph: Graph, operations: Sequence[Box]) -> Folded:
+def _arrange(graph: Graph, slots: Sequence[_Slots], operations: Sequence[Box]) -> Folded:
     """Find the edges between boxes, and put each leaf into a box of its own or of another."""
-    boxes = [replace(box, leaves=[]) for box in operations]
+    boxes = [Box(box.nodes, box.kind, box.copies, box.call) for box in operations]
     box_of = {i: box for box in boxes for i in box.nodes}
     edges: dict[Box, dict[Box, list[Edge]]] = {box: {} for box in boxes}
     uses: dict[int, dict[tuple[Box, int], list[Edge]]] = {leaf.index: {} for leaf in graph.leaves}
-    for edge in graph.edges:
+    for edge in chain.from_iterable(slots):
+        if edge is None:
+            continue
         source, target = box_of[edge.source], box_of.get(edge.target)
         if target is None:  # a block uses a leaf once, a Node once for each slot
             slot = edge.slot if source.kind == "node" else -1
@@ -118,7 +127,10 @@ def _arrange(graph: Graph, operations: Sequence[Box]) -> Folded:
             if shared:
                 boxes.append(Box([leaf], use=(number, len(users))))
             edges[source].setdefault(boxes[-1], []).extend(through)
-    if all(box.kind == "node" for box in boxes):
+    blocks = [box for box in boxes if box.kind != "node"]
+    for box in blocks:
+        box.nones = sum(slots[i].count(None) for i in box.nodes)
+    if not blocks:
         boxes.sort(key=lambda box: box.nodes)
     return Folded(boxes, edges)
 
@@ -126,15 +138,15 @@ def _arrange(graph: Graph, operations: Sequence[Box]) -> Folded:
 class _Folder:
     """Makes fewer boxes of the operations of one graph."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, slots: Sequence[_Slots]) -> None:
+        self.graph, self.slots = graph, slots
         self.contents: dict[Any, int] = {}  # what is inside of a box -> a number for it
         roots = len(graph.roots)
         self.singles = [
             # A root is like no other, so that it stays a box of its own where it can.
             Box(
                 [i],
-                content=self.number((graph.nodes[i].name, self.slots(i), i if i < roots else -1)),
+                content=self.number((graph.nodes[i].name, self.kinds(i), i if i < roots else -1)),
             )
             for i in graph.order
             if not graph.nodes[i].is_leaf
@@ -143,10 +155,10 @@ class _Folder:
     def number(self, content: Any) -> int:
         return self.contents.setdefault(content, len(self.contents))
 
-    def slots(self, index: int) -> tuple[Any, ...]:
+    def kinds(self, index: int) -> tuple[Any, ...]:
         """What each entry of a Node leads to: None, an operation, or a leaf of some shape."""
         found: list[Any] = []
-        for edge in self.graph.slots(index):
+        for edge in self.slots[index]:
             target = self.graph.nodes[edge.target] if edge else None
             found.append(shape_or_none(target) if target and target.is_leaf else bool(target))
         return tuple(found)
@@ -238,13 +250,13 @@ class _Folder:
         for i, out in enumerate(targets):
             if i in taken:
                 continue
-            chain = [i]
+            row = [i]
             while len(out) == 1 and sources[out[0]] == 1:
-                chain += out
+                row += out
                 out = targets[out[0]]
-            if len(chain) > _GAIN:
-                taken.update(chain)
-                result.append(self.join([boxes[k] for k in chain], "chain"))
+            if len(row) > _GAIN:
+                taken.update(row)
+                result.append(self.join([boxes[k] for k in row], "chain"))
             else:
                 result.append(boxes[i])
         return result if taken else None
@@ -261,7 +273,7 @@ class _Folder:
         found: list[list[tuple[_Place, int, Any]]] = [[] for _ in boxes]
         for k, box in enumerate(boxes):
             for n, i in enumerate(box.nodes):
-                for edge in self.graph.slots(i):
+                for edge in self.slots[i]:
                     if edge is None:
                         continue
                     whence = (n, edge.slot, edge.input_nr)
