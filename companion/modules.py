@@ -122,11 +122,11 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
         def leave(*_: object) -> None:
             if over or threading.get_ident() != thread:
                 return
-            # Calls inside of it that an interrupt ended did not get here.
+            # A call inside of it that an interrupt ended did not get here; it is left empty.
             while any(other is module for _, other in open_calls):
                 call, other = open_calls.pop()
-                call.end = torch._C._autograd._get_sequence_nr()
                 if other is module:
+                    call.end = torch._C._autograd._get_sequence_nr()
                     break
 
         # Before the user's own, which may raise; and after an error as well.

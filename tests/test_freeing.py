@@ -192,24 +192,45 @@ def look_in_every_way(levels: int) -> None:
         del y
 
 
+class Long(torch.autograd.Function):
+    """Its gradient has a graph as deep as it is told."""
+
+    @staticmethod
+    def forward(ctx, a, levels):
+        ctx.save_for_backward(a)
+        ctx.levels = levels
+        return a * 2.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (a,) = ctx.saved_tensors
+        for _ in range(ctx.levels):
+            a = a * 1.0
+        return gradient * a, None
+
+
+def states_of(n):
+    h, states = torch.ones((), requires_grad=True), []
+    for _ in range(n):
+        h = h * 1.0
+        states.append(h)
+    return states
+
+
 def what_is_refused_or_interrupted(levels: int) -> None:
     """Nodes that were looked at before an error, or for their names alone, are safe as well."""
-    h, states = torch.ones((), requires_grad=True), []
-    for _ in range(levels):
-        h = h * 1.0
-        states.append(h)
+    states = states_of(levels)
     with pytest.raises(ValueError):
         Graph.of(*states, torch.ones(1))
-    del states, h
-    h, states = torch.ones((), requires_grad=True), []
-    for _ in range(levels):
-        h = h * 1.0
-        states.append(h)
+    last = states.pop()  # holds them all
+    del states, last
+    states = states_of(levels)
     Graph.of(states[5], names={f"h{i}": state for i, state in enumerate(states)})
-    Graph.of(*states)
-    del states, h
-
-    x, left = torch.ones((), requires_grad=True), iter(range(50))
+    last = states.pop()
+    del states, last
+    x = torch.ones((), requires_grad=True)
+    nth_derivative(Long.apply(x, levels), x, 2)
+    left = iter(range(50))
 
     def interrupt(node):
         if next(left, None) is None:
@@ -225,6 +246,11 @@ def what_is_refused_or_interrupted(levels: int) -> None:
             look(y)
         del y
         left = iter(range(50))
+    states = states_of(levels)
+    with pytest.raises(KeyboardInterrupt):
+        Graph.of(*states)
+    last = states.pop()
+    del states, last
 
 
 def in_a_process(what, levels, stack):
@@ -256,6 +282,23 @@ def survives(what, levels, stack):
     done = in_a_process(what, levels, stack)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("done\n")
+
+
+def test_fuses_go_off_one_after_the_other_and_not_one_inside_another():
+    inside = []
+
+    class Spy:
+        def __del__(self):
+            frame, count = sys._getframe(), 0
+            while frame := frame.f_back:
+                count += frame.f_code is companion.freeing._Fuse.__del__.__code__
+            inside.append(count)
+
+    y, _ = chain(3000)
+    for node in Graph.of(y).nodes:
+        node.grad_fn.metadata["spy"] = Spy()
+    del node, y
+    assert len(inside) >= 3000 and set(inside) == {0, 1}
 
 
 needs_fuses = pytest.mark.skipif(
