@@ -81,8 +81,9 @@ def reading_table() -> Iterator[str]:
         bare, ours = timed(lambda n=n: chain(n), [bare_loop, Graph.of], times)
         peer = "RecursionError"
         if n <= 900:
-            again, dot = timed(lambda n=n: chain(n), [Graph.of, make_dot], times // 5)
-            peer = f"{dot / again:.1f}"
+            # Apart, since so much garbage would slow down what comes next.
+            (dot,) = timed(lambda n=n: chain(n), [make_dot], times // 5)
+            peer = f"{dot / ours:.1f}"
         yield f"| {n:,} | {ours / bare:.2f} | {peer} |"
     yield ""
     low, high = timed_apart([chain, ladder], Graph.of, 200)
@@ -214,7 +215,7 @@ def draw_as(package: str, name: str) -> None:
 
 
 def models_table() -> Iterator[str]:
-    yield "| | Nodes | " + " | ".join(PACKAGES) + " |"
+    yield "| model | Nodes | " + " | ".join(PACKAGES) + " |"
     yield "|---|---|---|---|---|---|"
     for name, (make, shape) in MODELS.items():
         cells = []
@@ -233,34 +234,29 @@ def models_table() -> Iterator[str]:
 
 
 def modules_table() -> Iterator[str]:
-    yield "| | forward with `modules` / forward | Nodes that it attributes |"
-    yield "|---|---|---|"
+    yield "| model | forward in the block / forward | entering and leaving / forward | Nodes attributed |"
+    yield "|---|---|---|---|"
     for name, (make, shape) in MODELS.items():
         model, x = make(), torch.randn(shape)
-
-        def plain(model: nn.Module = model, x: torch.Tensor = x) -> None:
-            model(x)
-
-        def noted(model: nn.Module = model, x: torch.Tensor = x) -> None:
-            with modules(model):
-                model(x)
-
-        times: list[list[float]] = [[], []]
+        plain, inside, around = list[float](), list[float](), list[float]()
         for _ in range(30):
-            for run, seconds in zip((plain, noted), times, strict=True):
-                start = time.perf_counter()
-                run()
-                seconds.append(time.perf_counter() - start)
-        with modules(model) as names:
-            output = model(x)
-        calls = [call for call in Graph.of(output, names=names).calls]
-        operations = [
-            call is not None
-            for node, call in zip(Graph.of(output).nodes, calls, strict=True)
-            if not node.is_leaf
-        ]
-        ratio = statistics.median(times[1]) / statistics.median(times[0])
-        yield f"| {name} | {ratio:.2f} | {sum(operations) / len(operations):.1%} |"
+            start = time.perf_counter()
+            model(x)
+            plain.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            with modules(model) as names:
+                entered = time.perf_counter()
+                output = model(x)
+                inside.append(time.perf_counter() - entered)
+            around.append(time.perf_counter() - start - inside[-1])
+        graph = Graph.of(output, names=names)
+        made = [c for n, c in zip(graph.nodes, graph.calls, strict=True) if not n.is_leaf]
+        forward = statistics.median(plain)
+        yield (
+            f"| {name} | {statistics.median(inside) / forward:.2f} "
+            f"| {statistics.median(around) / forward:.2f} "
+            f"| {sum(call is not None for call in made) / len(made):.1%} |"
+        )
 
 
 def report() -> str:
