@@ -234,7 +234,7 @@ def models_table() -> Iterator[str]:
 
 
 def modules_table() -> Iterator[str]:
-    yield "| model | forward in the block / forward | entering and leaving / forward | Nodes attributed |"
+    yield "| model | forward in the block / forward | entering and leaving / forward | attributed |"
     yield "|---|---|---|---|"
     for name, (make, shape) in MODELS.items():
         model, x = make(), torch.randn(shape)
