@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
-from companion.graph import Edge, Graph, shape_or_none
+from companion.graph import Edge, Graph, garbage_collection_paused, shape_or_none
 from companion.modules import Call
 
 _Slots = tuple[Edge | None, ...]
@@ -72,6 +72,7 @@ class Folded:
     edges: dict[Box, dict[Box, list[Edge]]]
 
 
+@garbage_collection_paused()  # it would go through all edges again and again
 def fold(graph: Graph, max_boxes: int | None) -> Folded:
     """The boxes of a graph: one for each Node where that gives no more than ``max_boxes``."""
     slots = [graph.slots(i) for i in range(len(graph))]

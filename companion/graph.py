@@ -250,7 +250,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     def nodes(self) -> tuple[GraphNode, ...]:
         """Every Node once; the roots first, then by distance from them."""
         labels, output_nr = self._labels, self._output_nr
-        with _garbage_collection_paused():
+        with garbage_collection_paused():
             return tuple(
                 GraphNode(
                     i,
@@ -265,7 +265,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """Every entry of every ``next_functions`` that is not None, Node by Node, slot by slot."""
-        with _garbage_collection_paused():
+        with garbage_collection_paused():
             return tuple(edge for i in range(len(self)) for edge in self.slots(i) if edge)
 
     def slots(self, index: int) -> tuple[Edge | None, ...]:
@@ -543,7 +543,7 @@ def _traverse(
     # its row of 16 Nodes. So an uncut path has at most 2 * 32 * 16 edges, mostly 32.
     count = end = len(fns)
     last, levels = fns[-1], _BAND
-    with _garbage_collection_paused():  # it would go through all Nodes again and again
+    with garbage_collection_paused():  # it would go through all Nodes again and again
         for fn in fns:  # the list grows while the loop runs along it
             slots = fn.next_functions
             if not slots:
@@ -580,7 +580,7 @@ def _traverse(
 
 
 @contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """Pause the search for reference cycles, which looks at every object that was made."""
     was_on = gc.isenabled()
     try:
