@@ -347,7 +347,7 @@ def _alt(graph: Graph, folded: Folded) -> str:
     for box in blocks:
         described.setdefault(_inside(graph, box, 6), []).append(called[box])
     insides = [f"In {_few(those)}: {inside}." for inside, those in described.items()]
-    roots = [called[box] for box in boxes if _is_root(graph, box)]
+    roots = list(dict.fromkeys(called[box] for box in boxes if _is_root(graph, box)))
     if len(boxes) > _TOLD:
         kinds = Counter(one_line(node.name, 40) for node in graph.nodes)
         most = _few([f"{n} {name}" for name, n in kinds.most_common()])
@@ -358,7 +358,7 @@ def _alt(graph: Graph, folded: Folded) -> str:
         return " ".join([told, *insides])
     sentences = [f"{start}."]
     for box in boxes:
-        root = "Root " if called[box] in roots else ""
+        root = "Root " if _is_root(graph, box) else ""
         ends = []
         for arrow in _arrows(graph, box, folded.edges.get(box, {})):
             if arrow.target is None:
@@ -369,7 +369,7 @@ def _alt(graph: Graph, folded: Folded) -> str:
                 ends.append(output + called[arrow.target] + times)
         if ends:
             sentences.append(f"{root}{called[box]} leads to {' and '.join(ends)}.")
-        elif root:
+        elif root and (box.use is None or box.use[0] == 1):
             sentences.append(f"Root {called[box]}.")
     return " ".join([*sentences, *insides])
 

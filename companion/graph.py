@@ -300,28 +300,12 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     @cached_property
     def heights(self) -> array[int]:
         """For each Node, the number of edges on the longest path below it."""
-        waiting = self._edges_in()
-        order = [i for i in range(len(self)) if waiting[i] == 0]
-        for i in order:  # grows while the loop runs: every Node after all Nodes that lead to it
-            for child in self._targets(i):
-                if child >= 0:
-                    waiting[child] -= 1
-                    if waiting[child] == 0:
-                        order.append(child)
         heights = array("q", bytes(8 * len(self)))
-        for i in reversed(order):
+        for i in reversed(self.order):  # every Node after all that it leads to
             for child in self._targets(i):
                 if child >= 0:
                     heights[i] = max(heights[i], heights[child] + 1)
         return heights
-
-    def _edges_in(self) -> array[int]:
-        """For each Node, how many edges lead to it."""
-        counts = array("q", bytes(8 * len(self)))
-        for target in self._target:
-            if target >= 0:
-                counts[target] += 1
-        return counts
 
     @cached_property
     def order(self) -> array[int]:
@@ -332,7 +316,10 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         that could come at the same time the one of the smallest index.
         """
         numbers = [fn._sequence_nr() for fn in self._fns]
-        waiting = self._edges_in()
+        waiting = array("q", bytes(8 * len(self)))  # how many edges into a Node are not seen yet
+        for target in self._target:
+            if target >= 0:
+                waiting[target] += 1
         ready = [(-numbers[i], i) for i in range(len(self)) if waiting[i] == 0]
         heapify(ready)
         order = array("q")

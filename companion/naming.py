@@ -22,10 +22,8 @@ def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     local = frame.f_locals
     for scope in (local, frame.f_globals):
         for name, value in list(scope.items()):  # another thread may change them meanwhile
-            # Few values are tensors, so this question comes first; see is_tensor for its form.
-            if not issubclass(type(value), torch.Tensor) or type(value).__hash__ is None:
-                continue
-            if isinstance(name, str) and not name.startswith("_") and name not in taken:
+            # Few values are tensors, so that question comes first.
+            if is_tensor(value) and isinstance(name, str) and name[:1] != "_" and name not in taken:
                 names.setdefault(value, name)
         taken.update(list(scope))
     # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it

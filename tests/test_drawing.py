@@ -408,6 +408,11 @@ def test_a_limit_below_one_is_refused(limit):
         draw(torch.ones(1, requires_grad=True), max_nodes=limit)
 
 
+def test_a_root_that_is_a_leaf_used_often_is_told_once():
+    x = torch.ones(2, requires_grad=True)
+    assert draw(Graph.of(x * x * x * x, x)).alt.count("Root leaf x") == 1
+
+
 def test_a_node_with_many_edges_into_a_block_has_one_arrow_to_it():
     x = torch.ones(2, requires_grad=True)
     drawing = draw(torch.stack([x * 2 for _ in range(100)]).sum(), max_nodes=10)

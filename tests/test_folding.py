@@ -180,7 +180,7 @@ def test_a_long_chain_of_all_sorts_is_one_block():
         y = getattr(y, rng.choice(["sin", "cos", "exp", "tanh", "relu", "neg", "abs"]))()
     graph = Graph.of(y.sum())
     folded = fold(graph, 8)
-    assert ("chain", 1, 60) in kinds(folded) or any(kind == "chain" for kind, *_ in kinds(folded))
+    assert any(kind == "chain" for kind, *_ in kinds(folded))
     check(graph, folded, 8)
 
 
@@ -224,7 +224,7 @@ def test_random_programs_lose_nothing_at_any_limit(steps, limit):
     graph = Graph.of(torch.stack(tensors).sum(), tensors[-1])
     folded = fold(graph, limit)
     if all(box.kind == "node" for box in folded.boxes):
-        assert len(folded.boxes) >= len(graph)
+        assert len(graph) <= len(folded.boxes) <= limit
     else:
         check(graph, folded, max(limit, 1 + sum(root.is_leaf for root in graph.roots)))
 

@@ -275,7 +275,22 @@ def test_graphs_of_a_million_levels_come_and_go(what, stack):
     survives(what, LEVELS, stack)
 
 
+def walks_of_ones_own(levels: int) -> None:
+    """One that leaves no fuses is safe where Graph.of looks too, before it or after."""
+    for graph_first in (True, False):
+        y, _ = chain(levels)
+        if graph_first:
+            Graph.of(y)
+        fn = y.grad_fn
+        while fn.next_functions:
+            fn = fn.next_functions[0][0]
+        if not graph_first:
+            Graph.of(y)
+        del y, fn
+
+
 def everything(levels: int) -> None:
+    walks_of_ones_own(levels)
     live_and_let_die(levels)
     look_in_every_way(levels)
     what_is_refused_or_interrupted(levels)
