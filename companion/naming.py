@@ -18,14 +18,14 @@ def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     among them those that IPython gives to outputs.
     """
     names: dict[torch.Tensor, str] = {}
-    taken: set[Any] = set()  # a global of a local's name is another thing by that name
     local = frame.f_locals
     for scope in (local, frame.f_globals):
-        for name, value in list(scope.items()):  # another thread may change them meanwhile
-            # Few values are tensors, so that question comes first.
-            if is_tensor(value) and isinstance(name, str) and name[:1] != "_" and name not in taken:
+        # Few values are tensors, so that question comes first. Another thread may change the
+        # variables meanwhile, hence the list.
+        for name, value in [item for item in list(scope.items()) if is_tensor(item[1])]:
+            # A global of a local's name is another thing by that name.
+            if isinstance(name, str) and name[:1] != "_" and (scope is local or name not in local):
                 names.setdefault(value, name)
-        taken.update(list(scope))
     # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
     # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
     # at the copy; getrefcount adds its own.
