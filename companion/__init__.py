@@ -4,16 +4,22 @@ from companion.derivatives import nth_derivative
 from companion.drawing import Drawing, draw
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
 from companion.modules import modules
+from companion.recording import Arrival, Recording, Source, Step, record_backward
 from companion.text import walk_grad_fn
 
 __all__ = [
+    "Arrival",
     "Drawing",
     "Edge",
     "Graph",
     "GraphNode",
+    "Recording",
     "SavedTensor",
+    "Source",
+    "Step",
     "draw",
     "modules",
     "nth_derivative",
+    "record_backward",
     "walk_grad_fn",
 ]

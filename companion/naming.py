@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
 
 import torch
 

@@ -21,7 +21,7 @@ CODE = sorted(
 # What each room may import of ours.
 ARROWS = {
     "companion/__init__.py": {"companion.derivatives", "companion.drawing", "companion.graph"}
-    | {"companion.modules", "companion.text"},
+    | {"companion.modules", "companion.recording", "companion.text"},
     "companion/freeing.py": set(),
     "companion/naming.py": set(),
     "companion/modules.py": set(),
@@ -29,6 +29,7 @@ ARROWS = {
     "companion/text.py": {"companion.graph"},
     "companion/folding.py": {"companion.graph", "companion.modules"},
     "companion/drawing.py": {"companion.folding", "companion.graph", "companion.naming"},
+    "companion/recording.py": {"companion.graph", "companion.naming"},
     "companion/derivatives.py": {"companion.freeing"},
     "tools/__init__.py": set(),
     "tools/lessons.py": set(),
@@ -107,7 +108,7 @@ def test_what_is_exported_is_sorted_documented_and_used():
     used = "\n".join(path.read_text() for path in users)
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
-        "derivatives drawing folding freeing graph naming text".split()
+        "derivatives drawing folding freeing graph naming recording text".split()
     )
     for name in names:
         assert f"::: companion.{name}\n" in reference
@@ -117,14 +118,16 @@ def test_what_is_exported_is_sorted_documented_and_used():
 def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called():
     for name in companion.__all__:
         assert getattr(companion, name).__doc__, name
-    for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative):
+    for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative) + (
+        companion.record_backward,
+    ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
 
 
-def test_private_attributes_of_torch_are_read_in_graph_alone():
+def test_private_attributes_of_torch_are_read_in_two_rooms_alone():
     for path in sorted((ROOT / "companion").glob("*.py")):
-        if path.name == "graph.py":
+        if path.name in {"graph.py", "recording.py"}:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):

@@ -1,0 +1,474 @@
+"""One real backward pass becomes a ``Recording``: a Step for each Node, in the engine's order.
+
+A hook before and a hook after each Node copy what comes in and what goes out. What the engine did
+in between follows from that: a gradient that leaves a Node by a slot arrives at the Node that the
+slot leads to, is added to what came before it, and is one thing less to wait for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.autograd.function import BackwardCFunction
+
+from companion.graph import Edge, Graph, Node, garbage_collection_paused, read
+from companion.naming import names_in
+
+DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
+
+Tensor = torch.Tensor
+Gradients = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A gradient that came to a Node.
+
+    Attributes:
+        edge: the edge it came along; None for the gradient that the pass began with.
+        value: a copy of it; None if it was undefined, which counts as zero.
+        total: the sum of all that had come to this input of the Node so far, itself included.
+    """
+
+    edge: Edge | None
+    value: Tensor | None
+    total: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What happened when the engine ran one Node. All tensors are copies without a graph.
+
+    Attributes:
+        index: its position in ``Recording.steps``.
+        node: the index of the Node in ``Recording.graph``.
+        arrivals: each gradient that came to the Node, in the order in which they came.
+        grad_outputs: what the Node was given: one gradient for each output of its operation, None
+            where it is undefined. That is the sum of the arrivals, unless a hook changed it.
+        grad_inputs: what the Node gave on: one gradient for each entry of ``next_functions``, None
+            where it is undefined. Empty for a leaf; None if the Node, or a hook on it, raised.
+        ready: the Nodes that became ready by this step: nothing else was to come to them.
+        waiting: for each Node that this step sent a gradient to, how many more were to come.
+        freed: the names of the saved tensors that the engine freed after this step.
+        grad_before: for a leaf, its ``.grad`` before the step; else None.
+        grad_after: for a leaf, its ``.grad`` after the step; else None.
+        saved: what the Node had saved for its formula, by name: copies of tensors, and numbers.
+            None where that was not recorded.
+        made: under ``create_graph=True``, the indices in ``Recording.second`` of the Nodes that the
+            step made.
+    """
+
+    index: int
+    node: int
+    arrivals: tuple[Arrival, ...]
+    grad_outputs: Gradients
+    grad_inputs: Gradients | None
+    ready: tuple[int, ...]
+    waiting: Mapping[int, int]
+    freed: tuple[str, ...]
+    grad_before: Tensor | None = None
+    grad_after: Tensor | None = None
+    saved: Mapping[str, Any] | None = field(default=None, repr=False)
+    made: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The line of the user's code that made a Node.
+
+    Attributes:
+        file: the name of the file.
+        line: the number of the line.
+        text: what the line says.
+    """
+
+    file: str
+    line: int
+    text: str
+
+
+class Recording:
+    """What one backward pass did. Made by ``record_backward``.
+
+    Attributes:
+        graph: the graph that the pass ran over, read before it began.
+        retain_graph: whether the saved tensors were kept.
+        create_graph: whether the pass made a graph of its own.
+        error: the exception that ended the pass early; None if it came to its end.
+        values: what the forward pass computed, where it can be had, by Node and by number of its
+            output: leaves, and tensors that a variable of the caller referred to, as they were when
+            the pass began. Of graphs of at most 150 Nodes.
+        sources: for each Node the line that made it, where the forward pass ran under
+            ``torch.autograd.set_detect_anomaly(True, check_nan=False)``; else None. Of graphs of at
+            most 150 Nodes.
+        second: under ``create_graph=True``, the graph of the gradients in the ``.grad`` of the
+            leaves; else None.
+    """
+
+    def __init__(self) -> None:
+        raise TypeError("a Recording is made by record_backward(loss)")
+
+    graph: Graph
+    retain_graph: bool
+    create_graph: bool
+    error: BaseException | None
+    values: dict[tuple[int, int], Tensor]
+    sources: tuple[Source | None, ...]
+    second: Graph | None
+    _gradient: Tensor  # that the pass began with
+    _targets: list[int] | None  # the Nodes of inputs=; None: every leaf
+    _ran: list[tuple[int, Gradients, Gradients]]  # Node after Node: what it was given, and gave on
+    _entered: dict[int, Gradients]  # what a Node was given that did not come to its end
+    _grads: dict[int, Gradients]  # of leaves: before, and after
+    _saved: dict[int, dict[str, Any] | None]
+    _functions: dict[int, int]  # of custom Functions: how many tensors they had saved
+    _numbers: list[tuple[int, int]]  # the next sequence number before and after each Node
+
+    def __len__(self) -> int:
+        return len(self._ran) + len(self._entered)
+
+    def __repr__(self) -> str:
+        root = self.graph.roots[0].name
+        end = f", ended by {type(self.error).__name__}" if self.error else ""
+        return f"<Recording of a backward pass from {root}: {len(self)} steps{end}>"
+
+    @cached_property
+    def planned(self) -> frozenset[int]:
+        """The Nodes that the pass was to run: all, or under ``inputs=`` those that lead to one."""
+        if self._targets is None:
+            return frozenset(range(len(self.graph)))
+        planned = set(self._targets)
+        for i in reversed(self.graph.order):  # every Node after all that it leads to
+            if any(edge and edge.target in planned for edge in self.graph.slots(i)):
+                planned.add(i)
+        return frozenset(planned)
+
+    @cached_property
+    def waiting(self) -> dict[int, int]:
+        """For each planned Node, how many gradients were to come to it when the pass began."""
+        waiting = dict.fromkeys(sorted(self.planned), 0)
+        for i in waiting:
+            for edge in self.graph.slots(i):
+                if edge and edge.target in waiting:
+                    waiting[edge.target] += 1
+        return waiting
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """A Step for each Node that ran, in the order in which the engine ran them."""
+        waiting, steps = dict(self.waiting), list[Step]()
+        came = defaultdict[int, list[Arrival]](list)
+        totals = dict[tuple[int, int], Tensor | None]()
+
+        def arrive(node: int, nr: int, edge: Edge | None, value: Tensor | None) -> None:
+            before = totals.get((node, nr))
+            with torch.no_grad():
+                total = before if value is None else value if before is None else before + value
+            totals[node, nr] = total
+            came[node].append(Arrival(edge, value, total))
+
+        arrive(0, self.graph._output_nr.get(0, 0), None, self._gradient)
+        ran: list[tuple[int, Gradients, Gradients | None]] = [*self._ran]
+        ran += [(node, grad_outputs, None) for node, grad_outputs in self._entered.items()]
+        with garbage_collection_paused():
+            for index, (node, grad_outputs, grad_inputs) in enumerate(ran):
+                ready, less = list[int](), dict[int, int]()
+                for slot, value in enumerate(grad_inputs or ()):
+                    edge = self.graph.slots(node)[slot]
+                    if edge is None or edge.target not in waiting:
+                        continue
+                    arrive(edge.target, edge.input_nr, edge, value)
+                    less[edge.target] = waiting[edge.target] = waiting[edge.target] - 1
+                    if less[edge.target] == 0:
+                        ready.append(edge.target)
+                before, after = (*self._grads.get(node, ()), None, None)[:2]
+                freed = () if self.retain_graph or grad_inputs is None else self._freed(node)
+                steps.append(
+                    Step(
+                        index=index,
+                        node=node,
+                        arrivals=tuple(came.pop(node, ())),
+                        grad_outputs=grad_outputs,
+                        grad_inputs=grad_inputs,
+                        ready=tuple(ready),
+                        waiting=less,
+                        freed=freed,
+                        grad_before=before,
+                        grad_after=after,
+                        saved=self._saved.get(node),
+                        made=self._made.get(index, ()),
+                    )
+                )
+        return tuple(steps)
+
+    def _freed(self, node: int) -> tuple[str, ...]:
+        count = self._functions.get(node)
+        if count is not None:  # once freed, a custom Function does not tell what it had saved
+            return tuple(f"saved_tensors[{i}]" for i in range(count))
+        saved = self.graph.nodes[node].saved
+        return tuple(tensor.name for tensor in saved if tensor.state == "freed")
+
+    @cached_property
+    def _made(self) -> dict[int, tuple[int, ...]]:
+        """For each step the Nodes of the second graph that it made, by their sequence numbers."""
+        if self.second is None:
+            return {}
+        made = defaultdict[int, list[int]](list)
+        numbered = sorted((fn._sequence_nr(), i) for i, fn in enumerate(self.second._fns))
+        step = 0
+        for number, i in numbered:
+            while step < len(self._numbers) and self._numbers[step][1] <= number:
+                step += 1
+            if step < len(self._numbers) and self._numbers[step][0] <= number:
+                made[step].append(i)
+        return {step: tuple(nodes) for step, nodes in made.items()}
+
+
+def record_backward(
+    output: Tensor,
+    gradient: Tensor | None = None,
+    *,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> Recording:
+    """Run one backward pass as ``output.backward(...)`` does, and record what each Node did.
+
+    The gradients that it leaves in ``.grad`` are those of a pass that nobody recorded, bit for bit.
+    Your own hooks run as ever, before those that record; these are gone afterwards, whatever
+    happened. The pass runs in the calling thread alone. A copy is made of every gradient that goes
+    into or out of a Node, so a recording of a large model takes a lot of memory.
+
+    What happens inside of a Node is not seen: a reentrant ``torch.utils.checkpoint`` is one Node.
+    Saved tensors that went through ``torch.autograd.graph.saved_tensors_hooks`` are not looked at,
+    since that would run the hooks.
+
+    Args:
+        output: the tensor to call backward on, of any shape, dtype and device.
+        gradient: what to begin with, of the shape of ``output``; not needed for one real element.
+        inputs: tensors whose ``.grad`` to fill; by default all leaves.
+        retain_graph: keep the saved tensors for another pass; by default only if ``create_graph``.
+        create_graph: record the pass itself as a graph, to be differentiated again.
+
+    Returns:
+        The recording. Nodes are named by the caller's variables that refer to their outputs.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+        RuntimeError: what ``backward`` raises: at once if ``output`` does not require grad, or
+            needs a ``gradient`` of another shape; on the way if a saved tensor is freed or was
+            modified in place. Any exception that leaves the pass has an attribute ``recording``,
+            with what ran until then.
+
+    Examples:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> recording = record_backward(x * x)
+        >>> [recording.graph.nodes[step.node].name for step in recording.steps]
+        ['MulBackward0', 'AccumulateGrad']
+        >>> [(a.value.item(), a.total.item()) for a in recording.steps[1].arrivals]
+        [(3.0, 3.0), (3.0, 6.0)]
+        >>> x.grad
+        tensor(6.)
+
+    Source: the engine, torch/csrc/autograd/engine.cpp, as its hooks show it.
+    """
+    return record(output, gradient, inputs, retain_graph, create_graph, sys._getframe(1))
+
+
+def record(
+    output: Tensor,
+    gradient: Tensor | None,
+    inputs: Tensor | Sequence[Tensor] | None,
+    retain_graph: bool | None,
+    create_graph: bool,
+    caller: FrameType,
+) -> Recording:
+    """``record_backward``, told whose variables may name the Nodes."""
+    if not isinstance(output, Tensor):
+        raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+
+    def run() -> None:
+        torch.autograd.backward(output, gradient, retain_graph, create_graph, inputs=inputs)
+
+    if not output.requires_grad:
+        run()  # which raises
+    recording = Recording.__new__(Recording)
+    names = names_in(caller)
+    recording.graph = graph = read((output,), names, caller)
+    recording.retain_graph = create_graph if retain_graph is None else retain_graph
+    recording.create_graph = create_graph
+    recording.error = recording.second = None
+    recording._targets = None if inputs is None else _targets(graph, inputs)
+    with torch.no_grad():
+        gradient_or_ones = torch.ones_like(output) if gradient is None else gradient
+        recording._gradient = gradient_or_ones.detach().clone()
+    recording._ran, recording._entered, recording._grads = [], {}, {}
+    recording._saved, recording._functions, recording._numbers = {}, {}, []
+    recording.values = _values(graph, names) if len(graph) <= DETAILED else {}
+    recording.sources = tuple(_source(fn) if len(graph) <= DETAILED else None for fn in graph._fns)
+    del names
+    try:
+        with _hooks(recording), torch.autograd.set_multithreading_enabled(False):
+            run()
+    except BaseException as error:
+        recording.error = error
+        with suppress(AttributeError):  # an exception class of a stranger's may allow no attributes
+            error.recording = recording  # type: ignore[attr-defined]
+        raise
+    if create_graph:
+        grads = [leaf.grad_fn.variable.grad for leaf in graph.leaves]
+        roots = [grad for grad in grads if grad is not None and grad.grad_fn is not None]
+        recording.second = read(roots, names_in(caller), caller) if roots else None
+    return recording
+
+
+@contextmanager
+def _hooks(recording: Recording) -> Iterator[None]:
+    """Hooks that write into the recording: one after each Node, and before some as well."""
+    graph, create_graph = recording.graph, recording.create_graph
+    fns, detailed = graph._fns, len(graph) <= DETAILED
+    leaves = {leaf.index: leaf.grad_fn.variable for leaf in graph.leaves}
+    targets, first = graph._target, graph._first
+    entering = Counter(targets)
+    ran, entered = recording._ran, recording._entered
+    # Another pass may run over the same Nodes meanwhile, in another thread or begun by a hook.
+    # This one begins with the root, in this thread.
+    running, here, this_pass = torch._C._current_graph_task_id, threading.get_ident(), -1
+    # A gradient on its way along the only edge into a Node: the tensor, its version, and the copy
+    # that was made of it, so that no second one is needed when it arrives as it left.
+    under_way: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def copies_of_arrived(i: int, gradients: Gradients) -> Gradients:
+        if i not in under_way:
+            return _copies(gradients, create_graph)
+        tensor, version, copy = under_way.pop(i)
+        if len(gradients) == 1 and gradients[0] is tensor and tensor._version == version:
+            return (copy,)
+        return _copies(gradients, create_graph)
+
+    def enter(i: int, grad_outputs: Gradients) -> None:
+        nonlocal this_pass
+        if running() != this_pass:
+            if this_pass != -1 or i > 0 or threading.get_ident() != here:
+                return
+            this_pass = running()
+        entered[i] = copies_of_arrived(i, grad_outputs)
+        if i in leaves:
+            recording._grads[i] = _copies((leaves[i].grad,), True)
+        elif detailed:
+            recording._saved[i] = _saved_values(fns[i])
+        if create_graph:
+            recording._numbers.append((_next_number(), sys.maxsize))
+
+    def leave(i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+        if running() != this_pass:
+            return
+        passed_on = _copies(grad_inputs, create_graph)
+        if i in entered:
+            given = entered.pop(i)
+        else:
+            given = copies_of_arrived(i, grad_outputs)
+        ran.append((i, given, passed_on))
+        place = first[i]
+        for copy in passed_on:
+            if copy is not None:
+                target = targets[place]
+                if entering[target] == 1 and target not in leaves:
+                    tensor = grad_inputs[place - first[i]]
+                    under_way[target] = tensor, tensor._version, copy  # type: ignore
+            place += 1
+        if i in leaves:
+            recording._grads[i] += _copies((leaves[i].grad,), True)
+        if create_graph:
+            recording._numbers[-1] = recording._numbers[-1][0], _next_number()
+
+    with ExitStack() as stack, garbage_collection_paused():
+        handles = list[Any]()
+        stack.callback(lambda: [handle.remove() for handle in handles])
+        for i, fn in enumerate(fns):
+            is_function = isinstance(fn, BackwardCFunction)
+            # A Function may write into what it is given. Two hooks cost twice as much as one.
+            if i == 0 or i in leaves or is_function or detailed or create_graph:
+                handles.append(fn.register_prehook(partial(enter, i)))
+            handles.append(fn.register_hook(partial(leave, i)))
+            if is_function:
+                with suppress(RuntimeError):  # it is freed
+                    recording._functions[i] = len(fn._raw_saved_tensors)
+        yield
+
+
+def _next_number() -> int:
+    """The sequence number that the next Node made in this thread will have."""
+    return torch._C._autograd._get_sequence_nr()
+
+
+def _copies(gradients: Gradients, has_graph: bool) -> Gradients:
+    """Copies without a graph. A pass that makes no graph runs with gradients off."""
+    if has_graph:
+        return tuple([None if g is None else g.detach().clone() for g in gradients])
+    return tuple([None if g is None else g.clone() for g in gradients])
+
+
+def _saved_values(fn: Node) -> dict[str, Any] | None:
+    """What a Node saved: copies of tensors, and numbers. None if looking would run hooks."""
+    values = dict[str, Any]()
+    for attribute in dir(fn):
+        if attribute.startswith("_raw_saved_"):
+            raw = getattr(fn, attribute)
+            for one in raw if isinstance(raw, tuple) else (raw,):
+                if one.unpack_hook is not None:
+                    return None
+    for attribute in dir(fn):
+        if attribute.startswith("_saved_") or attribute == "saved_tensors":
+            try:
+                value = getattr(fn, attribute)
+            except RuntimeError:  # freed or modified in place: the Node itself will tell
+                return None
+            if isinstance(value, Tensor):
+                value = value.detach().clone()
+            elif isinstance(value, tuple | list):
+                value = tuple(v.detach().clone() if isinstance(v, Tensor) else v for v in value)
+            values[attribute.removeprefix("_saved_")] = value
+    return values
+
+
+def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
+    """What the leaves and the named tensors hold, by Node and number of its output."""
+    index = {fn: i for i, fn in enumerate(graph._fns)}
+    found = {(leaf.index, 0): leaf.grad_fn.variable for leaf in graph.leaves}
+    for tensor in names.values():
+        if tensor.grad_fn in index:
+            found[index[tensor.grad_fn], tensor.output_nr] = tensor
+    return {place: tensor.detach().clone() for place, tensor in found.items()}
+
+
+def _source(fn: Node) -> Source | None:
+    """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
+    for entry in reversed(fn.metadata.get("traceback_", ())):
+        told = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
+        if told and not Path(told[1]).is_relative_to(_TORCH):
+            return Source(told[1], int(told[2]), told[3].strip())
+    return None
+
+
+def _targets(graph: Graph, inputs: Any) -> list[int]:
+    """The Nodes of the tensors of ``inputs=`` that are in the graph."""
+    index = {fn: i for i, fn in enumerate(graph._fns)}
+    tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    with_graph = (t for t in tensors if isinstance(t, Tensor) and t.requires_grad)
+    fns = (torch.autograd.graph.get_gradient_edge(tensor).node for tensor in with_graph)
+    return [index[fn] for fn in fns if fn in index]
+
+
+_TORCH = Path(torch.__file__).parent
