@@ -4,6 +4,7 @@ from companion.derivatives import nth_derivative
 from companion.drawing import Drawing, draw
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
 from companion.modules import modules
+from companion.player import Player, play
 from companion.recording import Arrival, Recording, Source, Step, record_backward
 from companion.text import walk_grad_fn
 
@@ -13,6 +14,7 @@ __all__ = [
     "Edge",
     "Graph",
     "GraphNode",
+    "Player",
     "Recording",
     "SavedTensor",
     "Source",
@@ -20,6 +22,7 @@ __all__ = [
     "draw",
     "modules",
     "nth_derivative",
+    "play",
     "record_backward",
     "walk_grad_fn",
 ]

@@ -156,7 +156,20 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     return Drawing(_dot(graph, folded, saved), _alt(graph, folded))
 
 
-def _dot(graph: Graph, folded: Folded, saved: bool) -> str:
+def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
+    """A drawing of every Node, for scripts that look for its parts.
+
+    Node ``i`` has the class ``n{i}``, and the arrow from its slot ``j`` the class ``e{i}-{j}``.
+
+    Args:
+        graph: the graph.
+        tags: for some Nodes one more line of text.
+    """
+    folded = fold(graph, None)
+    return Drawing(_dot(graph, folded, False, tags), _alt(graph, folded))
+
+
+def _dot(graph: Graph, folded: Folded, saved: bool, tags: Mapping[int, str] | None = None) -> str:
     import graphviz  # here and not above: who only walks graphs need not wait for it
 
     boxes = folded.boxes
@@ -172,6 +185,9 @@ def _dot(graph: Graph, folded: Folded, saved: bool) -> str:
             state = "saved" if tensor.state == "kept" else tensor.state
             lines.append(f"{state}: {tensor.name}")
             hover += f", {state}: {tensor.name}" + (f" {tensor.shape}" if tensor.shape else "")
+        if tags is not None:
+            lines += [tags[box.nodes[0]]] if box.nodes[0] in tags else []
+            look["class"] += f" n{box.nodes[0]}"
         words = _label(*(one_line(line, _WIDTH) for line in lines))
         twice = one_line(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
         dot.node(str(place), words, tooltip=_label(twice), **look)
@@ -179,18 +195,25 @@ def _dot(graph: Graph, folded: Folded, saved: bool) -> str:
     for box in boxes:
         for arrow in _arrows(graph, box, folded.edges.get(box, {})):
             label = [] if arrow.slot is None else [f" {arrow.slot}"]
+            name = "" if tags is None else f"e{box.nodes[0]}-{arrow.slot or 0}"
             if arrow.target is None:
                 stub = f"{places[box]}.{arrow.slot or 0}"
-                dot.node(stub, "", shape="point", width="0.07", tooltip=" ", **{"class": "none"})
+                dotted = "none" if tags is None else f"none n{box.nodes[0]}"
+                dot.node(stub, "", shape="point", width="0.07", tooltip=" ", **{"class": dotted})
                 none = ":".join([*label, " None"])
-                dot.edge(places[box], stub, none, style="dashed", arrowhead="none")
+                look = {"style": "dashed", "arrowhead": "none"} | _class(name)
+                dot.edge(places[box], stub, none, **look)
                 continue
             if arrow.input_nr > 0:
                 label.append(f" input_nr {arrow.input_nr}")
             if arrow.edges > 1:
                 label.append(f" ×{arrow.edges}")
-            dot.edge(places[box], places[arrow.target], ",".join(label) or None)
+            dot.edge(places[box], places[arrow.target], ",".join(label) or None, **_class(name))
     return str(dot.source)
+
+
+def _class(name: str) -> dict[str, str]:
+    return {"class": name} if name else {}
 
 
 class _Arrow(NamedTuple):

@@ -308,6 +308,14 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         return heights
 
     @cached_property
+    def sequence_numbers(self) -> list[int]:
+        """For each Node its number in the order of making, in its thread; a leaf has the highest.
+
+        Of the Nodes that are ready the engine runs the one with the highest number.
+        """
+        return [fn._sequence_nr() for fn in self._fns]
+
+    @cached_property
     def order(self) -> array[int]:
         """The indices of the Nodes in the order in which one thread would run them backward.
 
@@ -315,7 +323,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         made last, as the sequence numbers of autograd tell it; leaves come at once, and of leaves
         that could come at the same time the one of the smallest index.
         """
-        numbers = [fn._sequence_nr() for fn in self._fns]
+        numbers = self.sequence_numbers
         waiting = array("q", bytes(8 * len(self)))  # how many edges into a Node are not seen yet
         for target in self._target:
             if target >= 0:
@@ -338,7 +346,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """For each Node the call of a module that made it, where ``companion.modules`` noted it."""
         if not self._module_calls:
             return [None] * len(self)
-        return innermost(self._module_calls, [fn._sequence_nr() for fn in self._fns])
+        return innermost(self._module_calls, self.sequence_numbers)
 
     @property
     def saved_nbytes(self) -> int:

@@ -37,11 +37,13 @@ class Arrival:
 
     Attributes:
         edge: the edge it came along; None for the gradient that the pass began with.
+        input_nr: which input of the Node it entered, as in ``Edge.input_nr``.
         value: a copy of it; None if it was undefined, which counts as zero.
         total: the sum of all that had come to this input of the Node so far, itself included.
     """
 
     edge: Edge | None
+    input_nr: int
     value: Tensor | None
     total: Tensor | None
 
@@ -176,7 +178,7 @@ class Recording:
             with torch.no_grad():
                 total = before if value is None else value if before is None else before + value
             totals[node, nr] = total
-            came[node].append(Arrival(edge, value, total))
+            came[node].append(Arrival(edge, nr, value, total))
 
         arrive(0, self.graph._output_nr.get(0, 0), None, self._gradient)
         ran: list[tuple[int, Gradients, Gradients | None]] = [*self._ran]

@@ -1,0 +1,120 @@
+"""The rules by which common Nodes turn what they are given into what they give on.
+
+A rule is an expression in PyTorch's own words, for one entry of ``next_functions``. ``grad`` is
+what the Node was given; all other names are what it saved. An expression is shown only where it
+gives what the Node really gave, so the table cannot say something wrong of a pass.
+
+Source: tools/autograd/derivatives.yaml of PyTorch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+FORMULAS: dict[str, tuple[str, ...]] = {
+    "AbsBackward0": ("grad * sign(self)",),
+    "AddBackward0": ("grad", "grad * alpha"),
+    "AddmmBackward0": ("grad * beta", "grad @ mat2.T * alpha", "mat1.T @ grad * alpha"),
+    "AtanBackward0": ("grad / (self * self + 1)",),
+    "CloneBackward0": ("grad",),
+    "CosBackward0": ("-grad * sin(self)",),
+    "CoshBackward0": ("grad * sinh(self)",),
+    "CumsumBackward0": ("grad.flip(dim).cumsum(dim).flip(dim)",),
+    "DivBackward0": ("grad / other", "-grad * self / (other * other)"),
+    "DotBackward0": ("grad * tensor", "grad * self"),
+    "ExpBackward0": ("grad * result",),
+    "ExpandBackward0": ("grad.sum_to_size(self_sym_sizes)",),
+    "Expm1Backward0": ("grad * (result + 1)",),
+    "Log1PBackward0": ("grad / (self + 1)",),
+    "LogBackward0": ("grad / self",),
+    "MeanBackward0": ("grad.expand(self_sym_sizes) / self_sym_numel",),
+    "MmBackward0": ("grad @ mat2.T", "self.T @ grad"),
+    "MulBackward0": ("grad * other", "grad * self"),
+    "MvBackward0": ("outer(grad, vec)", "self.T @ grad"),
+    "NegBackward0": ("-grad",),
+    "PermuteBackward0": ("grad.permute(argsort(tensor(dims)).tolist())",),
+    "PowBackward0": ("grad * exponent * self ** (exponent - 1)",),
+    "ReciprocalBackward0": ("-grad * result * result",),
+    "ReluBackward0": ("where(result > 0, grad, 0)",),
+    "RsqrtBackward0": ("-0.5 * grad * result ** 3",),
+    "SigmoidBackward0": ("grad * (1 - result) * result",),
+    "SinBackward0": ("grad * cos(self)",),
+    "SinhBackward0": ("grad * cosh(self)",),
+    "SoftmaxBackward0": ("(grad - (grad * result).sum(dim, True)) * result",),
+    "SqrtBackward0": ("grad / (2 * result)",),
+    "SqueezeBackward0": ("grad.reshape(self_sym_sizes)",),
+    "SubBackward0": ("grad", "-grad * alpha"),
+    "SumBackward0": ("grad.expand(self_sym_sizes)",),
+    "TBackward0": ("grad.T",),
+    "TanBackward0": ("grad * (1 + result * result)",),
+    "TanhBackward0": ("grad * (1 - result * result)",),
+    "TransposeBackward0": ("grad.transpose(dim0, dim1)",),
+    "UnsafeViewBackward0": ("grad.reshape(self_sym_sizes)",),
+    "UnsqueezeBackward0": ("grad.squeeze(dim)",),
+    "ViewBackward0": ("grad.reshape(self_sym_sizes)",),
+}
+
+
+def formula(
+    name: str,
+    slot: int,
+    grad: torch.Tensor | None,
+    saved: Mapping[str, Any] | None,
+    given: torch.Tensor | None,
+) -> str | None:
+    """The rule by which a Node gave this on along one of its slots.
+
+    Args:
+        name: the class of the Node.
+        slot: the entry of ``next_functions``.
+        grad: what the Node was given.
+        saved: what it had saved; None if that is not known.
+        given: what it gave on.
+
+    Returns:
+        The expression, or None: there is no rule for this Node, something it needs is not known, or
+        what the Node gave on is something else, which is the case if a hook changed it.
+    """
+    rules = FORMULAS.get(name, ())
+    if slot >= len(rules) or grad is None or saved is None or given is None:
+        return None
+    try:
+        # The expressions are those above, and nothing that a user wrote.
+        found = eval(rules[slot], vars(torch), {**saved, "grad": grad})
+        found = found.sum_to_size(given.shape)  # where the operation stretched its input
+        rtol = 100 * torch.finfo(given.dtype).eps
+        same = torch.allclose(found.to(given.dtype), given, rtol=rtol, equal_nan=True)
+    except (RuntimeError, TypeError, AttributeError, IndexError, OverflowError):
+        return None  # such as a saved tensor that is None, or a sparse gradient
+    return rules[slot] if same else None
+
+
+def filled(
+    rule: str,
+    grad: torch.Tensor,
+    saved: Mapping[str, Any],
+    show: Callable[[Any], str],
+) -> str | None:
+    """The expression with numbers in place of the names; None if one of them is not a number.
+
+    Args:
+        rule: what ``formula`` returned.
+        grad: what the Node was given.
+        saved: what it had saved.
+        show: how to write a value.
+    """
+    values = {**saved, "grad": grad}
+    used = {name for name in re.findall(r"(?<![\w.])[a-z]\w*(?!\w*\()", rule) if name in values}
+    if any(isinstance(values[name], torch.Tensor) and values[name].numel() > 1 for name in used):
+        return None
+
+    def number(match: re.Match[str]) -> str:
+        text = show(values[match[0]]) if match[0] in used else match[0]
+        return f"({text})" if text.startswith("-") else text
+
+    text = re.sub(r"(?<![\w.])[a-z]\w*", number, rule)
+    return text if text != rule else None

@@ -1,0 +1,297 @@
+"""A Recording becomes a story: what a player tells of each step, as plain data.
+
+Three modes tell what happened, what a second pass over the same graph would do, and what a walk
+without dependency counts would compute. The last runs the Nodes once more, one by one; none of
+them changes a tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from companion.formulas import filled, formula
+from companion.graph import Edge, Graph, GraphNode
+from companion.naming import one_line
+from companion.recording import Recording, Step
+
+_VISITS = 200  # of a depth-first walk, which may take 2^n
+_QUESTIONS = 3
+
+Data = dict[str, Any]
+Tensor = torch.Tensor
+
+
+class Story:
+    """What a player tells of a recording.
+
+    Attributes:
+        names: what each Node is called, which no other Node is.
+        tags: the numbers in ``names`` that tell Nodes apart which are otherwise called the same.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.graph: Graph = recording.graph
+        told = [_told(node) for node in self.graph.nodes]
+        several, numbers = Counter(told), Counter[str]()
+        self.names, self.tags = list[str](), dict[int, str]()
+        for i, name in enumerate(told):
+            numbers[name] += 1
+            if several[name] > 1:
+                self.tags[i] = f"#{numbers[name]}"
+            self.names.append(f"{name} {self.tags[i]}" if i in self.tags else name)
+
+    def data(self) -> Data:
+        """All of it: the Nodes, the lines of code, and the modes."""
+        recording, nodes = self.recording, self.graph.nodes
+        lines = sorted({line for line in recording.sources if line}, key=lambda s: (s.file, s.line))
+        operations = [i for i, node in enumerate(nodes) if not node.is_leaf]
+        operations.sort(key=lambda i: self.graph.sequence_numbers[i])
+        made = {i: place for place, i in enumerate(operations, start=1)}
+        modes = [self.engine(), self.second_pass(), self.depth_first()]
+        return {
+            "nodes": [
+                {
+                    "name": self.names[i],
+                    "leaf": node.is_leaf,
+                    "line": None if (line := recording.sources[i]) is None else lines.index(line),
+                    "value": show(recording.values[i, 0]) if (i, 0) in recording.values else None,
+                    "made": made.get(i),
+                    "waits": recording.waiting.get(i),
+                }
+                for i, node in enumerate(nodes)
+            ],
+            "lines": [{"file": Path(line.file).name, "text": line.text} for line in lines],
+            "modes": [mode for mode in modes if mode],
+        }
+
+    # ---- what happened
+
+    def engine(self) -> Data:
+        error = self.recording.error
+        return {
+            "title": "The engine's order",
+            "about": "What PyTorch did.",
+            "steps": self.steps,
+            "questions": self.questions() if error is None else [],
+            "error": one_line(f"{type(error).__name__}: {error}", 300) if error else None,
+        }
+
+    @cached_property
+    def steps(self) -> list[Data]:
+        buffers = dict[tuple[int, int], Tensor | None]()
+        steps, second = list[Data](), self.recording.second
+        for step in self.recording.steps:
+            passed = list[Data]()
+            for edge in self.graph.slots(step.node):
+                if edge is None or step.grad_inputs is None:
+                    continue
+                value = step.grad_inputs[edge.slot]
+                told = self.passed(edge, value, step.grad_outputs, step.saved)
+                if edge.target in self.recording.planned:
+                    place = edge.target, edge.input_nr
+                    before = buffers.get(place)
+                    buffers[place] = _sum(before, value)
+                    told |= {"before": show(before), "after": show(buffers[place])}
+                passed.append(told)
+            ran_leaf = self.graph.nodes[step.node].is_leaf and step.grad_inputs is not None
+            steps.append(
+                {
+                    "node": step.node,
+                    "came": [_came(arrival.edge, arrival.value) for arrival in step.arrivals],
+                    "changed": self.changed(step),
+                    "given": [show(gradient) for gradient in step.grad_outputs],
+                    "passed": passed,
+                    "grad": [show(step.grad_before), show(step.grad_after)] if ran_leaf else None,
+                    "ready": list(step.ready),
+                    "waiting": {str(i): count for i, count in step.waiting.items()},
+                    "freed": list(step.freed),
+                    "made": [[i, second.nodes[i].name] for i in step.made] if second else [],
+                }
+            )
+        return steps
+
+    def changed(self, step: Step) -> bool:
+        """Whether a hook changed what came to the Node before the Node was given it."""
+        totals = {arrival.input_nr: arrival.total for arrival in step.arrivals}
+        return any(show(total) != show(step.grad_outputs[nr]) for nr, total in totals.items())
+
+    def passed(
+        self, edge: Edge, value: Tensor | None, given: Sequence[Tensor | None], saved: Any
+    ) -> Data:
+        """What a Node gave on along an edge, and by which rule."""
+        name = self.graph.nodes[edge.source].name
+        rule = formula(name, edge.slot, given[0], saved, value)
+        return {
+            "slot": edge.slot,
+            "to": edge.target,
+            "input": edge.input_nr,
+            "value": show(value),
+            "rule": rule,
+            "filled": filled(rule, given[0], saved, show)
+            if rule and given[0] is not None
+            else None,
+        }
+
+    def questions(self) -> list[Data]:
+        """The moments at which to ask which Node runs next, and what is to be said of each."""
+        waiting, ran = dict(self.recording.waiting), set[int]()
+        found = list[tuple[bool, int, Data]]()
+        for step, following in zip(self.recording.steps, self.recording.steps[1:], strict=False):
+            ran.add(step.node)
+            waiting.update(step.waiting)
+            ready = [i for i, count in waiting.items() if count == 0 and i not in ran]
+            early = [i for i, count in step.waiting.items() if count > 0]
+            options, right = sorted({*ready, *early}), following.node
+            # Nodes that several threads made have no common order, and the rule explains nothing.
+            if len(options) > 1 and self.graph.sequence_numbers[right] == max(
+                self.graph.sequence_numbers[i] for i in ready
+            ):
+                told = [
+                    {"node": i, "right": i == right, "why": self.why(i, right, ready, waiting[i])}
+                    for i in options
+                ]
+                question = {"before": following.index, "options": told}
+                found.append((not early, following.index, question))
+        found.sort(key=lambda entry: entry[:2])  # first those where a walk would go on too early
+        return sorted((entry[2] for entry in found[:_QUESTIONS]), key=lambda q: q["before"])
+
+    def why(self, i: int, right: int, ready: list[int], waits: int) -> str:
+        leaf = self.graph.nodes[right].is_leaf
+        if waits:
+            more = f"{waits} more gradient" + "s" * (waits != 1)
+            return f"It waits for {more}. Now it would pass on a part, and have to run again."
+        if i == right and len(ready) == 1:
+            return "It is the only Node that is ready."
+        if i == right:
+            return f"It is ready, and {'a leaf goes first' if leaf else 'was made last'}."
+        if self.graph.nodes[i].is_leaf:
+            return "It is ready as well; the engine took the other leaf first."
+        if leaf:
+            return "It is ready as well, but a leaf goes first."
+        return f"It is ready as well, but it was made before {self.names[right]}."
+
+    # ---- what would happen
+
+    def second_pass(self) -> Data | None:
+        """Another backward pass over the same graph: where it differs from the first."""
+        if self.recording.error is not None:
+            return None
+        told: Data = {
+            "title": "A second backward()",
+            "about": "The graph was kept, so the same happens again, and .grad is added to.",
+            "grads": {},
+        }
+        for step, first in zip(self.recording.steps, self.steps, strict=True):
+            if step.freed:
+                nothing: Data = {"passed": [], "ready": [], "waiting": {}, "freed": [], "made": []}
+                return told | {
+                    "about": f"{self.names[step.node]} needs {step.freed[0]}, which was freed.",
+                    "stop": step.index,
+                    "last": first | nothing,
+                    "error": "RuntimeError: Trying to backward through the graph a second time",
+                }
+            if first["grad"]:
+                after = _sum(step.grad_after, step.grad_outputs[0])
+                told["grads"][step.index] = [show(step.grad_after), show(after)]
+        return told
+
+    def depth_first(self) -> Data | None:
+        """A walk that follows each gradient at once; if it shows anything and runs no user code."""
+        recording, nodes = self.recording, self.graph.nodes
+        ran = {step.node: step for step in recording.steps}
+        meet = any(len(step.arrivals) > 1 for step in recording.steps)
+        operations = [node for node in nodes if not node.is_leaf]
+        if (
+            not (recording.retain_graph and meet and len(ran) == len(nodes))
+            or recording.error is not None
+            or any(node.is_custom or ran[node.index].saved is None for node in operations)
+        ):
+            return None
+        steps = list[Data]()
+        buffers = defaultdict[tuple[int, int], Tensor | None](lambda: None)
+        start = ran[0].arrivals[0]
+        stack = [(Edge(-1, 0, 0, start.input_nr), start.value)]
+        while stack:
+            if len(steps) == _VISITS:
+                return None
+            edge, value = stack.pop()
+            node, place = nodes[edge.target], (edge.target, edge.input_nr)
+            before = buffers[place]
+            buffers[place] = _sum(before, value)
+            step: Data = {"node": node.index, "came": [_came(edge, value)], "passed": []}
+            if node.is_leaf:
+                step |= {"given": [show(value)], "grad": [show(before), show(buffers[place])]}
+            else:
+                inputs = range(len(ran[node.index].grad_outputs))
+                given = [buffers[node.index, nr] for nr in inputs]
+                try:
+                    with torch.no_grad():
+                        left = node.grad_fn(*given)
+                except RuntimeError:  # it was freed since, or something was modified in place
+                    return None
+                left = left if isinstance(left, tuple) else (left,)
+                out = [(e, left[e.slot]) for e in self.graph.slots(node.index) if e is not None]
+                saved = ran[node.index].saved
+                step |= {
+                    "given": [show(gradient) for gradient in given],
+                    "passed": [self.passed(e, v, given, saved) for e, v in out],
+                    "grad": None,
+                }
+                stack += reversed(out)
+            steps.append(step | {"ready": [], "waiting": {}, "freed": [], "made": []})
+        return {
+            "title": "Depth first (wrong)",
+            "about": "A walk that adds what comes to the buffer of a Node and goes on at once. "
+            "A Node runs once for each path to it, and passes on again what it has passed on.",
+            "free": True,
+            "steps": steps,
+        }
+
+
+def _came(edge: Edge | None, value: Tensor | None) -> Data:
+    source, slot = (None, None) if edge is None or edge.source < 0 else (edge.source, edge.slot)
+    return {"from": source, "slot": slot, "value": show(value)}
+
+
+def _sum(held: Tensor | None, value: Tensor | None) -> Tensor | None:
+    """What a buffer holds once a gradient came; None counts as zero."""
+    return held if value is None else value if held is None else held + value
+
+
+def _told(node: GraphNode) -> str:
+    """A Node in words, which others may share."""
+    name = one_line(node.name, 40)
+    named = "" if node.label == node.name else one_line(node.label, 40)
+    if node.is_leaf:
+        return named or name
+    return f"{name} ({named})" if named else name
+
+
+def show(value: Any) -> str:
+    """A tensor in one short line: its numbers to 4 digits, or of many numbers their range."""
+    if not isinstance(value, Tensor):
+        return one_line(_number(value), 40)
+    kind = str(value.layout).removeprefix("torch.") if value.layout is not torch.strided else ""
+    if kind or value.is_nested or value.is_meta:
+        return f"a {kind or 'nested' if value.is_nested else kind or 'meta'} tensor"
+    shape = tuple(value.shape)
+    if value.numel() <= 6:
+        numbers = [_number(number) for number in value.flatten().tolist()]
+        places = str(torch.arange(len(numbers)).reshape(shape).tolist())
+        return re.sub(r"\d+", lambda place: numbers[int(place[0])], places)
+    if value.is_complex():
+        return f"{shape}, complex"
+    low, high = value.aminmax()
+    return f"{shape}, from {_number(low.item())} to {_number(high.item())}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | complex) else str(value)
