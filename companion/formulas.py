@@ -114,7 +114,7 @@ def filled(
 
     def number(match: re.Match[str]) -> str:
         text = show(values[match[0]]) if match[0] in used else match[0]
-        return f"({text})" if text.startswith("-") else text
+        return f"({text})" if text[:1] == "-" or rule[match.end() :][:1] == "." else text
 
     text = re.sub(r"(?<![\w.])[a-z]\w*", number, rule)
     return text if text != rule else None

@@ -14,7 +14,8 @@ def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     """The tensors that the variables of a frame refer to: its locals first, then its globals.
 
     Of several names for one tensor the first counts. Names with a leading underscore are skipped,
-    among them those that IPython gives to outputs.
+    among them those that IPython gives to outputs; and those that nobody can write, such as the
+    ``@py_assert1`` of pytest.
     """
     names: dict[torch.Tensor, str] = {}
     local = frame.f_locals
@@ -23,7 +24,8 @@ def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
         # variables meanwhile, hence the list.
         for name, value in [item for item in list(scope.items()) if is_tensor(item[1])]:
             # A global of a local's name is another thing by that name.
-            if isinstance(name, str) and name[:1] != "_" and (scope is local or name not in local):
+            told = isinstance(name, str) and name.isidentifier() and name[0] != "_"
+            if told and (scope is local or name not in local):
                 names.setdefault(value, name)
     # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
     # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks

@@ -149,8 +149,9 @@
       choose.value = String(mode);
       jump.replaceChildren(make("option", { value: 0 }, "Before the first step"), ...steps[mode].map((s, k) => make("option", { value: k + 1 }, `Step ${k + 1} of ${steps[mode].length}: ${name(s.node)}`)));
       jump.value = String(at);
-      first.disabled = previous.disabled = at === 0;
-      next.disabled = last.disabled = at === steps[mode].length;
+      // Not disabled, or the focus would be lost on the way.
+      for (const back of [first, previous]) back.setAttribute("aria-disabled", String(at === 0));
+      for (const on of [next, last]) on.setAttribute("aria-disabled", String(at === steps[mode].length));
       link.setAttribute("href", `#play-${key}-${mode}-${at}`);
       const veiled = ask();
       told.textContent = step ? `Step ${at} of ${steps[mode].length}: ${name(step.node)} ${failed ? "raised an error" : "ran"}.` : `Before step 1 of ${steps[mode].length}.`;

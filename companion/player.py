@@ -153,13 +153,16 @@ def _player(recording: Recording) -> Player:
         made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
         drawings += _drawing(recording.second, made, "player-second")
     data = json.dumps(story.data(), ensure_ascii=False, separators=(",", ":"))
+    for start in ('{"name":', '{"node":'):  # lines, so that a change can be found
+        data = data.replace(start, f"\n{start}")
     for character in "<>&":  # so that no text of a user's ends the script
         data = data.replace(character, f"\\u{ord(character):04x}")
     key = hashlib.sha256((drawings + data).encode()).hexdigest()[:8]
     return Player(
         alt,
         f'<figure class="player" data-key="{key}" aria-label="{html.escape(alt)}">\n'
-        f'<div class="player-story">\n{drawings}{_table(story)}</div>\n'
+        '<div class="player-story" tabindex="0" role="group" aria-label="Every step">\n'
+        f"{drawings}{_table(story)}</div>\n"
         f'<script type="application/json" class="player-data">{data}</script>\n</figure>\n',
     )
 
@@ -208,7 +211,7 @@ _PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ margin: 0.5rem; font: 1rem/1.5 sans-serif; }}
+body {{ margin: 0.5rem; font: 1rem/1.5 sans-serif; color: CanvasText; background: Canvas; }}
 {css}</style>
 </head>
 <body>

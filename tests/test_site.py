@@ -17,17 +17,12 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 PAGES = ["", *(f"{page.stem}/" for page in sorted((ROOT / "course").glob("*.md")))]
 PAGES = [page for page in PAGES if page != "index/"] + ["404.html"]
 DRAWING = re.compile(r'<svg [^>]*class="drawing".*?</svg>', re.DOTALL)
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-# No sandbox, because there is none in a container; and no traffic of the browser's own.
-QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync""".split()
 
 
 def run(*command: str, cwd: Path) -> None:
@@ -110,18 +105,6 @@ def test_nothing_is_left_as_markup(site):
     for file in sorted(site.rglob("*.html")):
         text = re.sub(r"<(pre|script)\b.*?</\1>", "", file.read_text(), flags=re.DOTALL)
         assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        reason = "no browser; apt-get install chromium, or set CHROMIUM to the path of a Chrome"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
 
 
 class Handler(SimpleHTTPRequestHandler):
