@@ -108,6 +108,7 @@ class Figure(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> Figure | None:
+        """The figure that a value is. A value that is neither is none."""
         if hasattr(type(value), "_repr_svg_"):
             return cls("!", ".svg", value.svg)
         if hasattr(type(value), "_repr_html_") and hasattr(value, "fragment"):
