@@ -25,6 +25,18 @@ x = torch.ones(2, requires_grad=True)
 draw(x * 2)
 ```
 """
+RECORDS = """\
+```python
+class Player:
+    alt = "One <step>."
+    fragment = '<figure class="player">\\n<p>Step 1</p>\\n</figure>\\n'
+    def _repr_html_(self):
+        return "<iframe></iframe>"
+Player()
+```
+"""
+FRAGMENT = '<figure class="player">\n<p>Step 1</p>\n</figure>\n'
+PLAYER = r"[One &lt;step>.](figures/01-step.html)"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,6 +172,13 @@ def test_an_output_that_is_right_passes(run):
         pytest.param(prints("x = 1", "1"), 4, id="an output of a snippet that prints nothing"),
         pytest.param(raises("ValueError", "int('x')", "ValueError: x"), 10, id="another message"),
         pytest.param(DRAWS, 7, id="no image"),
+        pytest.param(f"{DRAWS}\n[a](figures/x.svg)\n", 8, id="a link for a drawing"),
+        pytest.param(RECORDS, 9, id="no link to the player"),
+        pytest.param(f"{RECORDS}\n!{PLAYER}\n", 10, id="an image for a player"),
+        pytest.param(f"{RECORDS}\n{PLAYER[:-5]}svg)\n", 10, id="a drawing's file for a player"),
+        pytest.param(f"{RECORDS}\n{PLAYER.replace('One', 'Two')}\n", 10, id="another text"),
+        pytest.param(f"{RECORDS}\n{PLAYER} and\n", 9, id="a link in a sentence"),
+        pytest.param(f"{python('x = 1')}\n{PLAYER}\n", 4, id="a player of nothing"),
         pytest.param(prints("print('`' * 3)", "x"), 7, id="ticks in the output"),
     ],
 )
@@ -176,6 +195,7 @@ def test_an_output_that_is_not_what_ran_fails_and_names_its_line(run, text, line
         (raises("ValueError", "print(1)", "1"), "was to raise ValueError and raised nothing"),
         (python("1 / 0"), "ZeroDivisionError"),
         (python("1 + 1"), "ends with a value of type int.*print it"),
+        (RECORDS.replace("fragment", "page"), "ends with a value of type Player.*print it"),
     ],
 )
 def test_an_error_of_another_type_and_a_bare_value_fail(run, text, reason):
@@ -201,6 +221,26 @@ def test_only_a_marked_output_may_differ_on_another_torch(run, pytester):
     run(a=marked)
     run(a=marked.replace("print(1)", "1 / 0"), exit=1)
     run(a=prints("print(1)", "2"), exit=1)
+
+
+def test_a_player_is_compared_with_its_link_and_its_file(run, pytester):
+    file = pytester.path / "figures/01-step.html"
+    file.parent.mkdir()
+    file.write_text(FRAGMENT)
+    text = f"{RECORDS}\n{PLAYER}\n"
+    run(a=text)
+    file.write_text(FRAGMENT.replace("Step 1", "Step 2"))
+    told = run("a.md", exit=1)
+    assert "01-step.html:2: is not what the snippet on line 1 did" in told
+    file.unlink()
+    assert "01-step.html:1: is not what the snippet on line 1 did" in run("a.md", exit=1)
+
+
+def test_what_is_both_is_a_drawing(run):
+    both = RECORDS.replace("_repr_html_", "_repr_svg_").replace("fragment", "svg")
+    both = both.replace("    alt", "    fragment = _repr_html_ = None\n    alt")
+    run("--update-outputs", a=both)
+    assert "figures/a-line-1.svg" in Path("a.md").read_text()
 
 
 # ---- one character of the real pages
@@ -250,6 +290,7 @@ Text.
 {python("int('x')")}
 {python("print('`' * 3)")}
 {DRAWS}
+{RECORDS}
 {prints("x = 1", "nobody printed this")}
 The end, without a newline."""
 
@@ -264,17 +305,31 @@ def test_update_writes_every_kind_of_output_and_the_result_passes(run, pytester)
     assert re.search(
         r"^!\[Backward graph with 2 nodes\..*\]\(figures/a-line-\d+\.svg\)$", text, re.M
     )
+    link = re.search(r"^\[One &lt;step>\.\]\((figures/a-line-\d+\.html)\)$", text, re.M)
+    assert (pytester.path / link[1]).read_text() == FRAGMENT
     assert "nobody printed this" not in text
     assert text.endswith("The end, without a newline.")
-    assert len(list((pytester.path / "figures").iterdir())) == 1
+    assert len(list((pytester.path / "figures").iterdir())) == 2
     run("a.md")
 
 
 def test_update_twice_changes_nothing_and_says_so(run, pytester):
     run("--update-outputs", a=FRESH)
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pytester.path.rglob("*.[ms][dv]*")}
+    files = [pytester.path / "a.md", *(pytester.path / "figures").iterdir()]
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
     assert "nothing to write" in run("--update-outputs", "a.md")
     assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
+
+
+@pytest.mark.parametrize(
+    ("shown", "name"), [(PLAYER, "01-step"), ("![a](figures/02-old.svg)", "02-old")]
+)
+def test_update_writes_a_player_under_the_name_that_the_page_has(run, pytester, shown, name):
+    run("--update-outputs", a=f"{RECORDS}\n{shown}\n\nText.\n")
+    link = PLAYER.replace("01-step", name)
+    assert (pytester.path / "a.md").read_text() == f"{RECORDS}\n{link}\n\nText.\n"
+    assert (pytester.path / f"figures/{name}.html").read_text() == FRAGMENT
+    run("a.md")
 
 
 def test_update_restores_wiped_outputs_exactly(run, pytester):
@@ -294,7 +349,7 @@ def test_update_is_safe_with_xdist_also_where_the_snippets_of_a_page_are_spread(
     (pytester.path / "torch.py").write_text("def __getattr__(name):\n    return lambda *_: None\n")
     run("--update-outputs", "-n", "2", "--dist", "load", how="subprocess", a=text, b=text)
     assert (pytester.path / "a.md").read_text() == alone
-    assert (pytester.path / "b.md").read_text() == alone
+    assert (pytester.path / "b.md").read_text() == alone.replace("figures/a-", "figures/b-")
 
 
 def test_update_leaves_alone_what_fails_and_fails_itself(run, pytester):
@@ -332,6 +387,10 @@ def test_update_leaves_alone_a_page_that_changed_meanwhile(run, pytester):
         ("a\n\n<!-- later -->\n", 3, "a comment that means nothing here"),
         ("![](figures/x.svg)\n", 1, "figures/x.svg has no alternative text"),
         ("![a](figures/x.svg)\n", 1, "not below a snippet that draws it"),
+        ("a\n\n[a](figures/x.html)\n", 3, "x.html is not below a snippet that makes it"),
+        ("see [a](../course/figures/x.html#b)\n", 1, "not below a snippet that makes it"),
+        ("[a]\n\n[a]: figures/x.html\n", 3, "not below a snippet that makes it"),
+        ('<a href="figures/x.html">\n', 1, "not below a snippet that makes it"),
         ("see ![a][ref]\n", 1, "an image that is not written as"),
         ('<img src="x.png">\n', 1, "HTML that nothing tests"),
         ("<pre>1</pre>\n", 1, "HTML that nothing tests"),
@@ -349,15 +408,23 @@ def test_what_nothing_would_test_is_found_with_its_line(text, line, reason):
         '```py title="a.py" linenums="1"\nx\n```\n',
         "```console\nmake\n```\n",
         "````py\n```\n````\n",
+        "`figures/x.html` and [a](https://x.org/figures/x.html)\n",
     ],
 )
 def test_what_needs_no_test_is_let_through(text):
     assert list(problems(text, run=[])) == []
 
 
-def test_a_snippet_with_its_output_and_drawing_is_let_through():
-    text = f"{prints('1', '1')}\n![a](figures/x.svg)\n"
+@pytest.mark.parametrize("figure", ["![a](figures/x.svg)", "[a](figures/x.html)"])
+@pytest.mark.parametrize("after", ["", "\nText.\n", "///\n"])
+def test_a_snippet_with_its_output_and_figure_is_let_through(figure, after):
+    text = f"{prints('1', '1')}\n{figure}\n{after}"
     assert list(problems(text, run=[1])) == []
+
+
+def test_a_player_with_text_in_its_paragraph_is_found_with_its_line():
+    ((line, what),) = problems(f"{python('1')}\n[a](figures/x.html)\nText.\n", run=[1])
+    assert line == 5 and "figures/x.html does not stand in a paragraph of its own" in what
 
 
 def test_a_misformed_page_fails_with_file_and_line(run):

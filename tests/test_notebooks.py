@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import html
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,21 @@ import nbformat
 import pytest
 
 from tools.lessons import torch_is_pinned
-from tools.notebooks import notebook, repository, write_all
+from tools.notebooks import notebook, repository, storyboard, write_all
 
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT / "course"
 LESSONS = sorted(COURSE.glob("[0-9]*.md"))
+PLAYER = """<figure class="player">
+<script type="application/json" class="player-data">{"title": "\\u003cb\\u003e"}</script>
+<p>Step 1</p>
+<svg class="drawing" role="img" aria-label="A &lt;b> &quot;q&quot;." xmlns="http://www.w3.org/2000/svg">
+<text>é</text>
+</svg>
+<table><tr><td>x</td></tr></table>
+<svg class="drawing" xmlns="http://www.w3.org/2000/svg"></svg>
+</figure>
+"""
 OUT = "<!--pytest-codeblocks:expected-output-->"
 
 
@@ -65,18 +76,20 @@ def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path
         cell.outputs = []
     client = nbclient.NotebookClient(ran, coalesce_streams=True, shutdown_kernel="immediate")
     client.execute(cwd=str(tmp_path))
+    links = re.findall(r"^\[.*\]\((figures/.*\.html)\)$", lesson.read_text("utf-8"), re.M)
+    players = [(COURSE / link).read_text("utf-8") for link in links]
     pinned = torch_is_pinned(ROOT)
     for old, new in zip(shown.cells, ran.cells, strict=True):
         if old.cell_type == "code" and (
             pinned or "pinned_torch" not in old.metadata.get("tags", [])
         ):
             # Another torch may warn of what it will change.
-            told = [fact for fact in facts(new) if pinned or fact[0] != "stderr"]
-            assert told == facts(old), source(old)
+            told = [fact for fact in facts(new, players) if pinned or fact[0] != "stderr"]
+            assert told == facts(old, players), source(old)
 
 
-def facts(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
-    """What a cell printed, raised and drew."""
+def facts(cell: nbformat.NotebookNode, players: list[str]) -> list[tuple[str, str]]:
+    """What a cell printed, raised and drew, and which of the players it showed, or what else."""
     found = []
     for output in cell.outputs:
         if output.output_type == "stream":
@@ -85,10 +98,31 @@ def facts(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
             found.append((output.ename, output.evalue))
         elif "image/svg+xml" in output.data:
             found.append(("svg", output.data["image/svg+xml"]))
+        elif frame := re.search('<iframe[^>]* srcdoc="([^"]*)"', output.data["text/html"]):
+            page = html.unescape(frame[1])
+            found.append(("player", next((p for p in players if p in page), page)))
+        elif output.data["text/html"].startswith("<figure"):
+            still = output.data["text/html"]
+            found.append(("player", next((p for p in players if storyboard(p) == still), still)))
         else:
             encoded = re.search(r"base64,([^\"]*)", output.data["text/html"])[1]
             found.append(("svg", base64.b64decode(encoded).decode()))
     return found
+
+
+def test_a_kernel_must_show_the_player_that_is_committed():
+    def showed(shown: str) -> list[tuple[str, str]]:
+        output = nbformat.v4.new_output("display_data", {"text/html": shown, "text/plain": "A."})
+        return facts(nbformat.v4.new_code_cell(outputs=[output]), players)
+
+    players = [PLAYER.replace("Step 1", "Step 0"), PLAYER]
+    committed = [("player", PLAYER)]
+    frame = f'<iframe title="A." srcdoc="{html.escape(f"<html>{PLAYER}</html>")}"></iframe>'
+    assert showed(storyboard(PLAYER)) == committed
+    assert showed(frame) == committed
+    assert showed(frame.replace("Step 1", "Step 2")) != committed
+    assert showed(frame.replace("title", "other")) != committed  # in the data alone
+    assert showed("<iframe></iframe>" + storyboard(PLAYER)) != committed
 
 
 # ---- what a lesson becomes
@@ -140,10 +174,28 @@ def test_a_drawing_is_an_image_that_needs_no_trust(cells, tmp_path):
     text = '```python\ndraw(y)\n```\n\n![A &lt;b&gt; \\[0\\] "q"](figures/x.svg)\n\nText.\n'
     code, after = cells(text)
     (output,) = code["outputs"]
-    html = "".join(output["data"]["text/html"])
+    shown = "".join(output["data"]["text/html"])
     encoded = base64.b64encode("<svg>é</svg>".encode()).decode()
     alt = "A &lt;b&gt; [0] &quot;q&quot;"
-    assert html == f'<img alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
+    assert shown == f'<img alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
+    assert source(after) == "Text."
+
+
+def test_a_player_is_its_storyboard_in_which_nothing_runs(cells, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/x.html").write_text(PLAYER)
+    code, after = cells("```python\nplay(y)\n```\n\n[A &lt;b> \\[0\\].](figures/x.html)\n\nText.\n")
+    (output,) = code["outputs"]
+    first, second = re.findall("<svg.*?</svg>", PLAYER, re.S)
+    images = [base64.b64encode(svg.encode()).decode() for svg in (first, second)]
+    alts = ["A &lt;b&gt; &quot;q&quot;.", ""]
+    address = "data:image/svg+xml;base64,"
+    a, b = (f'<img alt="{alts[n]}" src="{address}{images[n]}">' for n in (0, 1))
+    assert "".join(output["data"]["text/html"]) == (
+        '<figure class="player">\n<p>Step 1</p>\n'
+        f"{a}\n<table><tr><td>x</td></tr></table>\n{b}\n</figure>\n"
+    )
+    assert output["data"]["text/plain"] == ["A <b> [0]."]
     assert source(after) == "Text."
 
 

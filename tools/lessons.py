@@ -1,9 +1,9 @@
 """A pytest plugin: a lesson runs as a notebook does, a test a snippet, one namespace for all.
 
 Below a snippet stands what it produced: what it printed, or the error it raised on purpose, and
-what it drew. The test makes that piece of the page anew and compares; ``--update-outputs`` writes
-it instead. Each page has one more test, ``format``, for what no snippet would catch: a fence that
-nothing runs, an output or a picture that nothing produced.
+what it drew or recorded. The test makes that piece of the page anew and compares;
+``--update-outputs`` writes it instead. Each page has one more test, ``format``, for what no snippet
+would catch: a fence that nothing runs, an output, a picture or a player that nothing produced.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ PINNED = "<!--pytest.mark.pinned_torch-->"  # what stands below holds for one ve
 FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
 KINDS = re.compile(r'(python|py|console|text)(?: (?:title|hl_lines|linenums)="[^"`]*")*')
 ALLOWED = "use python (runs), py or console (shown), with title, hl_lines or linenums"
-IMAGE = re.compile(r"!\[(.*)\]\(([\w./-]+\.svg)\)")
+# A drawing is shown as an image, a player as a link. Either is found in place of the other too.
+FIGURE = re.compile(r"!?\[.*\]\(([\w./-]*figures/[\w./-]+\.(?:svg|html))\)")
+# Whatever leads to a player: a link, a link's address below the text, HTML.
+PLAYER = re.compile(r"""(?:\]\(|\]:|href=)[\s<"']*((?:[\w.-]+/)*figures/[\w./-]+\.html)""")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-outputs",
         action="store_true",
-        help="write what the snippets print, raise and draw into the lessons",
+        help="write what the snippets print, raise, draw and record into the lessons",
     )
 
 
@@ -96,6 +99,23 @@ class Ran(NamedTuple):
     value: Any
 
 
+class Figure(NamedTuple):
+    """What a page shows of a value that is a drawing or a player."""
+
+    mark: str  # before the brackets: a drawing is an image, a player is a link
+    suffix: str
+    source: str  # of the file
+
+    @classmethod
+    def of(cls, value: Any) -> Figure | None:
+        """The figure that a value is. A value that is neither is none."""
+        if hasattr(type(value), "_repr_svg_"):
+            return cls("!", ".svg", value.svg)
+        if hasattr(type(value), "_repr_html_") and hasattr(value, "fragment"):
+            return cls("", ".html", value.fragment)
+        return None
+
+
 class Snippet(TestBlock):  # type: ignore[misc]
     """One ``python`` fence."""
 
@@ -112,27 +132,30 @@ class Snippet(TestBlock):  # type: ignore[misc]
             raise Differs(f"{self.where} was to raise {self.raises} and raised nothing")
         if error is not None:
             printed += "".join(traceback.format_exception_only(error))
-        drawn = hasattr(type(value), "_repr_svg_")
-        if value is not None and not drawn:
+        figure = Figure.of(value)
+        if value is not None and figure is None:
             raise Differs(
                 f"{self.where} ends with a value of type {type(value).__name__}, which only a "
                 "notebook would show; print it, or give it a name"
             )
         below = Below(self.parent.text, self.obj.lineno)
-        file = below.image or (self.new_figure() if drawn else None)
-        wanted = _render(printed, f"![{_escape(value.alt)}]({file})" if drawn else "")
-        figure = self.path.parent / file if drawn and file else None
+        shows, made = "", None
+        if figure is not None:
+            name = Path(below.figure or self.new_figure()).with_suffix(figure.suffix).as_posix()
+            shows = f"{figure.mark}[{_escape(value.alt)}]({name})"
+            made = str(self.path.parent / name), figure.source
+        wanted = _render(printed, shows)
         if self.config.option.update_outputs:
-            drawing = [str(figure), value.svg] if figure else None
-            update = [str(self.path), self.parent.text, below.first, below.end, wanted, drawing]
+            update = [str(self.path), self.parent.text, below.first, below.end, wanted, made]
             self.user_properties.append(("lesson", update))
             return
         if PINNED in self.marks and not torch_is_pinned(self.config.rootpath):
             return
         _compare(self.path, below.first, self.obj.lineno, below.shown, wanted)
-        if figure is not None:
-            old = figure.read_text(encoding="utf-8") if figure.exists() else ""
-            _compare(figure, 0, self.obj.lineno, old, value.svg)
+        if made is not None:
+            file = Path(made[0])
+            old = file.read_text(encoding="utf-8") if file.exists() else ""
+            _compare(file, 0, self.obj.lineno, old, made[1])
 
     @cached_property
     def ran(self) -> Ran:
@@ -176,7 +199,7 @@ class Snippet(TestBlock):  # type: ignore[misc]
         return f"{self.path}:{self.obj.lineno}: this snippet"
 
     def new_figure(self) -> str:
-        """A name for the first drawing of a snippet that has no image yet."""
+        """A name for what a snippet draws or records, where the page has none for it yet."""
         return f"figures/{self.path.stem.partition('-')[0]}-line-{self.obj.lineno}.svg"
 
     def reportinfo(self) -> tuple[Path, int, str]:
@@ -216,31 +239,31 @@ class Below:
     Attributes:
         first, end: they are ``lines[first:end]``.
         shown: their text.
-        image: the figure they show, if any.
+        figure: the file of the drawing or player they show, if any.
     """
 
     def __init__(self, text: str, lineno: int) -> None:
         lines = text.splitlines(keepends=True)
         self.first = self.end = _closing(lines, lineno - 1) + 1
-        self.image: str | None = None
+        self.figure: str | None = None
         place = _skip_blank(lines, self.end)
         if place < len(lines) and lines[place].strip() == EXPECTED:
             place = _skip_blank(lines, place + 1)
             if place < len(lines) and FENCE.match(lines[place]):
                 self.end = _closing(lines, place) + 1
         place = _skip_blank(lines, self.end)
-        if place < len(lines) and (image := IMAGE.fullmatch(lines[place].strip())):
-            self.end, self.image = place + 1, image[2]
+        if place < len(lines) and (figure := FIGURE.fullmatch(lines[place].strip())):
+            self.end, self.figure = place + 1, figure[1]
         self.shown = "".join(lines[self.first : self.end])
 
 
-def _render(printed: str, image: str) -> str:
-    """What stands below a snippet that printed and drew this."""
+def _render(printed: str, figure: str) -> str:
+    """What stands below a snippet that printed this and shows this figure."""
     text = ""
     if printed:
         fence = max(["```", *(ticks + "`" for ticks in re.findall("`{3,}", printed))], key=len)
         text += f"\n{EXPECTED}\n\n{fence}text\n{printed}{fence}\n"
-    return text + (f"\n{image}\n" if image else "")
+    return text + (f"\n{figure}\n" if figure else "")
 
 
 def _escape(alt: str) -> str:
@@ -323,6 +346,11 @@ def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
                 yield lineno, f"the image {target} has no alternative text"
             if place not in shown:
                 yield lineno, f"the image {target} is not below a snippet that draws it"
+        for target in PLAYER.findall(line):
+            if place not in shown:
+                yield lineno, f"the player {target} is not below a snippet that makes it"
+            elif place + 1 < len(lines) and re.match(r"(?!///)\s*\S", lines[place + 1]):
+                yield lineno, f"the player {target} does not stand in a paragraph of its own"
         place += 1
 
 
@@ -398,10 +426,10 @@ class Writer:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
                 continue
             lines = old.splitlines(keepends=True)
-            for _, first, end, wanted, drawing in sorted(updates, key=lambda u: u[1], reverse=True):
+            for _, first, end, wanted, made in sorted(updates, key=lambda u: u[1], reverse=True):
                 lines[first:end] = [wanted]
-                if drawing is not None:
-                    self.write(*drawing)
+                if made is not None:
+                    self.write(*made)
             self.write(page, "".join(lines))
 
     def write(self, path: str, text: str) -> None:

@@ -12,6 +12,7 @@ from base64 import b64encode
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jupytext
 import nbformat
@@ -21,7 +22,7 @@ from nbformat import v4
 EXPECTED = re.compile(
     r"<!--pytest-codeblocks:expected-output-->\s*(`{3,})text\n(.*?)^\1\s*", re.S | re.M
 )
-IMAGE = re.compile(r"!\[(.*)\]\(([\w./-]+\.svg)\)\s*")
+FIGURE = re.compile(r"!?\[(.*)\]\(([\w./-]*figures/[\w./-]+\.(?:svg|html))\)\s*")
 MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|(\w+))-->\s*")
 DOWNLOAD = re.compile(r"^\[[^\]]*\]\(notebooks/[\w-]+\.ipynb\)\n", re.M)
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
@@ -36,7 +37,7 @@ def notebook(lesson: Path, repository: str = "") -> str:
     """The notebook of a lesson, as the text of its ``.ipynb`` file.
 
     Args:
-        lesson: the Markdown file; drawings are read from beside it.
+        lesson: the Markdown file; drawings and players are read from beside it.
         repository: ``OWNER/NAME`` on GitHub. Where it is given, a first cell installs the companion
             from there, which Colab needs.
     """
@@ -94,14 +95,30 @@ def _take_outputs(cell: Any, source: str, raises: str, folder: Path) -> str:
             told = {"ename": error[1], "evalue": error[2] or "", "traceback": [error[0].strip()]}
             cell.outputs.append(v4.new_output("error", **told))
         source = source[expected.end() :]
-    if image := IMAGE.match(source):
-        # As an <img>, since JupyterLab hides SVG in a notebook that it does not trust.
-        alt = unescape(re.sub(r"\\(.)", r"\1", image[1]))
-        svg = b64encode((folder / image[2]).read_bytes()).decode()
-        html = f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{svg}">'
+    if figure := FIGURE.match(source):
+        alt = unescape(re.sub(r"\\(.)", r"\1", figure[1]))
+        text = (folder / figure[2]).read_text(encoding="utf-8")
+        html = storyboard(text) if figure[2].endswith(".html") else _image(text, alt)
         cell.outputs.append(v4.new_output("display_data", {"text/html": html, "text/plain": alt}))
-        source = source[image.end() :]
+        source = source[figure.end() :]
     return source
+
+
+def storyboard(player: str) -> str:
+    """What a player shows where no script runs: in a notebook without trust, or on GitHub."""
+    still = re.sub(r"<script\b.*?</script>\s*", "", player, flags=re.S)
+    return re.sub(
+        r"<svg\b.*?</svg>",
+        lambda svg: _image(svg[0], ElementTree.fromstring(svg[0]).get("aria-label", "")),
+        still,
+        flags=re.S,
+    )
+
+
+def _image(svg: str, alt: str) -> str:
+    """A drawing as an ``<img>``: JupyterLab hides SVG in a notebook that it does not trust."""
+    encoded = b64encode(svg.encode()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{encoded}">'
 
 
 def _callouts(source: str, blocks: list[tuple[str, str, str]]) -> str:

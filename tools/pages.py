@@ -1,6 +1,8 @@
-"""What the page shows and Markdown cannot say: drawings as part of the page, notebooks as buttons.
+"""What the page shows and Markdown cannot say: figures as part of the page, notebooks as buttons.
 
-A Python-Markdown extension and no MkDocs hook, because both MkDocs and Zensical run extensions.
+A Python-Markdown extension and no MkDocs hook, because both MkDocs and Zensical run extensions. An
+extension cannot copy files into the site. So a page with a player has its style sheet and script
+within it, and needs no address of them, which would differ from folder to folder.
 """
 
 import re
@@ -13,6 +15,7 @@ from markdown.postprocessors import Postprocessor
 from markdown.treeprocessors import Treeprocessor
 
 FIGURE = re.compile(r"(?:\.\./)*(figures/.+\.svg)")
+PLAYER = re.compile(r"(?:\.\./)*(figures/.+\.html)")
 NOTEBOOK = re.compile(r"(?:\.\./)*(notebooks/.+\.ipynb)")
 # The mark of an error on purpose, one snippet, and its output.
 ERROR = re.compile(
@@ -26,40 +29,73 @@ ERROR = re.compile(
 class Pages(Treeprocessor):
     """Works on the parsed page, where alt texts and links are data and need no escaping."""
 
-    def __init__(self, md: Markdown, docs: str, repository: str) -> None:
+    def __init__(self, md: Markdown, docs: str, player: str, repository: str) -> None:
         super().__init__(md)
         self.docs = docs
+        self.player = player
         self.repository = repository
 
     def run(self, root: Element) -> None:
+        players: list[tuple[Element, str]] = []
         for parent in list(root.iter()):
             for child in list(parent):
                 if child.tag == "img" and (figure := FIGURE.fullmatch(child.get("src", ""))):
                     self.inline(child, figure[1])
                 if child.tag == "a" and (notebook := NOTEBOOK.fullmatch(child.get("href", ""))):
                     self.offer(parent, child, notebook[1])
+                if child.tag == "a" and (player := PLAYER.fullmatch(child.get("href", ""))):
+                    text, around = ("".join(e.itertext()).strip() for e in (child, parent))
+                    if parent.tag == "p" and len(parent) == 1 and text == around:
+                        players.append((parent, player[1]))
+        if players:
+            self.play(root, players)
 
-    def inline(self, image: Element, figure: str) -> None:
-        """Turn the image into a box that scrolls and holds the SVG, which takes the page's colours.
+    def read(self, figure: str, shown: str) -> tuple[Element, str]:
+        """A figure, as a tree and as it is written.
 
         Raises:
-            FileNotFoundError: the figure was never drawn.
-            ValueError: the SVG has ids; two drawings on one page would have the same ones.
+            FileNotFoundError: the figure was never made.
+            ValueError: it has ids; two figures on one page would have the same ones.
         """
-        alt = image.get("alt", "")
         path = Path(self.docs, figure)
         if not path.is_file():
             raise FileNotFoundError(
-                f"the page shows ![{alt}]({figure}), but {path} does not exist; "
-                "draw it with `make update`, or correct the link"
+                f"the page shows {shown}, but {path} does not exist; "
+                "make it with `make update`, or correct the link"
             )
         source = path.read_text(encoding="utf-8")
-        svg = fromstring(source)
-        if any("id" in element.attrib for element in svg.iter()):
+        tree = fromstring(source)
+        if any("id" in element.attrib for element in tree.iter()):
             raise ValueError(
-                f"{path} has id attributes, and two drawings on one page would share them; "
-                "draw it with companion.draw, which writes none"
+                f"{path} has id attributes, and two figures on one page would share them; "
+                "make it with companion.draw or companion.play, which write none"
             )
+        return tree, source
+
+    def play(self, root: Element, players: list[tuple[Element, str]]) -> None:
+        """Put each player in the place of its paragraph, and what all of them need once.
+
+        The style sheet stands above the first, so that none is seen without it, and not at the top
+        of the page, where MkDocs looks for the title. The script stands below the last.
+        """
+        style, script = (
+            Path(self.player, name).read_text(encoding="utf-8")
+            for name in ("player.css", "player.js")
+        )
+        before = f"<style>\n{style}</style>\n"
+        for paragraph, figure in players:
+            _, fragment = self.read(figure, f"the player {figure}")
+            paragraph.clear()
+            paragraph.text = self.md.htmlStash.store(before + fragment)
+            before = ""
+        # What ends a script, or opens another, can stand in one only as part of a string.
+        script = re.sub(r"<(?=!--|/?script)", r"\\x3C", script, flags=re.IGNORECASE)
+        SubElement(root, "p").text = self.md.htmlStash.store(f"<script>\n{script}</script>\n")
+
+    def inline(self, image: Element, figure: str) -> None:
+        """Turn the image into a box that scrolls and holds the SVG, in the colours of the page."""
+        alt = image.get("alt", "")
+        svg, source = self.read(figure, f"![{alt}]({figure})")
         image.tag = "span"
         image.attrib = {
             "class": "drawing-box",
@@ -99,6 +135,7 @@ class PagesExtension(Extension):
     def __init__(self, **kwargs: Any) -> None:
         self.config = {
             "docs": ["course", "where the figures are, from where the build is started"],
+            "player": ["companion", "where player.css and player.js are, likewise"],
             "repository": ["", "OWNER/NAME on GitHub; without it no page links to Colab"],
         }
         super().__init__(**kwargs)
