@@ -48,7 +48,7 @@
     const gate = make("div", { class: "player-gate", "aria-live": "polite" });
     const graph = story.querySelector(".player-graph").cloneNode(true);
     const second = story.querySelector(".player-second")?.cloneNode(true);
-    const code = list("ol", lines.map((line) => make("code", {}, line.text)));
+    const code = list("ol", lines.map((line) => make("code", {}, line)));
     const noCode = make("p", {});
     const rule = make("div", {});
     const engine = make("div", {});

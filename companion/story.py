@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,9 +50,10 @@ class Story:
     def data(self) -> Data:
         """All of it: the Nodes, the lines of code, and the modes."""
         recording, nodes = self.recording, self.graph.nodes
-        lines = sorted({line for line in recording.sources if line}, key=lambda s: (s.file, s.line))
-        operations = [i for i, node in enumerate(nodes) if not node.is_leaf]
-        operations.sort(key=lambda i: self.graph.sequence_numbers[i])
+        in_order = sorted(range(len(nodes)), key=lambda i: self.graph.sequence_numbers[i])
+        operations = [i for i in in_order if not nodes[i].is_leaf]
+        # In the order in which they ran, whatever their files are called.
+        lines = list(dict.fromkeys(recording.sources[i] for i in in_order if recording.sources[i]))
         made = {i: place for place, i in enumerate(operations, start=1)}
         modes = [self.engine(), self.second_pass(), self.depth_first()]
         return {
@@ -68,7 +68,7 @@ class Story:
                 }
                 for i, node in enumerate(nodes)
             ],
-            "lines": [{"file": Path(line.file).name, "text": line.text} for line in lines],
+            "lines": [line.text for line in lines if line],
             "modes": [mode for mode in modes if mode],
         }
 

@@ -236,7 +236,7 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
         # The code.
         line = data["nodes"][step.node]["line"]
         lit = page.locator(".player-code [aria-current]").all_inner_texts()
-        assert lit == [data["lines"][line]["text"]]
+        assert lit == [data["lines"][line]]
         # What the Node did.
         rule = page.locator(".player-rule").inner_text()
         for arrival in story.steps[place]["came"]:

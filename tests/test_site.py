@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 PAGES = ["", *(f"{page.stem}/" for page in sorted((ROOT / "course").glob("*.md")))]
 PAGES = [page for page in PAGES if page != "index/"] + ["404.html"]
-DRAWING = re.compile(r'<svg [^>]*class="drawing".*?</svg>', re.DOTALL)
+DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
 
 
 def run(*command: str, cwd: Path) -> None:

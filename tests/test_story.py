@@ -111,8 +111,7 @@ def test_lines_are_told_where_torch_noted_them_and_nowhere_else():
         a = x * 2.0
         y = a.sin()
     data = Story(record_backward(y + 1.0)).data()
-    assert [line["text"] for line in data["lines"]] == ["a = x * 2.0", "y = a.sin()"]
-    assert {line["file"] for line in data["lines"]} == {"test_story.py"}
+    assert data["lines"] == ["a = x * 2.0", "y = a.sin()"]
     assert [node["line"] for node in data["nodes"]] == [None, 1, 0, 0]
 
 
