@@ -61,7 +61,7 @@ def drawings(site: Path, lesson: Path) -> list[str]:
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_each_figure_of_a_lesson_is_drawn_in_its_page(site, lesson):
-    figures = re.findall(r"^!\[.*\]\(figures/.*\.svg\)$", lesson.read_text(), re.MULTILINE)
+    figures = re.findall(r"^!?\[.*\]\(figures/.*\)$", lesson.read_text(), re.MULTILINE)
     assert len(drawings(site, lesson)) == len(figures)
 
 
