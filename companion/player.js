@@ -176,9 +176,15 @@
 
     function rules(step, error) {
       const parts = [];
-      const came = step.came.map((c) => `${c.value} ${c.from === null ? "to begin with" : `from ${name(c.from)}, slot ${c.slot}`}`);
+      const several = step.given.length > 1;
+      const from = (c) => (c.from === null ? "to begin with" : `from ${name(c.from)}, slot ${c.slot}`);
+      const came = step.came.map((c) => `${c.value} ${from(c)}${several ? `, to input ${c.input}` : ""}`);
+      const given = step.given.map((value, k) => {
+        const summed = step.came.filter((c) => c.input === k).length > 1;
+        return `${value}${summed ? ", the sum" : ""}${several ? ` at input ${k}` : ""}`;
+      });
       parts.push(make("p", {}, `Came: ${came.join("; ")}.`));
-      parts.push(make("p", {}, `${name(step.node)} was given ${step.given.join(", ")}${step.came.length > 1 ? ", the sum" : ""}.`));
+      parts.push(make("p", {}, `${name(step.node)} was given ${given.join(" and ")}.`));
       if (step.changed) parts.push(make("p", {}, "A hook changed it on the way."));
       if (error) parts.push(make("p", { class: "player-error" }, error));
       const passed = step.passed.map((p) => {
@@ -202,7 +208,7 @@
         const head = ["To", "Buffer before", "Came", "Buffer after", ...(veiled ? [] : ["Still waits for"])];
         const row = (cells, tag) => make("tr", {}, ...cells.map((cell) => make(tag, {}, String(cell))));
         const rows = sent.map((p) => row([name(p.to) + (p.input ? `, output ${p.input}` : ""), p.before, p.value, p.after, ...(veiled ? [] : [step.waiting[p.to]])], "td"));
-        parts.push(scrolls("Buffers", make("table", {}, make("thead", {}, row(head, "th")), make("tbody", {}, ...rows))));
+        parts.push(scrolls("Buffers", make("table", { class: "player-sums" }, make("thead", {}, row(head, "th")), make("tbody", {}, ...rows))));
       }
       if (veiled) return [...parts, make("p", {}, "What is ready, and what waits, is shown after the question.")];
       const made = nodes.filter((node) => node.made !== null).length;

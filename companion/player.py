@@ -168,7 +168,10 @@ def _player(recording: Recording) -> Player:
 
 
 def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
-    return tagged(graph, tags).svg.replace('class="drawing"', f'class="drawing {name}"', 1)
+    svg = tagged(graph, tags).svg
+    width = svg.partition(' viewBox="')[2].split()[2]  # for player.css
+    look = f'class="drawing {name}" style="--width: {width}"'
+    return svg.replace('class="drawing"', look, 1)
 
 
 def _table(story: Story) -> str:

@@ -62,7 +62,7 @@ class Story:
                     "name": self.names[i],
                     "leaf": node.is_leaf,
                     "line": None if (line := recording.sources[i]) is None else lines.index(line),
-                    "value": show(recording.values[i, 0]) if (i, 0) in recording.values else None,
+                    "value": self.value(i),
                     "made": made.get(i),
                     "waits": recording.waiting.get(i),
                 }
@@ -71,6 +71,13 @@ class Story:
             "lines": [line.text for line in lines if line],
             "modes": [mode for mode in modes if mode],
         }
+
+    def value(self, node: int) -> str | None:
+        """What the forward pass computed there, as far as that was recorded."""
+        known = {nr: value for (i, nr), value in self.recording.values.items() if i == node}
+        if not known.keys() - {0}:
+            return show(known[0]) if known else None
+        return "; ".join(f"output {nr}: {show(value)}" for nr, value in known.items())
 
     # ---- what happened
 
@@ -105,7 +112,10 @@ class Story:
             steps.append(
                 {
                     "node": step.node,
-                    "came": [_came(arrival.edge, arrival.value) for arrival in step.arrivals],
+                    "came": [
+                        _came(arrival.edge, arrival.input_nr, arrival.value)
+                        for arrival in step.arrivals
+                    ],
                     "changed": self.changed(step),
                     "given": [show(gradient) for gradient in step.grad_outputs],
                     "passed": passed,
@@ -226,7 +236,11 @@ class Story:
             node, place = nodes[edge.target], (edge.target, edge.input_nr)
             before = buffers[place]
             buffers[place] = _sum(before, value)
-            step: Data = {"node": node.index, "came": [_came(edge, value)], "passed": []}
+            step: Data = {
+                "node": node.index,
+                "came": [_came(edge, edge.input_nr, value)],
+                "passed": [],
+            }
             if node.is_leaf:
                 step |= {"given": [show(value)], "grad": [show(before), show(buffers[place])]}
             else:
@@ -256,9 +270,9 @@ class Story:
         }
 
 
-def _came(edge: Edge | None, value: Tensor | None) -> Data:
+def _came(edge: Edge | None, input_nr: int, value: Tensor | None) -> Data:
     source, slot = (None, None) if edge is None or edge.source < 0 else (edge.source, edge.slot)
-    return {"from": source, "slot": slot, "value": show(value)}
+    return {"from": source, "slot": slot, "input": input_nr, "value": show(value)}
 
 
 def _sum(held: Tensor | None, value: Tensor | None) -> Tensor | None:
