@@ -14,7 +14,7 @@
   };
   const list = (tag, lines) => make(tag, {}, ...lines.map((line) => make("li", {}, line)));
   const pane = (name, title, ...inside) =>
-    make("section", { class: `player-pane player-${name}`, "aria-label": title }, make("p", { class: "player-title" }, title), ...inside);
+    make("div", { class: `player-pane player-${name}`, role: "group", "aria-label": title }, make("p", { class: "player-title" }, title), ...inside);
   const scrolls = (name, ...inside) => make("div", { class: "player-scroll", tabindex: 0, role: "group", "aria-label": name }, ...inside);
   const nth = (n) => `${n}${n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th"}`;
 
