@@ -323,8 +323,9 @@ def record(
     recording.error = recording.second = None
     recording._targets = None if inputs is None else _targets(graph, inputs)
     with torch.no_grad():
-        first = torch.ones_like(output) if gradient is None else gradient.to(output.dtype)
-        recording._gradient = _copy(first)
+        first = torch.ones_like(output) if gradient is None else gradient
+        # Torch casts a real one, and will refuse a complex one of another dtype.
+        recording._gradient = _copy(first if first.is_complex() else first.to(output.dtype))
     recording._ran, recording._entered, recording._grads = [], {}, {}
     recording._saved, recording._functions, recording._numbers = {}, {}, []
     recording.values = _values(graph, names) if len(graph) <= DETAILED else {}
