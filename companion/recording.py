@@ -7,7 +7,6 @@ slot leads to, is added to what came before it, and is one thing less to wait fo
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import threading
@@ -54,6 +53,8 @@ class Arrival:
 class Step:
     """What happened when the engine ran one Node. All tensors are copies without a graph.
 
+    One copy may stand in several places, or be a view of another: read them, and write to none.
+
     Attributes:
         index: its position in ``Recording.steps``.
         node: the index of the Node in ``Recording.graph``.
@@ -70,7 +71,8 @@ class Step:
         saved: what the Node had saved for its formula, by name: copies of tensors, and numbers.
             None where that was not recorded.
         made: under ``create_graph=True``, the indices in ``Recording.second`` of the Nodes that the
-            step made.
+            step made. The Node of a sum of arrivals, which is made between two steps, and those of
+            hooks that ran before the Node belong to none.
     """
 
     index: int
@@ -109,7 +111,9 @@ class Recording:
         graph: the graph that the pass ran over, read before it began.
         retain_graph: whether the saved tensors were kept.
         create_graph: whether the pass made a graph of its own.
-        error: the exception that ended the pass early; None if it came to its end.
+        error: the exception that ended the pass early; None if it came to its end. The Node that it
+            came from has a step if the graph has at most 150 Nodes, or if it is a root, a leaf or a
+            custom Function; not if a hook of yours raised before the Node ran.
         values: what the forward pass computed, where it can be had, by Node and by number of its
             output: leaves, and tensors that a variable of the caller referred to, as they were when
             the pass began. Of graphs of at most 150 Nodes.
@@ -253,9 +257,10 @@ def record_backward(
     """Run one backward pass as ``output.backward(...)`` does, and record what each Node did.
 
     The gradients that it leaves in ``.grad`` are those of a pass that nobody recorded, bit for bit.
-    Your own hooks run as ever, before those that record; these are gone afterwards, whatever
-    happened. The pass runs in the calling thread alone. A copy is made of every gradient that goes
-    into or out of a Node, so a recording of a large model takes a lot of memory.
+    Your own hooks run as ever, before those that record, unless added on the way; these are gone
+    afterwards, whatever happened. The pass runs in the calling thread alone. Every gradient is
+    copied, so a recording of a large model takes a lot of memory. In a graph of more than 150 Nodes
+    a hook that writes to a gradient through ``.data``, which autograd does not see, is not seen.
 
     What happens inside of a Node is not seen: a reentrant ``torch.utils.checkpoint`` is one Node.
     Saved tensors that went through ``torch.autograd.graph.saved_tensors_hooks`` are not looked at,
@@ -264,7 +269,8 @@ def record_backward(
     Args:
         output: the tensor to call backward on, of any shape, dtype and device.
         gradient: what to begin with, of the shape of ``output``; not needed for one real element.
-        inputs: tensors whose ``.grad`` to fill; by default all leaves.
+        inputs: one or several tensors, or ``GradientEdge``, to fill ``.grad`` of; by default all
+            leaves.
         retain_graph: keep the saved tensors for another pass; by default only if ``create_graph``.
         create_graph: record the pass itself as a graph, to be differentiated again.
 
@@ -272,7 +278,7 @@ def record_backward(
         The recording. Nodes are named by the caller's variables that refer to their outputs.
 
     Raises:
-        TypeError: ``output`` is not a tensor.
+        TypeError: ``output`` or ``gradient`` is not a tensor.
         RuntimeError: what ``backward`` raises: at once if ``output`` does not require grad, or
             needs a ``gradient`` of another shape; on the way if a saved tensor is freed or was
             modified in place. Any exception that leaves the pass has an attribute ``recording``,
@@ -351,7 +357,8 @@ def _hooks(recording: Recording) -> Iterator[None]:
     """Hooks that write into the recording: one after each Node, and before some as well."""
     graph, create_graph = recording.graph, recording.create_graph
     fns, detailed = graph._fns, len(graph) <= DETAILED
-    leaves = {leaf.index: leaf.grad_fn.variable for leaf in graph.leaves}
+    # Not graph.leaves, which makes an object for each Node.
+    leaves = {i: fn.variable for i, fn in enumerate(fns) if type(fn).__name__ == "AccumulateGrad"}
     targets, first = graph._target, graph._first
     entering = Counter(targets)
     ran, entered = recording._ran, recording._entered
@@ -360,16 +367,22 @@ def _hooks(recording: Recording) -> Iterator[None]:
     # the root before it, and has a higher number.
     running, here, this_pass = torch._C._current_graph_task_id, threading.get_ident(), sys.maxsize
     # New memory is what costs most: to copy 64 KB into it may take as long as an operation does. So
-    # of a large gradient in a large graph one copy serves as long as nothing is written to it: on
-    # its way along the only edge into a Node, through a view, and as the .grad of a leaf.
-    large = math.inf if detailed else LARGE
+    # in a large graph one copy of a gradient serves as long as nothing is written to it: on its way
+    # along the only edge into a Node, and, if it is large, through a view and as .grad of a leaf.
     under_way: dict[int, _Copied] = {}
     versions: dict[int, int | None] = {}  # of what came to a leaf
 
+    def arrived(i: int, gradients: Gradients) -> Gradients:
+        known = under_way.pop(i, None)
+        if known and len(gradients) == 1 and gradients[0] is known[0]:
+            if known[0]._version == known[1]:
+                return (known[2],)
+        return _copies(gradients, create_graph)
+
     def noted(tensor: Tensor | None, copy: Tensor | None) -> _Copied | None:
-        if tensor is None or copy is None or tensor.numel() < large or tensor.is_inference():
-            return None  # of an inference tensor nobody counts the versions
-        return tensor, tensor._version, copy
+        if detailed or tensor is None or copy is None or tensor.numel() < LARGE:
+            return None
+        return None if tensor.is_inference() else (tensor, tensor._version, copy)
 
     def enter(i: int, grad_outputs: Gradients) -> None:
         nonlocal this_pass
@@ -381,7 +394,7 @@ def _hooks(recording: Recording) -> Iterator[None]:
             for log in (ran, entered, recording._grads, recording._saved, recording._numbers):
                 log.clear()
             under_way.clear()
-        entered[i] = _copies(grad_outputs, create_graph, under_way.pop(i, None))
+        entered[i] = arrived(i, grad_outputs)
         if i in leaves:
             recording._grads[i] = _copies((leaves[i].grad,), True)
             # The gradient itself must go: the engine takes it for .grad if nobody else holds it.
@@ -399,7 +412,7 @@ def _hooks(recording: Recording) -> Iterator[None]:
             given = entered.pop(i)
             passed_on = _copies(grad_inputs, create_graph)
         else:  # it is not one that may write into what it is given
-            given = _copies(grad_outputs, create_graph, under_way.pop(i, None))
+            given = arrived(i, grad_outputs)
             passed_on = _copies(grad_inputs, create_graph, noted(grad_outputs[0], given[0]))
         ran.append((i, given, passed_on))
         if i in leaves:
@@ -408,12 +421,15 @@ def _hooks(recording: Recording) -> Iterator[None]:
             recording._grads[i] += _copies((leaves[i].grad,), True, known if unchanged else None)
         if create_graph:
             recording._numbers[-1] = recording._numbers[-1][0], _next_number()
+        if detailed:  # each copy is a new one, in case that hooks write where nobody counts it
+            return
         place = first[i]
         for tensor, copy in zip(grad_inputs, passed_on, strict=True):
-            if tensor is not None and tensor.numel() >= large and entering[targets[place]] == 1:
-                if known := noted(tensor, copy):
-                    under_way[targets[place]] = known
+            target = targets[place]
             place += 1
+            if tensor is None or copy is None or entering[target] > 1 or tensor.is_inference():
+                continue  # of an inference tensor nobody counts the versions
+            under_way[target] = tensor, tensor._version, copy
 
     with ExitStack() as stack, garbage_collection_paused():
         handles = list[Any]()
