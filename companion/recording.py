@@ -393,7 +393,6 @@ def _hooks(recording: Recording) -> Iterator[None]:
             this_pass = number
             for log in (ran, entered, recording._grads, recording._saved, recording._numbers):
                 log.clear()
-            under_way.clear()
         entered[i] = arrived(i, grad_outputs)
         if i in leaves:
             recording._grads[i] = _copies((leaves[i].grad,), True)

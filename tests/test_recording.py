@@ -494,9 +494,9 @@ def test_whatever_a_node_gives_on_the_recording_has_its_bits(view, as_if_large):
     seen = []
     y.grad_fn.register_hook(lambda ins, outs: (view(outs[0]),))
     y.grad_fn.register_hook(lambda ins, outs: seen.append(ins[0].clone()) or None)
-    recording = record_backward(y, torch.tensor([1j, 2.0, 3 + 1j, 4.0]))
-    assert same(recording.steps[0].grad_inputs[0], seen[0])
-    assert same(recording.steps[1].grad_outputs[0], seen[0])
+    recording = record_backward(y + 0, torch.tensor([1j, 2.0, 3 + 1j, 4.0]))
+    assert same(recording.steps[1].grad_inputs[0], seen[0])
+    assert same(recording.steps[2].grad_outputs[0], seen[0])
 
 
 def test_a_gap_in_memory_that_was_not_copied_is_not_read(as_if_large):
@@ -504,8 +504,23 @@ def test_a_gap_in_memory_that_was_not_copied_is_not_read(as_if_large):
     y = x.sin().exp()
     whole = torch.arange(9.0).view(3, 3)
     y.grad_fn.register_hook(lambda ins, outs: (whole.t()[0],))
-    recording = record_backward(y, whole[0])
-    assert recording.steps[1].grad_outputs[0].tolist() == [0.0, 3.0, 6.0]
+    recording = record_backward(y + 0, whole[0])
+    assert recording.steps[2].grad_outputs[0].tolist() == [0.0, 3.0, 6.0]
+
+
+def test_a_view_of_an_expanded_gradient_is_not_read_from_its_dense_copy(as_if_large):
+    x = torch.ones(3, 2, requires_grad=True)
+    column = torch.tensor([[1.0], [2.0]])
+    recording = record_backward(x.sin().t() + 0, column.expand(2, 3))
+    assert names(recording)[:2] == ["AddBackward0", "TBackward0"]
+    assert recording.steps[1].grad_inputs[0].tolist() == [[1.0, 2.0]] * 3
+
+
+def test_a_view_of_another_dtype_is_a_copy_of_its_own(as_if_large):
+    x = torch.tensor([1 + 2j, 3 - 1j], requires_grad=True)
+    gradient = torch.arange(4.0).view(2, 2)
+    recording = record_backward(torch.view_as_real(x.sin()) + 0, gradient)
+    assert recording.steps[1].grad_inputs[0].tolist() == [1j, 2 + 3j]
 
 
 def test_a_large_gradient_that_is_written_to_on_its_way_is_copied_again(as_if_large):
@@ -993,6 +1008,35 @@ def test_a_pass_of_another_thread_over_the_same_nodes_is_not_recorded():
 
     y.register_hook(other)
     recording = record_backward(y)
+    assert [step.grad_outputs[0].tolist() for step in recording.steps[:2]] == [1.0, [1.0, 1.0]]
+    assert names(recording) == ["SumBackward0", "ExpBackward0", "AccumulateGrad"]
+
+
+def test_a_pass_of_another_thread_that_began_earlier_is_not_recorded():
+    x = torch.ones(2, requires_grad=True)
+    h = x.exp()
+    y = h.sum()
+    here, began, go_on = threading.get_ident(), threading.Event(), threading.Event()
+
+    def wait(_):
+        if threading.get_ident() != here:
+            began.set()
+            go_on.wait(5)
+
+    def run():
+        torch.autograd.grad(y, x, torch.tensor(7.0), retain_graph=True)
+
+    def let_go(_):
+        if threading.get_ident() == here:
+            go_on.set()
+            other.join(5)
+
+    y.register_hook(wait)
+    h.register_hook(let_go)
+    other = threading.Thread(target=run)
+    other.start()
+    began.wait(5)
+    recording = record_backward(y, retain_graph=True)
     assert [step.grad_outputs[0].tolist() for step in recording.steps[:2]] == [1.0, [1.0, 1.0]]
     assert names(recording) == ["SumBackward0", "ExpBackward0", "AccumulateGrad"]
 
