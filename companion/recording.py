@@ -41,7 +41,9 @@ class Arrival:
     Attributes:
         edge: the edge it came along; None for the gradient that the pass began with.
         value: a copy of it; None if it was undefined, which counts as zero.
-        total: the sum of all that had come to this input of the Node so far, itself included.
+        total: the sum of all that had come to this input of the Node so far, itself included. Made
+            of the copies: with sparse gradients among them it may be rounded in another way than
+            the sum that the engine made, else it is the same to the bit.
     """
 
     edge: Edge | None
@@ -184,7 +186,7 @@ class Recording:
             with torch.no_grad():
                 if value is None or before is None:
                     total = before if value is None else value
-                else:  # as the engine adds; torch has no sum of a sparse and a dense tensor
+                else:  # in the engine's order; torch has no sum of a sparse and a dense tensor
                     total = value + before if before.is_sparse else before + value
             totals[node, nr] = total
             came[node].append(Arrival(edge, value, total))
