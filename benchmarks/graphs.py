@@ -1,4 +1,4 @@
-"""What reading and drawing graphs costs, beside other packages: ``python benchmarks/graphs.py``.
+"""What it costs to read, draw and record graphs, beside others: ``python benchmarks/graphs.py``.
 
 Everything is measured in one run, side by side, and told as ratios: absolute times depend on the
 machine and on what else it does. With ``--write`` the tables go into course/measured.md.
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from companion import Graph, draw, modules
+from companion import Graph, draw, modules, record_backward
 
 PAGE = Path(__file__).parents[1] / "course/measured.md"
 
@@ -259,6 +259,31 @@ def modules_table() -> Iterator[str]:
         )
 
 
+# ---- recording
+
+
+def perceptron(n: int) -> torch.Tensor:
+    """About ``n`` Nodes: each layer has five, of which two are leaves."""
+    x = torch.randn(64, 128)
+    for _ in range(n // 5):
+        x = torch.tanh(nn.Linear(128, 128)(x))
+    return x.sum()
+
+
+def recording_table() -> Iterator[str]:
+    yield "| graph | Nodes | µs a Node, plain | `record_backward` / plain backward |"
+    yield "|---|---|---|---|"
+    for name, make, n, times in (
+        ("chain of numbers", chain, 1_000, 200),
+        ("chain of numbers", chain, 10_000, 30),
+        ("chain of numbers", chain, 100_000, 5),
+        ("layers of 128 × 128, batch of 64", perceptron, 4_000, 15),
+    ):
+        looks = [torch.Tensor.backward, record_backward]
+        plain, recorded = timed(lambda make=make, n=n: make(n), looks, times)
+        yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} |"
+
+
 def report() -> str:
     today = datetime.date.today().isoformat()
     cores = os.cpu_count()
@@ -277,6 +302,10 @@ def report() -> str:
         "### Noting modules",
         "",
         *modules_table(),
+        "",
+        "### Recording a backward pass",
+        "",
+        *recording_table(),
     ]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,14 +21,17 @@ from typing import Any
 
 import torch
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.graph import Edge, Graph, Node, garbage_collection_paused, read
 from companion.naming import names_in
 
+LARGE = 1000  # elements: of smaller gradients a copy costs less than to look for one
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
 
 Tensor = torch.Tensor
 Gradients = tuple[Tensor | None, ...]
+_Copied = tuple[Tensor, int, Tensor]  # a tensor, its version when it was copied, and the copy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,9 @@ class Arrival:
         edge: the edge it came along; None for the gradient that the pass began with.
         input_nr: which input of the Node it entered, as in ``Edge.input_nr``.
         value: a copy of it; None if it was undefined, which counts as zero.
-        total: the sum of all that had come to this input of the Node so far, itself included.
+        total: the sum of all that had come to this input of the Node so far, itself included. Made
+            of the copies: with sparse gradients among them it may be rounded in another way than
+            the sum that the engine made, else it is the same to the bit.
     """
 
     edge: Edge | None
@@ -51,6 +56,8 @@ class Arrival:
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """What happened when the engine ran one Node. All tensors are copies without a graph.
+
+    One copy may stand in several places, or be a view of another: read them, and write to none.
 
     Attributes:
         index: its position in ``Recording.steps``.
@@ -68,7 +75,8 @@ class Step:
         saved: what the Node had saved for its formula, by name: copies of tensors, and numbers.
             None where that was not recorded.
         made: under ``create_graph=True``, the indices in ``Recording.second`` of the Nodes that the
-            step made.
+            step made. The Node of a sum of arrivals, which is made between two steps, and those of
+            hooks that ran before the Node belong to none.
     """
 
     index: int
@@ -107,7 +115,9 @@ class Recording:
         graph: the graph that the pass ran over, read before it began.
         retain_graph: whether the saved tensors were kept.
         create_graph: whether the pass made a graph of its own.
-        error: the exception that ended the pass early; None if it came to its end.
+        error: the exception that ended the pass early; None if it came to its end. The Node that it
+            came from has a step if the graph has at most 150 Nodes, or if it is a root, a leaf or a
+            custom Function; not if a hook of yours raised before the Node ran.
         values: what the forward pass computed, where it can be had, by Node and by number of its
             output: leaves, and tensors that a variable of the caller referred to, as they were when
             the pass began. Of graphs of at most 150 Nodes.
@@ -176,7 +186,10 @@ class Recording:
         def arrive(node: int, nr: int, edge: Edge | None, value: Tensor | None) -> None:
             before = totals.get((node, nr))
             with torch.no_grad():
-                total = before if value is None else value if before is None else before + value
+                if value is None or before is None:
+                    total = before if value is None else value
+                else:  # in the engine's order; torch has no sum of a sparse and a dense tensor
+                    total = value + before if before.is_sparse else before + value
             totals[node, nr] = total
             came[node].append(Arrival(edge, nr, value, total))
 
@@ -241,16 +254,17 @@ def record_backward(
     output: Tensor,
     gradient: Tensor | None = None,
     *,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> Recording:
     """Run one backward pass as ``output.backward(...)`` does, and record what each Node did.
 
     The gradients that it leaves in ``.grad`` are those of a pass that nobody recorded, bit for bit.
-    Your own hooks run as ever, before those that record; these are gone afterwards, whatever
-    happened. The pass runs in the calling thread alone. A copy is made of every gradient that goes
-    into or out of a Node, so a recording of a large model takes a lot of memory.
+    Your own hooks run as ever, before those that record, unless added on the way; these are gone
+    afterwards, whatever happened. The pass runs in the calling thread alone. Every gradient is
+    copied, so a recording of a large model takes a lot of memory. In a graph of more than 150 Nodes
+    a hook that writes to a gradient through ``.data``, which autograd does not see, is not seen.
 
     What happens inside of a Node is not seen: a reentrant ``torch.utils.checkpoint`` is one Node.
     Saved tensors that went through ``torch.autograd.graph.saved_tensors_hooks`` are not looked at,
@@ -259,7 +273,8 @@ def record_backward(
     Args:
         output: the tensor to call backward on, of any shape, dtype and device.
         gradient: what to begin with, of the shape of ``output``; not needed for one real element.
-        inputs: tensors whose ``.grad`` to fill; by default all leaves.
+        inputs: one or several tensors, or ``GradientEdge``, to fill ``.grad`` of; by default all
+            leaves.
         retain_graph: keep the saved tensors for another pass; by default only if ``create_graph``.
         create_graph: record the pass itself as a graph, to be differentiated again.
 
@@ -267,7 +282,7 @@ def record_backward(
         The recording. Nodes are named by the caller's variables that refer to their outputs.
 
     Raises:
-        TypeError: ``output`` is not a tensor.
+        TypeError: ``output`` or ``gradient`` is not a tensor.
         RuntimeError: what ``backward`` raises: at once if ``output`` does not require grad, or
             needs a ``gradient`` of another shape; on the way if a saved tensor is freed or was
             modified in place. Any exception that leaves the pass has an attribute ``recording``,
@@ -291,7 +306,7 @@ def record_backward(
 def record(
     output: Tensor,
     gradient: Tensor | None,
-    inputs: Tensor | Sequence[Tensor] | None,
+    inputs: Any,
     retain_graph: bool | None,
     create_graph: bool,
     caller: FrameType,
@@ -299,6 +314,11 @@ def record(
     """``record_backward``, told whose variables may name the Nodes."""
     if not isinstance(output, Tensor):
         raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+    if not isinstance(gradient, Tensor | None):
+        kind = type(gradient).__name__
+        raise TypeError(f"gradients can be either Tensors or None, but got {kind}")
+    if inputs is not None and not isinstance(inputs, Tensor | GradientEdge):
+        inputs = tuple(inputs)  # an iterator gives what it has only once
 
     def run() -> None:
         torch.autograd.backward(output, gradient, retain_graph, create_graph, inputs=inputs)
@@ -313,8 +333,9 @@ def record(
     recording.error = recording.second = None
     recording._targets = None if inputs is None else _targets(graph, inputs)
     with torch.no_grad():
-        gradient_or_ones = torch.ones_like(output) if gradient is None else gradient
-        recording._gradient = gradient_or_ones.detach().clone()
+        first = torch.ones_like(output) if gradient is None else gradient
+        # Torch casts a real one, and will refuse a complex one of another dtype.
+        recording._gradient = _copy(first if first.is_complex() else first.to(output.dtype))
     recording._ran, recording._entered, recording._grads = [], {}, {}
     recording._saved, recording._functions, recording._numbers = {}, {}, []
     recording.values = _values(graph, names) if len(graph) <= DETAILED else {}
@@ -325,7 +346,7 @@ def record(
             run()
     except BaseException as error:
         recording.error = error
-        with suppress(AttributeError):  # an exception class of a stranger's may allow no attributes
+        with suppress(Exception):  # an exception class of a stranger's may allow no attributes
             error.recording = recording  # type: ignore[attr-defined]
         raise
     if create_graph:
@@ -340,34 +361,48 @@ def _hooks(recording: Recording) -> Iterator[None]:
     """Hooks that write into the recording: one after each Node, and before some as well."""
     graph, create_graph = recording.graph, recording.create_graph
     fns, detailed = graph._fns, len(graph) <= DETAILED
-    leaves = {leaf.index: leaf.grad_fn.variable for leaf in graph.leaves}
+    # Not graph.leaves, which makes an object for each Node.
+    leaves = {i: fn.variable for i, fn in enumerate(fns) if type(fn).__name__ == "AccumulateGrad"}
     targets, first = graph._target, graph._first
     entering = Counter(targets)
     ran, entered = recording._ran, recording._entered
     # Another pass may run over the same Nodes meanwhile, in another thread or begun by a hook.
-    # This one begins with the root, in this thread.
-    running, here, this_pass = torch._C._current_graph_task_id, threading.get_ident(), -1
-    # A gradient on its way along the only edge into a Node: the tensor, its version, and the copy
-    # that was made of it, so that no second one is needed when it arrives as it left.
-    under_way: dict[int, tuple[Tensor, int, Tensor]] = {}
+    # This one begins with the root, in this thread. A pass that a hook on the root began comes to
+    # the root before it, and has a higher number.
+    running, here, this_pass = torch._C._current_graph_task_id, threading.get_ident(), sys.maxsize
+    # New memory is what costs most: to copy 64 KB into it may take as long as an operation does. So
+    # in a large graph one copy of a gradient serves as long as nothing is written to it: on its way
+    # along the only edge into a Node, and, if it is large, through a view and as .grad of a leaf.
+    under_way: dict[int, _Copied] = {}
+    versions: dict[int, int | None] = {}  # of what came to a leaf
 
-    def copies_of_arrived(i: int, gradients: Gradients) -> Gradients:
-        if i not in under_way:
-            return _copies(gradients, create_graph)
-        tensor, version, copy = under_way.pop(i)
-        if len(gradients) == 1 and gradients[0] is tensor and tensor._version == version:
-            return (copy,)
+    def arrived(i: int, gradients: Gradients) -> Gradients:
+        known = under_way.pop(i, None)
+        if known and len(gradients) == 1 and gradients[0] is known[0]:
+            if known[0]._version == known[1]:
+                return (known[2],)
         return _copies(gradients, create_graph)
+
+    def noted(tensor: Tensor | None, copy: Tensor | None) -> _Copied | None:
+        if detailed or tensor is None or copy is None or tensor.numel() < LARGE:
+            return None
+        return None if tensor.is_inference() else (tensor, tensor._version, copy)
 
     def enter(i: int, grad_outputs: Gradients) -> None:
         nonlocal this_pass
-        if running() != this_pass:
-            if this_pass != -1 or i > 0 or threading.get_ident() != here:
+        number = running()
+        if number != this_pass:
+            if i > 0 or number > this_pass or threading.get_ident() != here:
                 return
-            this_pass = running()
-        entered[i] = copies_of_arrived(i, grad_outputs)
+            this_pass = number
+            for log in (ran, entered, recording._grads, recording._saved, recording._numbers):
+                log.clear()
+        entered[i] = arrived(i, grad_outputs)
         if i in leaves:
             recording._grads[i] = _copies((leaves[i].grad,), True)
+            # The gradient itself must go: the engine takes it for .grad if nobody else holds it.
+            known = noted(grad_outputs[0], entered[i][0])
+            versions[i] = known[1] if known else None
         elif detailed:
             recording._saved[i] = _saved_values(fns[i])
         if create_graph:
@@ -376,24 +411,28 @@ def _hooks(recording: Recording) -> Iterator[None]:
     def leave(i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
         if running() != this_pass:
             return
-        passed_on = _copies(grad_inputs, create_graph)
         if i in entered:
             given = entered.pop(i)
-        else:
-            given = copies_of_arrived(i, grad_outputs)
+            passed_on = _copies(grad_inputs, create_graph)
+        else:  # it is not one that may write into what it is given
+            given = arrived(i, grad_outputs)
+            passed_on = _copies(grad_inputs, create_graph, noted(grad_outputs[0], given[0]))
         ran.append((i, given, passed_on))
-        place = first[i]
-        for copy in passed_on:
-            if copy is not None:
-                target = targets[place]
-                if entering[target] == 1 and target not in leaves:
-                    tensor = grad_inputs[place - first[i]]
-                    under_way[target] = tensor, tensor._version, copy  # type: ignore
-            place += 1
         if i in leaves:
-            recording._grads[i] += _copies((leaves[i].grad,), True)
+            known = noted(grad_outputs[0], given[0])
+            unchanged = known is not None and known[1] == versions[i]
+            recording._grads[i] += _copies((leaves[i].grad,), True, known if unchanged else None)
         if create_graph:
             recording._numbers[-1] = recording._numbers[-1][0], _next_number()
+        if detailed:  # each copy is a new one, in case that hooks write where nobody counts it
+            return
+        place = first[i]
+        for tensor, copy in zip(grad_inputs, passed_on, strict=True):
+            target = targets[place]
+            place += 1
+            if tensor is None or copy is None or entering[target] > 1 or tensor.is_inference():
+                continue  # of an inference tensor nobody counts the versions
+            under_way[target] = tensor, tensor._version, copy
 
     with ExitStack() as stack, garbage_collection_paused():
         handles = list[Any]()
@@ -405,7 +444,8 @@ def _hooks(recording: Recording) -> Iterator[None]:
                 handles.append(fn.register_prehook(partial(enter, i)))
             handles.append(fn.register_hook(partial(leave, i)))
             if is_function:
-                with suppress(RuntimeError):  # it is freed
+                recording._functions[i] = 0
+                with suppress(RuntimeError):  # it was freed before
                     recording._functions[i] = len(fn._raw_saved_tensors)
         yield
 
@@ -415,33 +455,70 @@ def _next_number() -> int:
     return torch._C._autograd._get_sequence_nr()
 
 
-def _copies(gradients: Gradients, has_graph: bool) -> Gradients:
+def _copies(gradients: Gradients, has_graph: bool, known: _Copied | None = None) -> Gradients:
     """Copies without a graph. A pass that makes no graph runs with gradients off."""
-    if has_graph:
+    if known is None and has_graph:
         return tuple([None if g is None else g.detach().clone() for g in gradients])
-    return tuple([None if g is None else g.clone() for g in gradients])
+    if known is None:
+        return tuple([None if g is None else g.clone() for g in gradients])
+    found = [None if g is None else _known_copy(g, *known) for g in gradients]
+    return tuple(
+        [
+            copy if copy is not None or g is None else g.detach().clone()
+            for g, copy in zip(gradients, found, strict=True)
+        ]
+    )
+
+
+def _known_copy(tensor: Tensor, source: Tensor, version: int, copy: Tensor) -> Tensor | None:
+    """The same view of a copy as the tensor is of its source; None if it is none, or no longer."""
+    if source._version != version:
+        return None
+    if tensor is source:
+        return copy
+    plain = type(tensor) is type(source) is Tensor and tensor.layout is source.layout is _STRIDED
+    if not plain or tensor.data_ptr() != source.data_ptr() or tensor.dtype != source.dtype:
+        return None
+    # The copy has the strides of its source only if it holds all of its memory, gaps included.
+    if copy.stride() != source.stride() or _reach(tensor) > _reach(source):
+        return None
+    if tensor.is_conj() or source.is_conj() or tensor.is_neg() or source.is_neg():
+        return None
+    return copy.as_strided(tensor.shape, tensor.stride())
+
+
+def _reach(tensor: Tensor) -> int:
+    """How far from its first element its last one lies in memory."""
+    return sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy without a graph, whatever a subclass of Tensor makes of ``clone``."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().clone()
 
 
 def _saved_values(fn: Node) -> dict[str, Any] | None:
     """What a Node saved: copies of tensors, and numbers. None if looking would run hooks."""
+    is_function = isinstance(fn, BackwardCFunction)  # whose author chose the other attributes
+    attributes = ["_raw_saved_tensors", "saved_tensors"] if is_function else dir(fn)
     values = dict[str, Any]()
-    for attribute in dir(fn):
-        if attribute.startswith("_raw_saved_"):
-            raw = getattr(fn, attribute)
-            for one in raw if isinstance(raw, tuple) else (raw,):
-                if one.unpack_hook is not None:
+    try:
+        for attribute in attributes:
+            if attribute.startswith("_raw_saved_"):
+                raw = getattr(fn, attribute)
+                if any(one.unpack_hook for one in (raw if isinstance(raw, tuple) else (raw,))):
                     return None
-    for attribute in dir(fn):
-        if attribute.startswith("_saved_") or attribute == "saved_tensors":
-            try:
+        for attribute in attributes:
+            if attribute.startswith("_saved_") or attribute == "saved_tensors":
                 value = getattr(fn, attribute)
-            except RuntimeError:  # freed or modified in place: the Node itself will tell
-                return None
-            if isinstance(value, Tensor):
-                value = value.detach().clone()
-            elif isinstance(value, tuple | list):
-                value = tuple(v.detach().clone() if isinstance(v, Tensor) else v for v in value)
-            values[attribute.removeprefix("_saved_")] = value
+                if isinstance(value, tuple | list):
+                    value = tuple(_copy(v) if isinstance(v, Tensor) else v for v in value)
+                elif isinstance(value, Tensor):
+                    value = _copy(value)
+                values[attribute.removeprefix("_saved_")] = value
+    except RuntimeError:  # freed or modified in place: the Node itself will tell
+        return None
     return values
 
 
@@ -452,7 +529,7 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
     for tensor in names.values():
         if tensor.grad_fn in index:
             found[index[tensor.grad_fn], tensor.output_nr] = tensor
-    return {place: tensor.detach().clone() for place, tensor in found.items()}
+    return {place: _copy(tensor) for place, tensor in found.items()}
 
 
 def _source(fn: Node) -> Source | None:
@@ -467,10 +544,15 @@ def _source(fn: Node) -> Source | None:
 def _targets(graph: Graph, inputs: Any) -> list[int]:
     """The Nodes of the tensors of ``inputs=`` that are in the graph."""
     index = {fn: i for i, fn in enumerate(graph._fns)}
-    tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    with_graph = (t for t in tensors if isinstance(t, Tensor) and t.requires_grad)
-    fns = (torch.autograd.graph.get_gradient_edge(tensor).node for tensor in with_graph)
+    fns = list[Node]()
+    with torch.inference_mode(False), torch.enable_grad():  # others know no edge of a leaf
+        for one in [inputs] if isinstance(inputs, Tensor | GradientEdge) else inputs:
+            if isinstance(one, Tensor) and one.requires_grad:
+                one = get_gradient_edge(one)
+            if isinstance(one, GradientEdge):
+                fns.append(one.node)
     return [index[fn] for fn in fns if fn in index]
 
 
 _TORCH = Path(torch.__file__).parent
+_STRIDED = torch.strided
