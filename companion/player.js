@@ -16,6 +16,7 @@
   const pane = (name, title, ...inside) =>
     make("div", { class: `player-pane player-${name}`, role: "group", "aria-label": title }, make("p", { class: "player-title" }, title), ...inside);
   const scrolls = (name, ...inside) => make("div", { class: "player-scroll", tabindex: 0, role: "group", "aria-label": name }, ...inside);
+  const times = (n) => (n === 1 ? "once" : `${n} times`);
   const nth = (n) => `${n}${n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th"}`;
 
   function start(figure, key) {
@@ -23,9 +24,11 @@
     const story = figure.querySelector(".player-story");
     const { nodes, lines, modes } = JSON.parse(figure.querySelector(".player-data").textContent);
     const name = (i) => nodes[i].name;
+    const slot = (i, k) => (nodes[i].slots > 1 ? `, slot ${k}` : "");
     const answers = new Map(); // of the questions that are settled, what was said
     let mode = 0; // which of the modes
     let at = 0; // how many steps were taken
+    const seen = modes.map(() => 0); // how many steps were ever taken, in each mode
 
     // The second mode repeats the steps of the first.
     const steps = modes.map((m) => m.steps || modes[0].steps.slice(0, m.stop ?? undefined).map((s, k) => ({ ...s, made: [], freed: [], grad: m.grads[k] || s.grad })));
@@ -39,16 +42,16 @@
     const next = button("Next", () => move(at + 1));
     const last = button("Last", () => move(Infinity));
     const jump = make("select", { "aria-label": "Go to step", onchange: () => move(Number(jump.value)) });
-    const choose = make("select", { "aria-label": "What to play", onchange: () => move(0, Number(choose.value)) });
+    const choose = make("select", { "aria-label": "What to play", onchange: () => { move(0, Number(choose.value)); next.focus(); } });
     choose.append(...modes.map((m, k) => make("option", { value: k }, m.title)));
     const link = make("a", {}, "Link to this step");
-    const table = make("button", { type: "button", "aria-expanded": "false", onclick: unfold }, "All steps as a table");
+    const table = make("button", { type: "button", "aria-expanded": "false", onclick: unfold }, "The engine's steps as a table");
     const about = make("p", { class: "player-about" });
     const told = make("p", { class: "player-told", "aria-live": "polite" });
     const gate = make("div", { class: "player-gate", "aria-live": "polite" });
     const graph = story.querySelector(".player-graph").cloneNode(true);
     const second = story.querySelector(".player-second")?.cloneNode(true);
-    const code = list("ol", lines.map((line) => make("code", {}, line)));
+    const code = list("ol", lines.map((line) => (line === null ? "(not recorded)" : make("code", {}, line))));
     const noCode = make("p", {});
     const rule = make("div", {});
     const engine = make("div", {});
@@ -62,7 +65,7 @@
         pane("picture", "Graph", scrolls("Graph", graph)),
         pane("rule", "What this Node did", rule),
         pane("engine", "What the engine knows", engine),
-        pane("code", "Code", ...(lines.length ? [scrolls("Code", code)] : []), noCode),
+        pane("code", "Code", ...(lines.some((text) => text !== null) ? [scrolls("Code", code)] : []), noCode),
         ...(second ? [pane("picture", "The graph that the pass makes", scrolls("New graph", second))] : []),
       ),
     );
@@ -145,9 +148,11 @@
       const step = at > 0 ? steps[mode][at - 1] : null;
       const failed = m.error && at === steps[mode].length;
       const now = known();
+      seen[mode] = Math.max(seen[mode], at);
+      figure.classList.toggle("player-asks", Boolean(m.questions && m.questions.length));
       about.textContent = m.about;
       choose.value = String(mode);
-      jump.replaceChildren(make("option", { value: 0 }, "Before the first step"), ...steps[mode].map((s, k) => make("option", { value: k + 1 }, `Step ${k + 1} of ${steps[mode].length}: ${name(s.node)}`)));
+      jump.replaceChildren(make("option", { value: 0 }, "Before the first step"), ...steps[mode].map((s, k) => make("option", { value: k + 1 }, `Step ${k + 1} of ${steps[mode].length}${k < seen[mode] ? `: ${name(s.node)}` : ""}`)));
       jump.value = String(at);
       // Not disabled, or the focus would be lost on the way.
       for (const back of [first, previous]) back.setAttribute("aria-disabled", String(at === 0));
@@ -177,7 +182,7 @@
     function rules(step, error) {
       const parts = [];
       const several = step.given.length > 1;
-      const from = (c) => (c.from === null ? "to begin with" : `from ${name(c.from)}, slot ${c.slot}`);
+      const from = (c) => (c.from === null ? "to begin with" : `from ${name(c.from)}${slot(c.from, c.slot)}`);
       const came = step.came.map((c) => `${c.value} ${from(c)}${several ? `, to input ${c.input}` : ""}`);
       const given = step.given.map((value, k) => {
         const summed = step.came.filter((c) => c.input === k).length > 1;
@@ -185,11 +190,12 @@
       });
       parts.push(make("p", {}, `Came: ${came.join("; ")}.`));
       parts.push(make("p", {}, `${name(step.node)} was given ${given.join(" and ")}.`));
+      if (step.held) parts.push(make("p", {}, `Its buffer held ${step.held} already, which was passed on before.`));
       if (step.changed) parts.push(make("p", {}, "A hook changed it on the way."));
       if (error) parts.push(make("p", { class: "player-error" }, error));
       const passed = step.passed.map((p) => {
         const how = [p.rule, p.filled, p.value].filter((text, k, all) => text !== null && text !== all[k - 1]);
-        return make("span", {}, `slot ${p.slot}, to ${name(p.to)}: `, make("code", {}, how.join(" = ")));
+        return make("span", {}, `to ${name(p.to)}${slot(step.node, p.slot)}: `, make("code", {}, how.join(" = ")));
       });
       if (passed.length) parts.push(make("p", {}, "It gave on:"), list("ul", passed));
       if (step.passed.some((p) => p.rule === null)) parts.push(make("p", {}, "Where no rule stands, only the numbers were recorded."));
@@ -201,18 +207,18 @@
     }
 
     function state(step, now, veiled) {
-      if (modes[mode].free) return [make("p", {}, "Nothing: this walk has no queue and counts nothing."), list("ul", now.flatMap((n, i) => (n.ran ? [`${name(i)} ran ${n.ran === 1 ? "once" : `${n.ran} times`}`] : [])))];
+      if (modes[mode].free) return [make("p", {}, "Nothing: this walk has no queue and counts nothing."), list("ul", now.flatMap((n, i) => (n.ran ? [`${name(i)} ran ${times(n.ran)}`] : [])))];
       const sent = (step ? step.passed : []).filter((p) => p.after !== undefined);
       const parts = [];
       if (sent.length) {
         const head = ["To", "Buffer before", "Came", "Buffer after", ...(veiled ? [] : ["Still waits for"])];
         const row = (cells, tag) => make("tr", {}, ...cells.map((cell) => make(tag, {}, String(cell))));
-        const rows = sent.map((p) => row([name(p.to) + (p.input ? `, output ${p.input}` : ""), p.before, p.value, p.after, ...(veiled ? [] : [step.waiting[p.to]])], "td"));
+        const rows = sent.map((p) => row([name(p.to) + (p.input ? `, input ${p.input}` : ""), p.before, p.value, p.after, ...(veiled ? [] : [step.waiting[p.to]])], "td"));
         parts.push(scrolls("Buffers", make("table", { class: "player-sums" }, make("thead", {}, row(head, "th")), make("tbody", {}, ...rows))));
       }
       if (veiled) return [...parts, make("p", {}, "What is ready, and what waits, is shown after the question.")];
       const made = nodes.filter((node) => node.made !== null).length;
-      const ready = nodes.flatMap((node, i) => (now[i].waits === 0 && !now[i].ran ? [`${node.name} (${node.leaf ? "a leaf" : `made ${nth(node.made)} of ${made}`})`] : []));
+      const ready = nodes.flatMap((node, i) => (now[i].waits === 0 && !now[i].ran ? [`${node.name} (${node.leaf ? "a leaf" : `the ${nth(node.made)} of ${made} operations`})`] : []));
       const waiting = nodes.flatMap((node, i) => {
         const held = Object.values(now[i].buffer).join(", ");
         return now[i].waits > 0 ? [`${node.name} waits for ${now[i].waits}${held ? `, holds ${held}` : ""}`] : [];
@@ -228,8 +234,9 @@
         item.toggleAttribute("aria-current", k === line);
         if (k === line && code.parentNode) code.parentNode.scrollTop = item.offsetTop - code.parentNode.clientHeight / 2;
       });
-      if (!lines.length) noCode.textContent = "Not recorded. Torch notes lines while the forward pass runs under torch.autograd.set_detect_anomaly(True, check_nan=False).";
-      else noCode.textContent = step && line === null ? "For this Node no line was recorded." : "";
+      const leaf = step && nodes[step.node].leaf;
+      if (lines.every((text) => text === null)) noCode.textContent = "Not recorded. Torch notes lines while the forward pass runs under torch.autograd.set_detect_anomaly(True, check_nan=False).";
+      else noCode.textContent = leaf ? `${name(step.node)} is a leaf: no operation made it.` : "";
     }
 
     function paint(step, now, veiled) {
@@ -238,7 +245,7 @@
       for (const [i, n] of now.entries()) {
         const current = step && step.node === i;
         const [kind, text] = current ? ["now", n.ran > 1 ? `now, ${nth(n.ran)} time` : "now"]
-          : n.ran ? ["done", n.ran > 1 ? `ran ${n.ran} times` : "done"]
+          : n.ran ? ["done", modes[mode].free ? `ran ${times(n.ran)}` : "done"]
           : n.waits === null ? ["", "not needed"]
           : modes[mode].free || veiled ? ["", ""]
           : n.waits === 0 ? ["ready", "ready"] : ["", `waits for ${n.waits}`];

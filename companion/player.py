@@ -199,7 +199,7 @@ def _table(story: Story) -> str:
         rows.append(f'<tr><th scope="row">{place + 1}</th>{row}</tr>\n')
     head = "".join(f'<th scope="col">{text}</th>' for text in _HEAD)
     return (
-        '<table class="player-table">\n<caption>Every step of the backward pass</caption>\n'
+        '<table class="player-table">\n<caption>Every step, in the order of the engine</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
     )
 

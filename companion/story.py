@@ -53,7 +53,7 @@ class Story:
         in_order = sorted(range(len(nodes)), key=lambda i: self.graph.sequence_numbers[i])
         operations = [i for i in in_order if not nodes[i].is_leaf]
         # In the order in which they ran, whatever their files are called.
-        lines = list(dict.fromkeys(recording.sources[i] for i in in_order if recording.sources[i]))
+        lines = list(dict.fromkeys(recording.sources[i] for i in operations))
         made = {i: place for place, i in enumerate(operations, start=1)}
         modes = [self.engine(), self.second_pass(), self.depth_first()]
         return {
@@ -61,14 +61,15 @@ class Story:
                 {
                     "name": self.names[i],
                     "leaf": node.is_leaf,
-                    "line": None if (line := recording.sources[i]) is None else lines.index(line),
+                    "slots": len(self.graph.slots(i)),
+                    "line": None if i not in made else lines.index(recording.sources[i]),
                     "value": self.value(i),
                     "made": made.get(i),
                     "waits": recording.waiting.get(i),
                 }
                 for i, node in enumerate(nodes)
             ],
-            "lines": [line.text for line in lines if line],
+            "lines": [line.text if line else None for line in lines],
             "modes": [mode for mode in modes if mode],
         }
 
@@ -106,7 +107,7 @@ class Story:
                     place = edge.target, edge.input_nr
                     before = buffers.get(place)
                     buffers[place] = _sum(before, value)
-                    told |= {"before": show(before), "after": show(buffers[place])}
+                    told |= {"before": _held(before), "after": _held(buffers[place])}
                 passed.append(told)
             ran_leaf = self.graph.nodes[step.node].is_leaf and step.grad_inputs is not None
             steps.append(
@@ -160,10 +161,10 @@ class Story:
             ready = [i for i, count in waiting.items() if count == 0 and i not in ran]
             early = [i for i, count in step.waiting.items() if count > 0]
             options, right = sorted({*ready, *early}), following.node
-            # Nodes that several threads made have no common order, and the rule explains nothing.
-            if len(options) > 1 and self.graph.sequence_numbers[right] == max(
-                self.graph.sequence_numbers[i] for i in ready
-            ):
+            # The rule does not tell apart two leaves, or Nodes that several threads made.
+            numbers = [self.graph.sequence_numbers[i] for i in ready]
+            first = self.graph.sequence_numbers[right] == max(numbers)
+            if len(options) > 1 and first and numbers.count(max(numbers)) == 1:
                 told = [
                     {"node": i, "right": i == right, "why": self.why(i, right, ready, waiting[i])}
                     for i in options
@@ -177,13 +178,12 @@ class Story:
         leaf = self.graph.nodes[right].is_leaf
         if waits:
             more = f"{waits} more gradient" + "s" * (waits != 1)
-            return f"It waits for {more}. Now it would pass on a part, and have to run again."
+            part = "add a part to .grad" if self.graph.nodes[i].is_leaf else "pass on a part"
+            return f"It waits for {more}. Now it would {part}, and have to run again."
         if i == right and len(ready) == 1:
             return "It is the only Node that is ready."
         if i == right:
             return f"It is ready, and {'a leaf goes first' if leaf else 'was made last'}."
-        if self.graph.nodes[i].is_leaf:
-            return "It is ready as well; the engine took the other leaf first."
         if leaf:
             return "It is ready as well, but a leaf goes first."
         return f"It is ready as well, but it was made before {self.names[right]}."
@@ -196,7 +196,8 @@ class Story:
             return None
         told: Data = {
             "title": "A second backward()",
-            "about": "The graph was kept, so the same happens again, and .grad is added to.",
+            "about": "What comes if you call it now: nothing was freed, since the pass ran with "
+            "retain_graph=True. The same happens again, and .grad is added to.",
             "grads": {},
         }
         for step, first in zip(self.recording.steps, self.steps, strict=True):
@@ -217,8 +218,8 @@ class Story:
         """A walk that follows each gradient at once; if it shows anything and runs no user code."""
         recording, nodes = self.recording, self.graph.nodes
         ran = {step.node: step for step in recording.steps}
-        meet = any(len(step.arrivals) > 1 for step in recording.steps)
         operations = [node for node in nodes if not node.is_leaf]
+        meet = any(len(ran[node.index].arrivals) > 1 for node in operations if node.index in ran)
         if (
             not (recording.retain_graph and meet and len(ran) == len(nodes))
             or recording.error is not None
@@ -241,6 +242,8 @@ class Story:
                 "came": [_came(edge, edge.input_nr, value)],
                 "passed": [],
             }
+            if before is not None and not node.is_leaf:
+                step["held"] = show(before)
             if node.is_leaf:
                 step |= {"given": [show(value)], "grad": [show(before), show(buffers[place])]}
             else:
@@ -273,6 +276,10 @@ class Story:
 def _came(edge: Edge | None, input_nr: int, value: Tensor | None) -> Data:
     source, slot = (None, None) if edge is None or edge.source < 0 else (edge.source, edge.slot)
     return {"from": source, "slot": slot, "input": input_nr, "value": show(value)}
+
+
+def _held(value: Tensor | None) -> str:
+    return "empty" if value is None else show(value)
 
 
 def _sum(held: Tensor | None, value: Tensor | None) -> Tensor | None:
