@@ -76,21 +76,36 @@ def formula(
         given: what it gave on.
 
     Returns:
-        The expression, or None: there is no rule for this Node, something it needs is not known, or
-        what the Node gave on is something else, which is the case if a hook changed it.
+        The expression, with ``sum_to_size`` where the operation stretched its input. Or None: there
+        is no rule for this Node, something it needs is not known, or what the Node gave on is
+        something else, which is the case if a hook changed it.
     """
     rules = FORMULAS.get(name, ())
     if slot >= len(rules) or grad is None or saved is None or given is None:
         return None
+    rule = rules[slot]
+    values = {name: _exact(value) for name, value in {**saved, "grad": grad}.items()}
     try:
         # The expressions are those above, and nothing that a user wrote.
-        found = eval(rules[slot], vars(torch), {**saved, "grad": grad})
-        found = found.sum_to_size(given.shape)  # where the operation stretched its input
-        rtol = 100 * torch.finfo(given.dtype).eps
-        same = torch.allclose(found.to(given.dtype), given, rtol=rtol, equal_nan=True)
+        found = eval(rule, vars(torch), values)
+        if found.shape != given.shape:
+            found = found.sum_to_size(given.shape)
+            of = rule if rule.isidentifier() else f"({rule})"
+            rule = f"{of}.sum_to_size({tuple(given.shape)})"
+        # Rounded once where PyTorch computed it in low precision; and not cancelled to the digit.
+        exact = _exact(given)
+        rtol = 2 * torch.finfo(given.dtype).eps + 16 * torch.finfo(exact.dtype).eps
+        atol = rtol * float(exact.abs().max()) if exact.numel() else 0.0
+        same = torch.allclose(found.to(exact.dtype), exact, rtol=rtol, atol=atol, equal_nan=True)
     except (RuntimeError, TypeError, AttributeError, IndexError, OverflowError):
         return None  # such as a saved tensor that is None, or a sparse gradient
-    return rules[slot] if same else None
+    return rule if same else None
+
+
+def _exact(value: Any) -> Any:
+    """A tensor of low precision as float32, in which PyTorch computes it inside."""
+    low = isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if low else value
 
 
 def filled(
@@ -114,7 +129,8 @@ def filled(
 
     def number(match: re.Match[str]) -> str:
         text = show(values[match[0]]) if match[0] in used else match[0]
-        return f"({text})" if text[:1] == "-" or rule[match.end() :][:1] == "." else text
+        bare = text[:1] != "-" and "j" not in text and rule[match.end() :][:1] != "."
+        return text if bare else f"({text})"
 
     text = re.sub(r"(?<![\w.])[a-z]\w*", number, rule)
     return text if text != rule else None

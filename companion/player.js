@@ -25,6 +25,7 @@
     const { nodes, lines, modes } = JSON.parse(figure.querySelector(".player-data").textContent);
     const name = (i) => nodes[i].name;
     const slot = (i, k) => (nodes[i].slots > 1 ? `, slot ${k}` : "");
+    const framed = location.protocol === "about:"; // made from text, as in a notebook: it has no address of its own
     const answers = new Map(); // of the questions that are settled, what was said
     let mode = 0; // which of the modes
     let at = 0; // how many steps were taken
@@ -58,7 +59,7 @@
     const live = make(
       "div", { class: "player-live", onkeydown: press },
       make("div", { class: "player-bar", role: "group", "aria-label": "Steps" }, first, previous, next, last, jump),
-      make("div", { class: "player-bar" }, ...(modes.length > 1 ? [choose] : []), link, table),
+      make("div", { class: "player-bar" }, ...(modes.length > 1 ? [choose] : []), ...(framed ? [] : [link]), table),
       about, told, gate,
       make(
         "div", { class: "player-panes" },
@@ -75,7 +76,9 @@
       for (const part of graph.querySelectorAll(`.n${i}`)) {
         part.addEventListener("click", () => {
           const step = steps[mode].findIndex((s) => s.node === i);
-          if (step >= 0) move(step + 1);
+          if (step < 0) return;
+          move(step + 1);
+          next.focus();
         });
       }
     }
@@ -85,13 +88,10 @@
     function move(to, which = mode, keep = true) {
       mode = which;
       at = Math.max(0, Math.min(to, steps[mode].length));
+      const focused = document.activeElement;
       show();
-      if (!keep) return;
-      try {
-        history.replaceState(history.state, "", `#play-${key}-${mode}-${at}`);
-      } catch {
-        // A frame made from text has no address to change.
-      }
+      if (!document.contains(focused)) next.focus();
+      if (keep && !framed) history.replaceState(history.state, "", `#play-${key}-${mode}-${at}`);
     }
 
     function follow() {
@@ -115,7 +115,7 @@
       table.setAttribute("aria-expanded", String(open));
     }
 
-    // The question that belongs to this moment. Until it is settled, what would give it away is not shown.
+    // The question that belongs to this moment. Until it is settled, what is ready and what waits is not shown.
     function ask() {
       const question = (modes[mode].questions || []).find((g) => g.before === at);
       const said = make("p", {}, answers.get(question) || "");
@@ -146,7 +146,7 @@
     function show() {
       const m = modes[mode];
       const step = at > 0 ? steps[mode][at - 1] : null;
-      const failed = m.error && at === steps[mode].length;
+      const error = at === steps[mode].length ? m.error : null;
       const now = known();
       seen[mode] = Math.max(seen[mode], at);
       figure.classList.toggle("player-asks", Boolean(m.questions && m.questions.length));
@@ -159,8 +159,8 @@
       for (const on of [next, last]) on.setAttribute("aria-disabled", String(at === steps[mode].length));
       link.setAttribute("href", `#play-${key}-${mode}-${at}`);
       const veiled = ask();
-      told.textContent = step ? `Step ${at} of ${steps[mode].length}: ${name(step.node)} ${failed ? "raised an error" : "ran"}.` : `Before step 1 of ${steps[mode].length}.`;
-      rule.replaceChildren(...(step ? rules(step, failed && m.error) : [make("p", {}, "No Node has run yet.")]));
+      told.textContent = step ? `Step ${at} of ${steps[mode].length}: ${name(step.node)} ${step.raised ? "raised an error" : "ran"}.` : `Before step 1 of ${steps[mode].length}.`;
+      rule.replaceChildren(...(step ? rules(step) : [make("p", {}, "No Node has run yet.")]), ...(error ? [make("p", { class: "player-error" }, error)] : []));
       engine.replaceChildren(...state(step, now, veiled));
       lit(step);
       paint(step, now, veiled);
@@ -179,7 +179,7 @@
       return now;
     }
 
-    function rules(step, error) {
+    function rules(step) {
       const parts = [];
       const several = step.given.length > 1;
       const from = (c) => (c.from === null ? "to begin with" : `from ${name(c.from)}${slot(c.from, c.slot)}`);
@@ -192,7 +192,6 @@
       parts.push(make("p", {}, `${name(step.node)} was given ${given.join(" and ")}.`));
       if (step.held) parts.push(make("p", {}, `Its buffer held ${step.held} already, which was passed on before.`));
       if (step.changed) parts.push(make("p", {}, "A hook changed it on the way."));
-      if (error) parts.push(make("p", { class: "player-error" }, error));
       const passed = step.passed.map((p) => {
         const how = [p.rule, p.filled, p.value].filter((text, k, all) => text !== null && text !== all[k - 1]);
         return make("span", {}, `to ${name(p.to)}${slot(step.node, p.slot)}: `, make("code", {}, how.join(" = ")));
@@ -202,7 +201,7 @@
       if (step.grad) parts.push(make("p", {}, `Its .grad was ${step.grad[0]} and is ${step.grad[1]}.`));
       if (step.freed.length) parts.push(make("p", {}, `Then the engine freed what it had saved: ${step.freed.join(", ")}.`));
       if (step.made.length) parts.push(make("p", {}, `It made ${step.made.map((m) => m[1]).join(", ")}.`));
-      if (nodes[step.node].value !== null) parts.push(make("p", {}, `In the forward pass: ${nodes[step.node].value}.`));
+      if (nodes[step.node].value !== null) parts.push(make("p", {}, `Value when the pass began: ${nodes[step.node].value}.`));
       return parts;
     }
 
@@ -231,7 +230,8 @@
     function lit(step) {
       const line = step ? nodes[step.node].line : null;
       [...code.children].forEach((item, k) => {
-        item.toggleAttribute("aria-current", k === line);
+        if (k === line) item.setAttribute("aria-current", "true");
+        else item.removeAttribute("aria-current");
         if (k === line && code.parentNode) code.parentNode.scrollTop = item.offsetTop - code.parentNode.clientHeight / 2;
       });
       const leaf = step && nodes[step.node].leaf;

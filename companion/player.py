@@ -1,7 +1,7 @@
 """A Recording becomes a Player: HTML in which a reader steps through the backward pass.
 
-The page is made of data, one drawing and a table; player.js makes the controls, and player.css the
-looks. Without JavaScript, and on paper, the drawing and the table tell the same story.
+The page is made of data, a drawing and a table; player.js makes the controls, and player.css the
+looks. Without JavaScript, and on paper, the drawing and the table tell the steps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import html
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -88,15 +89,16 @@ def play(what: Any) -> Player:
         what: a tensor with one real element that requires grad, or a ``Recording``.
 
     Returns:
-        The player, with ``.html``, ``.alt`` and ``.save(path)``. It shows the order of the engine,
-        and what a second backward pass would do. Where several gradients meet it also shows what a
-        depth-first walk would compute instead, unless that would run code of yours: hooks on saved
-        tensors, and custom Functions. That needs a tensor, or a recording with
-        ``retain_graph=True``. Numbers are cut to 4 digits.
+        The player, with ``.html``, ``.alt`` and ``.save(path)``. Numbers are cut to 4 digits. It
+        shows the order of the engine; what a second backward pass would do, where that can be told;
+        and what a depth-first walk would compute, where gradients meet at an operation. The last
+        calls the Nodes again: with retained graphs without custom Functions, without hooks that
+        change something, with gradients of at most 1000 elements, and for at most 200 calls.
 
     Raises:
         TypeError: ``what`` is neither a tensor nor a Recording.
-        ValueError: its graph has more than 150 Nodes.
+        ValueError: its graph has more than 150 Nodes; or a reentrant checkpoint, whose own backward
+            pass would add to ``.grad`` of tensors that nobody sees.
         RuntimeError: what ``backward`` raises.
 
     Examples:
@@ -129,17 +131,20 @@ def _record_and_give_back(output: torch.Tensor, caller: FrameType) -> Recording:
         return record(output, None, None, True, False, caller)  # which raises
     graph = read((output,), {}, caller)
     _check_size(graph)
+    if any(node.name == "CheckpointFunctionBackward" for node in graph.nodes):
+        raise ValueError(
+            "the graph has a reentrant checkpoint, whose backward pass adds to .grad of tensors "
+            "that are not in this graph, and play could not give them back; use "
+            "checkpoint(..., use_reentrant=False), or play record_backward(loss)"
+        )
     tensors = [leaf.grad_fn.variable for leaf in graph.leaves]
     tensors += [tensor for tensor in names_in(caller).values() if tensor.retains_grad]
-    before = [(tensor, tensor.grad) for tensor in tensors]
-    try:
-        for tensor, grad in before:
-            if grad is not None:  # or the pass would add to it in place
-                tensor.grad = grad.detach().clone()
+    with ExitStack() as after:
+        for tensor in tensors:
+            after.callback(setattr, tensor, "grad", tensor.grad)
+            if tensor.grad is not None:  # or the pass would add to it in place
+                tensor.grad = tensor.grad.detach().clone()
         return record(output, None, None, True, False, caller)
-    finally:
-        for tensor, grad in before:
-            tensor.grad = grad
 
 
 def _player(recording: Recording) -> Player:
@@ -147,7 +152,7 @@ def _player(recording: Recording) -> Player:
     ran = [story.names[step.node] for step in recording.steps]
     count = f"{len(ran)} step" + "s" * (len(ran) != 1)
     shown = ", ".join(ran[:12]) + (f" and {len(ran) - 12} more" if len(ran) > 12 else "")
-    alt = f"The backward pass from {story.names[0]} in {count}: {shown}."
+    alt = f"The backward pass from {story.names[0]} in {count}" + (f": {shown}." if ran else ".")
     drawings = _drawing(recording.graph, story.tags, "player-graph")
     if recording.second is not None and len(recording.second) <= DETAILED:
         made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
@@ -191,12 +196,16 @@ def _table(story: Story) -> str:
             then.append(f"freed: {', '.join(step['freed'])}")
         if step["made"]:
             then.append(f"made: {', '.join(name for _, name in step['made'])}")
-        if story.recording.error is not None and place == len(story.steps) - 1:
-            then.append(f"raised {type(story.recording.error).__name__}")
+        if step["changed"]:
+            then.append("a hook changed what came")
+        if step["raised"]:
+            then.append(f"raised {story.error}")
         given = ", ".join(step["given"])
         cells = [names[step["node"]], "; ".join(came), given, "; ".join(passed), "; ".join(then)]
         row = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
         rows.append(f'<tr><th scope="row">{place + 1}</th>{row}</tr>\n')
+    if story.error and not any(step["raised"] for step in story.steps):
+        rows.append(f'<tr><td colspan="6">{html.escape(story.error)}</td></tr>\n')
     head = "".join(f'<th scope="col">{text}</th>' for text in _HEAD)
     return (
         '<table class="player-table">\n<caption>Every step, in the order of the engine</caption>\n'

@@ -176,9 +176,18 @@ class Recording:
                     waiting[edge.target] += 1
         return waiting
 
-    @cached_property
+    @property
     def steps(self) -> tuple[Step, ...]:
         """A Step for each Node that ran, in the order in which the engine ran them."""
+        return self._told[0]
+
+    @property
+    def pending(self) -> dict[int, tuple[Arrival, ...]]:
+        """What came to Nodes that did not run any more, since an error ended the pass."""
+        return self._told[1]
+
+    @cached_property
+    def _told(self) -> tuple[tuple[Step, ...], dict[int, tuple[Arrival, ...]]]:
         waiting, steps = dict(self.waiting), list[Step]()
         came = defaultdict[int, list[Arrival]](list)
         totals = dict[tuple[int, int], Tensor | None]()
@@ -225,7 +234,7 @@ class Recording:
                         made=self._made.get(index, ()),
                     )
                 )
-        return tuple(steps)
+        return tuple(steps), {node: tuple(arrivals) for node, arrivals in came.items()}
 
     def _freed(self, node: int) -> tuple[str, ...]:
         count = self._functions.get(node)
@@ -536,7 +545,7 @@ def _source(fn: Node) -> Source | None:
     """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
     for entry in reversed(fn.metadata.get("traceback_", ())):
         told = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
-        if told and not Path(told[1]).is_relative_to(_TORCH):
+        if told and told[3] and not Path(told[1]).is_relative_to(_TORCH):
             return Source(told[1], int(told[2]), told[3].strip())
     return None
 

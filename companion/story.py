@@ -8,8 +8,9 @@ them changes a tensor.
 from __future__ import annotations
 
 import re
+import traceback
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from companion.naming import one_line
 from companion.recording import Recording, Step
 
 _VISITS = 200  # of a depth-first walk, which may take 2^n
+_ELEMENTS = 1000  # of a gradient on such a walk
 _QUESTIONS = 3
 
 Data = dict[str, Any]
@@ -55,7 +57,7 @@ class Story:
         # In the order in which they ran, whatever their files are called.
         lines = list(dict.fromkeys(recording.sources[i] for i in operations))
         made = {i: place for place, i in enumerate(operations, start=1)}
-        modes = [self.engine(), self.second_pass(), self.depth_first()]
+        modes = [self.engine(), *map(_if_torch_can, (self.second_pass, self.depth_first))]
         return {
             "nodes": [
                 {
@@ -69,7 +71,7 @@ class Story:
                 }
                 for i, node in enumerate(nodes)
             ],
-            "lines": [line.text if line else None for line in lines],
+            "lines": [one_line(line.text, 200) if line else None for line in lines],
             "modes": [mode for mode in modes if mode],
         }
 
@@ -83,19 +85,30 @@ class Story:
     # ---- what happened
 
     def engine(self) -> Data:
-        error = self.recording.error
         return {
             "title": "The engine's order",
             "about": "What PyTorch did.",
             "steps": self.steps,
-            "questions": self.questions() if error is None else [],
-            "error": one_line(f"{type(error).__name__}: {error}", 300) if error else None,
+            "questions": self.questions() if self.recording.error is None else [],
+            "error": self.error,
         }
+
+    @property
+    def error(self) -> str | None:
+        """How the pass ended, if not at its end, and at which Node, if that is known."""
+        if self.recording.error is None:
+            return None
+        told = "".join(traceback.format_exception_only(self.recording.error)).strip()
+        steps = self.recording.steps
+        at = steps[-1].grad_inputs is None if steps else False
+        return ("" if at else "The pass ended before the next Node ran. ") + one_line(told, 300)
 
     @cached_property
     def steps(self) -> list[Data]:
-        buffers = dict[tuple[int, int], Tensor | None]()
-        steps, second = list[Data](), self.recording.second
+        steps, second, buffers = list[Data](), self.recording.second, defaultdict[Any, str](_empty)
+        came = [arrival for step in self.recording.steps for arrival in step.arrivals]
+        came += [a for arrivals in self.recording.pending.values() for a in arrivals]
+        total = {(a.edge.source, a.edge.slot): a.total for a in came if a.edge}
         for step in self.recording.steps:
             passed = list[Data]()
             for edge in self.graph.slots(step.node):
@@ -104,10 +117,9 @@ class Story:
                 value = step.grad_inputs[edge.slot]
                 told = self.passed(edge, value, step.grad_outputs, step.saved)
                 if edge.target in self.recording.planned:
-                    place = edge.target, edge.input_nr
-                    before = buffers.get(place)
-                    buffers[place] = _sum(before, value)
-                    told |= {"before": _held(before), "after": _held(buffers[place])}
+                    place, held = (edge.target, edge.input_nr), total[edge.source, edge.slot]
+                    told["before"] = buffers[place]
+                    told["after"] = buffers[place] = _empty() if held is None else show(held)
                 passed.append(told)
             ran_leaf = self.graph.nodes[step.node].is_leaf and step.grad_inputs is not None
             steps.append(
@@ -118,6 +130,7 @@ class Story:
                         for arrival in step.arrivals
                     ],
                     "changed": self.changed(step),
+                    "raised": step.grad_inputs is None,
                     "given": [show(gradient) for gradient in step.grad_outputs],
                     "passed": passed,
                     "grad": [show(step.grad_before), show(step.grad_after)] if ran_leaf else None,
@@ -132,7 +145,7 @@ class Story:
     def changed(self, step: Step) -> bool:
         """Whether a hook changed what came to the Node before the Node was given it."""
         totals = {arrival.input_nr: arrival.total for arrival in step.arrivals}
-        return any(show(total) != show(step.grad_outputs[nr]) for nr, total in totals.items())
+        return not all(_same(total, step.grad_outputs[nr]) for nr, total in totals.items())
 
     def passed(
         self, edge: Edge, value: Tensor | None, given: Sequence[Tensor | None], saved: Any
@@ -191,31 +204,50 @@ class Story:
     # ---- what would happen
 
     def second_pass(self) -> Data | None:
-        """Another backward pass over the same graph: where it differs from the first."""
-        if self.recording.error is not None:
-            return None
+        """Another backward pass over the same graph: where it differs from the first.
+
+        None where that cannot be told: a hook changed ``.grad``, something was modified or freed
+        since, or a custom Function may or may not need what was freed.
+        """
+        recording, nodes = self.recording, self.graph.nodes
         told: Data = {
             "title": "A second backward()",
-            "about": "What comes if you call it now: nothing was freed, since the pass ran with "
-            "retain_graph=True. The same happens again, and .grad is added to.",
+            "about": "What comes if you call it now: the same again, and .grad is added to. "
+            + (
+                "The pass ran with retain_graph=True, so nothing was freed."
+                if recording.retain_graph
+                else "The graph was not retained, but no saved tensor will be missed."
+            ),
             "grads": {},
         }
-        for step, first in zip(self.recording.steps, self.steps, strict=True):
+        for step, first in zip(recording.steps, self.steps, strict=True):
+            if step.grad_inputs is None or step.freed and nodes[step.node].is_custom:
+                return None
             if step.freed:
                 nothing: Data = {"passed": [], "ready": [], "waiting": {}, "freed": [], "made": []}
                 return told | {
-                    "about": f"{self.names[step.node]} needs {step.freed[0]}, which was freed.",
+                    "about": f"What comes if you call it now: {self.names[step.node]} needs "
+                    f"{step.freed[0]}, which was freed.",
                     "stop": step.index,
-                    "last": first | nothing,
+                    "last": first | nothing | {"raised": True},
                     "error": "RuntimeError: Trying to backward through the graph a second time",
                 }
+            if step.saved is not None and any(t.state != "kept" for t in nodes[step.node].saved):
+                return None
             if first["grad"]:
-                after = _sum(step.grad_after, step.grad_outputs[0])
+                gradient = step.grad_outputs[0]
+                if not _same(_sum(step.grad_before, gradient), step.grad_after):
+                    return None
+                after = _sum(step.grad_after, gradient)
                 told["grads"][step.index] = [show(step.grad_after), show(after)]
-        return told
+        return None if recording.error else told
 
     def depth_first(self) -> Data | None:
-        """A walk that follows each gradient at once; if it shows anything and runs no user code."""
+        """A walk that follows each gradient at once, run on the live Nodes.
+
+        None where it would show nothing, run code of the user's, differ for another reason than its
+        order, since hooks do not run in it, or take long.
+        """
         recording, nodes = self.recording, self.graph.nodes
         ran = {step.node: step for step in recording.steps}
         operations = [node for node in nodes if not node.is_leaf]
@@ -224,10 +256,16 @@ class Story:
             not (recording.retain_graph and meet and len(ran) == len(nodes))
             or recording.error is not None
             or any(node.is_custom or ran[node.index].saved is None for node in operations)
+            or any(self.changed(step) or _large(step) for step in recording.steps)
         ):
             return None
+        for node in operations:  # is it as it was, and do hooks leave it alone?
+            out = _run(node, ran[node.index].grad_outputs)
+            if out is None or not all(map(_same, out, ran[node.index].grad_inputs or ())):
+                return None
         steps = list[Data]()
         buffers = defaultdict[tuple[int, int], Tensor | None](lambda: None)
+        buffers |= {(leaf.index, 0): ran[leaf.index].grad_before for leaf in self.graph.leaves}
         start = ran[0].arrivals[0]
         stack = [(Edge(-1, 0, 0, start.input_nr), start.value)]
         while stack:
@@ -249,20 +287,18 @@ class Story:
             else:
                 inputs = range(len(ran[node.index].grad_outputs))
                 given = [buffers[node.index, nr] for nr in inputs]
-                try:
-                    with torch.no_grad():
-                        left = node.grad_fn(*given)
-                except RuntimeError:  # it was freed since, or something was modified in place
+                left = _run(node, given)
+                if left is None:
                     return None
-                left = left if isinstance(left, tuple) else (left,)
-                out = [(e, left[e.slot]) for e in self.graph.slots(node.index) if e is not None]
+                edges = [edge for edge in self.graph.slots(node.index) if edge is not None]
+                passed = [(edge, left[edge.slot]) for edge in edges]
                 saved = ran[node.index].saved
                 step |= {
                     "given": [show(gradient) for gradient in given],
-                    "passed": [self.passed(e, v, given, saved) for e, v in out],
+                    "passed": [self.passed(e, v, given, saved) for e, v in passed],
                     "grad": None,
                 }
-                stack += reversed(out)
+                stack += reversed(passed)
             steps.append(step | {"ready": [], "waiting": {}, "freed": [], "made": []})
         return {
             "title": "Depth first (wrong)",
@@ -278,13 +314,48 @@ def _came(edge: Edge | None, input_nr: int, value: Tensor | None) -> Data:
     return {"from": source, "slot": slot, "input": input_nr, "value": show(value)}
 
 
-def _held(value: Tensor | None) -> str:
-    return "empty" if value is None else show(value)
+def _if_torch_can(mode: Callable[[], Data | None]) -> Data | None:
+    """A mode, or None for tensors that torch itself cannot add, such as those of float8."""
+    try:
+        return mode()
+    except RuntimeError:
+        return None
+
+
+def _run(node: GraphNode, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...] | None:
+    """What a Node gives on; None if it cannot run any more."""
+    try:
+        with torch.no_grad():
+            out = node.grad_fn(*gradients)
+    except RuntimeError:  # it was freed since, or something was modified in place
+        return None
+    return out if isinstance(out, tuple) else (out,)
+
+
+def _large(step: Step) -> bool:
+    gradients = (*step.grad_outputs, *(step.grad_inputs or ()))
+    return any(g is not None and g.numel() > _ELEMENTS for g in gradients)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two gradients are equal, to the bit but for the kind of NaN."""
+    if one is None or other is None:
+        return one is other
+    if one.layout is not torch.strided or other.layout is not torch.strided:
+        return one.layout is other.layout and torch.equal(one.to_dense(), other.to_dense())
+    alike = (one == other) | ((one != one) & (other != other))
+    return one.shape == other.shape and bool(alike.all())
+
+
+def _empty() -> str:
+    return "empty"
 
 
 def _sum(held: Tensor | None, value: Tensor | None) -> Tensor | None:
     """What a buffer holds once a gradient came; None counts as zero."""
-    return held if value is None else value if held is None else held + value
+    if held is None or value is None:
+        return held if value is None else value
+    return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
 
 
 def _told(node: GraphNode) -> str:
@@ -300,16 +371,24 @@ def show(value: Any) -> str:
     """A tensor in one short line: its numbers to 4 digits, or of many numbers their range."""
     if not isinstance(value, Tensor):
         return one_line(_number(value), 40)
-    kind = str(value.layout).removeprefix("torch.") if value.layout is not torch.strided else ""
-    if kind or value.is_nested or value.is_meta:
-        return f"a {kind or 'nested' if value.is_nested else kind or 'meta'} tensor"
+    try:
+        return _show(value)
+    except (RuntimeError, TypeError, ValueError):  # of a dtype or class that can do little
+        return f"a {type(value).__name__} of {str(value.dtype).removeprefix('torch.')}"
+
+
+def _show(value: Tensor) -> str:
+    if value.is_nested or value.is_meta:
+        return f"a {'nested' if value.is_nested else 'meta'} tensor"
+    if value.layout is not torch.strided:
+        return f"a {str(value.layout).removeprefix('torch.')} tensor"
     shape = tuple(value.shape)
-    if value.numel() <= 6:
+    if 0 < value.numel() <= 6 or shape == (0,):
         numbers = [_number(number) for number in value.flatten().tolist()]
-        places = str(torch.arange(len(numbers)).reshape(shape).tolist())
+        places = str(torch.arange(len(numbers), device="cpu").reshape(shape).tolist())
         return re.sub(r"\d+", lambda place: numbers[int(place[0])], places)
-    if value.is_complex():
-        return f"{shape}, complex"
+    if value.numel() == 0 or value.is_complex():
+        return f"{shape}, {'complex' if value.numel() else 'empty'}"
     low, high = value.aminmax()
     return f"{shape}, from {_number(low.item())} to {_number(high.item())}"
 

@@ -81,8 +81,41 @@ def test_every_rule_has_its_test():
 def test_a_rule_gives_what_its_node_gives(name, text):
     made, step = first_step(text)
     assert made == name
-    told = [None if out is None else FORMULAS[name][i] for i, out in enumerate(step.grad_inputs)]
-    assert rules(name, step) == told
+    # Where the operation stretched its input, the rule says so.
+    told = [rule and rule.partition(".sum_to_size((")[0].strip("()") for rule in rules(name, step)]
+    assert told == [
+        None if out is None else FORMULAS[name][i].partition(".sum_to_size((")[0].strip("()")
+        for i, out in enumerate(step.grad_inputs)
+    ]
+
+
+def test_a_rule_says_where_the_operation_stretched_its_input():
+    name, step = first_step("m * v")
+    assert rules(name, step) == ["grad * other", "(grad * self).sum_to_size((3,))"]
+    name, step = first_step("m + v")
+    assert rules(name, step) == ["grad", "(grad * alpha).sum_to_size((3,))"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [
+        (torch.bfloat16, 0.9),
+        (torch.float16, 0.99),
+        (torch.float32, 1.0001),
+        (torch.float64, 1 + 1e-12),
+    ],
+)
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+def test_a_rule_holds_in_each_precision_and_a_small_change_ends_it(dtype, factor, size):
+    x = torch.tensor([1.37, -2.1], dtype=dtype, requires_grad=True)
+    for hook in (False, True):
+        y = torch.tanh(x * size)
+        if hook:
+            y.grad_fn.register_hook(lambda grad_inputs, _: (grad_inputs[0] * factor,))
+        step = record_backward(y, torch.tensor([0.7, 1.3], dtype=dtype)).steps[0]
+        assert rules("TanhBackward0", step) == (
+            [None] if hook else ["grad * (1 - result * result)"]
+        )
 
 
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
@@ -108,11 +141,14 @@ def test_no_rule_is_told_where_something_is_not_known():
         ("grad * other", {"grad": 2.0, "other": 3.5}, "2 * 3.5"),
         ("grad * cos(self)", {"grad": -2.0, "self": 1.0}, "(-2) * cos(1)"),
         ("grad", {"grad": 0.25}, "0.25"),
+        ("grad * other", {"grad": 2.0, "other": 1 + 2j}, "2 * (1+2j)"),
         ("grad.expand(sizes)", {"grad": 1.0, "sizes": (2, 3)}, "(1).expand((2, 3))"),
     ],
 )
 def test_a_rule_with_numbers_put_in(rule, values, told):
-    tensors = {k: torch.tensor(v) if isinstance(v, float) else v for k, v in values.items()}
+    tensors = {
+        k: torch.tensor(v) if isinstance(v, float | complex) else v for k, v in values.items()
+    }
     grad = tensors.pop("grad")
     assert filled(rule, grad, tensors, show) == told
 

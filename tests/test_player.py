@@ -10,6 +10,7 @@ from xml.etree.ElementTree import fromstring
 import pytest
 import torch
 from axe_playwright_python.base import AXE_SCRIPT
+from torch.utils.checkpoint import checkpoint
 
 from companion import play, record_backward
 from companion.player import Player
@@ -101,6 +102,42 @@ def test_a_graph_that_is_too_large_is_refused_before_anything_runs():
     for _ in range(149):
         y = y * 1.0
     assert play(y).alt.startswith("The backward pass from MulBackward0 (y) in 150 steps: ")
+
+
+def test_a_large_recording_is_refused_as_well():
+    y = torch.ones((), requires_grad=True)
+    for _ in range(150):
+        y = y * 1.0
+    with pytest.raises(ValueError, match="has 151 Nodes"):
+        play(record_backward(y))
+
+
+def test_grad_is_given_back_also_when_the_pass_raises_and_when_one_cannot_be():
+    w, v = (torch.ones(2, requires_grad=True) for _ in range(2))
+    w.grad, v.grad = (old := torch.full((2,), 5.0)), (older := torch.full((2,), 7.0))
+    y = (w * v).sum()
+    handle = y.grad_fn.next_functions[0][0].register_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        play(y)
+    handle.remove()
+    assert w.grad is old
+    assert v.grad is older
+    w.register_post_accumulate_grad_hook(lambda leaf: setattr(leaf, "data", leaf.data[:1]))
+    with pytest.raises(RuntimeError, match="size"):
+        play(y)
+    assert v.grad is older
+    assert torch.equal(older, torch.full((2,), 7.0))
+
+
+def test_a_reentrant_checkpoint_is_refused_since_it_hides_leaves():
+    linear = torch.nn.Linear(1, 1)
+    x = torch.ones(1, requires_grad=True)
+    y = checkpoint(linear, x, use_reentrant=True).sum()
+    with pytest.raises(ValueError, match=r"reentrant checkpoint.*use_reentrant=False"):
+        play(y)
+    assert linear.weight.grad is None
+    assert play(checkpoint(linear, x, use_reentrant=False).sum())
+    assert linear.weight.grad is None
 
 
 # ---- what it gives
@@ -320,7 +357,7 @@ def test_what_enters_a_node_by_several_inputs_is_told_apart(open_page):
     rule = page.locator(".player-rule").inner_text()
     assert "[1, 1] from AddBackward0, slot 1, to input 0; [2, 3] from MulBackward0, slot 0" in rule
     assert "was given [3, 4], the sum at input 0 and [0, 1] at input 1." in rule
-    assert "In the forward pass: output 0: [0, 1]; output 1: [2, 3]." in rule
+    assert "Value when the pass began: output 0: [0, 1]; output 1: [2, 3]." in rule
 
 
 def test_buttons_keys_and_clicks_on_nodes_move(open_page):
@@ -419,6 +456,72 @@ def test_a_second_pass_over_a_freed_graph_ends_in_the_error(open_page):
     button(page, "Last").click()
     assert told(page) == "Step 2 of 2: MulBackward0 #1 raised an error."
     assert "a second time" in page.locator(".player-error").inner_text()
+
+
+@pytest.mark.parametrize("place", ["root", "below", "inside"])
+def test_an_error_is_told_where_it_was_raised(open_page, place):
+    x, y = diamond()
+    node = y.grad_fn if place == "root" else y.grad_fn.next_functions[0][0]
+    node.register_hook(lambda *_: 1 / 0) if place == "inside" else node.register_prehook(
+        lambda _: 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError) as raised:
+        record_backward(y)
+    player = play(raised.value.recording)
+    assert "ZeroDivisionError: division by zero" in player.fragment.partition("<script")[0]
+    page = open_page(player)
+    if place != "root":
+        button(page, "Last").click()
+    settle(page)
+    error = page.locator(".player-error").inner_text()
+    assert error.endswith("ZeroDivisionError: division by zero")
+    assert error.startswith("The pass ended before the next Node ran.") == (place != "inside")
+    assert (
+        told(page)
+        == {
+            "root": "Before step 1 of 0.",
+            "below": "Step 1 of 1: AddBackward0 (y) ran.",
+            "inside": "Step 2 of 2: MulBackward0 #1 raised an error.",
+        }[place]
+    )
+
+
+def test_what_a_hook_changed_and_what_is_not_needed_is_told(open_page):
+    x, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
+    a = x.sin()
+    a.register_hook(lambda gradient: gradient * 2)
+    page = open_page(play(record_backward(a * w.cos(), inputs=[x])))
+    button(page, "Last").click()
+    button(page, "Last").press("ArrowLeft")
+    assert "A hook changed it on the way." in page.locator(".player-rule").inner_text()
+    assert page.locator(".player-live .node.n2 .player-badge").text_content() == "not needed"
+
+
+def test_the_keyboard_keeps_its_place(open_page):
+    player = play(diamond()[1])
+    question = data_of(player)["modes"][0]["questions"][0]
+    page = open_page(player)
+    page.get_by_label("Go to step").select_option(str(question["before"]))
+    button(page, "Show me").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert told(page).startswith(f"Step {question['before'] + 2} of 5")
+    page.locator(".player-live .node.n1 text").first.click()
+    page.keyboard.press("ArrowRight")
+    assert told(page).startswith("Step 3 of 5")
+    page.keyboard.press("Control+ArrowRight")
+    assert told(page).startswith("Step 3 of 5")
+    page.get_by_label("What to play").select_option("A second backward()")
+    page.keyboard.press("ArrowRight")
+    assert told(page).startswith("Step 1 of 5")
+
+
+def test_the_list_of_steps_gives_nothing_away(open_page):
+    page = open_page(play(diamond()[1]))
+    options = page.get_by_label("Go to step").locator("option")
+    assert options.all_inner_texts()[:3] == ["Before the first step", "Step 1 of 5", "Step 2 of 5"]
+    button(page, "Next").click()
+    assert options.all_inner_texts()[1:3] == ["Step 1 of 5: AddBackward0", "Step 2 of 5"]
 
 
 def test_the_nodes_that_a_pass_makes_appear_with_their_step(open_page):
@@ -531,3 +634,4 @@ def test_it_works_in_the_frame_of_a_notebook(open_page, tmp_path):
     frame = page.frame_locator("iframe")
     frame.get_by_role("button", name="Next", exact=True).click()
     assert frame.locator(".player-told").inner_text().startswith("Step 1 of 5")
+    assert frame.get_by_role("link").count() == 0  # it would lead out of the frame

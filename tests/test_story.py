@@ -170,10 +170,25 @@ def test_an_error_is_told_at_its_end():
     y.grad_fn.next_functions[0][0].register_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as raised:
         record_backward(y)
-    data = Story(raised.value.recording).data()
-    assert len(data["modes"]) == 1
-    assert data["modes"][0]["error"] == "ZeroDivisionError: division by zero"
-    assert [step["passed"] == [] for step in data["modes"][0]["steps"]] == [False, True]
+    engine = Story(raised.value.recording).data()["modes"][0]
+    assert engine["error"] == "ZeroDivisionError: division by zero"
+    assert [step["raised"] for step in engine["steps"]] == [False, True]
+    assert engine["steps"][1]["passed"] == []
+    assert engine["questions"] == []
+
+
+def test_an_error_before_a_node_is_not_blamed_on_the_node_before():
+    for place, ran in ((0, 0), (1, 1)):
+        x, y = diamond()
+        fn = y.grad_fn if place == 0 else y.grad_fn.next_functions[0][0]
+        fn.register_prehook(lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as raised:
+            record_backward(y)
+        engine = Story(raised.value.recording).engine()
+        assert [step["raised"] for step in engine["steps"]] == [False] * ran
+        assert engine["error"] == (
+            "The pass ended before the next Node ran. ZeroDivisionError: division by zero"
+        )
 
 
 def test_new_nodes_are_told_with_the_step_that_made_them():
@@ -344,6 +359,80 @@ def test_depth_first_is_not_told_where_it_would_run_code_of_the_users():
     assert mode(Story(record_backward(c, retain_graph=True)), "Depth first") is None
 
 
+def test_a_second_pass_is_not_told_where_a_hook_changed_grad_or_something_was_modified():
+    x = torch.tensor(2.0, requires_grad=True)
+    x.register_post_accumulate_grad_hook(lambda leaf: setattr(leaf, "grad", None))
+    assert Story(record_backward(x * 3.0, retain_graph=True)).second_pass() is None
+    x = torch.tensor(2.0, requires_grad=True)
+    h = x * 2.0
+    recording = record_backward(h * h, retain_graph=True)
+    h.detach().add_(1.0)
+    assert Story(recording).second_pass() is None
+    assert Story(record_backward(Double.apply(x))).second_pass() is None
+    about = Story(record_backward(x + 1.0)).second_pass()["about"]
+    assert "not retained" in about
+
+
+def test_depth_first_starts_from_the_grad_that_was_there():
+    x = torch.tensor(3.0, requires_grad=True)
+    x.grad = torch.tensor(5.0)
+    h = x * 2.0
+    steps = Story(record_backward(h * h, retain_graph=True)).depth_first()["steps"]
+    assert [step["grad"] for step in steps if step["grad"]] == [["5", "17"], ["17", "41"]]
+    assert [step.get("held") for step in steps if step["node"] == 1] == [None, "6"]
+
+
+def test_depth_first_is_not_told_where_gradients_meet_at_leaves_alone():
+    x = torch.tensor(3.0, requires_grad=True)
+    assert Story(record_backward(x * x, retain_graph=True)).depth_first() is None
+
+
+@pytest.mark.parametrize("where", ["tensor", "before", "after"])
+def test_depth_first_is_not_told_where_a_hook_makes_the_difference(where):
+    x = torch.tensor(3.0, requires_grad=True)
+    a = x * 3.0
+    if where == "tensor":
+        a.register_hook(lambda gradient: gradient * 1.00001)
+    elif where == "before":
+        a.grad_fn.register_prehook(lambda grads: (grads[0] * 1.00001,))
+    else:
+        a.grad_fn.register_hook(lambda grads, _: (grads[0] * 1.00001, None))
+    recording = record_backward(a * 6.0 + a * 6.0, retain_graph=True)
+    assert Story(recording).depth_first() is None
+
+
+def test_depth_first_is_not_told_for_large_tensors_or_after_a_silent_change():
+    x = torch.ones(1001, requires_grad=True)
+    h = x * 2.0
+    assert Story(record_backward((h * h).sum(), retain_graph=True)).depth_first() is None
+    x = torch.ones(3, requires_grad=True)
+    h = x * 2.0
+    recording = record_backward((h * h).sum(), retain_graph=True)
+    assert Story(recording).depth_first() is not None
+    h.data.fill_(100.0)
+    assert Story(recording).depth_first() is None
+
+
+def test_a_hook_that_only_swaps_numbers_is_told():
+    x = torch.arange(8.0, requires_grad=True)
+    h = x * x
+    h.register_hook(lambda gradient: gradient.flip(0))
+    steps = Story(record_backward((h * torch.arange(8.0)).sum())).steps
+    assert [step["changed"] for step in steps] == [False, False, True, False]
+
+
+def test_sparse_gradients_and_dtypes_that_can_do_little_are_told():
+    w = torch.ones(4, 2, requires_grad=True)
+    picked = torch.nn.functional.embedding(torch.tensor([0, 1]), w, sparse=True)
+    for y in (picked.sum() + (w * 2).sum(), (w * 2).sum() + picked.sum()):
+        data = Story(record_backward(y, retain_graph=True)).data()
+        assert data["modes"][0]["steps"][-1]["grad"] is not None
+        w.grad = None
+    x = torch.ones(8).to(torch.float8_e4m3fn).requires_grad_()
+    data = Story(record_backward((x.to(torch.float32) * 2).sum(), retain_graph=True)).data()
+    assert data["modes"][0]["steps"][-1]["given"] == ["a Tensor of float8_e4m3fn"]
+
+
 @pytest.mark.parametrize("reason", ["freed", "one path", "inputs", "modified"])
 def test_depth_first_is_not_told_where_it_cannot_be_or_shows_nothing(reason):
     x = torch.tensor(2.0, requires_grad=True)
@@ -390,6 +479,9 @@ def test_nothing_of_this_changes_a_gradient():
         (torch.tensor([[1.0, 2.5], [3.0, -4.0]]), "[[1, 2.5], [3, -4]]"),
         (torch.tensor([1, 2]), "[1, 2]"),
         (torch.tensor([]), "[]"),
+        (torch.ones(1000, 0), "(1000, 0), empty"),
+        (torch.ones(7), "(7,), from 1 to 1"),
+        (torch.ones(6), "[1, 1, 1, 1, 1, 1]"),
         (torch.tensor(1 + 2j), "1+2j"),
         (torch.arange(8.0), "(8,), from 0 to 7"),
         (torch.ones(8, dtype=torch.complex64), "(8,), complex"),
