@@ -270,6 +270,15 @@ def perceptron(n: int) -> torch.Tensor:
     return x.sum()
 
 
+def products(n: int) -> torch.Tensor:
+    """A chain of Nodes that compute much and hold little: products of a fixed matrix."""
+    matrix = torch.linalg.qr(torch.randn(384, 384))[0]
+    y = torch.ones(384, requires_grad=True)
+    for _ in range(n):
+        y = matrix @ y
+    return y.sum()
+
+
 def recording_table() -> Iterator[str]:
     yield "| graph | Nodes | µs a Node, plain | `record_backward` / plain backward |"
     yield "|---|---|---|---|"
@@ -277,6 +286,7 @@ def recording_table() -> Iterator[str]:
         ("chain of numbers", chain, 1_000, 200),
         ("chain of numbers", chain, 10_000, 30),
         ("chain of numbers", chain, 100_000, 5),
+        ("products with a fixed matrix of 384 × 384", products, 4_000, 15),
         ("layers of 128 × 128, batch of 64", perceptron, 4_000, 15),
     ):
         looks = [torch.Tensor.backward, record_backward]
