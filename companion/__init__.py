@@ -6,6 +6,7 @@ from companion.graph import Edge, Graph, GraphNode, SavedTensor
 from companion.modules import modules
 from companion.player import Player, play
 from companion.recording import Arrival, Recording, Source, Step, record_backward
+from companion.taylor import derivatives
 from companion.text import walk_grad_fn
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SavedTensor",
     "Source",
     "Step",
+    "derivatives",
     "draw",
     "modules",
     "nth_derivative",

@@ -21,7 +21,8 @@ CODE = sorted(
 # What each room may import of ours.
 ARROWS = {
     "companion/__init__.py": {"companion.derivatives", "companion.drawing", "companion.graph"}
-    | {"companion.modules", "companion.player", "companion.recording", "companion.text"},
+    | {"companion.modules", "companion.player", "companion.recording", "companion.taylor"}
+    | {"companion.text"},
     "companion/freeing.py": set(),
     "companion/naming.py": set(),
     "companion/modules.py": set(),
@@ -36,6 +37,9 @@ ARROWS = {
     "companion/player.py": {"companion.drawing", "companion.graph", "companion.naming"}
     | {"companion.recording", "companion.story"},
     "companion/derivatives.py": {"companion.freeing"},
+    "companion/series.py": set(),
+    "companion/rules.py": {"companion.series"},
+    "companion/taylor.py": {"companion.rules", "companion.series"},
     "tools/__init__.py": set(),
     "tools/lessons.py": set(),
     "tools/notebooks.py": set(),
@@ -113,8 +117,8 @@ def test_what_is_exported_is_sorted_documented_and_used():
     used = "\n".join(path.read_text() for path in users)
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
-        "derivatives drawing folding formulas freeing graph naming player".split()
-        + "recording story text".split()
+        "drawing folding formulas freeing graph naming player".split()
+        + "recording rules series story taylor text".split()
     )
     for name in names:
         assert f"::: companion.{name}\n" in reference
@@ -125,6 +129,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
     for name in companion.__all__:
         assert getattr(companion, name).__doc__, name
     for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative) + (
+        companion.derivatives,
         companion.play,
         companion.record_backward,
     ):

@@ -1,0 +1,648 @@
+"""The rule of each operation on tensors that carry a truncated power series.
+
+PyTorch hands an operation on a ``Carrier`` to ``__torch_function__``, which looks its rule up by
+its name. Linear operations work on each coefficient; products sum up pairs of coefficients;
+elementary functions have a recurrence (series.py); functions made of straight pieces go on with
+the slope that torch finds; and all else is written with those. What has no rule is refused.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.nn import functional as F
+
+import companion.series as series
+from companion.series import Series
+
+Tensor = torch.Tensor
+Rule = Callable[..., Any]
+
+
+class Carrier(Tensor):
+    """A tensor with the value of a series, which carries the series along."""
+
+    series: Series
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.__name__
+        if name == "__get__":  # of a property
+            name = func.__self__.__name__
+            rule = _PROPERTIES.get(name)
+        else:
+            rule = _RULES.get(name)
+        if rule is None:
+            rule = _find(name)
+        return rule(func, args, kwargs or {})
+
+
+def carry(coefficients: Series) -> Any:
+    """A tensor that carries a series, whose coefficients are brought to one shape and dtype."""
+    value = coefficients[0]
+    shape, dtype = value.shape, value.dtype
+    for k, c in enumerate(coefficients):
+        if c is not None and (c.shape != shape or c.dtype != dtype):
+            coefficients[k] = c.to(dtype).expand(shape)
+    carrier: Any = value.as_subclass(Carrier)
+    carrier.series = coefficients
+    return carrier
+
+
+# ---- arguments
+
+
+def _value(argument: Any) -> Any:
+    """An argument with the values alone."""
+    if type(argument) in (list, tuple):
+        return [one.series[0] if isinstance(one, Carrier) else one for one in argument]
+    return argument.series[0] if isinstance(argument, Carrier) else argument
+
+
+def _plain(func: Any, args: Any, kwargs: Any) -> Any:
+    """What depends on the value alone: shapes, comparisons, random numbers of its shape."""
+    return func(*_value(args), **{name: _value(one) for name, one in kwargs.items()})
+
+
+def _carriers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Where the arguments carry a series: positions and names."""
+    places: list[Any] = [i for i, one in enumerate(args) if isinstance(one, Carrier)]
+    return places + [name for name, one in kwargs.items() if isinstance(one, Carrier)]
+
+
+def _put(func: Any, args: Any, kwargs: Any, new: Mapping[Any, Any]) -> Any:
+    """Call a function with some arguments replaced."""
+    args = [new.get(i, one) for i, one in enumerate(args)]
+    return func(*args, **{name: new.get(name, one) for name, one in kwargs.items()})
+
+
+def _at(args: Any, kwargs: Any, place: Any) -> Series:
+    carrier = args[place] if isinstance(place, int) else kwargs[place]
+    result: Series = carrier.series
+    return result
+
+
+# ---- kinds of rules
+
+
+def _elementwise(recurrence: Callable[[Series], Series]) -> Rule:
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs:
+            _refuse(f"{func.__name__} with more arguments than one")
+        return carry(recurrence(args[0].series))
+
+    return rule
+
+
+def _linear(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function that is linear in the one argument that carries a series."""
+    places = _carriers(args, kwargs)
+    if len(places) != 1:
+        _refuse(f"{func.__name__} with series in {len(places)} arguments")
+    (place,) = places
+    results: list[Any] = [
+        None if c is None else _put(func, args, kwargs, {place: c})
+        for c in _at(args, kwargs, place)
+    ]
+    if isinstance(results[0], Tensor):
+        return carry(results)
+    parts = len(results[0])  # of a function such as split
+    rows = [[None] * parts if r is None else r for r in results]
+    return tuple(carry([*part]) for part in zip(*rows, strict=True))
+
+
+def _of_lists(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function that is linear in a list of tensors, such as ``cat``."""
+    tensors, *rest = args if args else (kwargs.pop("tensors"),)
+    (order,) = {len(one.series) - 1 for one in tensors if isinstance(one, Carrier)}
+    lists = [
+        one.series if isinstance(one, Carrier) else series.constant(one, order) for one in tensors
+    ]
+    results: Series = []
+    for coefficients in zip(*lists, strict=True):
+        if all(c is None for c in coefficients):
+            results.append(None)
+            continue
+        filled = [
+            torch.zeros_like(own[0]) if c is None else c
+            for c, own in zip(coefficients, lists, strict=True)
+        ]
+        results.append(func(filled, *rest, **kwargs))
+    return carry(results)
+
+
+def _product(*at: Any) -> Rule:
+    """A function that is linear in each of two arguments, told by position or name."""
+
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        places = _carriers(args, kwargs)
+        if len(places) == 1:
+            return _linear(func, args, kwargs)
+        one, other = places
+        found = series.product(
+            _at(args, kwargs, one),
+            _at(args, kwargs, other),
+            lambda p, q: _put(func, args, kwargs, {one: p, other: q}),
+        )
+        return carry(found)
+
+    return rule
+
+
+def _sloped(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function made of straight pieces: it goes on with the slopes that torch finds."""
+    places = _carriers(args, kwargs)
+    value = _plain(func, args, kwargs)
+    carried = {place: _at(args, kwargs, place) for place in places}
+    with torch.enable_grad():
+        leaves = {
+            place: c[0].detach().expand(value.shape).clone().requires_grad_()
+            for place, c in carried.items()
+        }
+        again = _put(func, args, kwargs, leaves)
+        slopes = torch.autograd.grad(again.sum(), list(leaves.values()))
+    result: Series = [value]
+    for k in range(1, len(carried[places[0]])):
+        total = None
+        for place, slope in zip(places, slopes, strict=True):
+            total = series.plus(total, series.times(carried[place][k], slope))
+        result.append(total)
+    return carry(result)
+
+
+def _chosen(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function that picks elements along a dimension and says which, such as ``sort``."""
+    result = _plain(func, args, kwargs)
+    if isinstance(result, Tensor):  # of all elements
+        return _reduced(func, args, kwargs)
+    values, indices = result
+    dim = _dim(args, kwargs, 1 if func.__name__ not in ("kthvalue", "topk") else 2)
+    keep = values.dim() == args[0].dim()
+    picked = [values]
+    for c in args[0].series[1:]:
+        if c is not None:
+            c = c.gather(dim, indices if keep else indices.unsqueeze(dim))
+            c = c if keep else c.squeeze(dim)
+        picked.append(c)
+    return type(result)((carry(picked), indices))
+
+
+def _dim(args: Any, kwargs: Any, place: int) -> int:
+    found = kwargs.get("dim", args[place] if len(args) > place else -1)
+    return int(found) if isinstance(found, int) else -1
+
+
+def _reduced(func: Any, args: Any, kwargs: Any) -> Any:
+    """The largest or smallest of many: where several are, torch's slopes say how they share."""
+    carried, (_, *rest) = args[0].series, args
+    value = _plain(func, args, kwargs)
+    with torch.enable_grad():
+        leaf = carried[0].detach().clone().requires_grad_()
+        again = func(leaf, *rest, **kwargs)
+        (slope,) = torch.autograd.grad(again.sum(), leaf)
+    dims = kwargs.get("dim", rest[0] if rest else None)
+    keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 else False)
+    dims = dims if dims is not None and dims != () else tuple(range(leaf.dim()))
+    return carry(
+        [value] + [None if c is None else (c * slope).sum(dims, keepdim=keep) for c in carried[1:]]
+    )
+
+
+def _composed(function: Callable[..., Any]) -> Rule:
+    """A function that is written with others that have rules."""
+    return lambda func, args, kwargs: function(*args, **kwargs)
+
+
+# ---- arithmetic
+
+
+def _both(a: Any, b: Any) -> tuple[Series, Series]:
+    """Two operands, of which one at least carries a series, as series."""
+    order = len((a if isinstance(a, Carrier) else b).series) - 1
+    found = [
+        one.series if isinstance(one, Carrier) else series.constant(one, order) for one in (a, b)
+    ]
+    return found[0], found[1]
+
+
+def _add(sign: int = 1, swapped: bool = False) -> Rule:
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        a, b = _both(*(reversed(args) if swapped else args))
+        return carry(series.add(a, b, sign * kwargs.get("alpha", 1)))
+
+    return rule
+
+
+def _multiply(func: Any, args: Any, kwargs: Any) -> Any:
+    a, b = args
+    if isinstance(a, Carrier) and isinstance(b, Carrier):
+        return carry(series.multiply(a.series, b.series))
+    carrier, factor = (a, b) if isinstance(a, Carrier) else (b, a)
+    return carry(series.scale(carrier.series, factor))
+
+
+def _divide(swapped: bool = False) -> Rule:
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        if kwargs.get("rounding_mode") is not None:
+            return _plain(func, args, kwargs)  # a whole number, whose derivative is zero
+        a, b = reversed(args) if swapped else args
+        if not isinstance(b, Carrier):
+            return carry([None if c is None else c / b for c in a.series])
+        return carry(series.divide(*_both(a, b)))
+
+    return rule
+
+
+def _power(swapped: bool = False) -> Rule:
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        base, exponent = reversed(args) if swapped else args
+        if isinstance(exponent, Tensor) and not isinstance(exponent, Carrier):
+            if exponent.dim() == 0 and not exponent.requires_grad:
+                exponent = exponent.item()
+        if not isinstance(exponent, Carrier):
+            return carry(series.power(base.series, exponent))
+        start = _value(base) ** exponent.series[0]
+        if not isinstance(base, Carrier):
+            logarithm = math.log(base) if isinstance(base, int | float) else torch.log(base)
+            inside = series.scale(exponent.series, logarithm)
+        else:
+            inside = series.multiply(exponent.series, series.log(base.series))
+        # e to the inside, from the power that torch computes.
+        return carry(series.solve(inside, start, lambda y, k: y[k]))
+
+    return rule
+
+
+def _linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
+    def apply(input: Any, weight: Any, bias: Any = None) -> Any:
+        if isinstance(input, Carrier) and not isinstance(weight, Carrier):
+            result = carry(series.stacked(input.series, lambda rows: F.linear(rows, weight)))
+        else:
+            result = input @ weight.t()
+        return result if bias is None else result + bias
+
+    return apply(*args, **kwargs)
+
+
+def _matrix_product(func: Any, args: Any, kwargs: Any) -> Any:
+    a, b, *_ = args
+    if isinstance(a, Carrier) and type(b) is Tensor and b.dim() == 2 and not kwargs:
+        if func.__name__ != "__rmatmul__":
+            return carry(series.stacked(a.series, lambda rows: torch.matmul(rows, b)))
+    return _multilinear(func, args, kwargs)
+
+
+def _convolution(func: Any, args: Any, kwargs: Any) -> Any:
+    input, weight, *rest = args
+    bias = kwargs.pop("bias", rest[0] if rest else None)
+    result = _multilinear(func, (input, weight, None, *rest[1:]), kwargs)
+    if bias is None:
+        return result
+    return result + bias.view(-1, *[1] * (weight.dim() - 2))
+
+
+def _multilinear(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function that is linear in each of the arguments that carry series."""
+    places = _carriers(args, kwargs)
+    if len(places) < 2:
+        return _linear(func, args, kwargs)
+    order = len(_at(args, kwargs, places[0])) - 1
+    total: Series = [None] * (order + 1)
+    for j, c in enumerate(_at(args, kwargs, places[0])):
+        if c is not None:
+            part = _put(func, args, kwargs, {places[0]: c}).series  # comes here again
+            for k in range(order + 1 - j):
+                total[j + k] = series.plus(total[j + k], part[k])
+    return carry(total)
+
+
+def _einsum(func: Any, args: Any, kwargs: Any) -> Any:
+    equation, *operands = args
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = operands[0]
+    return _multilinear(torch.einsum, (equation, *operands), kwargs)
+
+
+def _times_added(func: Any, args: Any, kwargs: Any) -> Any:
+    """``addmm`` and its like: the first, times beta, plus alpha times the product of the others."""
+    first, a, b = args
+    return kwargs.get("beta", 1) * first + kwargs.get("alpha", 1) * (a @ b)
+
+
+# ---- by branch, and in parts
+
+
+def _where(func: Any, args: Any, kwargs: Any) -> Any:
+    condition, parts = _value(args[0]), args[1:]
+    if not parts:
+        return _plain(func, args, kwargs)
+    if not any(isinstance(one, Carrier) for one in parts):
+        return _plain(func, args, kwargs)
+    a, b = _both(*parts)
+    return carry(
+        [
+            None
+            if p is None and q is None
+            else torch.where(condition, 0 if p is None else p, 0 if q is None else q)
+            for p, q in zip(a, b, strict=True)
+        ]
+    )
+
+
+def _filled(func: Any, args: Any, kwargs: Any) -> Any:
+    """``masked_fill`` and its like: what is put in is constant."""
+    carrier, at, *rest = args
+    value = rest[-1] if rest else kwargs["value"]
+    if not isinstance(carrier, Carrier) or isinstance(value, Carrier):
+        _refuse(f"{func.__name__} of such arguments; use torch.where")
+    head, *tail = carrier.series
+    between = rest[:-1] if rest else []
+    return carry(
+        [
+            func(head, at, *between, value),
+            *(None if c is None else func(c, at, *between, 0) for c in tail),
+        ]
+    )
+
+
+def _pad(func: Any, args: Any, kwargs: Any) -> Any:
+    def apply(input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
+        head, *tail = input.series
+        if mode != "constant":
+            return _linear(func, (input, pad, mode), {})
+        return carry(
+            [
+                func(head, pad, mode, value),
+                *(None if c is None else func(c, pad, mode, 0) for c in tail),
+            ]
+        )
+
+    return apply(*args, **kwargs)
+
+
+def softmax(x: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Any:
+    e = torch.exp(x - _value(x).detach().amax(_checked(dim), keepdim=True))
+    return (e if dtype is None else e.to(dtype)) / e.sum(dim, keepdim=True)
+
+
+def log_softmax(x: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Any:
+    result = x - logsumexp(x, _checked(dim), True)
+    return result if dtype is None else result.to(dtype)
+
+
+def _checked(dim: Any) -> int:
+    if not isinstance(dim, int):
+        _refuse("softmax without dim")
+    return int(dim)
+
+
+def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
+    most = _value(x).detach().amax(dim, keepdim=True)
+    result = torch.exp(x - most).sum(dim, keepdim=True).log() + most
+    if keepdim:
+        return result
+    dims = [dim] if isinstance(dim, int) else sorted((d % x.dim() for d in dim), reverse=True)
+    for one in dims:
+        result = result.squeeze(one)
+    return result
+
+
+def var(
+    x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = 1
+) -> Any:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        correction = 1 if unbiased else 0
+    dims = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    count = math.prod(x.shape[d] for d in dims)
+    far = x - x.mean(dims, keepdim=True)
+    return (far * far).sum(dims, keepdim=keepdim) / max(count - correction, 0)
+
+
+def std(*args: Any, **kwargs: Any) -> Any:
+    return var(*args, **kwargs).sqrt()
+
+
+def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+    p = 2 if p in (None, "fro") else p
+    dims = tuple(range(x.dim())) if dim is None else dim
+    if p == 2 and not x.is_complex():
+        return (x * x).sum(dims, keepdim=keepdim).sqrt()
+    if p == 1 and not x.is_complex():
+        return x.abs().sum(dims, keepdim=keepdim)
+    _refuse(f"norm with p={p!r} of {x.dtype}")
+
+
+def layer_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    dims = tuple(range(-len(normalized_shape), 0))
+    far = x - x.mean(dims, keepdim=True)
+    result = far * ((far * far).mean(dims, keepdim=True) + eps).rsqrt()
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def prod(x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+    if dim is None:
+        x, dim, keepdim = x.flatten(), 0, False
+    parts = list(x.unbind(dim))
+    while len(parts) > 1:  # in pairs, which takes fewest products
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [p * q for p, q in pairs] + parts[len(parts) // 2 * 2 :]
+    result = parts[0] if parts else torch.ones_like(_value(x).sum(dim))
+    return result.unsqueeze(dim) if keepdim else result
+
+
+def silu(x: Any, inplace: bool = False) -> Any:
+    return x * torch.sigmoid(x)
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * torch.special.erfc(x * -math.sqrt(0.5))
+
+
+def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
+    start = F.softplus(_value(x), beta, threshold)
+    curved = carry([start, *(series.softplus((x * beta).series)[1:])])
+    curved = carry([start, *series.scale(curved.series, 1 / beta)[1:]])
+    return torch.where(_value(x) * beta > threshold, x, curved)
+
+
+def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    return torch.where(_value(x) > 0, x, alpha * torch.expm1(x))
+
+
+# ---- the table
+
+
+_PLAIN = """
+eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite isclose allclose
+equal size dim ndimension numel nelement stride storage_offset element_size get_device __len__
+is_floating_point is_complex is_contiguous is_signed is_nonzero is_inference argmax argmin argsort
+nonzero any all detach ones_like zeros_like full_like empty_like rand_like randn_like randint_like
+bernoulli new_zeros new_ones new_full new_empty new_tensor __bool__ bool long int short char byte
+floor ceil round trunc fix sign sgn signbit heaviside floor_divide __floordiv__ __repr__ __str__
+__format__ __hash__ searchsorted bucketize logical_not logical_and logical_or __invert__
+count_nonzero broadcast_tensors result_type promote_types can_cast is_tensor __dir__ dim_order
+""".split()
+_LINEAR = """
+neg negative __neg__ positive __pos__ sum mean reshape reshape_as view view_as flatten unflatten
+ravel permute transpose swapaxes swapdims movedim moveaxis t adjoint squeeze unsqueeze expand
+expand_as broadcast_to repeat tile repeat_interleave __getitem__ select narrow index_select gather
+take take_along_dim masked_select diagonal diag diag_embed tril triu flip fliplr flipud roll rot90
+cumsum diff trace split split_with_sizes chunk tensor_split unbind __iter__ unfold real imag conj
+conj_physical resolve_conj resolve_neg contiguous clone to type type_as float double half bfloat16
+cpu cuda sum_to_size view_as_real view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d
+adaptive_avg_pool2d interpolate deg2rad rad2deg requires_grad_ alias
+""".split()
+_SLOPED = """
+relu abs absolute __abs__ maximum minimum fmax fmin clamp clip clamp_min clamp_max relu6 hardtanh
+leaky_relu threshold hardsigmoid
+""".split()
+_RECURRENCES: dict[str, Callable[[Series], Series]] = {
+    "exp": series.exp,
+    "exp2": lambda a: series.exp(series.scale(a, math.log(2))),
+    "expm1": series.expm1,
+    "log": series.log,
+    "log2": lambda a: series.scale(series.log(a), 1 / math.log(2)),
+    "log10": lambda a: series.scale(series.log(a), 1 / math.log(10)),
+    "log1p": series.log1p,
+    "sqrt": series.sqrt,
+    "rsqrt": lambda a: series.power(a, -0.5),
+    "reciprocal": series.reciprocal,
+    "square": series.square,
+    "sin": lambda a: series.sincos(a)[0],
+    "cos": lambda a: series.sincos(a)[1],
+    "tan": series.tan,
+    "sinh": lambda a: series.sincos(a, 1)[0],
+    "cosh": lambda a: series.sincos(a, 1)[1],
+    "tanh": series.tanh,
+    "asin": series.asin,
+    "acos": series.acos,
+    "atan": series.atan,
+    "asinh": series.asinh,
+    "acosh": series.acosh,
+    "atanh": series.atanh,
+    "sigmoid": series.sigmoid,
+    "logsigmoid": series.logsigmoid,
+    "erf": series.erf,
+    "erfc": series.erfc,
+}
+_ALIASES = {
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "arctanh": "atanh",
+    "expit": "sigmoid",
+    "log_sigmoid": "logsigmoid",
+}
+_COMPOSED: dict[str, Callable[..., Any]] = {
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "logsumexp": logsumexp,
+    "var": var,
+    "std": std,
+    "norm": norm,
+    "linalg_norm": lambda x, ord=None, *args, **kwargs: norm(x, ord, *args, **kwargs),
+    "linalg_vector_norm": norm,
+    "layer_norm": layer_norm,
+    "prod": prod,
+    "silu": silu,
+    "gelu": gelu,
+    "softplus": softplus,
+    "elu": elu,
+    "mish": lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
+    "softsign": lambda x: x / (1 + x.abs()),
+    "tanhshrink": lambda x: x - torch.tanh(x),
+    "mse_loss": lambda x, target, *_, **__: ((x - target) ** 2).mean(),
+    "lerp": lambda a, b, weight: a + weight * (b - a),
+    "addcmul": lambda a, p, q, value=1: a + value * p * q,
+    "addcdiv": lambda a, p, q, value=1: a + value * p / q,
+    "hypot": lambda a, b: (a * a + b * b).sqrt(),
+    "logit": lambda x: torch.log(x) - torch.log1p(-x),
+    "xlogy": lambda a, b: a * torch.log(b),
+}
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_PLAIN, _plain),
+    **dict.fromkeys(_LINEAR, _linear),
+    **dict.fromkeys(_SLOPED, _sloped),
+    **{name: _elementwise(recurrence) for name, recurrence in _RECURRENCES.items()},
+    **dict.fromkeys("add __add__ __radd__".split(), _add()),
+    **dict.fromkeys("sub subtract __sub__".split(), _add(-1)),
+    **dict.fromkeys("__rsub__ rsub".split(), _add(-1, swapped=True)),
+    **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _multiply),
+    **dict.fromkeys("div divide true_divide __truediv__ __div__".split(), _divide()),
+    **dict.fromkeys("__rtruediv__ __rdiv__".split(), _divide(swapped=True)),
+    **dict.fromkeys("pow __pow__ float_power".split(), _power()),
+    "__rpow__": _power(swapped=True),
+    **dict.fromkeys("matmul mm bmm mv __matmul__ __rmatmul__".split(), _matrix_product),
+    **dict.fromkeys("dot vdot inner outer ger kron cross tensordot".split(), _multilinear),
+    **dict.fromkeys("conv1d conv2d conv3d".split(), _convolution),
+    **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), _convolution),
+    "linear": _linear_layer,
+    "einsum": _einsum,
+    **dict.fromkeys("addmm baddbmm addmv".split(), _times_added),
+    **dict.fromkeys("cat concat concatenate stack hstack vstack dstack".split(), _of_lists),
+    "where": _where,
+    **dict.fromkeys("masked_fill index_fill".split(), _filled),
+    "pad": _pad,
+    **dict.fromkeys("max min median sort topk kthvalue mode".split(), _chosen),
+    **dict.fromkeys("amax amin".split(), _reduced),
+    **{name: _composed(function) for name, function in _COMPOSED.items()},
+}
+_PROPERTIES: dict[str, Rule] = {
+    **dict.fromkeys("T mT H mH real imag".split(), _linear),
+    **dict.fromkeys(
+        "shape dtype device layout ndim requires_grad is_leaf data grad".split(), _plain
+    ),
+    **dict.fromkeys("grad_fn is_sparse is_nested is_quantized is_cuda is_meta".split(), _plain),
+    **dict.fromkeys("itemsize nbytes output_nr _version names".split(), _plain),
+}
+_LEAVES = "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
+
+
+def _find(name: str) -> Rule:
+    """The rule of a function under another name; or an error that says what to do."""
+    short = name.removeprefix("special_")
+    short = _ALIASES.get(short, short)
+    if short in _RULES:
+        return _RULES[short]
+    if name in _LEAVES:
+        _refuse(f"{name.strip('_')}() leaves torch, and with it the derivatives; stay with tensors")
+    dunder = name.startswith("__i") and name.endswith("__")
+    if name == "__setitem__" or dunder or (name.endswith("_") and not name.endswith("__")):
+        _refuse(f"{name} works in place; write it as y = y + 1 or with torch.where")
+    _refuse(
+        f"{name} has no rule; write it with operations that have one, or differentiate a graph "
+        "with nth_derivative"
+    )
+
+
+def _refuse(what: str) -> NoReturn:
+    raise NotImplementedError(f"derivatives: {what} ({next(_places(), 'place unknown')})")
+
+
+def _places() -> Iterator[str]:
+    """The lines of the user's code that are running, the innermost first."""
+    ours = (Path(__file__).parent, Path(torch.__file__).parent)
+    frame = sys._getframe()
+    while frame is not None:
+        name, number = frame.f_code.co_filename, frame.f_lineno
+        if not any(Path(name).is_relative_to(folder) for folder in ours):
+            line = linecache.getline(name, number).strip()
+            yield f"{Path(name).name}:{number}" + (f": {line}" if line else "")
+        frame = frame.f_back  # type: ignore[assignment]
