@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections import Counter, defaultdict
 from unittest.mock import patch
