@@ -1082,3 +1082,20 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_what_came_to_nodes_that_did_not_run_any_more_is_pending():
+    x = torch.tensor(2.0, requires_grad=True)
+    a = x * 3.0
+    b = a.exp()
+    y = a * b
+    b.grad_fn.register_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        record_backward(y)
+    recording = raised.value.recording
+    label = [node.label for node in recording.graph.nodes]
+    ((node, (arrival,)),) = recording.pending.items()
+    assert label[node] == "a"
+    assert (arrival.edge.source, arrival.value, arrival.total) == (0, b, b)
+    x.grad = None
+    assert record_backward(x * 3.0).pending == {}
