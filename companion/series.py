@@ -13,7 +13,7 @@ powers D. E. Knuth, The Art of Computer Programming, vol. 2, 3rd ed., 1997, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -336,8 +336,13 @@ def filled(a: Series) -> Tensor:
     return torch.stack(a)
 
 
-def stacked(a: Sequence[Coefficient], of: Callable[[Tensor], Tensor]) -> Series:
-    """A linear function of all coefficients, computed at once along a new first dimension."""
+def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
+    """A linear function of all coefficients, computed at once along a new first dimension.
+
+    Large ones are not copied together, which would take longer than it saves.
+    """
+    if a[0].numel() >= 4096:
+        return [None if p is None else of(p) for p in a]
     known = [p for p in a if p is not None]
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]
