@@ -161,19 +161,16 @@ def compare(peer: str, name: str, batch: str, *orders: str) -> None:
         found = (found if found.dim() == 1 else found[order]).detach()
         if not (found - expected).abs().max() <= 1e-9 * expected.abs().max():
             raise ArithmeticError(f"{peer} finds another derivative of order {order}")
-        start = time.perf_counter()
-        again = run() if first[1] < 1 else None  # the first call may have compiled
-        seconds = time.perf_counter() - start if first[1] < 1 else first[1]
-        del again
-        then = in_turn(lambda order=order: derivatives(f, x, order), run, seconds)
+        then = in_turn(lambda order=order: derivatives(f, x, order), run)
         print(order, *first, *then, flush=True)
     os._exit(0)  # the largest graphs need not be freed
 
 
-def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float) -> list[float]:
-    """The medians of two functions, run in turn; of which the second takes about so long."""
+def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any]) -> list[float]:
+    """The medians of two functions, run in turn for half a second, once at least."""
     found: list[list[float]] = [[], []]
-    for _ in range(max(1, min(200, int(0.4 / seconds)))):
+    end = time.perf_counter() + 0.5
+    while not found[1] or time.perf_counter() < end:
         # Several of ours, since the first one after a large graph is slow.
         for run, times in zip((ours, ours, ours, theirs), found[:1] * 3 + found[1:], strict=True):
             start = time.perf_counter()
@@ -222,6 +219,8 @@ def orders_table(name: str, batch: int, grown: dict[str, dict[int, float]]) -> I
     columns = {peer: measured(peer, name, batch) for peer in PEERS}
     for order in ORDERS:
         ours = [rows[order][2] for rows, _ in columns.values() if order in rows]
+        if not ours:  # no peer got so far
+            break
         cells = []
         for peer, (rows, end) in columns.items():
             if order in rows:
@@ -232,11 +231,15 @@ def orders_table(name: str, batch: int, grown: dict[str, dict[int, float]]) -> I
                 cells.append(end)
         own = statistics.median(ours)
         grown.setdefault("`derivatives`", {})[order] = own
-        yield f"| {order} | {own * 1e3:.3g} | " + " | ".join(cells) + " |"
+        yield f"| {order} | {milliseconds(own)} | " + " | ".join(cells) + " |"
 
 
 def ratio(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}"
 
 
 def growth(grown: dict[str, dict[int, float]], name: str, batch: int) -> Iterator[str]:
@@ -256,8 +259,8 @@ def growth(grown: dict[str, dict[int, float]], name: str, batch: int) -> Iterato
             runs[order].append(time.perf_counter() - start)
     times = [statistics.median(runs[order]) for order in orders]
     power = slope([math.log(order) for order in orders], [math.log(t) for t in times])
-    yield "as fitted to the last three rows. From order 4 to 32 that of `derivatives` grows as the"
-    yield f"order to the power of {power:.1f}, and is {times[-1] / times[0]:.0f} times as long."
+    yield "as fitted to the last three orders reached. From order 4 to 32 the time of `derivatives`"
+    yield f"grows {times[-1] / times[0]:.0f}-fold, as the order to the power of {power:.1f}."
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -276,8 +279,7 @@ def compiled_table(name: str, order: int) -> Iterator[str]:
         rows, end = measured("jax jet, jitted", name, batch, [order], **environment)
         cells = [end] * 4
         if order in rows:
-            first, theirs_first, own, theirs = (f"{t * 1e3:.3g}" for t in rows[order])
-            cells = [first, theirs_first, own, theirs]
+            cells = [milliseconds(t) for t in rows[order]]
         label = f"{batch:,}" + (", freed memory kept" if environment else "")
         yield f"| {label} | " + " | ".join(cells) + " |"
 
