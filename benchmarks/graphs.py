@@ -1,7 +1,7 @@
-"""What it costs to read, draw and record graphs, beside others: ``python benchmarks/graphs.py``.
+"""What it costs to read, draw and record graphs, beside others: ``python -m benchmarks.graphs``.
 
 Everything is measured in one run, side by side, and told as ratios: absolute times depend on the
-machine and on what else it does. With ``--write`` the tables go into course/measured.md.
+machine and on what else it does.
 
 Each time is the median over fresh graphs, since the first look at a Node costs more than the
 second. The garbage collector is on, as Python has it.
@@ -24,8 +24,6 @@ import torch
 from torch import nn
 
 from companion import Graph, draw, modules, record_backward
-
-PAGE = Path(__file__).parents[1] / "course/measured.md"
 
 
 def chain(n: int) -> torch.Tensor:
@@ -326,11 +324,7 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in globals():
         globals()[sys.argv[1]](*sys.argv[2:])
         return
-    tables = report()
-    print(tables)
-    if "--write" in sys.argv:
-        text, heading, _ = PAGE.read_text(encoding="utf-8").partition("## The figures\n")
-        PAGE.write_text(f"{text}{heading}\n{tables}\n", encoding="utf-8")
+    print(report())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ powers D. E. Knuth, The Art of Computer Programming, vol. 2, 3rd ed., 1997, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ import torch
 Tensor = torch.Tensor
 Coefficient = Tensor | None
 Series = list[Any]  # of Coefficient; the first is never None
+Terms = list[tuple[int, Tensor]]
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,34 +38,40 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
     return total
 
 
-def rise(a: Series, w: Series, k: int) -> Coefficient:
-    """The coefficient k of y where y' = w a': the sum of ``j / k * a[j] * w[k - j]``."""
+def rise(terms: Terms, w: Series, k: int, zero: Tensor, sign: float = 1.0) -> Coefficient:
+    """The coefficient k of y where y' = ``sign`` w a': the sum of ``j / k * a[j] * w[k - j]``."""
     total = None
-    for j in range(1, k + 1):
-        p, q = a[j], w[k - j]
-        if p is not None and q is not None:
-            if total is None:
-                total = p * q if j == k else (p * q).mul_(j / k)
+    for j, p in terms:
+        if j > k:
+            break
+        q = w[k - j]
+        if q is not None:
+            if total is None:  # one pass over memory, where a product and a factor take two
+                total = torch.addcmul(zero, p, q, value=sign * j / k)
             else:
-                total.addcmul_(p, q, value=j / k)
+                total.addcmul_(p, q, value=sign * j / k)
     return total
 
 
-def square_at(a: Series, k: int, low: int = 0, sign: int = 1) -> Coefficient:
-    """``sign`` times the sum of ``a[j] * a[k - j]`` for j from ``low`` to ``k - low``.
+def terms_of(a: Series) -> Terms:
+    """The coefficients that ``rise`` sums over, and their numbers."""
+    return [(j, p) for j, p in enumerate(a) if j and p is not None]
 
-    Each pair is multiplied once.
+
+def square_at(a: Series, twice: Series, k: int, low: int = 0) -> Coefficient:
+    """The sum of ``a[j] * a[k - j]`` for j from ``low`` to ``k - low``.
+
+    Each pair is multiplied once; ``twice`` keeps the first coefficients, doubled, between calls.
     """
-    middle = a[k // 2] if k % 2 == 0 and k // 2 >= low else None
-    total = None if middle is None else middle * middle if sign > 0 else middle * -middle
-    for j in range(low, (k + 1) // 2):
-        p, q = a[j], a[k - j]
-        if p is not None and q is not None:
-            if total is None:
-                total = (p * q).mul_(2 * sign)
-            else:
-                total.addcmul_(p, q, value=2 * sign)
-    return total
+    half = (k + 1) // 2
+    while len(twice) < half:
+        p = a[len(twice)]
+        twice.append(None if p is None else p + p)
+    total = dot(twice, a, k, low, half - 1)
+    middle = a[k // 2] if k == 2 * half and half >= low else None
+    if middle is None:
+        return total
+    return middle * middle if total is None else total.addcmul_(middle, middle)
 
 
 def plus(p: Coefficient, q: Coefficient) -> Coefficient:
@@ -97,7 +104,8 @@ def multiply(a: Series, b: Series) -> Series:
 
 
 def square(a: Series) -> Series:
-    return [square_at(a, k) for k in range(len(a))]
+    twice: Series = []
+    return [square_at(a, twice, k) for k in range(len(a))]
 
 
 def product(a: Series, b: Series, of: Product) -> Series:
@@ -163,19 +171,23 @@ def power(a: Series, exponent: Any) -> Series:
 # ---- y' = w a', where w follows from y
 
 
-def solve(a: Series, start: Tensor, rate: Callable[[Series, int], Coefficient]) -> Series:
-    """The series y that starts so, with y' = w a', where ``rate(y, k)`` is w's coefficient k."""
+def solve(
+    a: Series, start: Tensor, rate: Callable[[Series, int], Coefficient], sign: float = 1.0
+) -> Series:
+    """The series y that starts so, with y' = ``sign`` w a'; ``rate(y, k)`` is w's coefficient k."""
     y: Series = [start]
     w: Series = []
+    terms, zero = terms_of(a), start.new_zeros(())
     for k in range(1, len(a)):
         w.append(rate(y, k - 1))
-        y.append(rise(a, w, k))
+        y.append(rise(terms, w, k, zero, sign))
     return y
 
 
 def integral(a: Series, start: Tensor, w: Series) -> Series:
     """The series y that starts so, with y' = w a'."""
-    return [start, *(rise(a, w, k) for k in range(1, len(a)))]
+    terms, zero = terms_of(a), start.new_zeros(())
+    return [start, *(rise(terms, w, k, zero) for k in range(1, len(a)))]
 
 
 def exp(a: Series) -> Series:
@@ -206,47 +218,55 @@ def log1p(a: Series) -> Series:
 def sqrt(a: Series) -> Series:
     """From y² = a."""
     y: Series = [a[0].sqrt()]
+    twice: Series = []
     inverse = 0.5 / y[0]
     for k in range(1, len(a)):
-        y.append(times(minus(a[k], square_at(y, k, 1)), inverse))
+        y.append(times(minus(a[k], square_at(y, twice, k, 1)), inverse))
     return y
 
 
-def sincos(a: Series, sign: int = -1) -> tuple[Series, Series]:
+def sincos(a: Series, sign: float = -1.0) -> tuple[Series, Series]:
     """Sine and cosine, which are each other's rates; with ``sign=1`` the hyperbolic ones."""
     s: Series = [a[0].sin() if sign < 0 else a[0].sinh()]
     c: Series = [a[0].cos() if sign < 0 else a[0].cosh()]
+    terms, zero = terms_of(a), a[0].new_zeros(())
     for k in range(1, len(a)):
-        s_k, c_k = rise(a, c, k), rise(a, s, k)
+        s_k, c_k = rise(terms, c, k, zero), rise(terms, s, k, zero, sign)
         s.append(s_k)
-        c.append(times(c_k, -1) if sign < 0 else c_k)
+        c.append(c_k)
     return s, c
 
 
 def tan(a: Series) -> Series:
+    twice: Series = []
+
     def rate(y: Series, k: int) -> Coefficient:
-        return 1 + y[0] * y[0] if k == 0 else square_at(y, k)
+        return 1 + y[0] * y[0] if k == 0 else square_at(y, twice, k)
 
     return solve(a, a[0].tan(), rate)
 
 
-def sigmoid(a: Series) -> Series:
-    """From y' = y (1 - y) a'; 1 - y is the sigmoid of -a, which loses no digit."""
-    y0, other = a[0].sigmoid(), (-a[0]).sigmoid()
-    slope, tilt = y0 * other, other - y0
+def tanh(a: Series) -> Series:
+    """From y' = (1 - y²) a'; 1 - y² is at first a product that loses no digit."""
+    double = a[0] + a[0]
+    slope, twice = -4.0 * double.sigmoid() * (-double).sigmoid(), Series()
 
     def rate(y: Series, k: int) -> Coefficient:
-        if k == 0 or y[k] is None:
-            return slope if k == 0 else square_at(y, k, 1, -1)
-        rest = square_at(y, k, 1, -1)
-        return y[k] * tilt if rest is None else rest.addcmul_(y[k], tilt)
+        return slope if k == 0 else square_at(y, twice, k)
 
-    return solve(a, y0, rate)
+    return solve(a, a[0].tanh(), rate, -1.0)
 
 
-def tanh(a: Series) -> Series:
-    """Twice the sigmoid of 2a, less 1."""
-    return [a[0].tanh(), *scale(sigmoid(scale(a, 2)), 2)[1:]]
+def sigmoid(a: Series) -> Series:
+    """From y' = (1 - y) y a'; 1 - y is the sigmoid of -a, which loses no digit."""
+    start, other = a[0].sigmoid(), (-a[0]).sigmoid()
+    slope = start * -other
+    twice: Series = [start - other]  # 2 y - 1, since y is subtracted from y²
+
+    def rate(y: Series, k: int) -> Coefficient:
+        return slope if k == 0 else square_at(y, twice, k)
+
+    return solve(a, start, rate, -1.0)
 
 
 def asin(a: Series) -> Series:
@@ -316,8 +336,13 @@ def filled(a: Series) -> Tensor:
     return torch.stack(a)
 
 
-def stacked(a: Sequence[Coefficient], of: Callable[[Tensor], Tensor]) -> Series:
-    """A linear function of all coefficients, computed at once along a new first dimension."""
+def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
+    """A linear function of all coefficients, computed at once along a new first dimension.
+
+    Large ones are not copied together, which would take longer than it saves.
+    """
+    if a[0].numel() >= 4096:
+        return [None if p is None else of(p) for p in a]
     known = [p for p in a if p is not None]
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]

@@ -85,4 +85,4 @@ def derivatives(
     found = series.filled(coefficients)
     factorials = [float(math.factorial(k)) for k in range(order + 1)]
     weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
-    return found * weights.view(-1, *[1] * (found.dim() - 1))
+    return found.mul_(weights.view(-1, *[1] * (found.dim() - 1)))  # nobody else has seen it
