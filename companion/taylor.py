@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 import companion.series as series
-from companion.rules import Carrier, carry
+from companion.rules import Carrier, carry, running
 
 Tensor = torch.Tensor
 
@@ -78,10 +78,11 @@ def derivatives(
             f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"
         )
     start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
-    y = f(carry(start))
-    if not isinstance(y, Tensor):
-        raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-    coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
+    with running():
+        y = f(carry(start))
+        if not isinstance(y, Tensor):
+            raise TypeError(f"f must return a tensor, got {type(y).__name__}")
+        coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
     found = series.filled(coefficients)
     factorials = [float(math.factorial(k)) for k in range(order + 1)]
     weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
