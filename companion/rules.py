@@ -634,7 +634,7 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 
 
 def broadcast_tensors(*tensors: Any) -> Any:
-    shape = torch.broadcast_tensors(*_value(list(tensors)))[0].shape
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
     return tuple(one.expand(shape) for one in tensors)
 
 

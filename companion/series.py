@@ -231,9 +231,9 @@ def tan(a: Series) -> Series:
 
 
 def sigmoid(a: Series) -> Series:
-    """From y' = y (1 - y) a'; 1 - y is the sigmoid of -a, which loses no digit."""
-    y0, other = a[0].sigmoid(), (-a[0]).sigmoid()
-    slope, tilt = y0 * other, other - y0
+    """From y' = y (1 - y) a'. No digit is lost: 1 - y is the sigmoid of -a, 1 - 2y is -tanh(a/2)."""
+    y0 = a[0].sigmoid()
+    slope, tilt = y0 * (-a[0]).sigmoid(), -(a[0] / 2).tanh()
 
     def rate(y: Series, k: int) -> Coefficient:
         if k == 0 or y[k] is None:
