@@ -85,7 +85,7 @@ class Carrier(Tensor):
         if kwargs:
             if kwargs.get("inplace") or kwargs.get("out") is not None:
                 _refuse(f"{name} in place; leave out inplace and out")
-            args, kwargs = _ordered(args, dict(kwargs))
+            args, kwargs = _ordered(args, {n: one for n, one in kwargs.items() if n != "out"})
         return rule(func, args, kwargs or {})
 
     @classmethod
@@ -394,9 +394,8 @@ def _linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _matrix_product(func: Any, args: Any, kwargs: Any) -> Any:
     a, b = args
-    if func.__name__ in ("matmul", "__matmul__") and isinstance(a, Carrier) and a.dim():
-        if not isinstance(b, Carrier) and b.dim() == 2:  # all coefficients at once
-            return carry(series.stacked(a.series, lambda rows: torch.matmul(rows, b)))
+    if isinstance(a, Carrier) and a.dim() and not isinstance(b, Carrier) and b.dim() == 2:
+        return carry(series.stacked(a.series, lambda rows: torch.matmul(rows, b)))
     return _multilinear(func, args, kwargs)
 
 
@@ -703,6 +702,7 @@ _ALIASES = {
     "arctanh": "atanh",
     "expit": "sigmoid",
     "log_sigmoid": "logsigmoid",
+    "_threshold": "threshold",
 }
 _COMPOSED: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
@@ -746,8 +746,10 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys("__rdiv__".split(), _divide(swapped=True)),
     **dict.fromkeys("pow".split(), _power()),
     "__rpow__": _power(swapped=True),
-    **dict.fromkeys("matmul mm bmm mv __matmul__".split(), _matrix_product),
-    **dict.fromkeys("dot vdot inner outer ger kron cross tensordot".split(), _multilinear),
+    **dict.fromkeys("matmul __matmul__".split(), _matrix_product),
+    **dict.fromkeys(
+        "mm bmm mv dot vdot inner outer ger kron cross tensordot".split(), _multilinear
+    ),
     **dict.fromkeys("conv1d conv2d conv3d".split(), _convolution),
     **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), _convolution),
     "linear": _linear_layer,
