@@ -168,6 +168,7 @@ def _linear(func: Any, args: Any, kwargs: Any) -> Any:
         _refuse(f"{func.__name__} with a series in another argument than the first")
     if func.__name__ == "view" and isinstance(args[1], torch.dtype):
         _refuse("view as another dtype; use to()")
+    func = _ANY_STRIDES.get(func.__name__, func)
     return _linear_at(0, func, args, kwargs)
 
 
@@ -659,6 +660,12 @@ resolve_neg contiguous clone float double half bfloat16 cpu cuda sum_to_size vie
 view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate deg2rad
 rad2deg
 """.split()
+# A coefficient may be laid out in another way than the value.
+_ANY_STRIDES: dict[str, Callable[..., Any]] = {
+    "view": Tensor.reshape,
+    "view_as": Tensor.reshape_as,
+    "view_as_complex": lambda c: torch.view_as_complex(c.contiguous()),
+}
 _LIKE = "to expand_as view_as reshape_as type_as".split()
 _SLOPED = """
 relu abs absolute maximum minimum fmax fmin clamp clip clamp_min clamp_max relu6 hardtanh
