@@ -194,6 +194,12 @@ def _like(func: Any, args: Any, kwargs: Any) -> Any:
     return (_linear if isinstance(first, Carrier) else _plain)(func, args, kwargs)
 
 
+def _full(func: Any, args: Any, kwargs: Any) -> Any:
+    if _carriers(args, kwargs) != [0]:
+        _refuse(f"{func.__name__} with a series to fill in; use expand")
+    return _plain(func, args, kwargs)
+
+
 def _diff(func: Any, args: Any, kwargs: Any) -> Any:
     if len(args) > 3 or {"prepend", "append"} & {*kwargs}:
         _refuse("diff with prepend or append; use torch.cat first")
@@ -743,6 +749,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_LINEAR, _linear),
     **dict.fromkeys(_LIKE, _like),
     "diff": _diff,
+    **dict.fromkeys("full_like new_full".split(), _full),
     **dict.fromkeys(_SLOPED, _sloped),
     **{name: _elementwise(recurrence) for name, recurrence in _RECURRENCES.items()},
     **dict.fromkeys("add __add__ __radd__".split(), _add()),

@@ -279,21 +279,21 @@ def test_an_operation_on_vectors_agrees_with_nested_forward_mode(name):
     same(VECTORS[name], X)
 
 
-@pytest.mark.parametrize(
-    "convolve",
-    [
-        lambda x: F.conv2d(x, KERNEL[:, :, :, :], None, 1, 0, 1, 2),
-        lambda x: F.conv2d(x, KERNEL, bias=KERNEL[:, 0, 0, 0], stride=2, padding=1, groups=2),
-        lambda x: F.conv2d(x, KERNEL * x[0, 0, 0, 0], x[0, 0, 0, :1].expand(6), groups=2),
-        lambda x: F.conv2d(IMAGE, weight=x[:1, :, :3, :3].reshape(2, 2, 3, 3), groups=2),
-        lambda x: F.conv2d(input=IMAGE, weight=KERNEL, bias=x[0, 0, 0, :3].repeat(2), groups=2),
-        lambda x: F.conv2d(x[0], KERNEL.repeat(1, 2, 1, 1), KERNEL[:, 0, 0, 0], padding="same"),
-        lambda x: F.conv1d(x[:, :, 0], KERNEL[:, :, 0], KERNEL[:, 0, 0, 0], dilation=2, groups=2),
-        lambda x: F.conv3d(x[:, :2, None], KERNEL[:, :, None]),
-        lambda x: F.conv_transpose2d(x, KERNEL[:4], KERNEL[0, :, 0, 0], stride=2),
-        lambda x: F.conv_transpose1d(x[:, :, 0], KERNEL[:4, :, 0] * x[0, 0, 0, 0], padding=1),
-    ],
-)
+CONVOLUTIONS = [
+    lambda x: F.conv2d(x, KERNEL[:, :, :, :], None, 1, 0, 1, 2),
+    lambda x: F.conv2d(x, KERNEL, bias=KERNEL[:, 0, 0, 0], stride=2, padding=1, groups=2),
+    lambda x: F.conv2d(x, KERNEL * x[0, 0, 0, 0], x[0, 0, 0, :1].expand(6), groups=2),
+    lambda x: F.conv2d(IMAGE, weight=x[:1, :, :3, :3].reshape(2, 2, 3, 3), groups=2),
+    lambda x: F.conv2d(input=IMAGE, weight=KERNEL, bias=x[0, 0, 0, :3].repeat(2), groups=2),
+    lambda x: F.conv2d(x[0], KERNEL.repeat(1, 2, 1, 1), KERNEL[:, 0, 0, 0], padding="same"),
+    lambda x: F.conv1d(x[:, :, 0], KERNEL[:, :, 0], KERNEL[:, 0, 0, 0], dilation=2, groups=2),
+    lambda x: F.conv3d(x[:, :2, None], KERNEL[:, :, None]),
+    lambda x: F.conv_transpose2d(x, KERNEL[:4], KERNEL[0, :, 0, 0], stride=2),
+    lambda x: F.conv_transpose1d(x[:, :, 0], KERNEL[:4, :, 0] * x[0, 0, 0, 0], padding=1),
+]
+
+
+@pytest.mark.parametrize("convolve", CONVOLUTIONS)
 def test_a_convolution_agrees_with_nested_forward_mode(convolve):
     same(convolve, IMAGE, order=3)
 
@@ -357,3 +357,215 @@ def test_ties_are_shared_as_torch_shares_them(pick):
     got = derivatives(f, x, 2, direction=direction)
     torch.testing.assert_close(got[:2], torch.stack([f(x), slope]))
     assert not got[2].any()
+
+
+# ---- functions of each element, against nested reverse mode
+
+
+def nested(f, x, order):
+    """The derivatives of an elementwise function, one gradient after the other."""
+    x = x.detach().clone().requires_grad_()
+    found = [f(x)]
+    for _ in range(order):
+        (slope,) = torch.autograd.grad(found[-1].sum(), x, create_graph=True)
+        found.append(slope + 0 * x)  # still connected where it no longer depends on x
+    return torch.stack(found).detach()
+
+
+ELEMENTWISE = {
+    **{name: getattr(torch, name, None) or getattr(F, name) for name in rules._RECURRENCES},
+    **{name: getattr(torch, name) for name in rules._ALIASES if name.startswith("arc")},
+    **{name: getattr(torch.special, name) for name in "expit erf exp2 log1p logit".split()},
+    **{name: getattr(F, name) for name in "silu softplus elu mish softsign tanhshrink".split()},
+    "logit": torch.logit,
+    "gelu": F.gelu,
+    "gelu by tanh": nn.GELU("tanh"),
+    "softplus by its place": lambda x: F.softplus(x, 3, 1.5),
+    "elu by its place": nn.ELU(0.5),
+    "pow": lambda x: x**3 + torch.pow(x, 2.5) + x ** torch.tensor(-2),
+    "__rpow__": lambda x: 2.5**x,
+    "__rsub__": lambda x: 1 - x,
+    "__rdiv__": lambda x: 2 / x,
+    "__truediv__": lambda x: x.__truediv__(3),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_an_elementwise_rule_agrees_with_nested_reverse_mode(name):
+    x = torch.tensor([0.2, 0.45, 0.8], dtype=torch.float64) + (name in ("acosh", "arccosh"))
+    got = derivatives(lambda x: ELEMENTWISE[name](x), x, 5)
+    torch.testing.assert_close(got, nested(ELEMENTWISE[name], x, 5), rtol=1e-9, atol=1e-12)
+
+
+UNARY = {
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "logsigmoid": F.logsigmoid,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "atan": torch.atan,
+    "asinh": torch.asinh,
+    "erf": torch.erf,
+    "square": torch.square,
+    "cube": lambda x: x**3,
+    "bell": lambda x: torch.exp(-x * x),
+    "root": lambda x: torch.sqrt(x * x + 1),
+    "rsqrt": lambda x: torch.rsqrt(x.square() + 2),
+    "log": lambda x: torch.log(1.5 + x * x),
+    "log1p": lambda x: x.square().log1p(),
+    "power": lambda x: (x * x + 1) ** -0.7,
+    "inverse": lambda x: 1 / (2 + x.cos()),
+    "expm1": lambda x: torch.expm1(x.sin()),
+    "asin": lambda x: torch.asin(x.sin() / 2),
+    "tan": lambda x: torch.tan(x.tanh()),
+    "relu": F.relu,
+    "where": lambda x: torch.where(x > 0, x, -x * x),
+}
+BINARY = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / (b * b + 1),
+    "**": lambda a, b: (a * a + 0.5) ** b.tanh(),
+    "max": torch.maximum,
+}
+PROGRAMS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(sorted(UNARY)), st.integers(0, 5)),
+        st.tuples(st.sampled_from(sorted(BINARY)), st.integers(0, 5), st.integers(0, 5)),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(program=PROGRAMS)
+def test_a_random_program_agrees_with_nested_reverse_mode(program):
+    def f(x):
+        values = [x]
+        for name, *where in program:
+            operands = [values[-1 - i % len(values)] for i in where]
+            values.append({**UNARY, **BINARY}[name](*operands))
+        return values[-1]
+
+    x = torch.tensor([-0.83, 0.41, 1.27], dtype=torch.float64)
+    wanted = nested(f, x, 5)
+    for k, got in enumerate(derivatives(f, x, 5)):
+        allowed = 1e-9 * wanted[: k + 1].abs().amax().item()
+        torch.testing.assert_close(got, wanted[k], rtol=1e-9, atol=allowed)
+
+
+# ---- what depends on the value alone
+
+PLAIN = {
+    "eq": lambda x: x == 0.3,
+    "eq by name": lambda x: torch.eq(x, Y) & x.__eq__(x),
+    "ne": lambda x: x != 0.3,
+    "lt": lambda x: x < Y,
+    "le": lambda x: x <= 0.3,
+    "gt": lambda x: Y > x,
+    "ge": lambda x: torch.ge(x, other=Y),
+    "isnan": lambda x: x.isnan(),
+    "isinf": lambda x: x.isinf(),
+    "isfinite": lambda x: x.isfinite(),
+    "isclose": lambda x: x.isclose(Y),
+    "allclose": lambda x: torch.allclose(x, Y),
+    "equal": lambda x: torch.equal(x, Y),
+    "size": lambda x: (x.size(), x.size(1)),
+    "dim": lambda x: (x.dim(), x.ndimension(), x.numel(), x.nelement(), len(x)),
+    "layout": lambda x: (x.stride(), x.storage_offset(), x.element_size(), x.dim_order()),
+    "get_device": lambda x: x.get_device(),
+    "kind": lambda x: (x.is_floating_point(), x.is_complex(), x.is_contiguous(), x.is_signed()),
+    "is_nonzero": lambda x: (x[0, 0].is_nonzero(), bool(x[0, 0]), x.is_inference()),
+    "argmax": lambda x: (x.argmax(), x.argmin(1), x.argsort(0)),
+    "nonzero": lambda x: (torch.nonzero(x), torch.count_nonzero(x)),
+    "any": lambda x: (x.any(), x.all()),
+    "detach": lambda x: x.detach() * 2,
+    "ones_like": lambda x: (torch.ones_like(x), torch.zeros_like(x), torch.full_like(x, 2.0)),
+    "new": lambda x: (x.new_zeros(2), x.new_ones(2), x.new_full((2,), 3.0)),
+    "empty": lambda x: (torch.empty_like(x).shape, x.new_empty(2).shape),
+    "random": lambda x: (torch.rand_like(x).shape, torch.randn_like(x).shape),
+    "randint_like": lambda x: torch.randint_like(x, 3).shape,
+    "whole": lambda x: (x.bool(), x.long(), x.int(), x.short(), x.char(), x.abs().detach().byte()),
+    "to whole": lambda x: (x.to(torch.int64), x.sum(dtype=torch.int64), x.byte().dtype),
+    "steps": lambda x: (x.floor(), x.ceil(), x.round(decimals=1), x.trunc(), x.fix(), x.sign()),
+    "signbit": lambda x: x.signbit(),
+    "floor_divide": lambda x: (x // 0.3, x.floor_divide(0.3), x.div(0.3, rounding_mode="floor")),
+    "__floordiv__": lambda x: x.__floordiv__(2),
+    "searchsorted": lambda x: torch.searchsorted(V.sort()[0], x),
+    "bucketize": lambda x: torch.bucketize(x, V.sort()[0]),
+    "logic": lambda x: (x.logical_not(), x.logical_and(Y), torch.logical_or(Y, x)),
+    "result_type": lambda x: torch.result_type(x, 1j),
+    "text": lambda x: (repr(x), str(x), f"{x[0, 0]:.2f}"),
+    "__dir__": lambda x: "sin" in dir(x),
+    "properties": lambda x: [getattr(x, name) for name in PROPERTIES],
+}
+PROPERTIES = (
+    "shape dtype device layout ndim requires_grad is_leaf data grad grad_fn is_sparse is_nested "
+    "is_quantized is_cpu is_cuda is_meta itemsize nbytes output_nr _version"
+).split()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_depends_on_the_value_alone_is_that_of_the_value(name):
+    seen = []
+
+    def f(x):
+        seen.append(PLAIN[name](x))
+        return x
+
+    derivatives(f, X, 2)
+    wanted = PLAIN[name](X)
+    got, wanted = ([one] if not isinstance(one, tuple | list) else one for one in (*seen, wanted))
+    for one, other in zip(got, wanted, strict=True):
+        assert not isinstance(one, rules.Carrier)
+        assert type(one) is type(other)
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+        else:
+            assert re.sub("Carrier", "tensor", str(one)) == str(other)
+
+
+# ---- the table
+
+
+def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
+    used = set()
+
+    class Noting(dict):
+        def get(self, name):
+            used.add(name)
+            return super().get(name)
+
+        def __getitem__(self, name):
+            used.add(name)
+            return super().__getitem__(name)
+
+    monkeypatch.setattr(rules, "_RULES", Noting(rules._RULES))
+    monkeypatch.setattr(rules, "_PROPERTIES", Noting(rules._PROPERTIES))
+    above = [*LINEAR.values(), *VECTORS.values(), *PLAIN.values(), *COMPLEX.values()]
+    for function, x in (
+        *((f, X) for f in above),
+        *((f, IMAGE) for f in CONVOLUTIONS),
+        *((f, 0.3 + (name[-5:] == "acosh") + V[:1] * 0) for name, f in ELEMENTWISE.items()),
+        *((f, X.float()) for f in CASTS.values()),
+        (F.hardsigmoid, X),
+        (lambda x: F.layer_norm(x, (3,)), X),
+        (attention, X),
+    ):
+
+        def f(x, function=function):
+            function(x)
+            return x
+
+        derivatives(f, x, 1)
+    missing = ({*rules._RULES} | {*rules._PROPERTIES}) - used
+    assert not missing, sorted(missing)
+
+
+COMPLEX = {}
+CASTS = {}
