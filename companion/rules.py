@@ -166,7 +166,7 @@ def _linear(func: Any, args: Any, kwargs: Any) -> Any:
     """A function that is linear in its first argument, with whatever options."""
     if _carriers(args, kwargs) != [0]:
         _refuse(f"{func.__name__} with a series in another argument than the first")
-    if func.__name__ == "view" and isinstance(args[1], torch.dtype):
+    if func.__name__ == "view" and (isinstance(args[-1], torch.dtype) or "dtype" in kwargs):
         _refuse("view as another dtype; use to()")
     func = _ANY_STRIDES.get(func.__name__, func)
     return _linear_at(0, func, args, kwargs)
@@ -373,15 +373,18 @@ def _power(swapped: bool = False) -> Rule:
 
 
 def _constant_power(base: Series, exponent: Any) -> Series:
-    if not isinstance(exponent, Tensor) or exponent.requires_grad:
+    if not isinstance(exponent, Tensor):
+        return series.power(base, exponent.item() if hasattr(exponent, "item") else exponent)
+    if exponent.requires_grad:
         return series.power(base, exponent)
     if exponent.dim() == 0:
         return series.power(base, exponent.item())
-    if exponent.is_complex() or not ((exponent == exponent.trunc()) & (exponent.abs() < 65)).all():
+    exponent = exponent + 0  # numbers, where it was True and False
+    if exponent.is_complex() or not ((exponent % 1 == 0) & (exponent.abs() < 65)).all():
         return series.power(base, exponent)
     # Each whole number by itself, which is right at 0 as well.
     result: Series = [None] * len(base)
-    for n in sorted({*exponent.flatten().tolist()}):
+    for n in {*exponent.flatten().tolist()}:
         at = exponent == n
         for k, c in enumerate(series.power(base, int(n))):
             result[k] = series.plus(result[k], None if c is None else torch.where(at, c, 0))
@@ -648,7 +651,7 @@ def broadcast_tensors(*tensors: Any) -> Any:
 
 
 _PLAIN = """
-eq ne lt le gt ge __eq__ isnan isinf isfinite isclose allclose equal size dim ndimension numel
+eq ne lt le gt ge __eq__ isnan isinf isfinite isclose allclose equal size dim numel
 stride storage_offset element_size get_device __len__ is_floating_point is_complex is_contiguous
 is_signed is_nonzero is_inference argmax argmin argsort nonzero any all detach ones_like zeros_like
 empty_like rand_like randn_like randint_like new_zeros new_ones new_empty __bool__ bool long int
@@ -662,7 +665,7 @@ swapdims movedim moveaxis t adjoint squeeze unsqueeze expand broadcast_to repeat
 repeat_interleave __getitem__ select narrow index_select gather take take_along_dim masked_select
 diagonal diag diag_embed tril triu flip fliplr flipud roll rot90 cumsum trace split
 split_with_sizes chunk tensor_split unbind unfold real imag conj conj_physical resolve_conj
-resolve_neg contiguous clone float double half bfloat16 cpu cuda sum_to_size view_as_real
+resolve_neg contiguous clone float double half bfloat16 cpu sum_to_size view_as_real
 view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate deg2rad
 rad2deg
 """.split()
@@ -752,15 +755,15 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys("full_like new_full".split(), _full),
     **dict.fromkeys(_SLOPED, _sloped),
     **{name: _elementwise(recurrence) for name, recurrence in _RECURRENCES.items()},
-    **dict.fromkeys("add __add__ __radd__".split(), _add()),
-    **dict.fromkeys("sub subtract __sub__".split(), _add(-1)),
+    "add": _add(),
+    **dict.fromkeys("sub subtract".split(), _add(-1)),
     **dict.fromkeys("__rsub__ rsub".split(), _add(-1, swapped=True)),
-    **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _multiply),
-    **dict.fromkeys("div divide true_divide __truediv__ __div__".split(), _divide()),
-    **dict.fromkeys("__rdiv__".split(), _divide(swapped=True)),
-    **dict.fromkeys("pow".split(), _power()),
+    **dict.fromkeys("mul multiply".split(), _multiply),
+    **dict.fromkeys("div divide true_divide".split(), _divide()),
+    "__rdiv__": _divide(swapped=True),
+    "pow": _power(),
     "__rpow__": _power(swapped=True),
-    **dict.fromkeys("matmul __matmul__".split(), _matrix_product),
+    "matmul": _matrix_product,
     **dict.fromkeys(
         "mm bmm mv dot vdot inner outer ger kron cross tensordot".split(), _multilinear
     ),

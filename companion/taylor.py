@@ -69,6 +69,8 @@ def derivatives(
         raise TypeError(f"order must be an int, got {type(order).__name__}")
     if order < 0:
         raise ValueError(f"order must be 0 or more, got {order}")
+    if order > 170:
+        raise ValueError(f"order must be 170 or less, got {order}; 171! is no float64")
     if direction is None:
         direction = torch.ones_like(x)
     elif not isinstance(direction, Tensor):
@@ -77,6 +79,8 @@ def derivatives(
         raise ValueError(
             f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"
         )
+    if direction.is_complex() and not x.is_complex():
+        raise TypeError("direction is complex and x is not; pass x as complex")
     start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
     with running():
         y = f(carry(start))
