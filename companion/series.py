@@ -231,7 +231,7 @@ def tan(a: Series) -> Series:
 
 
 def sigmoid(a: Series) -> Series:
-    """From y' = y (1 - y) a'. No digit is lost: 1 - y is the sigmoid of -a, 1 - 2y is -tanh(a/2)."""
+    """From y' = y (1 - y) a'; no digit is lost in 1 - y = sigmoid(-a) and 1 - 2y = -tanh(a/2)."""
     y0 = a[0].sigmoid()
     slope, tilt = y0 * (-a[0]).sigmoid(), -(a[0] / 2).tanh()
 

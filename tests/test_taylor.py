@@ -662,7 +662,7 @@ def test_constants_of_every_kind_stand_on_both_sides(name, dtype):
         lambda x: x - c if name not in ("bool", "booleans") else x * c,
         lambda x: (x * c) * (c * x),
         lambda x: c / (x + 2) + (x / c if name not in ("bool", "booleans") else x),
-        lambda x: x**c,
+        lambda x: x**c if name != "booleans" else x,  # which torch cannot differentiate
         lambda x: c**x if name not in ("bool", "booleans") else x,
         lambda x: torch.where(x > 0.5, x, c) * x,
     ):
