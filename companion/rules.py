@@ -119,12 +119,13 @@ def _value(argument: Any) -> Any:
 
 
 def _ordered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The operands by position, also those that are given by their usual names."""
-    for place, names in enumerate((("input",), ("other", "exponent", "weight"))):
+    """The operands by position, and numpy's names of options in torch's words."""
+    for place, names in enumerate((("input",), ("other", "exponent"))):
         for name in names:
             if len(args) == place and name in kwargs:
                 args = (*args, kwargs.pop(name))
-    return args, kwargs
+    words = {"axis": "dim", "keepdims": "keepdim"}
+    return args, {words.get(name, name): one for name, one in kwargs.items()}
 
 
 def _plain(func: Any, args: Any, kwargs: Any) -> Any:
@@ -441,12 +442,6 @@ def _einsum(func: Any, args: Any, kwargs: Any) -> Any:
     return _multilinear(torch.einsum, (equation, *operands), kwargs)
 
 
-def _times_added(func: Any, args: Any, kwargs: Any) -> Any:
-    """``addmm`` and its like: the first, times beta, plus alpha times the product of the others."""
-    first, a, b = args
-    return kwargs.get("beta", 1) * first + kwargs.get("alpha", 1) * (a @ b)
-
-
 # ---- by branch, and in parts
 
 
@@ -602,6 +597,11 @@ def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -
     return result.unsqueeze(dim) if keepdim else result
 
 
+def times_added(first: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """``addmm`` and its like."""
+    return beta * first + alpha * (a @ b)
+
+
 def silu(x: Any, inplace: bool = False) -> Any:
     return x * torch.sigmoid(x)
 
@@ -744,6 +744,7 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "lerp": lambda a, b, weight: a + weight * (b - a),
     "addcmul": lambda a, p, q, value=1: a + value * p * q,
     "addcdiv": lambda a, p, q, value=1: a + value * p / q,
+    **dict.fromkeys("addmm baddbmm addmv".split(), times_added),
     "hypot": lambda a, b: (a * a + b * b).sqrt(),
     "logit": lambda x: torch.log(x) - torch.log1p(-x),
 }
@@ -771,7 +772,6 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), _convolution),
     "linear": _linear_layer,
     "einsum": _einsum,
-    **dict.fromkeys("addmm baddbmm addmv".split(), _times_added),
     **dict.fromkeys("cat concat concatenate stack hstack vstack dstack".split(), _of_lists),
     "where": _where,
     **dict.fromkeys("masked_fill index_fill".split(), _filled),

@@ -270,6 +270,9 @@ VECTORS = {
     "topk": lambda x: x.topk(2)[0] + torch.topk(x.t(), 2, 0).values.t(),
     "kthvalue": lambda x: x.kthvalue(2)[0] + torch.kthvalue(x, 2, dim=1).values,
     "amax": lambda x: x.amax() + x.amax(1) + x.amin((0, 1), keepdim=True),
+    "axis": lambda x: x.amax(axis=0) + x.max(axis=0)[0] + x.sort(axis=0)[0] + x.softmax(axis=0),
+    "axis and keepdims": lambda x: x.amin(axis=0, keepdims=True) * x.sum(axis=0, keepdims=True),
+    "numbers on the left": lambda x: torch.sub(1.0, x) + torch.rsub(x, 1.0, alpha=2),
     "amin of a row": lambda x: torch.amin(x, dim=0),
 }
 
@@ -995,6 +998,7 @@ REFUSED = {
     "norm of a matrix": (lambda x: torch.linalg.norm(torch.outer(x, x), 2), "matrix with ord=2"),
     "norm to infinity": (lambda x: torch.linalg.vector_norm(x, ord=math.inf), "norm with p=inf"),
     "logit": (lambda x: torch.logit(x, eps=0.1), "logit with these arguments"),
+    "addmv": (lambda x: torch.addmv(x, mat=torch.eye(2), vec=x), "addmv with these arguments"),
     "softmax": (lambda x: F.softmax(x), "softmax without dim"),
     "exp": (lambda x: torch.Tensor.relu(x).exp2().sigmoid().requires_grad_(), "requires_grad_"),
     "backward": (lambda x: x.sum().backward(), "backward has no rule"),
