@@ -27,26 +27,32 @@ def derivatives(
     of the order, where nested reverse mode multiplies it with each order.
 
     ``f`` runs once, unchanged: operators, methods, ``torch.*``, modules, loops and branches, which
-    go by the value. What ``f`` computes with ``detach()`` counts as constant. Where a series does
-    not exist, such as those of ``log`` and ``sqrt`` at 0, the first derivative is that of torch,
-    and the higher ones are infinite or NaN; at a kink, as that of ``relu`` at 0, the function goes
-    on with the slope that torch chooses.
+    go by the value. What ``f`` computes with ``detach()`` counts as constant, and so do whole
+    numbers, such as those of ``round``. Complex functions are differentiated along the direction:
+    a holomorphic one has the complex derivative.
+
+    Where a series does not exist, the first derivative is that of torch: infinite for ``log`` and
+    ``sqrt`` at 0, zero for ``norm`` and ``std`` at 0; and the higher ones are infinite or NaN. At a
+    kink, such as that of ``relu``, ``abs`` or ``clamp``, the function goes on with the slope that
+    torch chooses, and above its threshold ``softplus`` is a straight line, as in torch.
 
     Args:
         f: takes a tensor and returns one.
         x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
             does, the derivatives can be differentiated in turn.
-        order: up to which, 0 or more. The factor k! overflows float64 above 170, float32 above 34.
+        order: up to which, from 0 to 170. The factor k! overflows float32 above 34, float16 above 8.
         direction: of the shape of ``x``; ones by default.
 
     Returns:
         A tensor of shape ``(order + 1, *f(x).shape)`` and the dtype of ``f(x)``.
 
     Raises:
-        NotImplementedError: ``f`` uses an operation without a rule, one in place, or one that
-            leaves torch (``.item()``, ``.numpy()``). The message says which, and on which line.
+        NotImplementedError: ``f`` uses an operation without a rule, one in place, one that leaves
+            torch (``.item()``, ``.numpy()``), or one that goes around the rules (a custom
+            ``Function``, ``torch.func``, ``no_grad`` inside ``f``, ``derivatives`` of what already
+            carries a series). The message says which, and on which line.
         TypeError: an argument, or what ``f`` returns, is of the wrong type.
-        ValueError: ``order`` is negative, or ``direction`` has another shape.
+        ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
 
     Examples:
         >>> x = torch.tensor(1.0, dtype=torch.float64)

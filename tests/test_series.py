@@ -8,7 +8,7 @@ import torch
 from mpmath import mpf
 from torch.nn import functional as F
 
-from companion import derivatives
+from companion import derivatives, series
 
 EPS = 2.0**-53
 
@@ -186,3 +186,15 @@ def test_where_a_singularity_cancels_the_error_is_what_the_last_digits_of_its_pa
         for k, wanted in enumerate(truth):
             terms = [mpmath.binomial(k, j) * sine[j] * inverse[k - j] for j in range(k + 1)]
             assert abs(got[k] - wanted) <= 16 * EPS * sum(abs(term) for term in terms)
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "sqrt", "sin", "tan", "sigmoid", "atan", "erf"])
+def test_a_series_without_a_first_coefficient_is_that_of_a_function_of_the_square(name):
+    x, d = torch.tensor([0.4, 0.7], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+    function = getattr(series, name, None) or (lambda a: series.sincos(a)[0])
+    got = series.filled(function([x, None, d.expand(2), None, None, None, None]))
+    once = derivatives(getattr(torch, name), x, 3)
+    wanted = torch.zeros(7, 2, dtype=torch.float64)
+    for k in range(4):
+        wanted[2 * k] = once[k] * d**k / math.factorial(k)
+    torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-15)
