@@ -328,7 +328,10 @@ def _both(a: Any, b: Any) -> tuple[Series, Series]:
 def _add(sign: int = 1, swapped: bool = False) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         a, b = _both(*(reversed(args) if swapped else args))
-        tail = series.add(a[1:], b[1:], sign * kwargs.get("alpha", 1))
+        alpha = kwargs.get("alpha", 1)
+        if isinstance(alpha, Carrier):
+            _refuse(f"{func.__name__} with a series as alpha; use *")
+        tail = series.add(a[1:], b[1:], sign * alpha)
         return carry([_plain(func, args, kwargs), *tail])
 
     return rule

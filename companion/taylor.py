@@ -40,7 +40,7 @@ def derivatives(
         f: takes a tensor and returns one.
         x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
             does, the derivatives can be differentiated in turn.
-        order: up to which, from 0 to 170. The factor k! overflows float32 above 34, float16 above 8.
+        order: up to which, 0 to 170. The factor k! overflows float32 above 34, float16 above 8.
         direction: of the shape of ``x``; ones by default.
 
     Returns:

@@ -157,8 +157,10 @@ def errors(names):
                 truth = [c * mpmath.factorial(k) for k, c in enumerate(truth)]
                 for k, value in enumerate(column):
                     bound = 1e-12 if k <= 10 else 1e-9
-                    # Where it passes 0, what the last digit of x is worth: that of x times slope.
-                    allowed = bound * abs(truth[k]) + 16 * EPS * abs(place * truth[k + 1])
+                    allowed, slope = bound * abs(truth[k]), abs(place * truth[k + 1])
+                    if abs(truth[k]) < 1e-9 * slope:
+                        # It passes 0 here: what the last digits of x are worth is all there is.
+                        allowed = 16 * EPS * slope
                     error = abs(value - truth[k]) if math.isfinite(value) else math.inf
                     yield error / (allowed + mpf(1e-290)), (name, place, k)
 
