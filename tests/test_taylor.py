@@ -918,6 +918,19 @@ def test_the_norm_at_0_has_no_second_derivative():
     ]
 
 
+def test_a_row_that_is_masked_out_has_the_value_that_torch_gives():
+    mask = torch.tensor([[True, True, True], [False, True, False]])
+    f = lambda x: x.masked_fill(mask, -INF).logsumexp(1)  # noqa: E731
+    got = derivatives(f, X, 2)
+    assert torch.equal(got[0], f(X)) and got[0, 0] == -INF
+    torch.testing.assert_close(got[:, 1], derivatives(lambda x: x[1, ::2].logsumexp(0), X, 2))
+
+
+def test_a_power_by_true_and_false_is_that_by_1_and_0():
+    got = derivatives(lambda x: x ** torch.tensor([True, False]), torch.tensor([0.0, 2.0]), 2)
+    assert got.tolist() == [[0, 1], [1, 0], [0, 0]]
+
+
 # ---- what is refused
 
 
