@@ -8,10 +8,13 @@ the slope that torch finds; and all else is written with those. What has no rule
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import linecache
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,24 +28,72 @@ Tensor = torch.Tensor
 Rule = Callable[..., Any]
 
 
+class _Run:
+    """One run of ``derivatives``: what it carries means nothing in another."""
+
+    def __init__(self) -> None:
+        self.records = torch.is_grad_enabled()
+
+
+_RUN: ContextVar[_Run | None] = ContextVar("run", default=None)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """The time in which the carriers that are made belong together."""
+    before = _RUN.set(_Run())
+    try:
+        yield
+    finally:
+        _RUN.reset(before)
+
+
 class Carrier(Tensor):
     """A tensor with the value of a series, which carries the series along."""
 
-    series: Series
+    carried: Series
+    run: _Run | None
+
+    @property
+    def series(self) -> Series:
+        if self.run is not _RUN.get():
+            _refuse(
+                "a tensor of another run of derivatives; runs cannot be nested, and what f keeps "
+                "for later must be kept with detach()"
+            )
+        return self.carried
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = func.__name__
+        name = getattr(func, "__name__", str(func))
         if name == "__get__":  # of a property
-            name = func.__self__.__name__
+            name = getattr(func.__self__, "__name__", "a property")
             rule = _PROPERTIES.get(name)
         else:
             rule = _RULES.get(name)
         if rule is None:
             rule = _find(name)
+        if rule is not _plain and not torch.is_grad_enabled():
+            run = _RUN.get()
+            if run is None or run.records:
+                _refuse(
+                    f"{name} under no_grad or in a custom Function, where torch does not "
+                    "differentiate; use detach() for what is constant"
+                )
+        if kwargs:
+            if kwargs.get("inplace") or kwargs.get("out") is not None:
+                _refuse(f"{name} in place; leave out inplace and out")
+            args, kwargs = _ordered(args, {n: one for n, one in kwargs.items() if n != "out"})
         return rule(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """What comes here has gone around the rules, and would lose the series without a word."""
+        _refuse(f"{func}, as torch.func and copies call it, has no rule; write it with operations")
 
 
 def carry(coefficients: Series) -> Any:
@@ -53,7 +104,7 @@ def carry(coefficients: Series) -> Any:
         if c is not None and (c.shape != shape or c.dtype != dtype):
             coefficients[k] = c.to(dtype).expand(shape)
     carrier: Any = value.as_subclass(Carrier)
-    carrier.series = coefficients
+    carrier.carried, carrier.run = coefficients, _RUN.get()
     return carrier
 
 
@@ -65,6 +116,16 @@ def _value(argument: Any) -> Any:
     if type(argument) in (list, tuple):
         return [one.series[0] if isinstance(one, Carrier) else one for one in argument]
     return argument.series[0] if isinstance(argument, Carrier) else argument
+
+
+def _ordered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The operands by position, and numpy's names of options in torch's words."""
+    for place, names in enumerate((("input",), ("other", "exponent"))):
+        for name in names:
+            if len(args) == place and name in kwargs:
+                args = (*args, kwargs.pop(name))
+    words = {"axis": "dim", "keepdims": "keepdim"}
+    return args, {words.get(name, name): one for name, one in kwargs.items()}
 
 
 def _plain(func: Any, args: Any, kwargs: Any) -> Any:
@@ -103,20 +164,47 @@ def _elementwise(recurrence: Callable[[Series], Series]) -> Rule:
 
 
 def _linear(func: Any, args: Any, kwargs: Any) -> Any:
-    """A function that is linear in the one argument that carries a series."""
-    places = _carriers(args, kwargs)
-    if len(places) != 1:
-        _refuse(f"{func.__name__} with series in {len(places)} arguments")
-    (place,) = places
+    """A function that is linear in its first argument, with whatever options."""
+    if _carriers(args, kwargs) != [0]:
+        _refuse(f"{func.__name__} with a series in another argument than the first")
+    if func.__name__ == "view" and (isinstance(args[-1], torch.dtype) or "dtype" in kwargs):
+        _refuse("view as another dtype; use to()")
+    func = _ANY_STRIDES.get(func.__name__, func)
+    return _linear_at(0, func, args, kwargs)
+
+
+def _linear_at(place: Any, func: Any, args: Any, kwargs: Any) -> Any:
     results: list[Any] = [
         None if c is None else _put(func, args, kwargs, {place: c})
         for c in _at(args, kwargs, place)
     ]
     if isinstance(results[0], Tensor):
+        if not (results[0].is_floating_point() or results[0].is_complex()):
+            return results[0]  # whole numbers, whose derivative is zero
         return carry(results)
     parts = len(results[0])  # of a function such as split
     rows = [[None] * parts if r is None else r for r in results]
     return tuple(carry([*part]) for part in zip(*rows, strict=True))
+
+
+def _like(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function that is linear in the first argument and asks others for their shape alone."""
+    first, *rest = args
+    args = (first, *[_value(one) for one in rest])
+    kwargs = {name: _value(one) for name, one in kwargs.items()}
+    return (_linear if isinstance(first, Carrier) else _plain)(func, args, kwargs)
+
+
+def _full(func: Any, args: Any, kwargs: Any) -> Any:
+    if _carriers(args, kwargs) != [0]:
+        _refuse(f"{func.__name__} with a series to fill in; use expand")
+    return _plain(func, args, kwargs)
+
+
+def _diff(func: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) > 3 or {"prepend", "append"} & {*kwargs}:
+        _refuse("diff with prepend or append; use torch.cat first")
+    return _linear(func, args, kwargs)
 
 
 def _of_lists(func: Any, args: Any, kwargs: Any) -> Any:
@@ -139,36 +227,14 @@ def _of_lists(func: Any, args: Any, kwargs: Any) -> Any:
     return carry(results)
 
 
-def _product(*at: Any) -> Rule:
-    """A function that is linear in each of two arguments, told by position or name."""
-
-    def rule(func: Any, args: Any, kwargs: Any) -> Any:
-        places = _carriers(args, kwargs)
-        if len(places) == 1:
-            return _linear(func, args, kwargs)
-        one, other = places
-        found = series.product(
-            _at(args, kwargs, one),
-            _at(args, kwargs, other),
-            lambda p, q: _put(func, args, kwargs, {one: p, other: q}),
-        )
-        return carry(found)
-
-    return rule
-
-
 def _sloped(func: Any, args: Any, kwargs: Any) -> Any:
     """A function made of straight pieces: it goes on with the slopes that torch finds."""
     places = _carriers(args, kwargs)
     value = _plain(func, args, kwargs)
     carried = {place: _at(args, kwargs, place) for place in places}
-    with torch.enable_grad():
-        leaves = {
-            place: c[0].detach().expand(value.shape).clone().requires_grad_()
-            for place, c in carried.items()
-        }
-        again = _put(func, args, kwargs, leaves)
-        slopes = torch.autograd.grad(again.sum(), list(leaves.values()))
+    slopes = _slopes(
+        func, args, kwargs, {place: c[0].expand(value.shape) for place, c in carried.items()}
+    )
     result: Series = [value]
     for k in range(1, len(carried[places[0]])):
         total = None
@@ -178,8 +244,26 @@ def _sloped(func: Any, args: Any, kwargs: Any) -> Any:
     return carry(result)
 
 
+def _slopes(func: Any, args: Any, kwargs: Any, at: Mapping[Any, Tensor]) -> Sequence[Tensor]:
+    """The gradients of the sum of a function by some arguments, which are constants."""
+    if any(one.is_complex() for one in at.values()):
+        _refuse(f"{func.__name__} of complex numbers, which has no derivative")
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = {place: one.detach().clone().requires_grad_() for place, one in at.items()}
+        others = {
+            place: one.detach().clone()
+            for place, one in (*enumerate(args), *kwargs.items())
+            if isinstance(one, Tensor) and place not in leaves
+        }
+        result = _put(func, args, kwargs, {**others, **leaves})
+        return torch.autograd.grad(result.sum(), list(leaves.values()))
+
+
 def _chosen(func: Any, args: Any, kwargs: Any) -> Any:
     """A function that picks elements along a dimension and says which, such as ``sort``."""
+    operands = [one for one in args if isinstance(one, Tensor)]
+    if len(operands) == 2:
+        return _sloped({"max": torch.maximum, "min": torch.minimum}[func.__name__], operands, {})
     result = _plain(func, args, kwargs)
     if isinstance(result, Tensor):  # of all elements
         return _reduced(func, args, kwargs)
@@ -202,15 +286,12 @@ def _dim(args: Any, kwargs: Any, place: int) -> int:
 
 def _reduced(func: Any, args: Any, kwargs: Any) -> Any:
     """The largest or smallest of many: where several are, torch's slopes say how they share."""
-    carried, (_, *rest) = args[0].series, args
+    carried, rest = args[0].series, args[1:]
     value = _plain(func, args, kwargs)
-    with torch.enable_grad():
-        leaf = carried[0].detach().clone().requires_grad_()
-        again = func(leaf, *rest, **kwargs)
-        (slope,) = torch.autograd.grad(again.sum(), leaf)
+    (slope,) = _slopes(func, args, kwargs, {0: carried[0]})
     dims = kwargs.get("dim", rest[0] if rest else None)
     keep = kwargs.get("keepdim", rest[1] if len(rest) > 1 else False)
-    dims = dims if dims is not None and dims != () else tuple(range(leaf.dim()))
+    dims = dims if dims is not None and dims != () else tuple(range(slope.dim()))
     return carry(
         [value] + [None if c is None else (c * slope).sum(dims, keepdim=keep) for c in carried[1:]]
     )
@@ -218,7 +299,18 @@ def _reduced(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _composed(function: Callable[..., Any]) -> Rule:
     """A function that is written with others that have rules."""
-    return lambda func, args, kwargs: function(*args, **kwargs)
+
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            try:
+                inspect.signature(function).bind(*args, **kwargs)
+            except TypeError:
+                _refuse(f"{func.__name__} with these arguments")
+            raise error
+
+    return rule
 
 
 # ---- arithmetic
@@ -236,7 +328,11 @@ def _both(a: Any, b: Any) -> tuple[Series, Series]:
 def _add(sign: int = 1, swapped: bool = False) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         a, b = _both(*(reversed(args) if swapped else args))
-        return carry(series.add(a, b, sign * kwargs.get("alpha", 1)))
+        alpha = kwargs.get("alpha", 1)
+        if isinstance(alpha, Carrier):
+            _refuse(f"{func.__name__} with a series as alpha; use *")
+        tail = series.add(a[1:], b[1:], sign * alpha)
+        return carry([_plain(func, args, kwargs), *tail])
 
     return rule
 
@@ -264,56 +360,74 @@ def _divide(swapped: bool = False) -> Rule:
 def _power(swapped: bool = False) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         base, exponent = reversed(args) if swapped else args
-        if isinstance(exponent, Tensor) and not isinstance(exponent, Carrier):
-            if exponent.dim() == 0 and not exponent.requires_grad:
-                exponent = exponent.item()
+        value = _plain(func, args, kwargs)
         if not isinstance(exponent, Carrier):
-            return carry(series.power(base.series, exponent))
-        start = _value(base) ** exponent.series[0]
-        if not isinstance(base, Carrier):
-            logarithm = math.log(base) if isinstance(base, int | float) else torch.log(base)
-            inside = series.scale(exponent.series, logarithm)
+            return carry([value, *_constant_power(base.series, exponent)[1:]])
+        # e to the exponent times the logarithm, from the power that torch computes.
+        powers = [c if c is None else c.to(value.dtype) for c in exponent.series]
+        if isinstance(base, Carrier):
+            logarithm = series.log([c if c is None else c.to(value.dtype) for c in base.series])
+            inside = series.multiply(powers, logarithm)
         else:
-            inside = series.multiply(exponent.series, series.log(base.series))
-        # e to the inside, from the power that torch computes.
-        return carry(series.solve(inside, start, lambda y, k: y[k]))
+            base = torch.as_tensor(base, dtype=value.dtype, device=value.device)
+            inside = series.scale(powers, torch.log(base).masked_fill(base == 0, 0))
+        return carry(series.solve(inside, value, lambda y, k: y[k]))
 
     return rule
 
 
+def _constant_power(base: Series, exponent: Any) -> Series:
+    if not isinstance(exponent, Tensor):
+        return series.power(base, exponent.item() if hasattr(exponent, "item") else exponent)
+    if exponent.requires_grad:
+        return series.power(base, exponent)
+    if exponent.dim() == 0:
+        return series.power(base, exponent.item())
+    exponent = exponent + 0  # numbers, where it was True and False
+    if exponent.is_complex() or not ((exponent % 1 == 0) & (exponent.abs() < 65)).all():
+        return series.power(base, exponent)
+    # Each whole number by itself, which is right at 0 as well.
+    result: Series = [None] * len(base)
+    for n in {*exponent.flatten().tolist()}:
+        at = exponent == n
+        for k, c in enumerate(series.power(base, int(n))):
+            result[k] = series.plus(result[k], None if c is None else torch.where(at, c, 0))
+    return result
+
+
 def _linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, weight: Any, bias: Any = None) -> Any:
-        if isinstance(input, Carrier) and not isinstance(weight, Carrier):
+        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.dim():
             result = carry(series.stacked(input.series, lambda rows: F.linear(rows, weight)))
         else:
-            result = input @ weight.t()
+            result = _multilinear(func, (input, weight), {})
         return result if bias is None else result + bias
 
     return apply(*args, **kwargs)
 
 
 def _matrix_product(func: Any, args: Any, kwargs: Any) -> Any:
-    a, b, *_ = args
-    if isinstance(a, Carrier) and type(b) is Tensor and b.dim() == 2 and not kwargs:
-        if func.__name__ != "__rmatmul__":
-            return carry(series.stacked(a.series, lambda rows: torch.matmul(rows, b)))
+    a, b = args
+    if isinstance(a, Carrier) and a.dim() and not isinstance(b, Carrier) and b.dim() == 2:
+        return carry(series.stacked(a.series, lambda rows: torch.matmul(rows, b)))
     return _multilinear(func, args, kwargs)
 
 
 def _convolution(func: Any, args: Any, kwargs: Any) -> Any:
-    input, weight, *rest = args
-    bias = kwargs.pop("bias", rest[0] if rest else None)
-    result = _multilinear(func, (input, weight, None, *rest[1:]), kwargs)
-    if bias is None:
-        return result
-    return result + bias.view(-1, *[1] * (weight.dim() - 2))
+    def apply(input: Any, weight: Any, bias: Any = None, *rest: Any, **options: Any) -> Any:
+        result = _multilinear(func, (input, weight, None, *rest), options)
+        return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
+
+    return apply(*args, **kwargs)
 
 
 def _multilinear(func: Any, args: Any, kwargs: Any) -> Any:
     """A function that is linear in each of the arguments that carry series."""
     places = _carriers(args, kwargs)
-    if len(places) < 2:
-        return _linear(func, args, kwargs)
+    if not places:
+        return func(*args, **kwargs)
+    if len(places) == 1:
+        return _linear_at(places[0], func, args, kwargs)
     order = len(_at(args, kwargs, places[0])) - 1
     total: Series = [None] * (order + 1)
     for j, c in enumerate(_at(args, kwargs, places[0])):
@@ -331,53 +445,48 @@ def _einsum(func: Any, args: Any, kwargs: Any) -> Any:
     return _multilinear(torch.einsum, (equation, *operands), kwargs)
 
 
-def _times_added(func: Any, args: Any, kwargs: Any) -> Any:
-    """``addmm`` and its like: the first, times beta, plus alpha times the product of the others."""
-    first, a, b = args
-    return kwargs.get("beta", 1) * first + kwargs.get("alpha", 1) * (a @ b)
-
-
 # ---- by branch, and in parts
 
 
 def _where(func: Any, args: Any, kwargs: Any) -> Any:
-    condition, parts = _value(args[0]), args[1:]
-    if not parts:
+    if len(args) == 1 and not kwargs:  # the places where it holds
         return _plain(func, args, kwargs)
-    if not any(isinstance(one, Carrier) for one in parts):
-        return _plain(func, args, kwargs)
-    a, b = _both(*parts)
+    if len(args) != 3:
+        _refuse("where with such arguments; use torch.where(condition, a, b)")
+    a, condition, b = args
+    if func is torch.where:
+        a, condition = condition, a
+    condition = _value(condition)
+    if not isinstance(a, Carrier) and not isinstance(b, Carrier):
+        return torch.where(condition, a, b)
+    rows = zip(*_both(a, b), strict=True)
     return carry(
         [
             None
             if p is None and q is None
             else torch.where(condition, 0 if p is None else p, 0 if q is None else q)
-            for p, q in zip(a, b, strict=True)
+            for p, q in rows
         ]
     )
 
 
 def _filled(func: Any, args: Any, kwargs: Any) -> Any:
     """``masked_fill`` and its like: what is put in is constant."""
-    carrier, at, *rest = args
-    value = rest[-1] if rest else kwargs["value"]
-    if not isinstance(carrier, Carrier) or isinstance(value, Carrier):
-        _refuse(f"{func.__name__} of such arguments; use torch.where")
+    carrier, *places = args
+    value = kwargs["value"] if "value" in kwargs else places.pop()
+    if not isinstance(carrier, Carrier) or isinstance(value, Carrier) or {*kwargs} - {"value"}:
+        _refuse(f"{func.__name__} with such arguments; use torch.where")
     head, *tail = carrier.series
-    between = rest[:-1] if rest else []
     return carry(
-        [
-            func(head, at, *between, value),
-            *(None if c is None else func(c, at, *between, 0) for c in tail),
-        ]
+        [func(head, *places, value), *(None if c is None else func(c, *places, 0) for c in tail)]
     )
 
 
 def _pad(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
-        head, *tail = input.series
         if mode != "constant":
             return _linear(func, (input, pad, mode), {})
+        head, *tail = input.series
         return carry(
             [
                 func(head, pad, mode, value),
@@ -388,14 +497,15 @@ def _pad(func: Any, args: Any, kwargs: Any) -> Any:
     return apply(*args, **kwargs)
 
 
-def softmax(x: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Any:
+def softmax(x: Any, dim: Any = None, dtype: Any = None, _stacklevel: int = 3) -> Any:
+    x = x if dtype is None else x.to(dtype)
     e = torch.exp(x - _value(x).detach().amax(_checked(dim), keepdim=True))
-    return (e if dtype is None else e.to(dtype)) / e.sum(dim, keepdim=True)
+    return e / e.sum(dim, keepdim=True)
 
 
-def log_softmax(x: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Any:
-    result = x - logsumexp(x, _checked(dim), True)
-    return result if dtype is None else result.to(dtype)
+def log_softmax(x: Any, dim: Any = None, dtype: Any = None, _stacklevel: int = 3) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    return x - logsumexp(x, _checked(dim), True)
 
 
 def _checked(dim: Any) -> int:
@@ -406,13 +516,9 @@ def _checked(dim: Any) -> int:
 
 def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     most = _value(x).detach().amax(dim, keepdim=True)
+    most = most.masked_fill(most.isinf(), 0)
     result = torch.exp(x - most).sum(dim, keepdim=True).log() + most
-    if keepdim:
-        return result
-    dims = [dim] if isinstance(dim, int) else sorted((d % x.dim() for d in dim), reverse=True)
-    for one in dims:
-        result = result.squeeze(one)
-    return result
+    return result if keepdim else result.squeeze(dim)
 
 
 def var(
@@ -422,24 +528,54 @@ def var(
         dim, unbiased = None, dim
     if unbiased is not None:
         correction = 1 if unbiased else 0
-    dims = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    if x.is_complex():
+        _refuse("var of complex numbers")
+    dims = _dims(x, dim)
     count = math.prod(x.shape[d] for d in dims)
     far = x - x.mean(dims, keepdim=True)
     return (far * far).sum(dims, keepdim=keepdim) / max(count - correction, 0)
 
 
+def _dims(x: Any, dim: Any) -> tuple[int, ...]:
+    if isinstance(dim, int):
+        return (dim,)
+    return tuple(dim) if dim else tuple(range(x.dim()))
+
+
 def std(*args: Any, **kwargs: Any) -> Any:
-    return var(*args, **kwargs).sqrt()
+    return _root(var(*args, **kwargs))
 
 
-def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def _root(x: Any) -> Any:
+    """The square root whose first derivative at 0 is 0, as torch has it for ``norm``."""
+    y = x.sqrt().series
+    if len(y) > 1 and y[1] is not None:
+        y[1] = y[1].masked_fill(y[0] == 0, 0)
+    return carry(y)
+
+
+def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     p = 2 if p in (None, "fro") else p
-    dims = tuple(range(x.dim())) if dim is None else dim
-    if p == 2 and not x.is_complex():
-        return (x * x).sum(dims, keepdim=keepdim).sqrt()
-    if p == 1 and not x.is_complex():
+    if p not in (1, 2) or x.is_complex():
+        _refuse(f"norm with p={p!r} of {x.dtype}")
+    x, dims = x if dtype is None else x.to(dtype), _dims(x, dim)
+    if p == 1:
         return x.abs().sum(dims, keepdim=keepdim)
-    _refuse(f"norm with p={p!r} of {x.dtype}")
+    return _root((x * x).sum(dims, keepdim=keepdim))
+
+
+def linalg_norm(
+    x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    if ord not in (None, "fro") and (x.dim() if dim is None else len(_dims(x, dim))) != 1:
+        _refuse(f"linalg.norm of a matrix with ord={ord!r}")
+    return norm(x, ord, dim, keepdim, dtype)
+
+
+def vector_norm(
+    x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    return norm(x, ord, dim, keepdim, dtype)
 
 
 def layer_norm(
@@ -452,7 +588,8 @@ def layer_norm(
     return result if bias is None else result + bias
 
 
-def prod(x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    x = x if dtype is None else x.to(dtype)
     if dim is None:
         x, dim, keepdim = x.flatten(), 0, False
     parts = list(x.unbind(dim))
@@ -463,13 +600,19 @@ def prod(x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
     return result.unsqueeze(dim) if keepdim else result
 
 
+def times_added(first: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """``addmm`` and its like."""
+    return beta * first + alpha * (a @ b)
+
+
 def silu(x: Any, inplace: bool = False) -> Any:
     return x * torch.sigmoid(x)
 
 
 def gelu(x: Any, approximate: str = "none") -> Any:
     if approximate == "tanh":
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        # Half of 1 + tanh(u) is the sigmoid of 2u, which keeps the digits far below 0.
+        return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
     return 0.5 * x * torch.special.erfc(x * -math.sqrt(0.5))
 
 
@@ -481,34 +624,63 @@ def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
 
 
 def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return torch.where(_value(x) > 0, x, alpha * torch.expm1(x))
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0)))
+
+
+def mse_loss(
+    x: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    if (size_average, reduce, weight) != (None, None, None):
+        _refuse("mse_loss with other options than reduction")
+    square = (x - target) ** 2
+    return square if reduction == "none" else square.sum() if reduction == "sum" else square.mean()
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    return _refuse("dropout in training; call eval() first") if training else x
+
+
+def broadcast_tensors(*tensors: Any) -> Any:
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
+    return tuple(one.expand(shape) for one in tensors)
 
 
 # ---- the table
 
 
 _PLAIN = """
-eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite isclose allclose
-equal size dim ndimension numel nelement stride storage_offset element_size get_device __len__
-is_floating_point is_complex is_contiguous is_signed is_nonzero is_inference argmax argmin argsort
-nonzero any all detach ones_like zeros_like full_like empty_like rand_like randn_like randint_like
-bernoulli new_zeros new_ones new_full new_empty new_tensor __bool__ bool long int short char byte
-floor ceil round trunc fix sign sgn signbit heaviside floor_divide __floordiv__ __repr__ __str__
-__format__ __hash__ searchsorted bucketize logical_not logical_and logical_or __invert__
-count_nonzero broadcast_tensors result_type promote_types can_cast is_tensor __dir__ dim_order
+eq ne lt le gt ge __eq__ isnan isinf isfinite isclose allclose equal size dim numel
+stride storage_offset element_size get_device __len__ is_floating_point is_complex is_contiguous
+is_signed is_nonzero is_inference argmax argmin argsort nonzero any all detach ones_like zeros_like
+empty_like rand_like randn_like randint_like new_zeros new_ones new_empty __bool__ bool long int
+short char byte floor ceil round trunc fix sign signbit floor_divide __floordiv__ __repr__
+__format__ searchsorted bucketize logical_not logical_and logical_or count_nonzero result_type
+__dir__ dim_order
 """.split()
 _LINEAR = """
-neg negative __neg__ positive __pos__ sum mean reshape reshape_as view view_as flatten unflatten
-ravel permute transpose swapaxes swapdims movedim moveaxis t adjoint squeeze unsqueeze expand
-expand_as broadcast_to repeat tile repeat_interleave __getitem__ select narrow index_select gather
-take take_along_dim masked_select diagonal diag diag_embed tril triu flip fliplr flipud roll rot90
-cumsum diff trace split split_with_sizes chunk tensor_split unbind __iter__ unfold real imag conj
-conj_physical resolve_conj resolve_neg contiguous clone to type type_as float double half bfloat16
-cpu cuda sum_to_size view_as_real view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d
-adaptive_avg_pool2d interpolate deg2rad rad2deg requires_grad_ alias
+neg negative positive sum mean reshape view flatten unflatten ravel permute transpose swapaxes
+swapdims movedim moveaxis t adjoint squeeze unsqueeze expand broadcast_to repeat tile
+repeat_interleave __getitem__ select narrow index_select gather take take_along_dim masked_select
+diagonal diag diag_embed tril triu flip fliplr flipud roll rot90 cumsum trace split
+split_with_sizes chunk tensor_split unbind unfold real imag conj conj_physical resolve_conj
+resolve_neg contiguous clone float double half bfloat16 cpu sum_to_size view_as_real
+view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate deg2rad
+rad2deg
 """.split()
+# A coefficient may be laid out in another way than the value.
+_ANY_STRIDES: dict[str, Callable[..., Any]] = {
+    "view": Tensor.reshape,
+    "view_as": Tensor.reshape_as,
+    "view_as_complex": lambda c: torch.view_as_complex(c.contiguous()),
+}
+_LIKE = "to expand_as view_as reshape_as type_as".split()
 _SLOPED = """
-relu abs absolute __abs__ maximum minimum fmax fmin clamp clip clamp_min clamp_max relu6 hardtanh
+relu abs absolute maximum minimum fmax fmin clamp clip clamp_min clamp_max relu6 hardtanh
 leaky_relu threshold hardsigmoid
 """.split()
 _RECURRENCES: dict[str, Callable[[Series], Series]] = {
@@ -549,6 +721,7 @@ _ALIASES = {
     "arctanh": "atanh",
     "expit": "sigmoid",
     "log_sigmoid": "logsigmoid",
+    "_threshold": "threshold",
 }
 _COMPOSED: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
@@ -557,8 +730,8 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "var": var,
     "std": std,
     "norm": norm,
-    "linalg_norm": lambda x, ord=None, *args, **kwargs: norm(x, ord, *args, **kwargs),
-    "linalg_vector_norm": norm,
+    "linalg_norm": linalg_norm,
+    "linalg_vector_norm": vector_norm,
     "layer_norm": layer_norm,
     "prod": prod,
     "silu": silu,
@@ -568,49 +741,55 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "mish": lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
     "softsign": lambda x: x / (1 + x.abs()),
     "tanhshrink": lambda x: x - torch.tanh(x),
-    "mse_loss": lambda x, target, *_, **__: ((x - target) ** 2).mean(),
+    "mse_loss": mse_loss,
+    "dropout": dropout,
+    "broadcast_tensors": broadcast_tensors,
     "lerp": lambda a, b, weight: a + weight * (b - a),
     "addcmul": lambda a, p, q, value=1: a + value * p * q,
     "addcdiv": lambda a, p, q, value=1: a + value * p / q,
+    **dict.fromkeys("addmm baddbmm addmv".split(), times_added),
     "hypot": lambda a, b: (a * a + b * b).sqrt(),
     "logit": lambda x: torch.log(x) - torch.log1p(-x),
-    "xlogy": lambda a, b: a * torch.log(b),
 }
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_PLAIN, _plain),
     **dict.fromkeys(_LINEAR, _linear),
+    **dict.fromkeys(_LIKE, _like),
+    "diff": _diff,
+    **dict.fromkeys("full_like new_full".split(), _full),
     **dict.fromkeys(_SLOPED, _sloped),
     **{name: _elementwise(recurrence) for name, recurrence in _RECURRENCES.items()},
-    **dict.fromkeys("add __add__ __radd__".split(), _add()),
-    **dict.fromkeys("sub subtract __sub__".split(), _add(-1)),
+    "add": _add(),
+    **dict.fromkeys("sub subtract".split(), _add(-1)),
     **dict.fromkeys("__rsub__ rsub".split(), _add(-1, swapped=True)),
-    **dict.fromkeys("mul multiply __mul__ __rmul__".split(), _multiply),
-    **dict.fromkeys("div divide true_divide __truediv__ __div__".split(), _divide()),
-    **dict.fromkeys("__rtruediv__ __rdiv__".split(), _divide(swapped=True)),
-    **dict.fromkeys("pow __pow__ float_power".split(), _power()),
+    **dict.fromkeys("mul multiply".split(), _multiply),
+    **dict.fromkeys("div divide true_divide".split(), _divide()),
+    "__rdiv__": _divide(swapped=True),
+    "pow": _power(),
     "__rpow__": _power(swapped=True),
-    **dict.fromkeys("matmul mm bmm mv __matmul__ __rmatmul__".split(), _matrix_product),
-    **dict.fromkeys("dot vdot inner outer ger kron cross tensordot".split(), _multilinear),
+    "matmul": _matrix_product,
+    **dict.fromkeys(
+        "mm bmm mv dot vdot inner outer ger kron cross tensordot".split(), _multilinear
+    ),
     **dict.fromkeys("conv1d conv2d conv3d".split(), _convolution),
     **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), _convolution),
     "linear": _linear_layer,
     "einsum": _einsum,
-    **dict.fromkeys("addmm baddbmm addmv".split(), _times_added),
     **dict.fromkeys("cat concat concatenate stack hstack vstack dstack".split(), _of_lists),
     "where": _where,
     **dict.fromkeys("masked_fill index_fill".split(), _filled),
     "pad": _pad,
-    **dict.fromkeys("max min median sort topk kthvalue mode".split(), _chosen),
+    **dict.fromkeys("max min median sort topk kthvalue".split(), _chosen),
     **dict.fromkeys("amax amin".split(), _reduced),
     **{name: _composed(function) for name, function in _COMPOSED.items()},
 }
 _PROPERTIES: dict[str, Rule] = {
     **dict.fromkeys("T mT H mH real imag".split(), _linear),
     **dict.fromkeys(
-        "shape dtype device layout ndim requires_grad is_leaf data grad".split(), _plain
+        "shape dtype device layout ndim requires_grad is_leaf data grad grad_fn is_sparse "
+        "is_nested is_quantized is_cpu is_cuda is_meta itemsize nbytes output_nr _version".split(),
+        _plain,
     ),
-    **dict.fromkeys("grad_fn is_sparse is_nested is_quantized is_cuda is_meta".split(), _plain),
-    **dict.fromkeys("itemsize nbytes output_nr _version names".split(), _plain),
 }
 _LEAVES = "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
 

@@ -258,10 +258,10 @@ def tanh(a: Series) -> Series:
 
 
 def sigmoid(a: Series) -> Series:
-    """From y' = (1 - y) y a'; 1 - y is the sigmoid of -a, which loses no digit."""
-    start, other = a[0].sigmoid(), (-a[0]).sigmoid()
-    slope = start * -other
-    twice: Series = [start - other]  # 2 y - 1, since y is subtracted from y²
+    """From y' = (1 - y) y a'; no digit is lost in 1 - y = sigmoid(-a) and 2 y - 1 = tanh(a / 2)."""
+    start = a[0].sigmoid()
+    slope = start * -(-a[0]).sigmoid()
+    twice: Series = [(a[0] * 0.5).tanh()]  # 2 y - 1, since y is subtracted from y²
 
     def rate(y: Series, k: int) -> Coefficient:
         return slope if k == 0 else square_at(y, twice, k)

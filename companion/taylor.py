@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 import companion.series as series
-from companion.rules import Carrier, carry
+from companion.rules import Carrier, carry, running
 
 Tensor = torch.Tensor
 
@@ -27,26 +27,32 @@ def derivatives(
     of the order, where nested reverse mode multiplies it with each order.
 
     ``f`` runs once, unchanged: operators, methods, ``torch.*``, modules, loops and branches, which
-    go by the value. What ``f`` computes with ``detach()`` counts as constant. Where a series does
-    not exist, such as those of ``log`` and ``sqrt`` at 0, the first derivative is that of torch,
-    and the higher ones are infinite or NaN; at a kink, as that of ``relu`` at 0, the function goes
-    on with the slope that torch chooses.
+    go by the value. What ``f`` computes with ``detach()`` counts as constant, and so do whole
+    numbers, such as those of ``round``. Complex functions are differentiated along the direction:
+    a holomorphic one has the complex derivative.
+
+    Where a series does not exist, the first derivative is that of torch: infinite for ``log`` and
+    ``sqrt`` at 0, zero for ``norm`` and ``std`` at 0; and the higher ones are infinite or NaN. At a
+    kink, such as that of ``relu``, ``abs`` or ``clamp``, the function goes on with the slope that
+    torch chooses, and above its threshold ``softplus`` is a straight line, as in torch.
 
     Args:
         f: takes a tensor and returns one.
         x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
             does, the derivatives can be differentiated in turn.
-        order: up to which, 0 or more. The factor k! overflows float64 above 170, float32 above 34.
+        order: up to which, 0 to 170. The factor k! overflows float32 above 34, float16 above 8.
         direction: of the shape of ``x``; ones by default.
 
     Returns:
         A tensor of shape ``(order + 1, *f(x).shape)`` and the dtype of ``f(x)``.
 
     Raises:
-        NotImplementedError: ``f`` uses an operation without a rule, one in place, or one that
-            leaves torch (``.item()``, ``.numpy()``). The message says which, and on which line.
+        NotImplementedError: ``f`` uses an operation without a rule, one in place, one that leaves
+            torch (``.item()``, ``.numpy()``), or one that goes around the rules (a custom
+            ``Function``, ``torch.func``, ``no_grad`` inside ``f``, ``derivatives`` of what already
+            carries a series). The message says which, and on which line.
         TypeError: an argument, or what ``f`` returns, is of the wrong type.
-        ValueError: ``order`` is negative, or ``direction`` has another shape.
+        ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
 
     Examples:
         >>> x = torch.tensor(1.0, dtype=torch.float64)
@@ -69,6 +75,8 @@ def derivatives(
         raise TypeError(f"order must be an int, got {type(order).__name__}")
     if order < 0:
         raise ValueError(f"order must be 0 or more, got {order}")
+    if order > 170:
+        raise ValueError(f"order must be 170 or less, got {order}; 171! is no float64")
     if direction is None:
         direction = torch.ones_like(x)
     elif not isinstance(direction, Tensor):
@@ -77,11 +85,14 @@ def derivatives(
         raise ValueError(
             f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"
         )
+    if direction.is_complex() and not x.is_complex():
+        raise TypeError("direction is complex and x is not; pass x as complex")
     start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
-    y = f(carry(start))
-    if not isinstance(y, Tensor):
-        raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-    coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
+    with running():
+        y = f(carry(start))
+        if not isinstance(y, Tensor):
+            raise TypeError(f"f must return a tensor, got {type(y).__name__}")
+        coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
     found = series.filled(coefficients)
     factorials = [float(math.factorial(k)) for k in range(order + 1)]
     weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
