@@ -22,7 +22,6 @@ Tensor = torch.Tensor
 Coefficient = Tensor | None
 Series = list[Any]  # of Coefficient; the first is never None
 Terms = list[tuple[int, Tensor]]
-Product = Callable[[Tensor, Tensor], Tensor]
 
 
 # ---- sums of products
@@ -106,18 +105,6 @@ def multiply(a: Series, b: Series) -> Series:
 def square(a: Series) -> Series:
     twice: Series = []
     return [square_at(a, twice, k) for k in range(len(a))]
-
-
-def product(a: Series, b: Series, of: Product) -> Series:
-    """Any product of two series: matrices, convolutions, ``einsum``."""
-    result: Series = []
-    for k in range(len(a)):
-        total = None
-        for p, q in zip(a[: k + 1], b[k::-1], strict=True):
-            if p is not None and q is not None:
-                total = plus(total, of(p, q))
-        result.append(total)
-    return result
 
 
 def divide(a: Series, b: Series) -> Series:
