@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import companion.derivatives
 import companion.freeing
 import companion.graph
+import companion.nested
 from companion import Graph, draw, nth_derivative, walk_grad_fn
 
 CRASHED = (-signal.SIGSEGV, 128 + signal.SIGSEGV)  # as told by the system, or by a shell
@@ -237,7 +237,7 @@ def what_is_refused_or_interrupted(levels: int) -> None:
             raise KeyboardInterrupt
         companion.freeing.fuse(node)
 
-    companion.graph.fuse = companion.derivatives.fuse = interrupt
+    companion.graph.fuse = companion.nested.fuse = interrupt
     for look in Graph.of, partial(nth_derivative, x=x, n=1):
         y = x * 1.0
         for _ in range(levels):

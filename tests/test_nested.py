@@ -1,4 +1,4 @@
-"""Tests for companion.derivatives: orders, exact zeros, and everything that must be refused."""
+"""Tests for companion.nested: orders, exact zeros, and everything that must be refused."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.function import once_differentiable
 
-from companion.derivatives import nth_derivative
+from companion.nested import nth_derivative
 
 
 class HiddenCube(torch.autograd.Function):
@@ -319,7 +319,7 @@ def test_no_hook_stays_on_a_custom_function(monkeypatch):
     x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     y = OpenExp.apply(x)
     nth_derivative(y, x, 2)
-    monkeypatch.delattr("companion.derivatives._paths")  # a hook that stayed would miss it
+    monkeypatch.delattr("companion.nested._paths")  # a hook that stayed would miss it
     (first,) = torch.autograd.grad(y, x, torch.ones_like(x, requires_grad=True), create_graph=True)
     assert first.grad_fn.next_functions[0][0] is not None  # still tied to the gradient that came in
 
