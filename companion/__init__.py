@@ -1,8 +1,8 @@
 """The companion of Inside Autograd: walk, draw and differentiate PyTorch's computation graphs."""
 
+from companion.calls import modules
 from companion.drawing import Drawing, draw
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
-from companion.modules import modules
 from companion.nested import nth_derivative
 from companion.player import Player, play
 from companion.recording import Arrival, Recording, Source, Step, record_backward

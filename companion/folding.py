@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
+from companion.calls import Call
 from companion.graph import Edge, Graph, garbage_collection_paused, shape_or_none
-from companion.modules import Call
 
 _Slots = tuple[Edge | None, ...]
 _Place = tuple[int, int, int]  # which Node of a box, which slot, which input_nr

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
+from companion.calls import Call, ModuleNames, innermost
 from companion.freeing import SHALLOW, fuse
-from companion.modules import Call, ModuleNames, innermost
 from companion.naming import check_names, names_in, one_line
 
 if TYPE_CHECKING:

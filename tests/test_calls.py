@@ -1,4 +1,4 @@
-"""Tests for companion.modules: which module made which Node, and that the model is left alone."""
+"""Tests for companion.calls: which module made which Node, and that the model is left alone."""
 
 import copy
 import threading
