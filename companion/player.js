@@ -32,7 +32,7 @@
     const seen = modes.map(() => 0); // how many steps were ever taken, in each mode
 
     // The second mode repeats the steps of the first.
-    const steps = modes.map((m) => m.steps || modes[0].steps.slice(0, m.stop ?? undefined).map((s, k) => ({ ...s, made: [], freed: [], grad: m.grads[k] || s.grad })));
+    const steps = modes.map((m) => m.steps || modes[0].steps.slice(0, m.stop).map((s, k) => ({ ...s, made: [], freed: [], grad: m.grads[k] || s.grad })));
     modes.forEach((m, k) => m.last && steps[k].push(m.last));
 
     // ---- the parts of the page

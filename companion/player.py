@@ -79,8 +79,9 @@ def play(what: Any) -> Player:
     """Step through a backward pass: forward and back, Node by Node, with all numbers.
 
     Given a tensor, this runs a backward pass from it and keeps the graph, so that you can still
-    call ``backward()``. The ``.grad`` of leaves, and of tensors with ``retain_grad()`` that a
-    variable of yours refers to, is afterwards what it was. Your hooks run.
+    call ``backward()``. The ``.grad`` of the leaves of the graph, and of tensors with
+    ``retain_grad()`` that a variable of yours refers to, is afterwards what it was; variables that
+    begin with an underscore do not count. Your hooks run.
 
     To see the lines of your code beside the graph, run the forward pass under
     ``torch.autograd.set_detect_anomaly(True, check_nan=False)``, which makes torch note them.

@@ -195,10 +195,7 @@ class Recording:
         def arrive(node: int, nr: int, edge: Edge | None, value: Tensor | None) -> None:
             before = totals.get((node, nr))
             with torch.no_grad():
-                if value is None or before is None:
-                    total = before if value is None else value
-                else:  # in the engine's order; torch has no sum of a sparse and a dense tensor
-                    total = value + before if before.is_sparse else before + value
+                total = added(before, value)
             totals[node, nr] = total
             came[node].append(Arrival(edge, nr, value, total))
 
@@ -457,6 +454,13 @@ def _hooks(recording: Recording) -> Iterator[None]:
                 with suppress(RuntimeError):  # it was freed before
                     recording._functions[i] = len(fn._raw_saved_tensors)
         yield
+
+
+def added(held: Tensor | None, value: Tensor | None) -> Tensor | None:
+    """What a buffer holds once a gradient came, added as the engine adds; None counts as zero."""
+    if held is None or value is None:
+        return held if value is None else value
+    return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
 
 
 def _next_number() -> int:

@@ -19,7 +19,7 @@ import torch
 from companion.formulas import filled, formula
 from companion.graph import Edge, Graph, GraphNode
 from companion.naming import one_line
-from companion.recording import Recording, Step
+from companion.recording import Recording, Step, added
 
 _VISITS = 200  # of a depth-first walk, which may take 2^n
 _ELEMENTS = 1000  # of a gradient on such a walk
@@ -236,9 +236,9 @@ class Story:
                 return None
             if first["grad"]:
                 gradient = step.grad_outputs[0]
-                if not _same(_sum(step.grad_before, gradient), step.grad_after):
+                if not _same(added(step.grad_before, gradient), step.grad_after):
                     return None
-                after = _sum(step.grad_after, gradient)
+                after = added(step.grad_after, gradient)
                 told["grads"][step.index] = [show(step.grad_after), show(after)]
         return None if recording.error else told
 
@@ -274,7 +274,7 @@ class Story:
             edge, value = stack.pop()
             node, place = nodes[edge.target], (edge.target, edge.input_nr)
             before = buffers[place]
-            buffers[place] = _sum(before, value)
+            buffers[place] = added(before, value)
             step: Data = {
                 "node": node.index,
                 "came": [_came(edge, edge.input_nr, value)],
@@ -349,13 +349,6 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _empty() -> str:
     return "empty"
-
-
-def _sum(held: Tensor | None, value: Tensor | None) -> Tensor | None:
-    """What a buffer holds once a gradient came; None counts as zero."""
-    if held is None or value is None:
-        return held if value is None else value
-    return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
 
 
 def _told(node: GraphNode) -> str:
