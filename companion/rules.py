@@ -361,37 +361,47 @@ def _power(swapped: bool = False) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         base, exponent = reversed(args) if swapped else args
         value = _plain(func, args, kwargs)
+        below = _as(value, base) if isinstance(base, Carrier) else []
         if not isinstance(exponent, Carrier):
-            return carry([value, *_constant_power(base.series, exponent)[1:]])
+            return carry([value, *_constant_power(below, exponent)[1:]])
         # e to the exponent times the logarithm, from the power that torch computes.
-        powers = [c if c is None else c.to(value.dtype) for c in exponent.series]
-        if isinstance(base, Carrier):
-            logarithm = series.log([c if c is None else c.to(value.dtype) for c in base.series])
-            inside = series.multiply(powers, logarithm)
-        else:
+        powers = _as(value, exponent)
+        if not isinstance(base, Carrier):
             base = torch.as_tensor(base, dtype=value.dtype, device=value.device)
             inside = series.scale(powers, torch.log(base).masked_fill(base == 0, 0))
-        return carry(series.solve(inside, value, lambda y, k: y[k]))
+            return carry(series.solve(inside, value, lambda y, k: y[k]))
+        inside = series.multiply(powers, series.log(below))
+        y = series.solve(inside, value, lambda y, k: y[k])
+        if len(y) > 1:  # at 0, where there is no logarithm, the slope of torch
+            slope = (powers[0] * below[0] ** (powers[0] - 1)).masked_fill(powers[0] == 0, 0)
+            at_zero = series.times(below[1], slope)
+            y[1] = torch.where(below[0] == 0, 0 if at_zero is None else at_zero, y[1])
+        return carry(y)
 
     return rule
+
+
+def _as(value: Tensor, carrier: Carrier) -> Series:
+    """A series in the dtype of a value."""
+    return [None if c is None else c.to(value.dtype) for c in carrier.series]
 
 
 def _constant_power(base: Series, exponent: Any) -> Series:
     if not isinstance(exponent, Tensor):
         return series.power(base, exponent.item() if hasattr(exponent, "item") else exponent)
-    if exponent.requires_grad:
-        return series.power(base, exponent)
-    if exponent.dim() == 0:
+    if exponent.dim() == 0 and not exponent.requires_grad:
         return series.power(base, exponent.item())
-    exponent = exponent + 0  # numbers, where it was True and False
-    if exponent.is_complex() or not ((exponent % 1 == 0) & (exponent.abs() < 65)).all():
+    exponent = exponent.to(base[0].dtype)  # the recurrence computes with it
+    if exponent.is_complex() or exponent.requires_grad:
         return series.power(base, exponent)
     # Each whole number by itself, which is right at 0 as well.
-    result: Series = [None] * len(base)
-    for n in {*exponent.flatten().tolist()}:
-        at = exponent == n
+    whole = (exponent % 1 == 0) & (exponent.abs() <= series.WHOLE)
+    result = [None] * len(base) if whole.all() else series.power(base, exponent)
+    for n in {*exponent[whole].tolist()}:
         for k, c in enumerate(series.power(base, int(n))):
-            result[k] = series.plus(result[k], None if c is None else torch.where(at, c, 0))
+            if c is not None or result[k] is not None:
+                others = 0 if result[k] is None else result[k]
+                result[k] = torch.where(exponent == n, 0 if c is None else c, others)
     return result
 
 
@@ -528,6 +538,7 @@ def var(
         dim, unbiased = None, dim
     if unbiased is not None:
         correction = 1 if unbiased else 0
+    correction = 1 if correction is None else correction
     if x.is_complex():
         _refuse("var of complex numbers")
     dims = _dims(x, dim)
@@ -624,7 +635,7 @@ def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
 
 
 def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0)))
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0, x)))
 
 
 def mse_loss(
