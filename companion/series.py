@@ -23,7 +23,7 @@ Coefficient = Tensor | None
 Series = list[Any]  # of Coefficient; the first is never None
 Terms = list[tuple[int, Tensor]]
 
-# Up to here a whole power is a product, whose coefficients exist at 0 as well: no order is above it.
+# A whole power up to here is a product, which is right at 0 as well. No order is above it.
 WHOLE = 170
 
 

@@ -636,6 +636,35 @@ def test_every_floating_type_goes_through(dtype):
     torch.testing.assert_close(got.double(), derivatives(f, x.double(), 4), rtol=rtol, atol=rtol)
 
 
+STEPS = {
+    "asinh": torch.asinh,
+    "atan": torch.atan,
+    "norm": lambda x: x.norm(),
+    "std": lambda x: x.std(),
+    "hypot": lambda x: torch.hypot(x, x.flip(0)),
+    "layer_norm": lambda x: F.layer_norm(x, (4,)),
+    "layer_norm with a weight": lambda x: F.layer_norm(x, (4,), x / 400, bias=x),
+    "prod": lambda x: (x / 30).prod() / 300,
+    "logsumexp": lambda x: x.logsumexp(0),
+    "softmax": lambda x: F.softmax(x / 300, 0, dtype=torch.float64).to(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_in_half_precision_no_step_on_the_way_overflows(name):
+    x = torch.tensor([300.0, -310.0, 280.0, 400.0])
+    got = derivatives(STEPS[name], x.half(), 1, direction=x)
+    assert got.dtype == torch.float16
+    wanted = derivatives(STEPS[name], x.double(), 1, direction=x)
+    torch.testing.assert_close(got.double(), wanted, rtol=4e-3, atol=4e-3)
+
+
+def test_hypot_of_large_numbers_is_finite():
+    x = torch.tensor(3e200, dtype=torch.float64)
+    got = derivatives(lambda x: torch.hypot(x, x / 3 * 4), x, 1)
+    torch.testing.assert_close(got, torch.tensor([5e200, 5 / 3], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 3)])
 def test_every_shape_goes_through(shape):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -750,9 +779,12 @@ def test_what_does_not_depend_on_x_has_the_derivatives_zero():
         lambda x: x.detach() * 3,
         lambda x: x.round(),
         lambda x: x > 1,
+        lambda x: x.long() + 3,
+        lambda x: x.byte(),
     ):
-        got = derivatives(f, x, 3)
-        assert got.shape[0] == 4 and got[0].tolist() == f(x).tolist() and not got[1:].any()
+        got = derivatives(f, x, 30)
+        assert got.shape[0] == 31 and got.dtype == f(x).dtype
+        assert torch.equal(got[0], f(x)) and not got[1:].any()
     assert not derivatives(lambda x: x**2 + x.detach() * x, x, 3)[2].sub(2).any()
 
 
@@ -785,6 +817,15 @@ def test_under_no_grad_and_inference_mode_nothing_is_recorded_or_kept():
             assert not got.requires_grad and torch.equal(got, wanted)
     gc.collect()
     assert len(inside) == 8 and not any(one() is not None for one in inside)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_what_f_hides_from_torch_is_refused_in_every_mode(mode):
+    for f in (silence, Straight.apply, lambda x: torch.inference_mode()(torch.softmax)(x, 0)):
+        with mode(), pytest.raises(NotImplementedError, match="under no_grad or in a custom Func"):
+            derivatives(f, torch.ones(2), 2)
+    with mode():  # and the next one runs
+        assert derivatives(torch.square, torch.ones(2), 2).tolist() == [[1, 1], [2, 2], [2, 2]]
 
 
 def test_neither_x_nor_the_direction_is_changed():
