@@ -135,7 +135,7 @@ def _value(argument: Any) -> Any:
 
 def _ordered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The operands by position, and numpy's names of options in torch's words."""
-    for place, names in enumerate((("input",), ("other", "exponent"))):
+    for place, names in enumerate((("input", "self"), ("other", "exponent"))):
         for name in names:
             if len(args) == place and name in kwargs:
                 args = (*args, kwargs.pop(name))
@@ -633,7 +633,7 @@ def layer_norm(
 
 def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     x = x if dtype is None else x.to(dtype)
-    if dim is None:
+    if dim is None or x.dim() == 0:
         x, dim, keepdim = x.flatten(), 0, False
     parts = list(x.unbind(dim))
     while len(parts) > 1:  # in pairs, which takes fewest products

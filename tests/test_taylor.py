@@ -235,6 +235,7 @@ VECTORS = {
         torch.linalg.vector_norm(x, ord=1, dim=1) + torch.linalg.vector_norm(x)
     ),
     "prod": lambda x: x.prod() + x.prod(1) + torch.prod(x, 0, keepdim=True).sum(),
+    "prod of a number": lambda x: x[0, 0].prod(0) * x[1, 1].prod(-1, keepdim=True) * x,
     "prod of another type": lambda x: torch.prod(x, dtype=torch.float64),
     "lerp": lambda x: torch.lerp(x, Y, x * x) + x.lerp(Y, 0.3),
     "addcmul": lambda x: torch.addcmul(x, x, Y, value=2),
@@ -252,6 +253,7 @@ VECTORS = {
     "power of two series": lambda x: (x * x + 1) ** (x + 1),
     "power of tensors": lambda x: x ** torch.tensor([2, 0, 3]) + (x + 3) ** Y + x.pow(exponent=3),
     "power with a tensor below": lambda x: (Y * Y) ** x + torch.tensor([1, 2, 3]) ** x,
+    "power by name": lambda x: torch.pow(self=2.0, exponent=x) + torch.pow(input=x, exponent=3),
     "power with a 0 below": lambda x: 0.0 ** (x * x),
     "abs": lambda x: x.abs() + torch.absolute(x) + abs(x),
     "relu": lambda x: F.relu(x) + x.relu(),
