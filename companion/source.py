@@ -35,6 +35,12 @@ class Source:
     line: int
     text: str
 
+    def __str__(self) -> str:
+        # The cell of a notebook and the snippet of a page are no files with lines of their own.
+        is_program = self.file.endswith(".py") and os.path.exists(self.file)
+        place = f"{os.path.basename(self.file)}:{self.line}" if is_program else ""
+        return ": ".join(part for part in (place, f"`{self.text}`" if self.text else "") if part)
+
 
 def users_place() -> tuple[CodeType, int] | None:
     """The code object and the instruction that are running in the innermost frame of the user."""

@@ -85,7 +85,7 @@ class Cut:
         return self.operation.source
 
     def __str__(self) -> str:
-        return f"cut at {_told(self.source)} ({self.code}): {self.message}"
+        return f"cut at {self.source or _SOMEWHERE} ({self.code}): {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Mutation:
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        return f"mutation at {_told(self.source)}: {self.message}"
+        return f"mutation at {self.source or _SOMEWHERE}: {self.message}"
 
 
 class Watch:
@@ -386,12 +386,7 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
     return note.gradients or "no-formula"
 
 
-def _told(source: Source | None) -> str:
-    if source is None:
-        return "an unknown place"
-    return f"{source.file}:{source.line}" + (f": {source.text}" if source.text else "")
-
-
+_SOMEWHERE = "an unknown place"
 _DETACHING = set("data detach detach_ grad".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _WRITTEN = {
