@@ -17,7 +17,8 @@ from types import CodeType
 import torch
 
 # The names of files that begin so are not the user's.
-NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+_FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
+NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
 
 
 @dataclass(frozen=True, slots=True)

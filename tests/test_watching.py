@@ -435,6 +435,36 @@ def test_every_node_of_a_model_is_traced_to_its_line():
     assert watched.source_of(before) is watched.source_of(after) is None
 
 
+def test_a_node_tells_which_cuts_it_took_and_at_which_slot():
+    x, w = leaf(1, 2), leaf(3, 4)
+    with watch() as watched:
+        h = x * w
+        a = h.detach().exp() * h
+        b = a * x.max().item()
+        c = Two.apply(w, x.data)[0]
+        d = torch.where(x > 1, h, 0)
+        e = torch.addcmul(h.detach(), x, w.detach())
+    nodes = [tensor.grad_fn for tensor in (h, a, b, c, d, e)]
+    assert [[(s, cut.source.text) for s, cut in watched.cut_off(node)] for node in nodes] == [
+        [],
+        [(0, "h.detach()")],
+        [(1, "x.max().item()")],
+        [(1, "x.data")],
+        [(None, "x > 1")],
+        [(0, "h.detach()"), (2, "w.detach()")],
+    ]
+
+
+def test_behind_a_cut_there_may_be_others_that_are_not_the_first():
+    x = leaf(1, 2)
+    with watch() as watched:
+        y = ((x.detach() * x).detach() * x).sum().item() * x
+    assert len(watched.reaching(y)) == 3
+    assert told(watched.first_reaching(y)) == [
+        ("left-torch", "((x.detach() * x).detach() * x).sum().item()")
+    ]
+
+
 # ---- mutations
 
 
@@ -809,6 +839,21 @@ def test_functions_of_torch_func_and_of_compile_run_under_it():
         torch.func.jacrev(torch.sin)(x)
     assert watched.operations
     assert watched.mutations == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_function_that_is_compiled_under_it_computes_the_same():
+    def f(x):
+        y = x * 2
+        return (y.detach() * x).sum()
+
+    x = leaf(1, 2)
+    with watch() as watched:
+        y = torch.compile(f, backend="eager", fullgraph=True)(x)
+    y.backward()
+    assert x.grad.tolist() == [2, 4]
+    assert {o.source.file for o in watched.operations} <= {__file__}
+    torch._dynamo.reset()
 
 
 def test_subclasses_do_not_see_that_they_are_watched():
