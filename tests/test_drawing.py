@@ -534,6 +534,15 @@ def test_the_graph_that_was_read_before_shows_scissors_too():
     assert draw(Graph.of(y), watch=watched).dot == draw(y, watch=watched).dot
 
 
+def test_of_an_operation_with_several_nodes_the_one_with_the_slot_has_the_scissors():
+    x, w, b = (torch.ones(2, 2, requires_grad=True) for _ in range(3))
+    with watch() as watched:
+        y = torch.nn.functional.linear(x.detach(), w, b[0])
+    drawing = draw(y, watch=watched)
+    assert "TBackward0" in drawing.dot
+    assert scissors_of(drawing.dot) == [("root\\nAddmmBackward0", "1: ✂ detach", "x.detach()")]
+
+
 def test_something_else_as_watch_is_refused():
     x = torch.ones(2, requires_grad=True)
     with pytest.raises(TypeError, match="watch must be what `with companion.watch.*got function"):
