@@ -17,7 +17,8 @@ from types import CodeType
 import torch
 
 # The names of files that begin so are not the user's.
-NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+_FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
+NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,8 @@ def source_at(code: CodeType, instruction: int) -> Source:
     whole = linecache.getline(code.co_filename, line).strip()
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
         return Source(code.co_filename, line, whole)
-    if dis.opname[code.co_code[instruction]].startswith(
-        "STORE_"
-    ):  # the segment is the target alone
+    name = dis.opname[code.co_code[instruction]]
+    if name.startswith("STORE_"):  # x[0] = y, whose segment is x[0]
         return Source(code.co_filename, line, whole)
     # Columns count bytes.
     lines = [linecache.getline(code.co_filename, n).encode() for n in range(line, last + 1)]
