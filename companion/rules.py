@@ -27,12 +27,20 @@ from companion.series import Series
 Tensor = torch.Tensor
 Rule = Callable[..., Any]
 
+# As in torch, what takes several steps takes them in float32: the square of 300 is no float16.
+_HALF = {torch.float16, torch.bfloat16}
+
 
 class _Run:
-    """One run of ``derivatives``: what it carries means nothing in another."""
+    """One run of ``derivatives``: what it carries means nothing in another.
+
+    ``f`` runs with gradients enabled, so that a ``no_grad`` of its own can be told. If they were
+    not enabled outside, only the rules run without them, and nothing is recorded.
+    """
 
     def __init__(self) -> None:
         self.records = torch.is_grad_enabled()
+        self.in_rule = False
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("run", default=None)
@@ -75,18 +83,25 @@ class Carrier(Tensor):
             rule = _RULES.get(name)
         if rule is None:
             rule = _find(name)
-        if rule is not _plain and not torch.is_grad_enabled():
-            run = _RUN.get()
-            if run is None or run.records:
-                _refuse(
-                    f"{name} under no_grad or in a custom Function, where torch does not "
-                    "differentiate; use detach() for what is constant"
-                )
+        run = _RUN.get()
+        in_rule = run is not None and run.in_rule
+        if rule is not _plain and not in_rule and not torch.is_grad_enabled():
+            _refuse(
+                f"{name} under no_grad or in a custom Function, where torch does not "
+                "differentiate; use detach() for what is constant"
+            )
         if kwargs:
             if kwargs.get("inplace") or kwargs.get("out") is not None:
                 _refuse(f"{name} in place; leave out inplace and out")
             args, kwargs = _ordered(args, {n: one for n, one in kwargs.items() if n != "out"})
-        return rule(func, args, kwargs or {})
+        if run is None or run.records or in_rule:
+            return rule(func, args, kwargs or {})
+        run.in_rule = True
+        try:
+            with torch.no_grad():
+                return rule(func, args, kwargs or {})
+        finally:
+            run.in_rule = False
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -120,7 +135,7 @@ def _value(argument: Any) -> Any:
 
 def _ordered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The operands by position, and numpy's names of options in torch's words."""
-    for place, names in enumerate((("input",), ("other", "exponent"))):
+    for place, names in enumerate((("input", "self"), ("other", "exponent"))):
         for name in names:
             if len(args) == place and name in kwargs:
                 args = (*args, kwargs.pop(name))
@@ -158,7 +173,10 @@ def _elementwise(recurrence: Callable[[Series], Series]) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
             _refuse(f"{func.__name__} with more arguments than one")
-        return carry(recurrence(args[0].series))
+        a = args[0].series
+        if a[0].dtype in _HALF:
+            return carry(recurrence(args[0].float().series)).to(a[0].dtype)
+        return carry(recurrence(a))
 
     return rule
 
@@ -199,6 +217,11 @@ def _full(func: Any, args: Any, kwargs: Any) -> Any:
     if _carriers(args, kwargs) != [0]:
         _refuse(f"{func.__name__} with a series to fill in; use expand")
     return _plain(func, args, kwargs)
+
+
+def _broadcast_tensors(func: Any, args: Any, kwargs: Any) -> Any:
+    shape = torch.broadcast_shapes(*(t.shape for t in args))  # type: ignore[no-untyped-call]
+    return tuple(one.expand(shape) for one in args)
 
 
 def _diff(func: Any, args: Any, kwargs: Any) -> Any:
@@ -299,16 +322,20 @@ def _reduced(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _composed(function: Callable[..., Any]) -> Rule:
     """A function that is written with others that have rules."""
+    signature = inspect.signature(function)
 
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         try:
+            dtype = signature.bind(*args, **kwargs).arguments.get("dtype")
+        except TypeError:
+            _refuse(f"{func.__name__} with these arguments")
+        values = map(_value, (*args, *kwargs.values()))
+        dtypes = {one.dtype for one in values if isinstance(one, Tensor)}
+        if len(dtypes) > 1 or not dtypes <= _HALF:
             return function(*args, **kwargs)
-        except TypeError as error:
-            try:
-                inspect.signature(function).bind(*args, **kwargs)
-            except TypeError:
-                _refuse(f"{func.__name__} with these arguments")
-            raise error
+        wide = {i: one.float() for i, one in enumerate(args) if isinstance(one, Tensor)}
+        wide |= {name: one.float() for name, one in kwargs.items() if isinstance(one, Tensor)}
+        return _put(function, args, kwargs, wide).to(dtype or dtypes.pop())
 
     return rule
 
@@ -361,37 +388,52 @@ def _power(swapped: bool = False) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         base, exponent = reversed(args) if swapped else args
         value = _plain(func, args, kwargs)
+        below = _as(value, base) if isinstance(base, Carrier) else []
         if not isinstance(exponent, Carrier):
-            return carry([value, *_constant_power(base.series, exponent)[1:]])
+            return carry([value, *_constant_power(below, exponent)[1:]])
         # e to the exponent times the logarithm, from the power that torch computes.
-        powers = [c if c is None else c.to(value.dtype) for c in exponent.series]
-        if isinstance(base, Carrier):
-            logarithm = series.log([c if c is None else c.to(value.dtype) for c in base.series])
-            inside = series.multiply(powers, logarithm)
-        else:
+        powers = _as(value, exponent)
+        if not isinstance(base, Carrier):
             base = torch.as_tensor(base, dtype=value.dtype, device=value.device)
             inside = series.scale(powers, torch.log(base).masked_fill(base == 0, 0))
-        return carry(series.solve(inside, value, lambda y, k: y[k]))
+            return carry(series.solve(inside, value, lambda y, k: y[k]))
+        inside = series.multiply(powers, series.log(below))
+        y = series.solve(inside, value, lambda y, k: y[k])
+        if len(y) > 1:  # at 0, where there is no logarithm, the slope of torch
+            slope = (powers[0] * below[0] ** (powers[0] - 1)).masked_fill(powers[0] == 0, 0)
+            at_zero = series.times(below[1], slope)
+            y[1] = torch.where(below[0] == 0, 0 if at_zero is None else at_zero, y[1])
+        return carry(y)
 
     return rule
+
+
+def _as(value: Tensor, carrier: Carrier) -> Series:
+    """A series in the dtype of a value."""
+    a = carrier.series
+    if a[0].dtype == value.dtype:
+        return a
+    return [None if c is None else c.to(value.dtype) for c in a]
 
 
 def _constant_power(base: Series, exponent: Any) -> Series:
     if not isinstance(exponent, Tensor):
         return series.power(base, exponent.item() if hasattr(exponent, "item") else exponent)
-    if exponent.requires_grad:
-        return series.power(base, exponent)
-    if exponent.dim() == 0:
+    if exponent.dim() == 0 and not exponent.requires_grad:
         return series.power(base, exponent.item())
-    exponent = exponent + 0  # numbers, where it was True and False
-    if exponent.is_complex() or not ((exponent % 1 == 0) & (exponent.abs() < 65)).all():
+    exponent = exponent.to(base[0].dtype)  # the recurrence computes with it
+    if exponent.is_complex() or exponent.requires_grad:
         return series.power(base, exponent)
     # Each whole number by itself, which is right at 0 as well.
-    result: Series = [None] * len(base)
-    for n in {*exponent.flatten().tolist()}:
-        at = exponent == n
+    whole = (exponent % 1 == 0) & (exponent.abs() <= series.WHOLE)
+    result = [None] * len(base) if whole.all() else series.power(base, exponent)
+    for n in {*exponent[whole].tolist()}:
         for k, c in enumerate(series.power(base, int(n))):
-            result[k] = series.plus(result[k], None if c is None else torch.where(at, c, 0))
+            others = result[k]
+            if c is not None or others is not None:
+                zero: Any = 0
+                here, there = (zero if one is None else one for one in (c, others))
+                result[k] = torch.where(exponent == n, here, there)
     return result
 
 
@@ -528,6 +570,7 @@ def var(
         dim, unbiased = None, dim
     if unbiased is not None:
         correction = 1 if unbiased else 0
+    correction = 1 if correction is None else correction
     if x.is_complex():
         _refuse("var of complex numbers")
     dims = _dims(x, dim)
@@ -590,7 +633,7 @@ def layer_norm(
 
 def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     x = x if dtype is None else x.to(dtype)
-    if dim is None:
+    if dim is None or x.dim() == 0:
         x, dim, keepdim = x.flatten(), 0, False
     parts = list(x.unbind(dim))
     while len(parts) > 1:  # in pairs, which takes fewest products
@@ -624,7 +667,7 @@ def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
 
 
 def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0)))
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0, x)))
 
 
 def mse_loss(
@@ -645,9 +688,8 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False
     return _refuse("dropout in training; call eval() first") if training else x
 
 
-def broadcast_tensors(*tensors: Any) -> Any:
-    shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
-    return tuple(one.expand(shape) for one in tensors)
+def hypot(a: Any, b: Any) -> Any:
+    return carry(series.sqrt((a * a + b * b).series, torch.hypot(_value(a), _value(b))))
 
 
 # ---- the table
@@ -743,18 +785,18 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "tanhshrink": lambda x: x - torch.tanh(x),
     "mse_loss": mse_loss,
     "dropout": dropout,
-    "broadcast_tensors": broadcast_tensors,
     "lerp": lambda a, b, weight: a + weight * (b - a),
     "addcmul": lambda a, p, q, value=1: a + value * p * q,
     "addcdiv": lambda a, p, q, value=1: a + value * p / q,
     **dict.fromkeys("addmm baddbmm addmv".split(), times_added),
-    "hypot": lambda a, b: (a * a + b * b).sqrt(),
+    "hypot": hypot,
     "logit": lambda x: torch.log(x) - torch.log1p(-x),
 }
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_PLAIN, _plain),
     **dict.fromkeys(_LINEAR, _linear),
     **dict.fromkeys(_LIKE, _like),
+    "broadcast_tensors": _broadcast_tensors,
     "diff": _diff,
     **dict.fromkeys("full_like new_full".split(), _full),
     **dict.fromkeys(_SLOPED, _sloped),

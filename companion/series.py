@@ -23,6 +23,9 @@ Coefficient = Tensor | None
 Series = list[Any]  # of Coefficient; the first is never None
 Terms = list[tuple[int, Tensor]]
 
+# A whole power up to here is a product, which is right at 0 as well. No order is above it.
+WHOLE = 170
+
 
 # ---- sums of products
 
@@ -109,8 +112,8 @@ def square(a: Series) -> Series:
 
 def divide(a: Series, b: Series) -> Series:
     """From y b = a."""
-    inverse = 1 / b[0]
     y = [a[0] / b[0]]
+    inverse = 1 / b[0].to(y[0].dtype)  # which is the wider one, if a has that
     for k in range(1, len(a)):
         y.append(times(minus(a[k], dot(b, y, k, 1, k)), inverse))
     return y
@@ -136,8 +139,8 @@ def natural_power(a: Series, exponent: int) -> Series:
 
 
 def power(a: Series, exponent: Any) -> Series:
-    """``a`` to a constant power: a number, or a tensor of numbers."""
-    if isinstance(exponent, int | float) and abs(exponent) <= 64 and int(exponent) == exponent:
+    """``a`` to a constant power: a number, or a tensor of numbers in the dtype of ``a``."""
+    if isinstance(exponent, int | float) and abs(exponent) <= WHOLE and exponent % 1 == 0:
         found = natural_power(a, abs(int(exponent)))
         return found if exponent >= 0 else reciprocal(found)
     y = [a[0] ** exponent]
@@ -145,13 +148,18 @@ def power(a: Series, exponent: Any) -> Series:
         # The first as torch's own derivative has it, which exists at 0 if the exponent is above 1.
         y.append(times(a[1], exponent * a[0] ** (exponent - 1)))
     inverse = 1 / a[0]
+    above = inverse.masked_fill(a[0] == 0, 0)  # at 0, all that are below the exponent are 0
     for k in range(2, len(a)):
         total = None
         for j in range(1, k + 1):
             if a[j] is not None and y[k - j] is not None:
                 weight = ((exponent + 1) * j - k) / k
                 total = plus(total, a[j] * y[k - j] * weight)
-        y.append(times(total, inverse))
+        smooth: Any = exponent.real > k
+        if isinstance(smooth, Tensor):
+            y.append(times(total, torch.where(smooth, above, inverse)))
+        else:
+            y.append(times(total, above if smooth else inverse))
     return y
 
 
@@ -202,9 +210,9 @@ def log1p(a: Series) -> Series:
     return log([a[0] + 1, *a[1:]], torch.log1p(a[0]))
 
 
-def sqrt(a: Series) -> Series:
+def sqrt(a: Series, start: Tensor | None = None) -> Series:
     """From y² = a."""
-    y: Series = [a[0].sqrt()]
+    y: Series = [a[0].sqrt() if start is None else start]
     twice: Series = []
     inverse = 0.5 / y[0]
     for k in range(1, len(a)):
@@ -273,8 +281,9 @@ def asinh(a: Series) -> Series:
 
 
 def acosh(a: Series) -> Series:
-    below, above = [a[0] - 1, *a[1:]], [a[0] + 1, *a[1:]]
-    return integral(a, a[0].acosh(), power(multiply(below, above), -0.5))
+    # The root of the product would be that of the other branch where a is complex and left of 0.
+    below, above = power([a[0] - 1, *a[1:]], -0.5), power([a[0] + 1, *a[1:]], -0.5)
+    return integral(a, a[0].acosh(), multiply(below, above))
 
 
 def atanh(a: Series) -> Series:

@@ -40,7 +40,8 @@ def derivatives(
         f: takes a tensor and returns one.
         x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
             does, the derivatives can be differentiated in turn.
-        order: up to which, 0 to 170. The factor k! overflows float32 above 34, float16 above 8.
+        order: up to which, 0 to 170. Above 34 in float32, and above 8 in float16, the factor k!
+            overflows, and the derivative comes out infinite or NaN.
         direction: of the shape of ``x``; ones by default.
 
     Returns:
@@ -89,11 +90,15 @@ def derivatives(
         raise TypeError("direction is complex and x is not; pass x as complex")
     start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
     with running():
-        y = f(carry(start))
+        carrier = carry(start)
+        with torch.enable_grad():
+            y = f(carrier)
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a tensor, got {type(y).__name__}")
         coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
     found = series.filled(coefficients)
+    if not (found.is_floating_point() or found.is_complex()):
+        return found  # constant: beside its value, all are zero
     factorials = [float(math.factorial(k)) for k in range(order + 1)]
     weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
     return found.mul_(weights.view(-1, *[1] * (found.dim() - 1)))  # nobody else has seen it
