@@ -4,22 +4,30 @@ from companion.calls import modules
 from companion.drawing import Drawing, draw
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
 from companion.nested import nth_derivative
+from companion.notes import Value
 from companion.player import Player, play
-from companion.recording import Arrival, Recording, Source, Step, record_backward
+from companion.recording import Arrival, Recording, Step, record_backward
+from companion.source import Source
 from companion.taylor import derivatives
 from companion.text import walk_grad_fn
+from companion.watching import Cut, Mutation, Operation, Watch, watch
 
 __all__ = [
     "Arrival",
+    "Cut",
     "Drawing",
     "Edge",
     "Graph",
     "GraphNode",
+    "Mutation",
+    "Operation",
     "Player",
     "Recording",
     "SavedTensor",
     "Source",
     "Step",
+    "Value",
+    "Watch",
     "derivatives",
     "draw",
     "modules",
@@ -27,4 +35,5 @@ __all__ = [
     "play",
     "record_backward",
     "walk_grad_fn",
+    "watch",
 ]

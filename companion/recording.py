@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.graph import Edge, Graph, Node, garbage_collection_paused, read
 from companion.naming import names_in
+from companion.source import NOT_THE_USERS, Source
 
 LARGE = 1000  # elements: of smaller gradients a copy costs less than to look for one
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
@@ -91,21 +91,6 @@ class Step:
     grad_after: Tensor | None = None
     saved: Mapping[str, Any] | None = field(default=None, repr=False)
     made: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The line of the user's code that made a Node.
-
-    Attributes:
-        file: the name of the file.
-        line: the number of the line.
-        text: what the line says.
-    """
-
-    file: str
-    line: int
-    text: str
 
 
 class Recording:
@@ -549,7 +534,7 @@ def _source(fn: Node) -> Source | None:
     """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
     for entry in reversed(fn.metadata.get("traceback_", ())):
         told = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
-        if told and told[3] and not Path(told[1]).is_relative_to(_TORCH):
+        if told and told[3] and not told[1].startswith(NOT_THE_USERS):
             return Source(told[1], int(told[2]), told[3].strip())
     return None
 
@@ -567,5 +552,4 @@ def _targets(graph: Graph, inputs: Any) -> list[int]:
     return [index[fn] for fn in fns if fn in index]
 
 
-_TORCH = Path(torch.__file__).parent
 _STRIDED = torch.strided

@@ -12,7 +12,6 @@ import contextlib
 import inspect
 import linecache
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 import companion.series as series
 from companion.series import Series
+from companion.source import source_at, users_place
 
 Tensor = torch.Tensor
 Rule = Callable[..., Any]
@@ -854,16 +854,10 @@ def _find(name: str) -> Rule:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise NotImplementedError(f"derivatives: {what} ({next(_places(), 'place unknown')})")
-
-
-def _places() -> Iterator[str]:
-    """The lines of the user's code that are running, the innermost first."""
-    ours = (Path(__file__).parent, Path(torch.__file__).parent)
-    frame = sys._getframe()
-    while frame is not None:
-        name, number = frame.f_code.co_filename, frame.f_lineno
-        if not any(Path(name).is_relative_to(folder) for folder in ours):
-            line = linecache.getline(name, number).strip()
-            yield f"{Path(name).name}:{number}" + (f": {line}" if line else "")
-        frame = frame.f_back  # type: ignore[assignment]
+    place = users_place()
+    if place is None:
+        raise NotImplementedError(f"derivatives: {what} (place unknown)")
+    source = source_at(*place)
+    line = linecache.getline(source.file, source.line).strip()
+    at = f"{Path(source.file).name}:{source.line}" + (f": {line}" if line else "")
+    raise NotImplementedError(f"derivatives: {what} ({at})")

@@ -1,0 +1,71 @@
+"""Where in the user's code something happened: the innermost line that is neither torch's nor ours.
+
+A place in running code is a code object and the offset of an instruction. From these Python tells
+the exact segment, such as ``x @ w`` of ``y = (x @ w).relu()``. It is looked up when asked for.
+"""
+
+from __future__ import annotations
+
+import dis
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from types import CodeType
+
+import torch
+
+# The names of files that begin so are not the user's.
+NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The place in the user's code that made a Node or ran an operation.
+
+    Attributes:
+        file: the name of the file.
+        line: the number of the line.
+        text: what stands there: of an operation under ``watch`` its own segment of the source, such
+            as ``x @ w``; else the line. ``""`` where the source cannot be found.
+    """
+
+    file: str
+    line: int
+    text: str
+
+
+def users_place() -> tuple[CodeType, int] | None:
+    """The code object and the instruction that are running in the innermost frame of the user."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(NOT_THE_USERS):
+            return frame.f_code, frame.f_lasti
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def source_at(code: CodeType, instruction: int) -> Source:
+    """What the source says where an instruction comes from.
+
+    Args:
+        code: the code object.
+        instruction: the offset of the instruction, as in ``frame.f_lasti``.
+    """
+    at = islice(code.co_positions(), max(instruction, 0) // 2, None)
+    line, last, start, end = next(at, (None, None, None, None))
+    line = line or code.co_firstlineno
+    whole = linecache.getline(code.co_filename, line).strip()
+    if last is None or start is None or end is None:  # under python -X no_debug_ranges
+        return Source(code.co_filename, line, whole)
+    if dis.opname[code.co_code[instruction]].startswith(
+        "STORE_"
+    ):  # the segment is the target alone
+        return Source(code.co_filename, line, whole)
+    # Columns count bytes.
+    lines = [linecache.getline(code.co_filename, n).encode() for n in range(line, last + 1)]
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][start:]
+    text = " ".join(part.decode(errors="replace").strip() for part in lines)
+    return Source(code.co_filename, line, text.strip())

@@ -1,0 +1,107 @@
+import sys
+import textwrap
+
+import pytest
+
+from companion import Source
+from companion.source import source_at, users_place
+
+
+def here() -> Source:
+    """What ``source_at`` says of the line that calls this."""
+    frame = sys._getframe(1)
+    return source_at(frame.f_code, frame.f_lasti)
+
+
+def test_the_text_is_the_segment_of_the_call_and_not_its_line():
+    found = [here(), 1]
+    assert found[0].text == "here()"
+    assert found[0].file == __file__
+    assert found[0].line == here().line - 3
+
+
+def test_a_segment_of_several_lines_is_told_in_one():
+    def passed(source: Source, *_: int) -> Source:
+        return source
+
+    frames = []
+
+    def note(*_: int) -> None:
+        frames.append((sys._getframe(1).f_code, sys._getframe(1).f_lasti))
+
+    note(
+        1,
+        2,
+    )
+    assert source_at(*frames[0]).text == "note( 1, 2, )"
+    assert source_at(*frames[0]).line == here().line - 5
+
+
+def test_columns_are_counted_in_bytes_as_python_counts_them():
+    ä, found = "ä", here()
+    assert (ä, found.text) == ("ä", "here()")
+
+
+def test_an_assignment_to_a_part_is_told_with_what_is_assigned():
+    class Noting:
+        def __setitem__(self, place: int, value: int) -> None:
+            self.source = source_at(sys._getframe(1).f_code, sys._getframe(1).f_lasti)
+
+    noting = Noting()
+    noting[0] = 1 + 1
+    assert noting.source.text == "noting[0] = 1 + 1"
+
+
+def test_code_without_a_source_has_a_line_and_no_text():
+    scope: dict[str, object] = {"here": here}
+    exec(compile("\n\nfound = here()", "<nowhere>", "exec"), scope)
+    assert scope["found"] == Source("<nowhere>", 3, "")
+
+
+def test_a_function_in_a_file_is_found_by_its_file(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("def f(here):\n    return 1, here()\n")
+    scope: dict[str, object] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    assert scope["f"](here)[1] == Source(str(path), 2, "here()")
+
+
+def test_the_users_place_is_in_no_file_of_torch():
+    import torch
+
+    places = []
+
+    class Module(torch.nn.Module):
+        def forward(self, x: int) -> int:
+            return x
+
+    module = Module()
+    module.register_forward_hook(lambda *_: places.append(users_place()))
+    module(1)
+    assert places[0][0].co_name == "<lambda>"
+    assert source_at(*places[0]).text == "users_place()"
+    assert users_place()[0].co_filename == __file__
+
+
+@pytest.mark.parametrize("flag", [[], ["-X", "no_debug_ranges"]])
+def test_without_columns_the_text_is_the_line(tmp_path, flag):
+    import subprocess
+
+    path = tmp_path / "script.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from companion.source import source_at
+
+            def here():
+                return source_at(sys._getframe(1).f_code, sys._getframe(1).f_lasti).text
+
+            print([here(), 1][0])
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, *flag, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ("print([here(), 1][0])" if flag else "here()")
