@@ -1,7 +1,10 @@
 """The companion of Inside Autograd: walk, draw and differentiate PyTorch's computation graphs."""
 
 from companion.calls import modules
+from companion.diagnosis import Diagnosis, diagnose
 from companion.drawing import Drawing, draw
+from companion.explaining import explain
+from companion.findings import Finding
 from companion.graph import Edge, Graph, GraphNode, SavedTensor
 from companion.nested import nth_derivative
 from companion.notes import Value
@@ -15,8 +18,10 @@ from companion.watching import Cut, Mutation, Operation, Watch, watch
 __all__ = [
     "Arrival",
     "Cut",
+    "Diagnosis",
     "Drawing",
     "Edge",
+    "Finding",
     "Graph",
     "GraphNode",
     "Mutation",
@@ -29,7 +34,9 @@ __all__ = [
     "Value",
     "Watch",
     "derivatives",
+    "diagnose",
     "draw",
+    "explain",
     "modules",
     "nth_derivative",
     "play",

@@ -13,7 +13,7 @@ import html
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from companion.folding import Box, Folded, fold
 from companion.graph import Edge, Graph, GraphNode, read
 from companion.naming import one_line
+from companion.watching import Cut, Watch
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
@@ -98,6 +99,7 @@ def draw(
     names: Mapping[str, torch.Tensor] | None = None,
     saved: bool = False,
     max_nodes: int | None = 150,
+    watch: Watch | None = None,
 ) -> Drawing:
     """Draw the graph of a tensor.
 
@@ -115,15 +117,20 @@ def draw(
             what lies deepest. A block says what is in it where the pointer rests, and in the
             alternative text. A root that is a leaf always has a box of its own. None draws every
             Node.
+        watch: what ``companion.watch`` saw of the forward pass. Then scissors stand where the graph
+            was cut: on the edge that is missing, which leads to what was cut. A tensor without a
+            graph is drawn as well, if a cut made it so. Comparisons are left out, unless there is
+            nothing else: masks are cut off as a rule.
 
     Returns:
         The drawing, with ``.svg``, ``.dot``, ``.alt`` and ``.save(path)``.
 
     Raises:
-        ValueError: ``what`` has no graph; or ``names`` is given with a Graph, whose names were
-            settled when it was read; or ``max_nodes`` is less than 1.
-        TypeError: ``what`` is something else, ``names`` does not map strings to tensors, or
-            ``max_nodes`` is neither an int nor None.
+        ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
+            ``names`` is given with a Graph, whose names were settled when it was read; or
+            ``max_nodes`` is less than 1.
+        TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
+            ``max_nodes`` is neither an int nor None, or ``watch`` is no ``Watch``.
 
     Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -146,6 +153,15 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         raise TypeError(f"max_nodes must be an int or None, got {type(max_nodes).__name__}")
     if max_nodes is not None and max_nodes < 1:
         raise ValueError(f"max_nodes must be 1 or more, got {max_nodes}")
+    if watch is not None and not isinstance(watch, Watch):
+        raise TypeError(
+            "watch must be what `with companion.watch() as watched` gives, got "
+            f"{type(watch).__name__}"
+        )
+    if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
+        cuts = _harmful(watch.first_reaching(what))
+        if cuts:
+            return Drawing(_dot_without_graph(what, cuts), _alt_without_graph(what, cuts))
     if isinstance(what, Graph):
         if names is not None:
             raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
@@ -153,7 +169,9 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     else:
         graph = read([what], names, sys._getframe(1))
     folded = fold(graph, max_nodes)
-    return Drawing(_dot(graph, folded, saved), _alt(graph, folded))
+    scissors = [] if watch is None else _scissors(graph, folded, watch)
+    alt = " ".join([_alt(graph, folded), *_told_cuts([one.cut for one in scissors])])
+    return Drawing(_dot(graph, folded, saved, scissors=scissors), alt)
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
@@ -169,16 +187,117 @@ def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
     return Drawing(_dot(graph, folded, False, tags), _alt(graph, folded))
 
 
-def _dot(graph: Graph, folded: Folded, saved: bool, tags: Mapping[int, str] | None = None) -> str:
+class _Scissors(NamedTuple):
+    box: Box
+    slot: int | None  # None: the value of the cut has no slot
+    cut: Cut
+
+
+def _scissors(graph: Graph, folded: Folded, watch: Watch) -> list[_Scissors]:
+    """Where the operation of a Node took the value of a cut."""
+    found, edgeless = list[_Scissors](), list[_Scissors]()
+    for box in folded.boxes:
+        for i in box.nodes:
+            for slot, cut in watch.cut_off(graph.nodes[i].grad_fn):
+                one = _Scissors(box, slot if box.kind == "node" else None, cut)
+                (edgeless if slot is None else found).append(one)
+    # Of an operation with several Nodes the one counts that has a slot for the value; or the first.
+    done = {one.cut for one in found}
+    for one in edgeless:
+        if one.cut not in done:
+            found.append(one)
+            done.add(one.cut)
+    harmful = _harmful([one.cut for one in found])
+    return [one for one in found if one.cut in harmful]
+
+
+def _harmful(cuts: Sequence[Cut]) -> Sequence[Cut]:
+    """Without those that are usual, if there are others."""
+    harmful = [cut for cut in cuts if cut.code != "control-flow" and not _is_mask(cut)]
+    return harmful or cuts
+
+
+def _is_mask(cut: Cut) -> bool:
+    return all(value.dtype is torch.bool for value in cut.operation.outputs)
+
+
+def _draw_cuts(dot: Any, cuts: Sequence[Cut]) -> dict[Cut, str]:
+    """A box for each place that was cut, though it may have been cut there often; their names."""
+    groups: dict[tuple[object, ...], list[Cut]] = {}
+    for cut in dict.fromkeys(cuts):
+        groups.setdefault((cut.source, cut.code, cut.operation.name), []).append(cut)
+    names: dict[Cut, str] = {}
+    for place, among in enumerate(groups.values()):
+        names |= dict.fromkeys(among, f"cut{place}")
+        cut = among[0]
+        lines = [_text_of(cut), *([f"×{len(among)}"] if len(among) > 1 else [])]
+        where = f"{cut.source.file}:{cut.source.line}: " if cut.source else ""
+        hover = one_line(f"{where}{cut.code}: {cut.message}", 10_100).replace("\\", r"\\")
+        words = _label(*(one_line(line, _WIDTH) for line in lines))
+        look = {"style": "dashed", "class": "cut"}
+        dot.node(f"cut{place}", words, tooltip=_label(hover), **look)
+    return names
+
+
+def _text_of(cut: Cut) -> str:
+    """The source of a cut, or its name where there is none."""
+    return cut.source.text if cut.source and cut.source.text else cut.operation.called
+
+
+def _called(cut: Cut) -> str:
+    """What cut, in a word."""
+    regions = {"no-grad": "no_grad", "inference-mode": "inference_mode"}
+    return regions.get(cut.code, cut.operation.name.strip("_"))
+
+
+def _told_cuts(cuts: Sequence[Cut]) -> list[str]:
+    """The cuts in words, each place once."""
+    told = []
+    for cut in cuts:
+        line = f" (line {cut.source.line})" if cut.source else ""
+        told.append(f"Cut at {one_line(_text_of(cut), 80)}{line}: {cut.message}.")
+    told = list(dict.fromkeys(told))
+    more = len(told) - _TOLD
+    return [*told[:_TOLD], *([f"And {more} more cuts."] if more > 0 else [])]
+
+
+def _dot_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
+    """The box of an output that has no graph, and what it was cut off from."""
+    dot = _digraph(len(cuts))
+    shape = f"{tuple(output.shape)} {str(output.dtype).removeprefix('torch.')}"
+    words = _label("output", "no grad_fn", shape)
+    look = {"class": "output root", "style": "rounded", "penwidth": "2"}
+    dot.node("0", words, tooltip=words, **look)
+    names = _draw_cuts(dot, cuts)
+    for name, called in dict.fromkeys((names[cut], _called(cut)) for cut in cuts):
+        dot.edge("0", name, f" ✂ {called}", **_CUT)
+    return str(dot.source)
+
+
+def _alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
+    return " ".join([f"Output {tuple(output.shape)} without grad_fn.", *_told_cuts(cuts)])
+
+
+def _digraph(boxes: int) -> Any:
     import graphviz  # here and not above: who only walks graphs need not wait for it
 
-    boxes = folded.boxes
     font = {"fontname": "Helvetica", "fontsize": "12"}
-    dot = graphviz.Digraph(
-        graph_attr={"nodesep": "0.3", "ranksep": "0.35"} | (_QUICK if len(boxes) > 60 else {}),
+    return graphviz.Digraph(
+        graph_attr={"nodesep": "0.3", "ranksep": "0.35"} | (_QUICK if boxes > 60 else {}),
         node_attr=font | {"shape": "box", "margin": "0.18,0.07", "height": "0.3"},
         edge_attr=font | {"fontsize": "10", "arrowsize": "0.7"},
     )
+
+
+def _dot(
+    graph: Graph,
+    folded: Folded,
+    saved: bool,
+    tags: Mapping[int, str] | None = None,
+    scissors: Sequence[_Scissors] = (),
+) -> str:
+    boxes = folded.boxes
+    dot = _digraph(len(boxes))
     for place, box in enumerate(boxes):
         lines, hover, look = _look(graph, box)
         for tensor in graph.nodes[box.nodes[0]].saved if saved and box.kind == "node" else ():
@@ -192,10 +311,21 @@ def _dot(graph: Graph, folded: Folded, saved: bool, tags: Mapping[int, str] | No
         twice = one_line(hover, 10_100).replace("\\", r"\\")  # in a tooltip escapes are read twice
         dot.node(str(place), words, tooltip=_label(twice), **look)
     places = {box: str(place) for place, box in enumerate(boxes)}
+    cuts = _draw_cuts(dot, [one.cut for one in scissors])
+    ends = {(one.box, one.slot) for one in scissors}
+    drawn: dict[tuple[str, str, str], None] = {}  # what is drawn as one box has one edge
+    for one in scissors:
+        several = one.box.kind == "node" and len(graph.slots(one.box.nodes[0])) > 1
+        at = f"{one.slot}: " if several and one.slot is not None else ""
+        drawn[places[one.box], cuts[one.cut], f" {at}✂ {_called(one.cut)}"] = None
+    for source, target, words in drawn:
+        dot.edge(source, target, words, **_CUT)
     for box in boxes:
         for arrow in _arrows(graph, box, folded.edges.get(box, {})):
             label = [] if arrow.slot is None else [f" {arrow.slot}"]
             name = "" if tags is None else f"e{box.nodes[0]}-{arrow.slot or 0}"
+            if arrow.target is None and (box, arrow.slot or 0) in ends:
+                continue  # the scissors are there
             if arrow.target is None:
                 stub = f"{places[box]}.{arrow.slot or 0}"
                 dotted = "none" if tags is None else f"none n{box.nodes[0]}"
@@ -469,6 +599,7 @@ def _clean(svg: str, alt: str) -> str:
 # A leaf that is used in every step of a loop takes Graphviz minutes to lay out well.
 _QUICK = {"splines": "line", "nslimit": "1", "nslimit1": "5"}
 _TOLD = 15  # Nodes of the largest graph that is told edge by edge
+_CUT = {"style": "dashed", "arrowhead": "none", "class": "cut"}
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">

@@ -10,6 +10,7 @@ millions of objects more.
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import sys
 from array import array
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
@@ -509,7 +510,7 @@ def read(
         _check_output(place, output)
     graph._edges_to_roots = edges = []
     for output in outputs:
-        edges.append(_edge_of(output))
+        edges.append(edge_of(output))
         if len(edges) > SHALLOW:
             fuse(edges[-1][0])
     graph._fns = list(dict.fromkeys(edge[0] for edge in edges))
@@ -613,7 +614,7 @@ def _check_output(place: int, output: Any) -> None:
         )
 
 
-def _edge_of(output: Any) -> Any:
+def edge_of(output: Any) -> Any:
     """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
     if not isinstance(output, torch.Tensor):
         return output, 0
@@ -625,7 +626,13 @@ def _edge_of(output: Any) -> Any:
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        return torch.autograd.graph.get_gradient_edge(output)
+        try:
+            return torch.autograd.graph.get_gradient_edge(output)
+        except AssertionError as error:
+            raise ValueError(
+                "the tensor says that it requires grad and has no graph: it is a view of a leaf, "
+                "made with gradients off; make it again with gradients on"
+            ) from error
 
 
 def _labels(
@@ -640,12 +647,88 @@ def _labels(
         named.setdefault(tensor, []).append(name)
     labels = {i: list(named.get(fn.variable, ())) for i, fn in leaves.items()}
     for count, (name, tensor) in enumerate(names.items()):
-        fn = tensor.grad_fn
+        try:
+            fn = tensor.grad_fn
+        except RuntimeError:  # a view whose base was changed in place, which nobody may use
+            continue
         if fn in index:
             labels.setdefault(index[fn], []).append(name)
         elif fn is not None and count > SHALLOW:
             fuse(fn)
     return {i: ", ".join(found) for i, found in labels.items() if found}
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What could be seen of the saved values of a Node without running a hook.
+
+    Attributes:
+        values: tensors, lists and numbers by name, as the formula uses them.
+        broken: the names of what the formula cannot use any more, and why. Of a custom Function
+            only if the code of its backward names ``saved_tensors``.
+        hooked: whether something was left alone since looking would run hooks.
+    """
+
+    values: dict[str, Any]
+    broken: dict[str, _State | Literal["a stale view"]]
+    hooked: bool
+
+
+def peek(fn: Node) -> Peek:
+    """The saved values of a Node. Runs no hooks and recomputes nothing."""
+    if isinstance(fn, torch.autograd.function.BackwardCFunction):
+        names = {"saved_tensors": _FUNCTIONS}  # its author chose the other attributes
+    else:
+        saved = [attribute for attribute in dir(fn) if attribute.startswith("_saved_")]
+        names = {attribute: f"_raw{attribute}" for attribute in saved}
+    values, broken, hooked = dict[str, Any](), dict[str, Any](), False
+    for attribute, raw in names.items():
+        name = attribute.removeprefix("_saved_")
+        try:
+            packed: Any = getattr(fn, raw, ())
+            if any(one.unpack_hook for one in (packed if isinstance(packed, tuple) else [packed])):
+                hooked = True
+                continue
+            value = values[name] = getattr(fn, attribute)
+            if isinstance(value, torch.Tensor) and not value.requires_grad and raw != _FUNCTIONS:
+                packed.unpack()  # as the engine does, which asks for more than Python
+        except RuntimeError as error:
+            broken[name] = "a stale view" if _STALE in str(error) else _state_told_by(error)
+    if broken and isinstance(fn, torch.autograd.function.BackwardCFunction):
+        broken = broken if _reads_saved_tensors(fn) else {}
+    return Peek(values, broken, hooked)
+
+
+def _reads_saved_tensors(fn: Node) -> bool:
+    """Whether the backward of a custom Function names ``saved_tensors``, as its code tells."""
+    for name in ("backward", "vjp"):
+        function = inspect.unwrap(getattr(fn._forward_cls, name))
+        codes = [code] if (code := getattr(function, "__code__", None)) else []
+        for code in codes:  # the list grows by the functions inside
+            if "saved_tensors" in code.co_names:
+                return True
+            codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return False
+
+
+def hooks_on(tensor: torch.Tensor) -> int:
+    """How many hooks of the user a tensor has."""
+    after = getattr(tensor, "_post_accumulate_grad_hooks", None)
+    return len(tensor._backward_hooks or ()) + len(after or ())
+
+
+def _state_told_by(error: RuntimeError) -> _State:
+    """The state of a saved tensor that torch refused to unpack."""
+    if "backward through the graph a second time" in str(error):
+        return "freed"
+    told = ("modified by an inplace operation", "detached in-place", _STALE)
+    if any(part in str(error) for part in told):
+        return "modified in place"
+    raise error
+
+
+_STALE = "its base or another view of its base has been modified inplace"
+_FUNCTIONS = "_raw_saved_tensors"  # the attribute of custom Functions
 
 
 def _saved(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
@@ -656,12 +739,10 @@ def _saved(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
         try:  # A custom Function has the attribute saved_tensors, all others _saved_self and so on.
             tensors = getattr(fn, name if name == "saved_tensors" else f"_saved_{name}")
         except RuntimeError as error:
-            if "backward through the graph a second time" in str(error):
-                yield name, None, "freed"
+            state = _state_told_by(error)
+            if state == "freed":
+                yield name, None, state
                 continue
-            if "modified by an inplace operation" not in str(error):
-                raise
-            state = "modified in place"
             packed = getattr(fn, raw)
             several = isinstance(packed, tuple)
             tensors = tuple(one.data for one in packed) if several else packed.data

@@ -114,6 +114,8 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():  # which would compile what stands below
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):
             name, accessor = getattr(getattr(func, "__self__", None), "__name__", ""), name

@@ -17,7 +17,8 @@ from types import CodeType
 import torch
 
 # The names of files that begin so are not the user's.
-NOT_THE_USERS = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
+_FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
+NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class Source:
     file: str
     line: int
     text: str
+
+    def __str__(self) -> str:
+        # The cell of a notebook and the snippet of a page are no files with lines of their own.
+        is_program = self.file.endswith(".py") and os.path.exists(self.file)
+        place = f"{os.path.basename(self.file)}:{self.line}" if is_program else ""
+        return ": ".join(part for part in (place, f"`{self.text}`" if self.text else "") if part)
 
 
 def users_place() -> tuple[CodeType, int] | None:
@@ -59,9 +66,8 @@ def source_at(code: CodeType, instruction: int) -> Source:
     whole = linecache.getline(code.co_filename, line).strip()
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
         return Source(code.co_filename, line, whole)
-    if dis.opname[code.co_code[instruction]].startswith(
-        "STORE_"
-    ):  # the segment is the target alone
+    name = dis.opname[code.co_code[instruction]]
+    if name.startswith("STORE_"):  # x[0] = y, whose segment is x[0]
         return Source(code.co_filename, line, whole)
     # Columns count bytes.
     lines = [linecache.getline(code.co_filename, n).encode() for n in range(line, last + 1)]

@@ -85,7 +85,7 @@ class Cut:
         return self.operation.source
 
     def __str__(self) -> str:
-        return f"cut at {_told(self.source)} ({self.code}): {self.message}"
+        return f"cut at {self.source or _SOMEWHERE} ({self.code}): {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Mutation:
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        return f"mutation at {_told(self.source)}: {self.message}"
+        return f"mutation at {self.source or _SOMEWHERE}: {self.message}"
 
 
 class Watch:
@@ -117,6 +117,9 @@ class Watch:
         self._operations: list[Operation] = []
         self._public: list[int | None] = []  # for each note the index of the operation
         self._found: list[Mutation] = []
+        self._judged = -1  # how many notes there were when these were found out
+        self._deciding: set[int | None] = set()
+        self._away: set[int] = set()
 
     def __enter__(self) -> Watch:
         if self._entered:
@@ -198,11 +201,65 @@ class Watch:
             >>> [cut.index for cut in watched.reaching(y)]
             [0]
         """
-        if not isinstance(output, Tensor):
-            raise TypeError(f"output must be a tensor, got {type(output).__name__}")
-        with torch._C.DisableTorchFunction():
-            seen = self._seen.read(output)
-        return self._tell(place for place in self._behind([seen.value]) if self._is_cut(*place))
+        behind = self._behind([self._value(output)])
+        return self._tell(place for place in behind if self._is_cut(*place))
+
+    def first_reaching(self, output: Tensor) -> tuple[Cut, ...]:
+        """Those of ``reaching`` whose value went into a tensor by no other cut.
+
+        Args:
+            output: a tensor of any shape, computed in the block.
+
+        Raises:
+            TypeError: ``output`` is not a tensor.
+
+        Examples:
+            >>> x = torch.ones(2, requires_grad=True)
+            >>> with watch() as watched:
+            ...     y = (x.detach() * x).sum().item() * x
+            >>> [cut.source.text for cut in watched.first_reaching(y)]
+            ['(x.detach() * x).sum().item()']
+        """
+        behind = self._behind([self._value(output)], through_cuts=False)
+        return self._tell(place for place in behind if self._is_cut(*place))
+
+    def cut_off(self, node: Any) -> tuple[tuple[int | None, Cut], ...]:
+        """The cuts whose values the operation of a Node took in place of something with a graph.
+
+        Args:
+            node: a live Node that was made in the block; of others nothing is known.
+
+        Returns:
+            For each such cut the slot of the Node that leads to None because of it, as far as it
+            can be told, and the cut. The slot is None where the value has none, as an index.
+
+        Raises:
+            TypeError: ``node`` is not a Node.
+
+        Examples:
+            >>> x = torch.ones(2, requires_grad=True)
+            >>> with watch() as watched:
+            ...     y = x * x.detach().exp()
+            >>> [(slot, cut.source.text) for slot, cut in watched.cut_off(y.grad_fn)]
+            [(1, 'x.detach()')]
+        """
+        at = self._notes_of(node)
+        inputs = [v for i in at for v in self._seen.notes[i].inputs if (v.made_by or 0) not in at]
+        slots = node.next_functions
+        nones = [slot for slot, (child, _) in enumerate(slots) if child is None]
+        found: list[tuple[int | None, Cut]] = []
+        for place, value in enumerate(inputs):
+            if value.requires_grad:
+                continue
+            behind = self._behind([value], through_cuts=False)
+            cuts = self._tell(one for one in behind if self._is_cut(*one))
+            # Where each input has a slot they come in one order; a number's slot is found so too.
+            own = place if len(inputs) == len(slots) and place in nones else None
+            slot = nones[0] if own is None and nones else own
+            if value.dtype is torch.bool or value.dtype is torch.long:  # a mask, an index
+                slot = None
+            found += [(slot, cut) for cut in cuts]
+        return tuple(dict.fromkeys(found))
 
     def source_of(self, node: Any) -> Source | None:
         """Where in the user's code a Node was made; None if not in this block.
@@ -223,19 +280,8 @@ class Watch:
             >>> watched.source_of(y.grad_fn.next_functions[0][0]).text
             'x * 2'
         """
-        if not isinstance(node, torch.autograd.graph.Node):
-            raise TypeError(f"node must be a grad_fn, got {type(node).__name__}")
-        number, notes = node._sequence_nr(), self._seen.notes
-        after = bisect_right(notes, number, key=lambda note: note.numbers[0])
-        at = after - 1
-        while at >= 0 and notes[at].numbers[1] == notes[at].numbers[0]:  # made no Node
-            at -= 1
-        if at >= 0 and number < notes[at].numbers[1]:
-            return notes[at].source
-        # A custom Function has its Node before its forward runs.
-        if after < len(notes) and notes[after].quiet and notes[after].numbers[0] == number + 1:
-            return notes[after].source
-        return None
+        at = self._notes_of(node)
+        return self._seen.notes[at[0]].source if at else None
 
     def __str__(self) -> str:
         cuts, mutations = self.cuts, self.mutations
@@ -252,8 +298,31 @@ class Watch:
         made_by = None if value.made_by is None else self._public[value.made_by]
         return value._replace(shape=shape, made_by=made_by)
 
-    def _behind(self, values: Iterable[Value]) -> set[tuple[int, int]]:
-        """Which outputs of which notes went into values; those without values of their own not."""
+    def _value(self, output: Tensor) -> Value:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+        with torch._C.DisableTorchFunction():
+            return self._seen.read(output).value
+
+    def _notes_of(self, node: Any) -> range:
+        """Which notes tell of the operation that made a Node: several for a custom Function."""
+        if not isinstance(node, torch.autograd.graph.Node):
+            raise TypeError(f"node must be a grad_fn, got {type(node).__name__}")
+        number, notes = node._sequence_nr(), self._seen.notes
+        after = bisect_right(notes, number, key=lambda note: note.numbers[0])
+        at = after - 1
+        while at >= 0 and notes[at].numbers[1] == notes[at].numbers[0]:  # made no Node
+            at -= 1
+        if at >= 0 and number < notes[at].numbers[1]:
+            return range(at, at + 1)
+        # A custom Function has its Node before its forward runs.
+        end = after
+        while end < len(notes) and notes[end].quiet and notes[end].numbers[0] == number + 1:
+            end += 1
+        return range(after, end)
+
+    def _behind(self, values: Iterable[Value], through_cuts: bool = True) -> set[tuple[int, int]]:
+        """Which outputs of which notes went into values."""
         notes, found = self._seen.notes, set[tuple[int, int]]()
         waiting = list(values)
         while waiting:
@@ -262,7 +331,10 @@ class Watch:
             if value.made_by is not None and place not in found:
                 found.add((value.made_by, value.output_nr))
                 note = notes[value.made_by]
-                waiting += () if note.name in VALUELESS else note.inputs
+                ends = note.name in VALUELESS
+                if not through_cuts and self._is_cut(value.made_by, value.output_nr):
+                    ends = True
+                waiting += () if ends else note.inputs
         return found
 
     def _is_cut(self, i: int, nr: int) -> bool:
@@ -276,28 +348,38 @@ class Watch:
 
     def _tell(self, places: Iterable[tuple[int, int]]) -> tuple[Cut, ...]:
         operations, notes = self.operations, self._seen.notes
+        if self._judged != len(notes):
+            self._judge()
         first: dict[int, int] = {}
         for i, nr in sorted(places):
             first.setdefault(i, nr)
-        left = [i for i, note in enumerate(notes) if note.name in LEAVING]
-        away = {i for i, _ in self._behind(v for i in left for v in notes[i].inputs)}.union(left)
-        used_by = [(v.made_by, n.name in DECIDING) for n in notes for v in n.inputs]
-        deciding = {i for i, decides in used_by if decides}.difference(
-            i for i, decides in used_by if not decides
-        )
         cuts = []
         for i, nr in first.items():
             index = self._public[i]
             if index is None:
                 continue
             dtype = notes[i].outputs[nr].dtype if notes[i].outputs else None
-            code = "control-flow" if i in deciding else _code(notes[i], dtype)
+            code = "control-flow" if i in self._deciding else _code(notes[i], dtype)
             called = operations[index].called
             kind = str(dtype).removeprefix("torch.")
             message = _MESSAGES["grad" if notes[i].name == "grad" else code]
             message = message.format(called=called, dtype=kind)
-            cuts.append(Cut(index, code, operations[index], message, i not in away))
+            cuts.append(Cut(index, code, operations[index], message, i not in self._away))
         return tuple(cuts)
+
+    def _judge(self) -> None:
+        """Find out of which notes the outputs only decided, and of which they left torch."""
+        notes = self._seen.notes
+        used_by = [
+            (value.made_by, note.name in DECIDING) for note in notes for value in note.inputs
+        ]
+        self._deciding = {i for i, decides in used_by if decides}.difference(
+            i for i, decides in used_by if not decides
+        )
+        left = [i for i, note in enumerate(notes) if note.name in LEAVING]
+        behind = self._behind(value for i in left for value in notes[i].inputs)
+        self._away = {i for i, _ in behind}.union(left)
+        self._judged = len(notes)
 
     def _look_for_mutations(self) -> None:
         recorder = self._seen
@@ -386,12 +468,7 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
     return note.gradients or "no-formula"
 
 
-def _told(source: Source | None) -> str:
-    if source is None:
-        return "an unknown place"
-    return f"{source.file}:{source.line}" + (f": {source.text}" if source.text else "")
-
-
+_SOMEWHERE = "an unknown place"
 _DETACHING = set("data detach detach_ grad".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _WRITTEN = {

@@ -1,7 +1,8 @@
-"""The browser that the tests of the site and of the player share."""
+"""What tests share: the browser, and the report below them."""
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,19 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield browser
         browser.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Below the tests: what ``diagnose`` told of the random programs, and what happened."""
+    table = Counter()
+    for report in terminalreporter.getreports("passed"):
+        if "test_oracle.py" in report.nodeid:
+            table.update(dict(report.user_properties))
+    if table:
+        terminalreporter.write_sep("=", "diagnose against backward, random programs")
+        told = sum(count for kind, count in table.items() if not kind.startswith("not told"))
+        terminalreporter.write_line(f"{told:6} of {table.total()} told as it happened:")
+        for kind, count in sorted(
+            table.items(), key=lambda item: (item[0][:8] == "not told", -item[1])
+        ):
+            terminalreporter.write_line(f"{count:6}   {kind}")

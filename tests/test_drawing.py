@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion import Graph, draw
+from companion import Graph, draw, watch
 
 ROOT = Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -445,3 +445,105 @@ def test_a_detached_tensor_is_refused_with_a_cure():
 def test_something_else_is_refused_by_its_kind():
     with pytest.raises(TypeError, match="must be a tensor or a Node.*got PosixPath"):
         draw(Path("x"))
+
+
+# ---- scissors
+
+
+def scissors_of(dot: str) -> list[tuple[str, str, str]]:
+    """From which box, with which label, to which text."""
+    boxes = dict(
+        re.findall(r'^\t(\w+) \[label="?(.*?)"? (?:class|margin|style|tooltip)', dot, re.M)
+    )
+    return [
+        (boxes[source], label.strip(), boxes[target])
+        for source, target, label in re.findall(r'^\t(\w+) -> (cut\d+) \[label="(.*?)"', dot, re.M)
+    ]
+
+
+def test_a_cut_is_scissors_on_the_edge_that_is_missing():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        h = x.exp()
+        y = h.detach().sqrt() * h + h.max().item()
+    drawing = draw(y, watch=watched)
+    assert scissors_of(drawing.dot) == [
+        ("root\\nAddBackward0", "1: ✂ item", "h.max().item()"),
+        ("MulBackward0", "0: ✂ detach", "h.detach()"),
+    ]
+    assert "None" not in drawing.dot  # both stubs became scissors
+    line = watched.cuts[0].source.line
+    assert f"Cut at h.detach() (line {line}): detach() gives the value without" in drawing.alt
+    assert f"test_drawing.py:{line}: detached: detach() gives" in drawing.svg
+    assert 'stroke-dasharray="5,2"' in drawing.svg
+
+
+def test_without_a_watch_and_without_a_cut_a_drawing_is_what_it_was():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x * 2.0
+        x.detach()
+    assert draw(y, watch=watched).dot == draw(y).dot
+    assert draw(y, watch=watched).alt == draw(y).alt
+
+
+def test_a_total_cut_is_drawn_where_it_is_known():
+    x = torch.ones(2, 3, requires_grad=True)
+    with watch() as watched:
+        y = (x * x.sum().detach()).argmax(1).float()
+    drawing = draw(y, watch=watched)
+    assert scissors_of(drawing.dot) == [
+        ("output\\nno grad_fn\\n(2,) float32", "✂ argmax", "(x * x.sum().detach…")
+    ]
+    assert drawing.alt.startswith(
+        "Output (2,) without grad_fn. Cut at (x * x.sum().detach()).argmax"
+    )
+    assert "without grad_fn" in drawing.svg
+    for unknown in (None, watch()):
+        with pytest.raises(ValueError, match="output 0 has no graph"):
+            draw(y.clone(), watch=unknown)
+
+
+def test_masks_are_left_out_unless_they_are_all():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = torch.where(x > 0, x, 0)
+        z = y * x.detach()
+        if y.sum() > 0:
+            z = z + 1
+    assert [text for _, _, text in scissors_of(draw(y, watch=watched).dot)] == ["x > 0"]
+    assert [text for _, _, text in scissors_of(draw(z, watch=watched).dot)] == ["x.detach()"]
+
+
+def test_a_line_that_cuts_again_and_again_is_one_box():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x
+        for _ in range(300):
+            y = y.detach() * x + y
+    for most in (150, None):
+        drawing = draw(y, watch=watched, max_nodes=most)
+        assert {text for _, _, text in scissors_of(drawing.dot)} == {r"y.detach()\n×300"}
+        assert drawing.alt.count("Cut at y.detach()") == 1
+
+
+def test_the_graph_that_was_read_before_shows_scissors_too():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x.detach() * x
+    assert draw(Graph.of(y), watch=watched).dot == draw(y, watch=watched).dot
+
+
+def test_of_an_operation_with_several_nodes_the_one_with_the_slot_has_the_scissors():
+    x, w, b = (torch.ones(2, 2, requires_grad=True) for _ in range(3))
+    with watch() as watched:
+        y = torch.nn.functional.linear(x.detach(), w, b[0])
+    drawing = draw(y, watch=watched)
+    assert "TBackward0" in drawing.dot
+    assert scissors_of(drawing.dot) == [("root\\nAddmmBackward0", "1: ✂ detach", "x.detach()")]
+
+
+def test_something_else_as_watch_is_refused():
+    x = torch.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match="watch must be what `with companion.watch.*got function"):
+        draw(x * 2, watch=watch)

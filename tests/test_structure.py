@@ -29,7 +29,8 @@ ARROWS = {
     "companion/graph.py": {"companion.calls", "companion.freeing", "companion.naming"},
     "companion/text.py": {"companion.graph"},
     "companion/folding.py": {"companion.calls", "companion.graph"},
-    "companion/drawing.py": {"companion.folding", "companion.graph", "companion.naming"},
+    "companion/drawing.py": {"companion.folding", "companion.graph", "companion.naming"}
+    | {"companion.watching"},
     "companion/recording.py": {"companion.graph", "companion.naming", "companion.source"},
     "companion/formulas.py": set(),
     "companion/story.py": {"companion.formulas", "companion.graph", "companion.naming"}
@@ -137,6 +138,8 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
+        companion.Watch.first_reaching,
+        companion.Watch.cut_off,
         companion.Watch.source_of,
     ):
         assert ">>> " in function.__doc__

@@ -272,6 +272,23 @@ def test_indices_beside_values_reach_as_what_they_are():
     assert watched.reaching(b) == ()
 
 
+def test_a_constant_that_came_along_is_no_cut():
+    x = leaf(1, 2)
+    with watch() as watched:
+        a, b = torch.broadcast_tensors(torch.ones(2), x)
+        c = torch.zeros_like(x.detach()) * a
+    assert watched.reaching(a * b) == watched.reaching(c) == ()
+
+
+def test_a_tensor_that_begins_to_require_grad_can_be_cut_off():
+    x = torch.ones(2)
+    with watch() as watched:
+        x * 2
+        x.requires_grad_()
+        x.detach()
+    assert told(watched.cuts) == [("detached", "x.detach()")]
+
+
 def test_running_statistics_are_no_cut_of_the_next_step():
     norm, x = nn.BatchNorm1d(2), torch.randn(4, 2)
     with watch() as watched:
@@ -433,6 +450,36 @@ def test_every_node_of_a_model_is_traced_to_its_line():
     ]
     assert watched.source_of(fn) is None  # AccumulateGrad
     assert watched.source_of(before) is watched.source_of(after) is None
+
+
+def test_a_node_tells_which_cuts_it_took_and_at_which_slot():
+    x, w = leaf(1, 2), leaf(3, 4)
+    with watch() as watched:
+        h = x * w
+        a = h.detach().exp() * h
+        b = a * x.max().item()
+        c = Two.apply(w, x.data)[0]
+        d = torch.where(x > 1, h, 0)
+        e = torch.addcmul(h.detach(), x, w.detach())
+    nodes = [tensor.grad_fn for tensor in (h, a, b, c, d, e)]
+    assert [[(s, cut.source.text) for s, cut in watched.cut_off(node)] for node in nodes] == [
+        [],
+        [(0, "h.detach()")],
+        [(1, "x.max().item()")],
+        [(1, "x.data")],
+        [(None, "x > 1")],
+        [(0, "h.detach()"), (2, "w.detach()")],
+    ]
+
+
+def test_behind_a_cut_there_may_be_others_that_are_not_the_first():
+    x = leaf(1, 2)
+    with watch() as watched:
+        y = ((x.detach() * x).detach() * x).sum().item() * x
+    assert len(watched.reaching(y)) == 3
+    assert told(watched.first_reaching(y)) == [
+        ("left-torch", "((x.detach() * x).detach() * x).sum().item()")
+    ]
 
 
 # ---- mutations
@@ -631,7 +678,7 @@ def test_a_watch_keeps_no_tensor_alive():
     with watch() as watched:
         y = x * 2
         z = y.detach() * x
-        s = float(z[0])
+        s = z[0].item()
         inside = weakref.ref(y)
         del y
         assert inside() is None
@@ -720,9 +767,13 @@ def test_everything_can_be_asked_while_the_block_runs():
 def test_a_backward_pass_in_the_block_is_not_listed():
     x = leaf(1, 2)
     x.register_hook(lambda grad: grad * x.detach())
+    one = torch.ones(())
     with watch() as watched:
         y = Two.apply(x, x)[0].sum()
-        y.backward()
+        y.backward(retain_graph=True)
+        torch.autograd.Variable._execution_engine.run_backward(  # which not all versions announce
+            (y,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
         z = x * 2
     assert [o.name for o in watched.operations] == ["sum", "mul"]
     assert watched.cuts == watched.reaching(z) == ()
@@ -809,6 +860,21 @@ def test_functions_of_torch_func_and_of_compile_run_under_it():
         torch.func.jacrev(torch.sin)(x)
     assert watched.operations
     assert watched.mutations == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_function_that_is_compiled_under_it_computes_the_same():
+    def f(x):
+        y = x * 2
+        return (y.detach() * x).sum()
+
+    x = leaf(1, 2)
+    with watch() as watched:
+        y = torch.compile(f, backend="eager", fullgraph=True)(x)
+    y.backward()
+    assert x.grad.tolist() == [2, 4]
+    assert {o.source.file for o in watched.operations} <= {__file__}
+    torch._dynamo.reset()
 
 
 def test_subclasses_do_not_see_that_they_are_watched():

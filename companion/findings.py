@@ -1,0 +1,407 @@
+"""What can be wrong with gradients: each kind with its cause, its cure, and where it is taught.
+
+One table, for what ``diagnose`` sees in a graph and for what ``explain`` reads from an error. The
+code of a kind is also the anchor of its entry in the clinic, ``course/clinic.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from companion.source import Source
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a gradient, or that may be. Its ``str`` reads as advice.
+
+    Attributes:
+        code: what kind of thing it is, such as ``"freed"``; the clinic has an entry of this name.
+        severity: ``"error"``: ``backward`` raises, or leaves an input without a gradient.
+            ``"warning"``: the gradient may not be the one you want. ``"info"``: good to know.
+        message: what it is here, in one sentence.
+        cause: why, in terms of the graph.
+        cure: what to do.
+        lesson: the file of the lesson that teaches it, in ``course/``.
+        where: the Node, and the line of your program where it is known; else ``""``.
+        node: the index of the Node in ``Graph.of(output)``; None if it is no single Node.
+        source: the line of your program; None where it is not known.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    cause: str
+    cure: str
+    lesson: str
+    where: str = ""
+    node: int | None = field(default=None, repr=False)
+    source: Source | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        lines = [f"{self.severity} {self.code}: {self.message}"]
+        lines += [f"  where: {self.where}"] if self.where else []
+        lines += [f"  why:   {self.cause}", f"  cure:  {self.cure}"]
+        return "\n".join([*lines, f"  read:  {self.lesson}, clinic.md#{self.code}"])
+
+
+class Kind(NamedTuple):
+    """What all findings of one code share."""
+
+    severity: Severity
+    lesson: str
+    cause: str
+    cure: str
+
+
+_NODES, _WALK, _ENGINE = "01-nodes.md", "02-walking.md", "04-engine.md"
+_CUT, _SAVED = "07-cutting.md", "08-saved-tensors.md"
+_TWICE, _KINKS = "10-create-graph.md", "12-kinks.md"
+
+KINDS: dict[str, Kind] = {
+    # ---- backward raises, or a gradient is missing
+    "not-a-tensor": Kind(
+        "error",
+        _CUT,
+        "only a tensor has a grad_fn; a number or an array has left PyTorch",
+        "keep the result a tensor: no .item(), float() or .numpy() before backward()",
+    ),
+    "no-graph": Kind(
+        "error",
+        _CUT,
+        "the output has no grad_fn, so there is no Node for backward to begin with",
+        "call requires_grad_() on an input before it is used, and look for the cut: run the "
+        "forward pass in `with watch() as watched:` and diagnose(..., watch=watched)",
+    ),
+    "leaf-output": Kind(
+        "error",
+        _CUT,
+        "the output is a leaf: requires_grad was switched on for a result that had no graph, so "
+        "backward fills the .grad of the output and goes nowhere else",
+        "take requires_grad_() away from the result, and mend the cut before it",
+    ),
+    "unused-input": Kind(
+        "error",
+        _WALK,
+        "no path leads from the output's Node to this tensor",
+        "use it in the computation, or leave it out; autograd.grad gives None for it with "
+        "allow_unused=True and zeros with materialize_grads=True",
+    ),
+    "reassigned": Kind(
+        "error",
+        _WALK,
+        "the graph ends at another leaf of the same shape: the variable was given a new tensor",
+        "change the values of the one tensor in place under torch.no_grad(), or hand the new "
+        "tensor to everybody who holds the old one, the optimiser too",
+    ),
+    "late-requires-grad": Kind(
+        "error",
+        _CUT,
+        "a Node saved this tensor as a constant: it did not require grad when the operation ran, "
+        "and edges are decided then",
+        "call requires_grad_() before the forward pass, then run it again",
+    ),
+    "not-a-leaf": Kind(
+        "error",
+        _NODES,
+        "an operation made this tensor, and backward fills .grad for leaves alone",
+        "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
+        "tensor a leaf: compute first, then detach().requires_grad_()",
+    ),
+    "input-without-grad": Kind(
+        "error",
+        _CUT,
+        "it does not require grad, so no Node stands for it",
+        "call requires_grad_() on it before the forward pass",
+    ),
+    "integer-tensor": Kind(
+        "error",
+        _CUT,
+        "a derivative needs values that can change a little: floating point or complex",
+        "make it floating: torch.tensor(..., dtype=torch.float32), or .float() before "
+        "requires_grad_()",
+    ),
+    "inference-tensor": Kind(
+        "error",
+        _CUT,
+        "a tensor made under torch.inference_mode() has no version counter, and no Node can save "
+        "it for the backward pass",
+        "make it under torch.no_grad() instead, or clone() it outside of the block",
+    ),
+    "non-scalar": Kind(
+        "error",
+        _NODES,
+        "backward begins with the gradient of the output, and makes it up (1.0) only for one "
+        "element",
+        "reduce the output to one number, as with sum() or mean(), or pass "
+        "backward(gradient=v) with a v of its shape",
+    ),
+    "complex-output": Kind(
+        "error",
+        _NODES,
+        "backward makes up the first gradient, 1.0, only for a real number",
+        "take a real number of it, such as abs() or .real, or pass backward(gradient=v)",
+    ),
+    "freed": Kind(
+        "error",
+        _SAVED,
+        "an earlier backward ran this Node, and the engine then frees what the Node had saved",
+        "run the forward pass again before each backward; or add the losses and call backward "
+        "once; detach() what one step hands to the next; retain_graph=True in the first call "
+        "only if you need the same graph twice",
+    ),
+    "modified-in-place": Kind(
+        "error",
+        _SAVED,
+        "the Node saved this tensor, and the version counter says that it was changed since",
+        "change a copy: write y = y + 1 for y += 1, or clone() before; call optimizer.step() "
+        "after the backward that needs the old values",
+    ),
+    "not-implemented": Kind(
+        "error",
+        _CUT,
+        "PyTorch has no derivative formula for this operation; its Node raises when it runs",
+        "use operations that have one, or write a torch.autograd.Function",
+    ),
+    "once-differentiable": Kind(
+        "error",
+        _TWICE,
+        "the gradient was computed by a custom Function whose backward is marked "
+        "@once_differentiable",
+        "write its backward with differentiable operations and take the mark away",
+    ),
+    "custom-gradients": Kind(
+        "error",
+        _ENGINE,
+        "the backward of a custom Function must return one gradient for each argument of "
+        "forward, each of the shape of that argument",
+        "return None for arguments that need no gradient; check with torch.autograd.gradcheck",
+    ),
+    "leaf-in-place": Kind(
+        "error",
+        _SAVED,
+        "the leaf itself would become the result of an operation, and nothing would be left for "
+        ".grad to belong to",
+        "update it under torch.no_grad(), or compute a new tensor: w = w + 1",
+    ),
+    "multi-view-in-place": Kind(
+        "error",
+        _SAVED,
+        "unbind, split and the like give several views with one Node, which cannot be replaced "
+        "for one view alone",
+        "index instead, as in w[0].mul_(2), or do not work in place",
+    ),
+    "requires-grad-of-non-leaf": Kind(
+        "error",
+        _CUT,
+        "a result of an operation requires grad because its inputs do; only a leaf has a flag of "
+        "its own",
+        "detach() it to get a tensor without a graph, or switch the flag of the leaves before "
+        "the forward pass",
+    ),
+    "deepcopy": Kind(
+        "error",
+        _NODES,
+        "a copy of a tensor in the middle of a graph would need a copy of the graph",
+        "copy t.detach(), or t.clone() to stay in the graph; look for tensors of a forward pass "
+        "that a module keeps as attributes",
+    ),
+    "numpy": Kind(
+        "error",
+        _CUT,
+        "NumPy has no grad_fn, so the value would leave the graph",
+        "t.detach().numpy() to look at it; to differentiate through it, write it with torch",
+    ),
+    "gradcheck": Kind(
+        "error",
+        _TWICE,
+        "gradcheck compares the gradient with finite differences, which need float64 and a "
+        "function that is smooth there",
+        "give inputs of dtype float64; if it still fails, the backward formula is wrong, or the "
+        "point is at a kink",
+    ),
+    # ---- the gradient may not be the one you want
+    "detached": Kind(
+        "warning",
+        _CUT,
+        "detach() and .data give the same values without a grad_fn: a constant for autograd",
+        "take it away where the gradient should pass; keep it where you mean a constant",
+    ),
+    "left-torch": Kind(
+        "warning",
+        _CUT,
+        "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
+        "compute on with the tensor itself",
+    ),
+    "copied": Kind(
+        "warning",
+        _CUT,
+        "torch.tensor copies values and forgets where they came from",
+        "torch.stack or torch.cat to put tensors together, clone() to copy one",
+    ),
+    "not-differentiable": Kind(
+        "info",
+        _CUT,
+        "comparisons, arg-functions and casts to whole numbers move in jumps; no Node stands for "
+        "them",
+        "nothing, where it is a mask or an index; else use a smooth stand-in, such as softmax "
+        "for argmax or sigmoid for a step",
+    ),
+    "no-formula": Kind(
+        "warning",
+        _CUT,
+        "PyTorch has no derivative formula for this operation, and gives its result no Node",
+        "use operations that have one, or write a torch.autograd.Function",
+    ),
+    "no-grad": Kind(
+        "warning",
+        _CUT,
+        "the operation ran with gradients off, so it left no Node",
+        "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
+    ),
+    "inference-mode": Kind(
+        "warning",
+        _CUT,
+        "the operation ran under torch.inference_mode(), so it left no Node",
+        "move it out of the block",
+    ),
+    "control-flow": Kind(
+        "info",
+        _CUT,
+        "Python decided by the value; the graph holds the branch that ran",
+        "nothing: that is define-by-run",
+    ),
+    "changed-behind": Kind(
+        "warning",
+        _SAVED,
+        "the values were changed through .data or a NumPy array that shares them, and no version "
+        "counter moved; what Nodes saved is no longer what the forward pass used",
+        "change them under torch.no_grad() and through the tensor itself or detach(), which "
+        "share its version counter",
+    ),
+    "accumulates": Kind(
+        "warning",
+        _ENGINE,
+        "AccumulateGrad adds to the .grad that is there",
+        "set .grad = None, or zero_grad(), before backward, unless you mean to add",
+    ),
+    "half-updated": Kind(
+        "warning",
+        _ENGINE,
+        "the leaves whose AccumulateGrad ran before the error have got their gradient",
+        "set .grad = None for all of them before you try again",
+    ),
+    "growing-graph": Kind(
+        "warning",
+        _SAVED,
+        "a tensor keeps its graph, and the graph of a sum over steps holds the graphs of all steps",
+        "add up loss.item(), or loss.detach()",
+    ),
+    "reference-cycle": Kind(
+        "warning",
+        _TWICE,
+        "under create_graph=True .grad has a graph that leads back to its leaf: neither is freed "
+        "while .grad is set",
+        "torch.autograd.grad(loss, inputs, create_graph=True), or .grad = None afterwards",
+    ),
+    "zero-derivative": Kind(
+        "warning",
+        _CUT,
+        "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
+        "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
+    ),
+    "nan-risk": Kind(
+        "warning",
+        _KINKS,
+        "the formula divides by zero here: it sends an infinite gradient, which becomes NaN as "
+        "soon as it meets a zero",
+        "keep the input of the operation away from the point, not its result: "
+        "torch.where(mask, x, 1.0).sqrt(), then mask again",
+    ),
+    "non-finite": Kind(
+        "warning",
+        _KINKS,
+        "formulas compute with the values of the forward pass; what is infinite or NaN there "
+        "spoils the gradients that meet it",
+        "mend the forward pass first: find the first operation whose result is not finite",
+    ),
+    "ties": Kind(
+        "info",
+        _KINKS,
+        "at a tie the derivative does not exist, and each formula takes its own choice",
+        "nothing, but do not test gradients at ties",
+    ),
+    "dead-relu": Kind(
+        "warning",
+        _KINKS,
+        "relu sends zero wherever its input was zero or less, which is everywhere here",
+        "look at what goes in; with leaky_relu some gradient passes",
+    ),
+    "hook": Kind(
+        "info",
+        _ENGINE,
+        "a hook may change the gradient that passes, or change it in place for others as well",
+        "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
+    ),
+    "half-precision": Kind(
+        "info",
+        _KINKS,
+        "gradients have the dtype of the values, and small ones become zero in it",
+        "compute in float32, or scale the loss",
+    ),
+    # ---- what no graph can tell: the clinic has them by symptom
+    "constant-gradient": Kind(
+        "error",
+        _TWICE,
+        "the gradient does not depend on the input, so it has no grad_fn to differentiate again",
+        "its derivative is zero: torch.autograd.grad(..., allow_unused=True) after adding "
+        "0 * x.sum(), or companion.nth_derivative, which gives zeros",
+    ),
+    "penalty-detached": Kind(
+        "warning",
+        _TWICE,
+        "without create_graph=True a gradient has no graph: it is a constant in the loss",
+        "torch.autograd.grad(..., create_graph=True)",
+    ),
+    "duplicate-indices": Kind(
+        "warning",
+        _KINKS,
+        "of several values written to one place the last one stays, and the backward formula "
+        "sends a gradient to each of them",
+        "index_put_(..., accumulate=True), or indices that differ",
+    ),
+    "complex-conjugate": Kind(
+        "info",
+        _KINKS,
+        "for complex tensors PyTorch's gradient is the direction of steepest ascent, which for a "
+        "holomorphic function is the conjugate of its derivative",
+        "take conj() of the gradient for the derivative",
+    ),
+}
+
+
+def finding(
+    code: str,
+    message: str,
+    *,
+    severity: Severity | None = None,
+    where: str = "",
+    node: int | None = None,
+    source: Source | None = None,
+) -> Finding:
+    """A finding of a kind, with what is special to it."""
+    kind = KINDS[code]
+    return Finding(
+        code,
+        severity or kind.severity,
+        message,
+        kind.cause,
+        kind.cure,
+        kind.lesson,
+        where,
+        node,
+        source,
+    )
