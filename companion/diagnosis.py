@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -191,7 +192,10 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
     if output.requires_grad and (trouble := _trouble(output)):
         yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
     elif seen.graph is None:
-        yield finding("no-graph", f"the output does not require grad: {_why_no_graph(seen)}")
+        message = f"the output does not require grad: {_why_no_graph(seen)}"
+        cuts = seen.watch.first_reaching(output) if seen.watch else ()
+        source = cuts[0].source if cuts else None
+        yield finding("no-graph", message, where=str(source or ""), source=source)
     elif _is_a_leaf_apart(seen):
         message = "the output is itself a leaf: no other tensor can get a gradient from it"
         # Without inputs to fill, this backward does what it says.
@@ -236,6 +240,8 @@ def _why_no_graph(seen: _Seen) -> str:
         return f"it is {output.dtype}, and whole numbers have no derivative"
     if seen.inputs and not any(tensor.requires_grad for _, tensor in seen.inputs):
         return "none of the inputs requires grad"
+    if seen.watch and (cuts := seen.watch.first_reaching(output)):
+        return cuts[0].message
     return "its history was cut, or no tensor in it required grad"
 
 
@@ -443,13 +449,17 @@ def _about_zeros(seen: _Seen) -> Iterator[Finding]:
 def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
     if seen.watch is None or not isinstance(seen.output, Tensor):
         return
-    for cut in seen.watch.reaching(seen.output):
-        source = cut.source
-        yield finding(cut.code, cut.message, where=str(source or ""), source=source)
+    told = Counter(
+        # autograd.grad without create_graph gives a gradient that is a constant.
+        ("penalty-detached" if cut.operation.name == "grad" else cut.code, cut.message, cut.source)
+        for cut in seen.watch.reaching(seen.output)
+    )
+    for (code, message, source), times in told.items():
+        often = f" ({times} times)" if times > 1 else ""
+        yield finding(code, f"{message}{often}", where=str(source or ""), source=source)
     for mutation in seen.watch.mutations:
-        source = mutation.source
-        at = str(source or "")
-        yield finding("changed-behind", mutation.message, where=at, source=source)
+        where = str(mutation.source or "")
+        yield finding("changed-behind", mutation.message, where=where, source=mutation.source)
 
 
 _QUESTIONS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
