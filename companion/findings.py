@@ -316,8 +316,8 @@ KINDS: dict[str, Kind] = {
     "nan-risk": Kind(
         "warning",
         _KINKS,
-        "the formula divides by zero here: it sends an infinite gradient, which becomes NaN as "
-        "soon as it meets a zero",
+        "the formula divides by zero here: it sends an infinite gradient, and NaN where a zero "
+        "arrives or is met further on",
         "keep the input of the operation away from the point, not its result: "
         "torch.where(mask, x, 1.0).sqrt(), then mask again",
     ),
