@@ -5,6 +5,7 @@ The messages are those of torch 2.6 to 2.15; where one was worded otherwise befo
 
 from __future__ import annotations
 
+import os
 import re
 
 from companion.findings import Finding, finding
@@ -55,11 +56,13 @@ def explain(error: BaseException) -> Finding | None:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost place outside of torch that an error passed."""
+    """The innermost place outside of torch, and of modules such as copy, that an error passed."""
     place, traceback = None, error.__traceback__
+    standard = os.path.dirname(os.__file__)
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not code.co_filename.startswith(NOT_THE_USERS):
+        file = code.co_filename
+        if not file.startswith(NOT_THE_USERS) and os.path.dirname(file) != standard:
             place = code, traceback.tb_lasti
         traceback = traceback.tb_next
     return None if place is None else source_at(*place)
