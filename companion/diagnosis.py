@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import torch
 
-from companion.findings import Finding, finding
+from companion.findings import Finding, Severity, finding
 from companion.graph import (
     Graph,
     GraphNode,
@@ -447,16 +447,26 @@ def _about_zeros(seen: _Seen) -> Iterator[Finding]:
 
 
 def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
-    if seen.watch is None or not isinstance(seen.output, Tensor):
+    if seen.watch is None:
         return
+    reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
+    # What became of a number in Python, or of an array in NumPy, nobody followed.
+    known = {cut.index for cut in reaching}
+    lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
     told = Counter(
         # autograd.grad without create_graph gives a gradient that is a constant.
         ("penalty-detached" if cut.operation.name == "grad" else cut.code, cut.message, cut.source)
-        for cut in seen.watch.reaching(seen.output)
+        for cut in reaching
     )
-    for (code, message, source), times in told.items():
+    perhaps = Counter((cut.code, cut.message, cut.source) for cut in lost)
+    for (code, message, source), times in [*told.items(), *perhaps.items()]:
         often = f" ({times} times)" if times > 1 else ""
-        yield finding(code, f"{message}{often}", where=str(source or ""), source=source)
+        severity: Severity | None = None
+        if (code, message, source) in perhaps:
+            often += "; whether it came back into the output is not known"
+            severity = "info"
+        where = str(source or "")
+        yield finding(code, f"{message}{often}", severity=severity, where=where, source=source)
     for mutation in seen.watch.mutations:
         where = str(mutation.source or "")
         yield finding("changed-behind", mutation.message, where=where, source=mutation.source)
