@@ -73,9 +73,8 @@ KINDS: dict[str, Kind] = {
         "error",
         _CUT,
         "the output has no grad_fn, so there is no Node for backward to begin with",
-        "mend the cut if one is named here; else call requires_grad_() on an input before it is "
-        "used, or find the cut: run the forward pass in `with watch() as watched:` and "
-        "diagnose(..., watch=watched)",
+        "call requires_grad_() on an input before it is used, or mend the cut; to find it, run the "
+        "forward pass in `with watch() as watched:` and diagnose(..., watch=watched)",
     ),
     "leaf-output": Kind(
         "error",
