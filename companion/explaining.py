@@ -212,6 +212,11 @@ _MESSAGES = [
         "the .grad of a tensor in the middle of a graph was read",
     ),
     (
+        "not-a-leaf",
+        r"can't optimize a non-leaf Tensor",
+        "an optimiser was given a tensor in the middle of a graph",
+    ),
+    (
         "reference-cycle",
         r"Using backward\(\) with create_graph=True will create a reference cycle",
         "backward() was called with create_graph=True",
