@@ -82,7 +82,8 @@ _MESSAGES = [
     ),
     (
         "complex-output",
-        r"grad can be (?:implicitly )?created only for real scalar outputs but got (?P<dtype>\S+)",
+        r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs but got "
+        r"(?P<dtype>\S+)",
         "backward() was called without a gradient on a tensor of dtype {dtype}",
     ),
     (
@@ -138,7 +139,7 @@ _MESSAGES = [
         "input-without-grad",
         r"One of the differentiated Tensors does not require grad|"
         r"retain_grad on Tensor that has requires_grad=False|"
-        r"cannot register a hook on a tensor that doesn't require gradient",
+        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient",
         "a gradient was asked for a tensor that does not require grad",
     ),
     (
@@ -184,6 +185,11 @@ _MESSAGES = [
     (
         "not-implemented",
         r"derivative for '?(?P<op>[^'\n]+?)'? is not implemented",
+        "{op} has no derivative formula",
+    ),
+    (
+        "not-implemented",
+        r"backward through (?P<op>\S+) but no autograd formula was registered",
         "{op} has no derivative formula",
     ),
     (
