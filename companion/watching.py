@@ -66,7 +66,8 @@ class Cut:
     Attributes:
         index: the index of the operation.
         code: the kind: ``"detached"``, ``"left-torch"``, ``"copied"``, ``"not-differentiable"``,
-            ``"no-formula"``, ``"no-grad"``, ``"inference-mode"`` or ``"control-flow"``.
+            ``"no-formula"``, ``"no-grad"``, ``"inference-mode"`` or ``"control-flow"``; of
+            ``torch.autograd.grad`` ``"penalty-detached"`` or ``"constant-gradient"``.
         operation: the operation.
         message: what happened, in a sentence.
         follows: whether all that became of the value could be followed. False where it became a
@@ -383,8 +384,7 @@ class Watch:
             code = "control-flow" if i in self._deciding else _code(notes[i], dtype)
             called = operations[index].called
             kind = str(dtype).removeprefix("torch.")
-            message = _MESSAGES["grad" if notes[i].name == "grad" else code]
-            message = message.format(called=called, dtype=kind)
+            message = _MESSAGES[code].format(called=called, dtype=kind)
             cuts.append(Cut(index, code, operations[index], message, i not in self._away))
         return tuple(cuts)
 
@@ -490,7 +490,7 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
 
 
 _SOMEWHERE = "an unknown place"
-_DETACHING = set("data detach detach_ grad".split())
+_DETACHING = set("data detach detach_".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _WRITTEN = {
     "__array__": "the conversion to NumPy",
@@ -501,7 +501,8 @@ _WRITTEN = {
 }
 _MESSAGES = {
     "detached": "{called} gives the value without its graph",
-    "grad": "{called} without create_graph=True gives gradients that have no graph",
+    "penalty-detached": "{called} without create_graph=True gives gradients that have no graph",
+    "constant-gradient": "{called} gave a gradient that has no graph, although create_graph=True",
     "left-torch": "{called} gives a plain value, which autograd does not follow",
     "copied": "{called} copies the value into a new tensor without a graph",
     "not-differentiable": "{called} gives {dtype} values, which carry no gradient; that is usual "
