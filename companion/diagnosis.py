@@ -303,6 +303,12 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if (tensor.is_leaf or tensor.retains_grad) and tensor.grad is not None:
             message = f"{name} has a .grad already: backward() adds to it"
             yield finding("accumulates", message)
+            if tensor.grad.requires_grad:
+                message = f"the .grad of {name} has a graph, which keeps all that is in it alive"
+                yield finding("reference-cycle", message)
+        if tensor.is_complex():
+            message = f"{name} is complex: its gradient is that of steepest ascent"
+            yield finding("complex-conjugate", message)
         if hooks := hooks_on(tensor):
             s = "s" * (hooks != 1)
             yield finding("hook", f"{name} has {hooks} hook{s} that may change its gradient")
@@ -446,6 +452,11 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
             if ties:
                 message = f"{ties} pairs tie: each of the two gets half of the gradient"
                 yield finding("ties", message, **seen.node(index))
+        elif kind in _WRITERS and seen.graph and seen.graph.slots(index)[1]:
+            if repeats := _WRITERS[kind](one.values):
+                often = "once" if repeats == 1 else f"{repeats} times"
+                message = f"the indices repeat {often}, and of several values one stays"
+                yield finding("duplicate-indices", message, **seen.node(index))
         for name, value in _tensors(one):
             if not _plain(value):
                 continue
@@ -501,11 +512,7 @@ def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
     # What became of a number in Python, or of an array in NumPy, nobody followed.
     known = {cut.index for cut in reaching}
     lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
-    told = Counter(
-        # autograd.grad without create_graph gives a gradient that is a constant.
-        ("penalty-detached" if cut.operation.name == "grad" else cut.code, cut.message, cut.source)
-        for cut in reaching
-    )
+    told = Counter((cut.code, cut.message, cut.source) for cut in reaching)
     perhaps = Counter((cut.code, cut.message, cut.source) for cut in lost)
     for (code, message, source), times in [*told.items(), *perhaps.items()]:
         often = f" ({times} times)" if times > 1 else ""
@@ -556,6 +563,29 @@ def _plain(value: object) -> bool:
     )
 
 
+def _written_twice(saved: Mapping[str, Any]) -> int:
+    """How many places ``index_put`` wrote to that another place of its index names as well."""
+    indices = [index for index in saved.get("indices", ()) if index is not None]
+    if not indices or saved["accumulate"] or any(i.dtype is not torch.long for i in indices):
+        return 0  # a mask names each place once
+    shape = torch.broadcast_shapes(*(index.shape for index in indices))
+    places = list(zip(*(index.expand(shape).flatten().tolist() for index in indices), strict=True))
+    return len(places) - len(set(places))
+
+
+def _scattered_twice(saved: Mapping[str, Any]) -> int:
+    """The same of ``scatter``, whose index names places along one dimension."""
+    if "index" not in saved or saved["index"].dim() == 0:
+        return 0
+    places = saved["index"].sort(saved["dim"]).values
+    return int((places.diff(dim=saved["dim"]) == 0).sum())
+
+
+# By Node: how often it wrote a value in vain; its second slot leads to what the values are.
+_WRITERS: dict[str, Callable[[Mapping[str, Any]], int]] = {
+    "IndexPut": _written_twice,
+    "Scatter": _scattered_twice,
+}
 # Of first derivatives, and of second ones without lists of tensors: the slots whose formula is
 # not_implemented in PyTorch's derivatives.yaml.
 NOT_IMPLEMENTED = {

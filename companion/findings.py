@@ -357,11 +357,13 @@ KINDS: dict[str, Kind] = {
     ),
     # ---- what no graph can tell: the clinic has them by symptom
     "constant-gradient": Kind(
-        "error",
+        "warning",
         _TWICE,
-        "the gradient does not depend on the input, so it has no grad_fn to differentiate again",
-        "its derivative is zero: torch.autograd.grad(..., allow_unused=True) after adding "
-        "0 * x.sum(), or companion.nth_derivative, which gives zeros",
+        "no formula of the backward pass used a tensor that requires grad, as for a linear "
+        "function; or a custom Function hid that it did",
+        "where the gradient is constant its derivative is zero: companion.nth_derivative gives "
+        "zeros, or ask for gradient.requires_grad; else write the backward of the Function with "
+        "differentiable operations",
     ),
     "penalty-detached": Kind(
         "warning",
