@@ -139,7 +139,8 @@ _MESSAGES = [
         "input-without-grad",
         r"One of the differentiated Tensors does not require grad|"
         r"retain_grad on Tensor that has requires_grad=False|"
-        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient",
+        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
+        r"gradcheck expects at least one input tensor to require gradient",
         "a gradient was asked for a tensor that does not require grad",
     ),
     (
@@ -168,6 +169,13 @@ _MESSAGES = [
         r"(?:[Ff]unction (?P<node>\w+) )?returned an invalid gradient at index (?P<place>\d+) - "
         r"(?P<told>[^\n]*)",
         "the backward of {node} returned gradient {place} of another shape or kind: {told}",
+    ),
+    (
+        "custom-gradients",
+        r"function (?P<node>\w+) returned a gradient different than None "
+        r"at position (?P<place>\d+)",
+        "the backward of {node} returned a gradient for argument {place} of forward, which is no "
+        "tensor",
     ),
     (
         "custom-gradients",
@@ -206,6 +214,11 @@ _MESSAGES = [
         "deepcopy",
         r"Only Tensors created explicitly by the user \(graph leaves\) support the deepcopy",
         "copy.deepcopy met a tensor in the middle of a graph",
+    ),
+    (
+        "gradcheck",
+        r"Input #(?P<place>\d+) requires gradient and is not a double precision",
+        "input {place} of gradcheck is not double precision",
     ),
     (
         "gradcheck",
