@@ -224,8 +224,6 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
         yield finding("complex-output", message)
     if _plain(output) and not output.isfinite().all():
         yield finding("non-finite", "the output itself is infinite or NaN")
-    if output.dtype in (torch.float16, torch.bfloat16):
-        yield finding("half-precision", f"the output is {output.dtype}")
 
 
 def _is_a_leaf_apart(seen: _Seen) -> bool:
@@ -469,6 +467,14 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
                 break
 
 
+def _about_precision(seen: _Seen) -> Iterator[Finding]:
+    for index, node, _ in _nodes(seen):
+        if node.dtype in (torch.float16, torch.bfloat16):
+            message = f"gradients pass here as {node.dtype}"
+            yield finding("half-precision", message, **seen.node(index))
+            break  # one tells of all
+
+
 def _about_custom_functions(seen: _Seen) -> Iterator[Finding]:
     told = set[str]()
     for index, node, _ in _nodes(seen):
@@ -534,6 +540,7 @@ _QUESTIONS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
     _about_the_cuts,
     _about_zeros,
     _about_the_values,
+    _about_precision,
     _about_custom_functions,
 )
 
@@ -568,7 +575,7 @@ def _written_twice(saved: Mapping[str, Any]) -> int:
     indices = [index for index in saved.get("indices", ()) if index is not None]
     if not indices or saved["accumulate"] or any(i.dtype is not torch.long for i in indices):
         return 0  # a mask names each place once
-    shape = torch.broadcast_shapes(*(index.shape for index in indices))
+    shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
     places = list(zip(*(index.expand(shape).flatten().tolist() for index in indices), strict=True))
     return len(places) - len(set(places))
 
