@@ -445,6 +445,13 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
             if ties > 1:
                 message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
                 yield finding("ties", message, **seen.node(index))
+        elif kind in ("Amax", "Amin") and "self" in values:
+            dims = [dim - 2**64 if dim >= 2**63 else dim for dim in one.values["dim"]]
+            best = getattr(values["self"], kind.lower())(dims, keepdim=True)
+            ties = int((values["self"] == best).sum()) - best.numel()
+            if ties > 0:
+                message = f"{ties} elements tie with another: they share the gradient"
+                yield finding("ties", message, **seen.node(index))
         elif kind in ("Maximum", "Minimum") and {"self", "other"} <= set(values):
             ties = int((values["self"] == values["other"]).sum())
             if ties:

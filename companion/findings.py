@@ -374,9 +374,9 @@ KINDS: dict[str, Kind] = {
     "duplicate-indices": Kind(
         "warning",
         _KINKS,
-        "of several values written to one place the last one stays, and the backward formula "
-        "sends a gradient to each of them",
-        "index_put_(..., accumulate=True), or indices that differ",
+        "of several values written to one place one stays, and the backward formula sends a "
+        "gradient to each of them",
+        "index_put_(..., accumulate=True) for their sum; else write to each place once",
     ),
     "complex-conjugate": Kind(
         "info",
