@@ -446,11 +446,11 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
                 message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
                 yield finding("ties", message, **seen.node(index))
         elif kind in ("Amax", "Amin") and "self" in values:
-            dims = [dim - 2**64 if dim >= 2**63 else dim for dim in one.values["dim"]]
-            best = getattr(values["self"], kind.lower())(dims, keepdim=True)
-            ties = int((values["self"] == best).sum()) - best.numel()
-            if ties > 0:
-                message = f"{ties} elements tie with another: they share the gradient"
+            dims = [_signed(dim) for dim in one.values["dim"]]
+            equal = values["self"] == getattr(values["self"], kind.lower())(dims, keepdim=True)
+            ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
+            if ties:
+                message = f"{ties} elements tie: those of one result share its gradient"
                 yield finding("ties", message, **seen.node(index))
         elif kind in ("Maximum", "Minimum") and {"self", "other"} <= set(values):
             ties = int((values["self"] == values["other"]).sum())
@@ -591,8 +591,13 @@ def _scattered_twice(saved: Mapping[str, Any]) -> int:
     """The same of ``scatter``, whose index names places along one dimension."""
     if "index" not in saved or saved["index"].dim() == 0:
         return 0
-    places = saved["index"].sort(saved["dim"]).values
-    return int((places.diff(dim=saved["dim"]) == 0).sum())
+    dim = _signed(saved["dim"])
+    return int((saved["index"].sort(dim).values.diff(dim=dim) == 0).sum())
+
+
+def _signed(dim: int) -> int:
+    """A dimension that a Node saved, where Python finds a negative one as a very large number."""
+    return dim - 2**64 if dim >= 2**63 else dim
 
 
 # By Node: how often it wrote a value in vain; its second slot leads to what the values are.

@@ -177,7 +177,7 @@ KINDS: dict[str, Kind] = {
     ),
     "custom-gradients": Kind(
         "error",
-        _ENGINE,
+        _TWICE,
         "the backward of a custom Function must return one gradient for each argument of "
         "forward, each of the shape of that argument",
         "return None for arguments that need no gradient; check with torch.autograd.gradcheck",
