@@ -231,7 +231,7 @@ def _draw_cuts(dot: Any, cuts: Sequence[Cut]) -> dict[Cut, str]:
         names |= dict.fromkeys(among, f"cut{place}")
         cut = among[0]
         lines = [_text_of(cut), *([f"×{len(among)}"] if len(among) > 1 else [])]
-        where = f"{cut.source.file}:{cut.source.line}: " if cut.source else ""
+        where = f"{cut.source}: " if cut.source else ""
         hover = one_line(f"{where}{cut.code}: {cut.message}", 10_100).replace("\\", r"\\")
         words = _label(*(one_line(line, _WIDTH) for line in lines))
         look = {"style": "dashed", "class": "cut"}
@@ -254,8 +254,8 @@ def _told_cuts(cuts: Sequence[Cut]) -> list[str]:
     """The cuts in words, each place once."""
     told = []
     for cut in cuts:
-        line = f" (line {cut.source.line})" if cut.source else ""
-        told.append(f"Cut at {one_line(_text_of(cut), 80)}{line}: {cut.message}.")
+        place = str(cut.source or "") or cut.operation.called
+        told.append(f"Cut at {one_line(place, 80)}: {cut.message}.")
     told = list(dict.fromkeys(told))
     more = len(told) - _TOLD
     return [*told[:_TOLD], *([f"And {more} more cuts."] if more > 0 else [])]

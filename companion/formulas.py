@@ -56,6 +56,7 @@ FORMULAS: dict[str, tuple[str, ...]] = {
     "UnsafeViewBackward0": ("grad.reshape(self_sym_sizes)",),
     "UnsqueezeBackward0": ("grad.squeeze(dim)",),
     "ViewBackward0": ("grad.reshape(self_sym_sizes)",),
+    "WhereBackward0": ("where(condition, grad, 0)", "where(condition, 0, grad)"),
 }
 
 

@@ -10,6 +10,7 @@ place writes for all views), and through the Python floats that ``item()`` gave 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class Recorder(TorchFunctionMode):
         self.seen: dict[ref[Tensor], Seen] = {}  # ref(t) is the same as long as t lives
         self.floats: dict[complex, list[tuple[complex, Value]]] = {}  # by value; told by identity
         self.wrote: dict[int | None, Value] = {}  # memory -> what was written into it last
+        self.functions: dict[CodeType, bool] = {}  # whether they are of a torch.autograd.Function
         self.around: CodeType | None = None  # the code that entered the block
         self.backward = torch._C._current_graph_task_id()  # -1 outside of any backward pass
         self.over = False
@@ -157,6 +159,8 @@ class Recorder(TorchFunctionMode):
             if not torch.is_grad_enabled():
                 off = "inference-mode" if torch.is_inference_mode_enabled() else "no-grad"
             place, quiet = self.place()
+            # Function.apply gives an input that forward returned as a view of itself.
+            quiet = quiet or (name == "view_as" and args[0] is args[-1])
             note = (name, place, values, outputs, numbers, live and not quiet, off)
             self.notes.append(_new(Note, (*note, bool(written), memory, quiet, None)))
             if live and any([value[2] for value in outputs]):
@@ -173,14 +177,24 @@ class Recorder(TorchFunctionMode):
         frame, found, quiet = sys._getframe(2), None, False
         while frame is not None:
             code = frame.f_code
-            if code is _APPLY:
-                found, quiet = None, True
-            elif found is None and not code.co_filename.startswith(NOT_THE_USERS):
+            if found is None and not code.co_filename.startswith(NOT_THE_USERS):
                 found = code, frame.f_lasti
             if code is self.around:
                 break
+            if code.co_name in ("forward", "setup_context") and self.is_of_a_function(code):
+                found, quiet = None, True
             frame = frame.f_back  # type: ignore[assignment]
         return found, quiet
+
+    def is_of_a_function(self, code: CodeType) -> bool:
+        """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
+        if code not in self.functions:
+            kinds: list[Any] = [torch.autograd.Function]
+            for kind in kinds:  # the list grows by the classes made from these
+                kinds += kind.__subclasses__()
+            methods = (inspect.unwrap(getattr(kind, code.co_name)) for kind in kinds)
+            self.functions[code] = any(getattr(m, "__code__", None) is code for m in methods)
+        return self.functions[code]
 
     def inputs(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -277,7 +291,6 @@ def alive(reference: ref[Tensor]) -> Tensor | None:
     return tensor  # type: ignore[no-any-return]
 
 
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time
 _NESTS = list, tuple, dict
 _NUMBERS = float, complex

@@ -172,7 +172,7 @@ def test_the_glossary_is_in_order_and_each_word_is_linked_from_its_lesson():
 def test_no_sentence_is_longer_than_forty_words():
     for path in [*LESSONS, COURSE / "index.md", COURSE / "about.md"]:
         text = re.sub(
-            r"^(`{3,}).*?^\1|^!\[.*\]\(.*\)$|^---\n.*?\n---",
+            r"^(`{3,}).*?^\1|^!\[[^\n]*$|^---\n.*?\n---",
             "",
             path.read_text(),
             flags=re.M | re.S,

@@ -473,8 +473,9 @@ def test_a_cut_is_scissors_on_the_edge_that_is_missing():
     ]
     assert "None" not in drawing.dot  # both stubs became scissors
     line = watched.cuts[0].source.line
-    assert f"Cut at h.detach() (line {line}): detach() gives the value without" in drawing.alt
-    assert f"test_drawing.py:{line}: detached: detach() gives" in drawing.svg
+    told = f"test_drawing.py:{line}: `h.detach()`: "
+    assert f"Cut at {told}detach() gives the value without" in drawing.alt
+    assert f"<title>{told}detached: detach() gives" in drawing.svg  # the file, not where it lies
     assert 'stroke-dasharray="5,2"' in drawing.svg
 
 
@@ -495,9 +496,8 @@ def test_a_total_cut_is_drawn_where_it_is_known():
     assert scissors_of(drawing.dot) == [
         ("output\\nno grad_fn\\n(2,) float32", "✂ argmax", "(x * x.sum().detach…")
     ]
-    assert drawing.alt.startswith(
-        "Output (2,) without grad_fn. Cut at (x * x.sum().detach()).argmax"
-    )
+    assert drawing.alt.startswith("Output (2,) without grad_fn. Cut at test_drawing.py:")
+    assert ": `(x * x.sum().detach()).argmax(1)`: argmax() gives int64" in drawing.alt
     assert "without grad_fn" in drawing.svg
     for unknown in (None, watch()):
         with pytest.raises(ValueError, match="output 0 has no graph"):
@@ -524,7 +524,18 @@ def test_a_line_that_cuts_again_and_again_is_one_box():
     for most in (150, None):
         drawing = draw(y, watch=watched, max_nodes=most)
         assert {text for _, _, text in scissors_of(drawing.dot)} == {r"y.detach()\n×300"}
-        assert drawing.alt.count("Cut at y.detach()") == 1
+        assert drawing.alt.count("`y.detach()`: ") == 1
+
+
+def test_a_cell_or_a_snippet_has_no_file_and_no_line_in_a_drawing(tmp_path):
+    program = "with watch() as watched:\n    y = x.detach() * x\n"
+    x = torch.ones(2, requires_grad=True)
+    for name in ("<cell>", str(tmp_path / "lesson.md")):
+        names = {"x": x, "watch": watch}
+        exec(compile(program, name, "exec"), names)
+        drawing = draw(names["y"], watch=names["watched"])
+        assert name not in drawing.svg
+        assert "line" not in drawing.alt
 
 
 def test_the_graph_that_was_read_before_shows_scissors_too():

@@ -49,6 +49,7 @@ MAKERS = {
     "UnsafeViewBackward0": ["torch.ops.aten._unsafe_view(m, (6,))"],
     "UnsqueezeBackward0": ["m.unsqueeze(1)"],
     "ViewBackward0": ["m.view(6)"],
+    "WhereBackward0": ["torch.where(x > 2.5, x, 2 * x)", "torch.where(x > 2.5, 0.0, x)"],
 }
 
 

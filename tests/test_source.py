@@ -105,3 +105,10 @@ def test_without_columns_the_text_is_the_line(tmp_path, flag):
         [sys.executable, *flag, str(path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ("print([here(), 1][0])" if flag else "here()")
+
+
+def test_a_source_names_its_file_only_if_that_is_a_program():
+    assert str(Source(__file__, 3, "x @ w")) == "test_source.py:3: `x @ w`"
+    assert str(Source(__file__, 3, "")) == "test_source.py:3"
+    assert str(Source("/gone/ipykernel_1/2.py", 3, "x @ w")) == "`x @ w`"  # the cell of a notebook
+    assert str(Source("<string>", 3, "")) == ""

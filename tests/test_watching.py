@@ -139,7 +139,7 @@ CUTS = [
     ("not-differentiable", "x.long()"),
     ("not-differentiable", "x.bool()"),
     ("not-differentiable", "torch.isnan(x)"),
-    ("no-formula", "torch.special.bessel_j0(x)"),
+    ("no-formula", "torch.special.airy_ai(x)"),
     ("control-flow", "bool(x[0])"),
     ("control-flow", "torch.equal(x, x)"),
     ("control-flow", "1.0 in x"),
@@ -159,7 +159,7 @@ def test_a_cut_has_its_code_and_its_segment(code, text, tmp_path):
     assert (cut.code, cut.source) == (code, Source(str(path), 2, text))
     assert cut.operation == watched.operations[cut.index]
     assert cut.operation.called in cut.message
-    assert str(cut) == f"cut at {path}:2: {text} ({code}): {cut.message}"
+    assert str(cut) == f"cut at script.py:2: `{text}` ({code}): {cut.message}"
 
 
 def test_gradients_that_are_off_cut():
@@ -964,5 +964,5 @@ def test_the_report_has_a_line_for_each_cut():
     first, *rest = str(watched).splitlines()
     assert first == "2 operations, 2 cuts"
     assert rest == [str(cut) for cut in watched.cuts]
-    assert f"{__file__}:" in rest[0] and "x.detach() (detached): " in rest[0]
+    assert "test_watching.py:" in rest[0] and "`x.detach()` (detached): " in rest[0]
     assert repr(watched) == "<Watch: 2 operations, 2 cuts>"
