@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -267,11 +267,11 @@ def _why_no_graph(seen: _Seen) -> str:
 
 
 def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
-    constants = dict[Tensor, int]()  # what Nodes saved, and the first Node that did
+    keepers = defaultdict[Tensor, list[int]](list)  # what was saved, and by which Nodes
     for index, one in enumerate(seen.peeks):
         for _, value in _tensors(one):
             if is_tensor(value):
-                constants.setdefault(value, index)
+                keepers[value].append(index)
     strangers = list[GraphNode]()  # leaves that are not among the inputs
     if seen.graph is not None:
         given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
@@ -280,7 +280,8 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
                 strangers.append(leaf)
     told = seen.graph is not None and _is_a_leaf_apart(seen)
     for name, tensor in seen.inputs:
-        kept_by = constants.get(tensor) if is_tensor(tensor) else None
+        kept = keepers.get(tensor, []) if is_tensor(tensor) else []
+        kept_by = kept[0] if kept else None
         if not tensor.requires_grad:
             yield _without_grad(seen, name, tensor, kept_by)
             continue
@@ -293,6 +294,9 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if seen.graph is not None and (place, nr) not in seen.reached:
             if not told:
                 yield _unreached(seen, name, tensor, kept_by, strangers)
+        elif tensor.is_leaf and (apart := [i for i in kept if not _leads_to(seen, i, place)]):
+            message = f"{name} counts as a constant in one place, where it required no grad yet"
+            yield finding("late-requires-grad", message, severity="warning", **seen.node(apart[0]))
         elif not tensor.is_leaf and not tensor.retains_grad:
             message = f"{name} is not a leaf: its .grad stays None"
             yield finding("not-a-leaf", message, **({} if place is None else seen.node(place)))
@@ -302,6 +306,11 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if hooks := hooks_on(tensor):
             s = "s" * (hooks != 1)
             yield finding("hook", f"{name} has {hooks} hook{s} that may change its gradient")
+
+
+def _leads_to(seen: _Seen, index: int, place: int | None) -> bool:
+    slots = seen.graph.slots(index) if seen.graph is not None else ()
+    return any(edge and edge.target == place for edge in slots)
 
 
 def _without_grad(seen: _Seen, name: str, tensor: Tensor, kept_by: int | None) -> Finding:
@@ -372,7 +381,11 @@ def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
         elif one.broken:
             what = " and ".join(one.broken)
             message = f"backward() will raise: {node.name} saved {what}, which was changed since"
-            yield finding("modified-in-place", message, **seen.node(index))
+            written = [seen.watch.written_at(one) for one in one.changed] if seen.watch else []
+            at = seen.node(index)
+            if source := next(filter(None, written), None):  # better than where it was saved
+                at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+            yield finding("modified-in-place", message, **at)
     if freed:
         those = (
             "a Node has freed what it"
