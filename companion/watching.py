@@ -40,7 +40,8 @@ class Operation:
             its name, such as ``"data"``.
         source: where the user's code called it; None if no frame of the user was there.
         inputs: the tensors that it took, and the floats that came from tensors of the block.
-        outputs: the tensors that it gave or wrote in place; for ``item()`` the number.
+        outputs: the tensors that it gave or wrote in place; one that stands for the floats that
+            ``item()`` or ``tolist()`` gave. Whole numbers and arrays are not among them.
         in_place: whether it wrote into a tensor that it took.
     """
 
@@ -206,7 +207,7 @@ class Watch:
         return self._tell(place for place in behind if self._is_cut(*place))
 
     def first_reaching(self, output: Tensor) -> tuple[Cut, ...]:
-        """Those of ``reaching`` whose value went into a tensor by no other cut.
+        """Those of ``reaching`` whose value went into a tensor on some way without another cut.
 
         Args:
             output: a tensor of any shape, computed in the block.
@@ -446,11 +447,11 @@ def watch() -> Watch:
     of this package as its place. Of other threads nothing is seen; of this one all that runs while
     the block is open, but for backward passes.
 
-    An operation is a call that gives a tensor, writes into one or reads the values of one. What
-    runs inside such a call is not seen, nor what compiled code does. Inside the ``forward`` of a
-    ``torch.autograd.Function``, where gradients are always off, nothing is listed, but the data is
-    followed through it. A number that ``item()`` gave is followed as long as it is that very float;
-    what Python or NumPy compute from it is not.
+    An operation is a call that gives a tensor, writes into one or reads the values of one, but for
+    printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
+    compiled code does. Inside the ``forward`` of a ``torch.autograd.Function``, where gradients are
+    always off, nothing is listed, but the data is followed through it. A number that ``item()``
+    gave is followed as long as it is that very float; what Python or NumPy compute from it is not.
 
     Returns:
         A ``Watch``, to be entered once: ``with watch() as watched``.
