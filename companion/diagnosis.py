@@ -93,6 +93,7 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
       ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
       path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
+    - what becomes of a leaf that was given other values of another shape through ``.data``;
     - errors that depend on the values of gradients, such as those of singular value
       decompositions, on how they lie in memory, or on devices.
 
@@ -276,6 +277,10 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         for leaf in seen.graph.leaves:
             if not is_tensor(leaf.grad_fn.variable) or leaf.grad_fn.variable not in given:
                 strangers.append(leaf)
+    leaves = dict[Tensor, int]()
+    for leaf in seen.graph.leaves if seen.graph is not None else ():
+        if is_tensor(leaf.grad_fn.variable):
+            leaves[leaf.grad_fn.variable] = leaf.index
     told = seen.graph is not None and _is_a_leaf_apart(seen)
     for name, tensor in seen.inputs:
         kept = keepers.get(tensor, []) if is_tensor(tensor) else []
@@ -289,6 +294,8 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
             continue
         fn, nr = edge_of(tensor)[:2]
         place = seen.index.get(fn)
+        if place is None and is_tensor(tensor):  # it has a new Node since its dtype was changed
+            place = leaves.get(tensor)
         if seen.graph is not None and (place, nr) not in seen.reached:
             if not told:
                 yield _unreached(seen, name, tensor, kept_by, strangers)
@@ -522,6 +529,10 @@ def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
     if seen.watch is None:
         return
     reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
+    if not reaching and seen.graph is not None:  # the output was computed after the block
+        nodes = (node.grad_fn for node in seen.graph.nodes)
+        found = {cut.index: cut for fn in nodes for _, cut in seen.watch.cut_off(fn)}
+        reaching = tuple(found[index] for index in sorted(found))
     # What became of a number in Python, or of an array in NumPy, nobody followed.
     known = {cut.index for cut in reaching}
     lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]

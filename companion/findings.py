@@ -373,14 +373,14 @@ KINDS: dict[str, Kind] = {
     ),
     "duplicate-indices": Kind(
         "warning",
-        _KINKS,
+        _SAVED,
         "of several values written to one place one stays, and the backward formula sends a "
         "gradient to each of them",
         "index_put_(..., accumulate=True) for their sum; else write to each place once",
     ),
     "complex-conjugate": Kind(
         "info",
-        _KINKS,
+        _NODES,
         "for complex tensors PyTorch's gradient is the direction of steepest ascent, which for a "
         "holomorphic function is the conjugate of its derivative",
         "take conj() of the gradient for the derivative",

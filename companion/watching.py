@@ -254,7 +254,10 @@ class Watch:
             if value.requires_grad:
                 continue
             behind = self._behind([value], through_cuts=False)
-            cuts = self._tell(one for one in behind if self._is_cut(*one))
+            places = [one for one in behind if self._is_cut(*one)]
+            if not places:
+                continue
+            cuts = self._tell(places)
             # Where each input has a slot they come in one order; a number's slot is found so too.
             own = place if len(inputs) == len(slots) and place in nones else None
             slot = nones[0] if own is None and nones else own
@@ -477,7 +480,7 @@ def _is_continuous(dtype: torch.dtype) -> bool:
 
 def _code(note: Note, dtype: torch.dtype | None) -> str:
     """The kind of a cut. What the call itself does comes before where it was made."""
-    if note.name in _DETACHING:
+    if note.name.partition(".")[0] in _DETACHING:  # torch.ops.aten.detach.default as well
         return "detached"
     if note.name in _COPYING:
         return "copied"
