@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 
-from companion.findings import Finding, finding
+from companion.findings import Finding, Severity, finding
 from companion.graph import (
     Graph,
     GraphNode,
@@ -22,6 +22,7 @@ from companion.graph import (
     Peek,
     edge_of,
     hooks_on,
+    is_wrapped,
     peek,
     read,
     shape_or_none,
@@ -83,11 +84,14 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
     Warnings and infos do not change it. What nobody can tell from a graph:
 
     - what the ``backward`` of a custom Function does: whether it raises, gives None, or gives
-      gradients of a wrong number or shape. One that was freed is taken to fail where its code
-      names ``saved_tensors``;
+      gradients of a wrong number or shape. One that was freed is taken to fail where its code,
+      or that of a function of its module that it names, names ``saved_tensors``;
     - what was saved inside a ``CopySlices``, the Node of a change to a part of a tensor, and
       whether an earlier backward pass freed it;
     - whether a tensor that was saved through hooks can be had again;
+    - what a backward pass inside the backward of a custom Function reaches. That of
+      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
+      path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
     - errors that depend on the values of gradients, such as those of singular value
       decompositions, on how they lie in memory, or on devices.
@@ -170,7 +174,9 @@ def _look(
     given = list[tuple[str, Tensor]]()
     for place, tensor in enumerate(inputs):
         name = called.get(tensor) if is_tensor(tensor) else None
-        given.append((name or f"input {place}, of shape {tuple(tensor.shape)},", tensor))
+        shape = _shape(tensor)
+        unnamed = f"input {place}" if shape is None else f"input {place}, of shape {shape},"
+        given.append((name or unnamed, tensor))
     if not isinstance(output, Tensor) or not output.requires_grad or _trouble(output):
         return _Seen(output, given, None, [], {}, set(), watch)
     graph = read([output], names, sys._getframe())
@@ -178,6 +184,13 @@ def _look(
     index = {node.grad_fn: node.index for node in graph.nodes}
     reached = {(0, edge_of(output)[1]), *((e.target, e.input_nr) for e in graph.edges)}
     return _Seen(output, given, graph, peeks, index, reached, watch)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...] | None:
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError:  # a nested tensor; a parameter of a lazy module that has not run
+        return None
 
 
 # ---- the output
@@ -201,7 +214,10 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
         # Without inputs to fill, this backward does what it says.
         yield finding("leaf-output", message, severity="error" if seen.inputs else "warning")
     if output.numel() != 1 and output.requires_grad:
-        message = f"the output has shape {tuple(output.shape)}, and backward() needs one element"
+        what = "is nested" if (shape := _shape(output)) is None else f"has shape {shape}"
+        yield finding("non-scalar", f"the output {what}, and backward() needs one element")
+    elif output.layout is not torch.strided and output.requires_grad:
+        message = f"the output is {output.layout}, and backward() needs a dense tensor"
         yield finding("non-scalar", message)
     elif output.is_complex() and output.requires_grad:
         message = f"the output is complex ({output.dtype}), and backward() needs a real number"
@@ -234,6 +250,8 @@ def _code_of(trouble: str, otherwise: str) -> str:
 
 def _why_no_graph(seen: _Seen) -> str:
     output = seen.output
+    if is_wrapped(output):
+        return "it is inside a transform such as torch.vmap; diagnose the result, outside of it"
     if output.is_inference():
         return "it was made under torch.inference_mode()"
     if not (output.is_floating_point() or output.is_complex()):
@@ -249,18 +267,21 @@ def _why_no_graph(seen: _Seen) -> str:
 
 
 def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
-    constants = dict[Tensor, int]()  # what Nodes saved, and the first Node that did
+    keepers = defaultdict[Tensor, list[int]](list)  # what was saved, and by which Nodes
     for index, one in enumerate(seen.peeks):
         for _, value in _tensors(one):
             if is_tensor(value):
-                constants.setdefault(value, index)
+                keepers[value].append(index)
     strangers = list[GraphNode]()  # leaves that are not among the inputs
     if seen.graph is not None:
         given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
-        strangers = [leaf for leaf in seen.graph.leaves if leaf.grad_fn.variable not in given]
+        for leaf in seen.graph.leaves:
+            if not is_tensor(leaf.grad_fn.variable) or leaf.grad_fn.variable not in given:
+                strangers.append(leaf)
     told = seen.graph is not None and _is_a_leaf_apart(seen)
     for name, tensor in seen.inputs:
-        kept_by = constants.get(tensor) if is_tensor(tensor) else None
+        kept = keepers.get(tensor, []) if is_tensor(tensor) else []
+        kept_by = kept[0] if kept else None
         if not tensor.requires_grad:
             yield _without_grad(seen, name, tensor, kept_by)
             continue
@@ -273,6 +294,9 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if seen.graph is not None and (place, nr) not in seen.reached:
             if not told:
                 yield _unreached(seen, name, tensor, kept_by, strangers)
+        elif tensor.is_leaf and (apart := [i for i in kept if not _leads_to(seen, i, place)]):
+            message = f"{name} counts as a constant in one place, where it required no grad yet"
+            yield finding("late-requires-grad", message, severity="warning", **seen.node(apart[0]))
         elif not tensor.is_leaf and not tensor.retains_grad:
             message = f"{name} is not a leaf: its .grad stays None"
             yield finding("not-a-leaf", message, **({} if place is None else seen.node(place)))
@@ -282,6 +306,11 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if hooks := hooks_on(tensor):
             s = "s" * (hooks != 1)
             yield finding("hook", f"{name} has {hooks} hook{s} that may change its gradient")
+
+
+def _leads_to(seen: _Seen, index: int, place: int | None) -> bool:
+    slots = seen.graph.slots(index) if seen.graph is not None else ()
+    return any(edge and edge.target == place for edge in slots)
 
 
 def _without_grad(seen: _Seen, name: str, tensor: Tensor, kept_by: int | None) -> Finding:
@@ -303,10 +332,20 @@ def _unreached(
     if kept_by is not None and tensor.is_leaf:
         message = f"{name} required no grad yet when it was used: its .grad stays None"
         return finding("late-requires-grad", message, **seen.node(kept_by))
-    if tensor.is_leaf:
+    if tensor.is_leaf and seen.graph is not None:
+        for node in seen.graph.nodes:
+            if node.name == "CheckpointFunctionBackward":
+                message = (
+                    f"{name} is not in the graph of the output; the checkpoint runs a backward "
+                    "pass of its own (use_reentrant=True), which may give it a gradient"
+                )
+                at = seen.node(node.index)
+                return finding("unused-input", message, severity="warning", **at)
         for leaf in strangers:
-            if shape_or_none(leaf) == tuple(tensor.shape):
-                label = "" if leaf.label == leaf.name else f", {one_line(leaf.label, 40)}"
+            label = "" if leaf.label == leaf.name else f", {one_line(leaf.label, 40)}"
+            if label and name.isidentifier():  # two tensors with a variable each
+                continue
+            if shape_or_none(leaf) == _shape(tensor):
                 message = (
                     f"{name} is not in the graph of the output, but another leaf of its shape "
                     f"is{label}: its .grad stays None"
@@ -342,7 +381,11 @@ def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
         elif one.broken:
             what = " and ".join(one.broken)
             message = f"backward() will raise: {node.name} saved {what}, which was changed since"
-            yield finding("modified-in-place", message, **seen.node(index))
+            written = [seen.watch.written_at(one) for one in one.changed] if seen.watch else []
+            at = seen.node(index)
+            if source := next(filter(None, written), None):  # better than where it was saved
+                at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+            yield finding("modified-in-place", message, **at)
     if freed:
         those = (
             "a Node has freed what it"
@@ -404,8 +447,13 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
                 message = f"{ties} pairs tie: each of the two gets half of the gradient"
                 yield finding("ties", message, **seen.node(index))
         for name, value in _tensors(one):
-            if _plain(value) and not value.isfinite().all():
-                message = f"{node.name} saved {name}, which has infinite or NaN values"
+            if not _plain(value):
+                continue
+            # Infinite values may be meant, as in a mask, where no formula multiplies by them.
+            wrong = value.isfinite().logical_not() if kind in _FACTORS else value.isnan()
+            if wrong.any():
+                what = "infinite or NaN" if kind in _FACTORS else "NaN"
+                message = f"{node.name} saved {name}, which has {what} values"
                 yield finding("non-finite", message, **seen.node(index))
                 break
 
@@ -447,16 +495,26 @@ def _about_zeros(seen: _Seen) -> Iterator[Finding]:
 
 
 def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
-    if seen.watch is None or not isinstance(seen.output, Tensor):
+    if seen.watch is None:
         return
+    reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
+    # What became of a number in Python, or of an array in NumPy, nobody followed.
+    known = {cut.index for cut in reaching}
+    lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
     told = Counter(
         # autograd.grad without create_graph gives a gradient that is a constant.
         ("penalty-detached" if cut.operation.name == "grad" else cut.code, cut.message, cut.source)
-        for cut in seen.watch.reaching(seen.output)
+        for cut in reaching
     )
-    for (code, message, source), times in told.items():
+    perhaps = Counter((cut.code, cut.message, cut.source) for cut in lost)
+    for (code, message, source), times in [*told.items(), *perhaps.items()]:
         often = f" ({times} times)" if times > 1 else ""
-        yield finding(code, f"{message}{often}", where=str(source or ""), source=source)
+        severity: Severity | None = None
+        if (code, message, source) in perhaps:
+            often += "; whether it came back into the output is not known"
+            severity = "info"
+        where = str(source or "")
+        yield finding(code, f"{message}{often}", severity=severity, where=where, source=source)
     for mutation in seen.watch.mutations:
         where = str(mutation.source or "")
         yield finding("changed-behind", mutation.message, where=where, source=mutation.source)
@@ -493,6 +551,7 @@ def _plain(value: object) -> bool:
         and value.layout is torch.strided
         and value.device.type != "meta"
         and not value.is_nested
+        and not is_wrapped(value)
         and value.numel() > 0
     )
 
@@ -534,6 +593,11 @@ _ZERO = {
         "Poisson Random Round Sgn Sign Trunc Uniform Zero"
     ).split()
 }
+# Those whose formula multiplies the gradient by what they saved.
+_FACTORS = set(
+    "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "
+    "Expm1 Linear Mm Mul Mv Pow Prod Sinh Tan".split()
+)
 # By Node: the saved value to look at, where it is dangerous, and what to say.
 _RISKS: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
     "Acos": ("self", lambda v: v.abs() == 1, "acos at 1 or -1"),

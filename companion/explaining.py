@@ -5,6 +5,7 @@ The messages are those of torch 2.6 to 2.15; where one was worded otherwise befo
 
 from __future__ import annotations
 
+import os
 import re
 
 from companion.findings import Finding, finding
@@ -55,11 +56,13 @@ def explain(error: BaseException) -> Finding | None:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost place outside of torch that an error passed."""
+    """The innermost place outside of torch, and of modules such as copy, that an error passed."""
     place, traceback = None, error.__traceback__
+    standard = os.path.dirname(os.__file__)
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not code.co_filename.startswith(NOT_THE_USERS):
+        file = code.co_filename
+        if not file.startswith(NOT_THE_USERS) and os.path.dirname(file) != standard:
             place = code, traceback.tb_lasti
         traceback = traceback.tb_next
     return None if place is None else source_at(*place)
@@ -79,7 +82,8 @@ _MESSAGES = [
     ),
     (
         "complex-output",
-        r"grad can be (?:implicitly )?created only for real scalar outputs but got (?P<dtype>\S+)",
+        r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs but got "
+        r"(?P<dtype>\S+)",
         "backward() was called without a gradient on a tensor of dtype {dtype}",
     ),
     (
@@ -135,7 +139,7 @@ _MESSAGES = [
         "input-without-grad",
         r"One of the differentiated Tensors does not require grad|"
         r"retain_grad on Tensor that has requires_grad=False|"
-        r"cannot register a hook on a tensor that doesn't require gradient",
+        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient",
         "a gradient was asked for a tensor that does not require grad",
     ),
     (
@@ -184,6 +188,11 @@ _MESSAGES = [
         "{op} has no derivative formula",
     ),
     (
+        "not-implemented",
+        r"backward through (?P<op>\S+) but no autograd formula was registered",
+        "{op} has no derivative formula",
+    ),
+    (
         "once-differentiable",
         r"differentiate twice a function that was marked with @once_differentiable",
         "a gradient that was computed with @once_differentiable was differentiated again",
@@ -207,6 +216,11 @@ _MESSAGES = [
         "not-a-leaf",
         r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
         "the .grad of a tensor in the middle of a graph was read",
+    ),
+    (
+        "not-a-leaf",
+        r"can't optimize a non-leaf Tensor",
+        "an optimiser was given a tensor in the middle of a graph",
     ),
     (
         "reference-cycle",

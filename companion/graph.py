@@ -26,7 +26,7 @@ import torch
 
 from companion.calls import Call, ModuleNames, innermost
 from companion.freeing import SHALLOW, fuse
-from companion.naming import check_names, names_in, one_line
+from companion.naming import check_names, is_tensor, names_in, one_line
 
 if TYPE_CHECKING:
     import networkx
@@ -592,7 +592,7 @@ def _check_output(place: int, output: Any) -> None:
     if isinstance(output, torch.Tensor):
         if output.requires_grad:
             return
-        if torch._C._functorch.is_functorch_wrapped_tensor(output):
+        if is_wrapped(output):
             raise ValueError(
                 f"output {place} has no graph of its own: it is a tensor inside a transform "
                 "such as torch.vmap; read the graph of the result, outside of it"
@@ -614,6 +614,11 @@ def _check_output(place: int, output: Any) -> None:
         )
 
 
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether it is a tensor inside a transform, such as ``torch.vmap``."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
 def edge_of(output: Any) -> Any:
     """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
     if not isinstance(output, torch.Tensor):
@@ -633,6 +638,11 @@ def edge_of(output: Any) -> Any:
                 "the tensor says that it requires grad and has no graph: it is a view of a leaf, "
                 "made with gradients off; make it again with gradients on"
             ) from error
+        except RuntimeError:
+            if not output.is_leaf:
+                raise
+            # It made a view of a leaf, which sparse and nested tensors do not have.
+            return output.clone().grad_fn.next_functions[0]  # type: ignore[union-attr]
 
 
 def _labels(
@@ -645,7 +655,8 @@ def _labels(
     named: dict[torch.Tensor, list[str]] = {}
     for name, tensor in leaf_names.items():
         named.setdefault(tensor, []).append(name)
-    labels = {i: list(named.get(fn.variable, ())) for i, fn in leaves.items()}
+    variables = {i: fn.variable for i, fn in leaves.items()}
+    labels = {i: list(named.get(v, ())) for i, v in variables.items() if is_tensor(v)}
     for count, (name, tensor) in enumerate(names.items()):
         try:
             fn = tensor.grad_fn
@@ -666,11 +677,13 @@ class Peek:
         values: tensors, lists and numbers by name, as the formula uses them.
         broken: the names of what the formula cannot use any more, and why. Of a custom Function
             only if the code of its backward names ``saved_tensors``.
+        changed: of those the tensors that were modified in place, as they are now.
         hooked: whether something was left alone since looking would run hooks.
     """
 
     values: dict[str, Any]
     broken: dict[str, _State | Literal["a stale view"]]
+    changed: list[torch.Tensor]
     hooked: bool
 
 
@@ -682,6 +695,7 @@ def peek(fn: Node) -> Peek:
         saved = [attribute for attribute in dir(fn) if attribute.startswith("_saved_")]
         names = {attribute: f"_raw{attribute}" for attribute in saved}
     values, broken, hooked = dict[str, Any](), dict[str, Any](), False
+    changed = list[torch.Tensor]()
     for attribute, raw in names.items():
         name = attribute.removeprefix("_saved_")
         try:
@@ -694,20 +708,30 @@ def peek(fn: Node) -> Peek:
                 packed.unpack()  # as the engine does, which asks for more than Python
         except RuntimeError as error:
             broken[name] = "a stale view" if _STALE in str(error) else _state_told_by(error)
+            if broken[name] == "modified in place":
+                several = packed if isinstance(packed, tuple) else [packed]
+                changed += [one.data for one in several if one.data is not None]
     if broken and isinstance(fn, torch.autograd.function.BackwardCFunction):
         broken = broken if _reads_saved_tensors(fn) else {}
-    return Peek(values, broken, hooked)
+    return Peek(values, broken, changed, hooked)
 
 
 def _reads_saved_tensors(fn: Node) -> bool:
-    """Whether the backward of a custom Function names ``saved_tensors``, as its code tells."""
-    for name in ("backward", "vjp"):
-        function = inspect.unwrap(getattr(fn._forward_cls, name))
+    """Whether the backward of a custom Function asks for ``saved_tensors``, as its code tells."""
+    named = [getattr(fn._forward_cls, name) for name in ("backward", "vjp")]
+    functions = [inspect.unwrap(function) for function in named]
+    for function in functions:  # the list grows by the functions of its module that it names
         codes = [code] if (code := getattr(function, "__code__", None)) else []
-        for code in codes:  # the list grows by the functions inside
-            if "saved_tensors" in code.co_names:
+        for code in codes:  # and this one by the functions inside
+            told = {*code.co_names, *(one for one in code.co_consts if isinstance(one, str))}
+            if told & {"saved_tensors", "saved_variables"}:
                 return True
             codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+            for name in code.co_names:
+                helper = function.__globals__.get(name)
+                of_its_module = getattr(helper, "__module__", "") == function.__module__
+                if inspect.isfunction(helper) and of_its_module and helper not in functions:
+                    functions.append(helper)
     return False
 
 

@@ -283,6 +283,27 @@ class Watch:
         at = self._notes_of(node)
         return self._seen.notes[at[0]].source if at else None
 
+    def written_at(self, tensor: Tensor) -> Source | None:
+        """Where in the block torch last wrote into the memory of a tensor; None if it did not.
+
+        Args:
+            tensor: a tensor of any shape.
+
+        Examples:
+            >>> x = torch.ones(2)
+            >>> with watch() as watched:
+            ...     x.add_(1)
+            tensor([2., 2.])
+            >>> watched.written_at(x).text
+            'x.add_(1)'
+        """
+        with torch._C.DisableTorchFunction():
+            memory = memory_of(tensor)
+        for note in reversed(self._seen.notes):
+            if note.in_place and memory is not None and memory in note.memory:
+                return note.source
+        return None
+
     def __str__(self) -> str:
         cuts, mutations = self.cuts, self.mutations
         counts = [(len(self.operations), "operation"), (len(cuts), "cut")]
