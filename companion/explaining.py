@@ -5,6 +5,7 @@ The messages are those of torch 2.6 to 2.15; where one was worded otherwise befo
 
 from __future__ import annotations
 
+import os
 import re
 
 from companion.findings import Finding, finding
@@ -55,16 +56,18 @@ def explain(error: BaseException) -> Finding | None:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost place outside of torch that an error passed."""
+    """The innermost place outside of torch and of Python's own library that an error passed."""
     place, traceback = None, error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not code.co_filename.startswith(NOT_THE_USERS):
+        pythons = code.co_filename.startswith(_STDLIB) and "site-packages" not in code.co_filename
+        if not pythons and not code.co_filename.startswith(NOT_THE_USERS):
             place = code, traceback.tb_lasti
         traceback = traceback.tb_next
     return None if place is None else source_at(*place)
 
 
+_STDLIB = os.path.dirname(os.__file__) + os.sep  # copy.deepcopy stands there
 # Code, how torch says it, how we say it. The first that matches counts.
 _MESSAGES = [
     (
