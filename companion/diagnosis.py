@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 
-from companion.findings import Finding, finding
+from companion.findings import Finding, Severity, finding
 from companion.graph import (
     Graph,
     GraphNode,
@@ -93,6 +93,7 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
       ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
       path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
+    - what becomes of a leaf that was given other values of another shape through ``.data``;
     - errors that depend on the values of gradients, such as those of singular value
       decompositions, on how they lie in memory, or on devices.
 
@@ -224,8 +225,6 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
         yield finding("complex-output", message)
     if _plain(output) and not output.isfinite().all():
         yield finding("non-finite", "the output itself is infinite or NaN")
-    if output.dtype in (torch.float16, torch.bfloat16):
-        yield finding("half-precision", f"the output is {output.dtype}")
 
 
 def _is_a_leaf_apart(seen: _Seen) -> bool:
@@ -267,20 +266,25 @@ def _why_no_graph(seen: _Seen) -> str:
 
 
 def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
-    constants = dict[Tensor, int]()  # what Nodes saved, and the first Node that did
+    keepers = defaultdict[Tensor, list[int]](list)  # what was saved, and by which Nodes
     for index, one in enumerate(seen.peeks):
         for _, value in _tensors(one):
             if is_tensor(value):
-                constants.setdefault(value, index)
+                keepers[value].append(index)
     strangers = list[GraphNode]()  # leaves that are not among the inputs
     if seen.graph is not None:
         given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
         for leaf in seen.graph.leaves:
             if not is_tensor(leaf.grad_fn.variable) or leaf.grad_fn.variable not in given:
                 strangers.append(leaf)
+    leaves = dict[Tensor, int]()
+    for leaf in seen.graph.leaves if seen.graph is not None else ():
+        if is_tensor(leaf.grad_fn.variable):
+            leaves[leaf.grad_fn.variable] = leaf.index
     told = seen.graph is not None and _is_a_leaf_apart(seen)
     for name, tensor in seen.inputs:
-        kept_by = constants.get(tensor) if is_tensor(tensor) else None
+        kept = keepers.get(tensor, []) if is_tensor(tensor) else []
+        kept_by = kept[0] if kept else None
         if not tensor.requires_grad:
             yield _without_grad(seen, name, tensor, kept_by)
             continue
@@ -290,18 +294,34 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
             continue
         fn, nr = edge_of(tensor)[:2]
         place = seen.index.get(fn)
+        if place is None and is_tensor(tensor):  # it has a new Node since its dtype was changed
+            place = leaves.get(tensor)
         if seen.graph is not None and (place, nr) not in seen.reached:
             if not told:
                 yield _unreached(seen, name, tensor, kept_by, strangers)
+        elif tensor.is_leaf and (apart := [i for i in kept if not _leads_to(seen, i, place)]):
+            message = f"{name} counts as a constant in one place, where it required no grad yet"
+            yield finding("late-requires-grad", message, severity="warning", **seen.node(apart[0]))
         elif not tensor.is_leaf and not tensor.retains_grad:
             message = f"{name} is not a leaf: its .grad stays None"
             yield finding("not-a-leaf", message, **({} if place is None else seen.node(place)))
         if (tensor.is_leaf or tensor.retains_grad) and tensor.grad is not None:
             message = f"{name} has a .grad already: backward() adds to it"
             yield finding("accumulates", message)
+            if tensor.grad.requires_grad:
+                message = f"the .grad of {name} has a graph, which keeps all that is in it alive"
+                yield finding("reference-cycle", message)
+        if tensor.is_complex():
+            message = f"{name} is complex: its gradient is that of steepest ascent"
+            yield finding("complex-conjugate", message)
         if hooks := hooks_on(tensor):
             s = "s" * (hooks != 1)
             yield finding("hook", f"{name} has {hooks} hook{s} that may change its gradient")
+
+
+def _leads_to(seen: _Seen, index: int, place: int | None) -> bool:
+    slots = seen.graph.slots(index) if seen.graph is not None else ()
+    return any(edge and edge.target == place for edge in slots)
 
 
 def _without_grad(seen: _Seen, name: str, tensor: Tensor, kept_by: int | None) -> Finding:
@@ -373,7 +393,11 @@ def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
         elif one.broken:
             what = " and ".join(one.broken)
             message = f"backward() will raise: {node.name} saved {what}, which was changed since"
-            yield finding("modified-in-place", message, **seen.node(index))
+            written = [seen.watch.written_at(one) for one in one.changed] if seen.watch else []
+            at = seen.node(index)
+            if source := next(filter(None, written), None):  # better than where it was saved
+                at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+            yield finding("modified-in-place", message, **at)
     if freed:
         those = (
             "a Node has freed what it"
@@ -429,11 +453,23 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
             if ties > 1:
                 message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
                 yield finding("ties", message, **seen.node(index))
+        elif kind in ("Amax", "Amin") and "self" in values:
+            dims = [_signed(dim) for dim in one.values["dim"]]
+            equal = values["self"] == getattr(values["self"], kind.lower())(dims, keepdim=True)
+            ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
+            if ties:
+                message = f"{ties} elements tie: those of one result share its gradient"
+                yield finding("ties", message, **seen.node(index))
         elif kind in ("Maximum", "Minimum") and {"self", "other"} <= set(values):
             ties = int((values["self"] == values["other"]).sum())
             if ties:
                 message = f"{ties} pairs tie: each of the two gets half of the gradient"
                 yield finding("ties", message, **seen.node(index))
+        elif kind in _WRITERS and seen.graph and seen.graph.slots(index)[1]:
+            if repeats := _WRITERS[kind](one.values):
+                often = "once" if repeats == 1 else f"{repeats} times"
+                message = f"the indices repeat {often}, and of several values one stays"
+                yield finding("duplicate-indices", message, **seen.node(index))
         for name, value in _tensors(one):
             if not _plain(value):
                 continue
@@ -444,6 +480,14 @@ def _about_the_values(seen: _Seen) -> Iterator[Finding]:
                 message = f"{node.name} saved {name}, which has {what} values"
                 yield finding("non-finite", message, **seen.node(index))
                 break
+
+
+def _about_precision(seen: _Seen) -> Iterator[Finding]:
+    for index, node, _ in _nodes(seen):
+        if node.dtype in (torch.float16, torch.bfloat16):
+            message = f"gradients pass here as {node.dtype}"
+            yield finding("half-precision", message, **seen.node(index))
+            break  # one tells of all
 
 
 def _about_custom_functions(seen: _Seen) -> Iterator[Finding]:
@@ -483,16 +527,26 @@ def _about_zeros(seen: _Seen) -> Iterator[Finding]:
 
 
 def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
-    if seen.watch is None or not isinstance(seen.output, Tensor):
+    if seen.watch is None:
         return
-    told = Counter(
-        # autograd.grad without create_graph gives a gradient that is a constant.
-        ("penalty-detached" if cut.operation.name == "grad" else cut.code, cut.message, cut.source)
-        for cut in seen.watch.reaching(seen.output)
-    )
-    for (code, message, source), times in told.items():
+    reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
+    if not reaching and seen.graph is not None:  # the output was computed after the block
+        nodes = (node.grad_fn for node in seen.graph.nodes)
+        found = {cut.index: cut for fn in nodes for _, cut in seen.watch.cut_off(fn)}
+        reaching = tuple(found[index] for index in sorted(found))
+    # What became of a number in Python, or of an array in NumPy, nobody followed.
+    known = {cut.index for cut in reaching}
+    lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
+    told = Counter((cut.code, cut.message, cut.source) for cut in reaching)
+    perhaps = Counter((cut.code, cut.message, cut.source) for cut in lost)
+    for (code, message, source), times in [*told.items(), *perhaps.items()]:
         often = f" ({times} times)" if times > 1 else ""
-        yield finding(code, f"{message}{often}", where=str(source or ""), source=source)
+        severity: Severity | None = None
+        if (code, message, source) in perhaps:
+            often += "; whether it came back into the output is not known"
+            severity = "info"
+        where = str(source or "")
+        yield finding(code, f"{message}{often}", severity=severity, where=where, source=source)
     for mutation in seen.watch.mutations:
         where = str(mutation.source or "")
         yield finding("changed-behind", mutation.message, where=where, source=mutation.source)
@@ -505,6 +559,7 @@ _QUESTIONS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
     _about_the_cuts,
     _about_zeros,
     _about_the_values,
+    _about_precision,
     _about_custom_functions,
 )
 
@@ -534,6 +589,34 @@ def _plain(value: object) -> bool:
     )
 
 
+def _written_twice(saved: Mapping[str, Any]) -> int:
+    """How many places ``index_put`` wrote to that another place of its index names as well."""
+    indices = [index for index in saved.get("indices", ()) if index is not None]
+    if not indices or saved["accumulate"] or any(i.dtype is not torch.long for i in indices):
+        return 0  # a mask names each place once
+    shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
+    places = list(zip(*(index.expand(shape).flatten().tolist() for index in indices), strict=True))
+    return len(places) - len(set(places))
+
+
+def _scattered_twice(saved: Mapping[str, Any]) -> int:
+    """The same of ``scatter``, whose index names places along one dimension."""
+    if "index" not in saved or saved["index"].dim() == 0:
+        return 0
+    dim = _signed(saved["dim"])
+    return int((saved["index"].sort(dim).values.diff(dim=dim) == 0).sum())
+
+
+def _signed(dim: int) -> int:
+    """A dimension that a Node saved, where Python finds a negative one as a very large number."""
+    return dim - 2**64 if dim >= 2**63 else dim
+
+
+# By Node: how often it wrote a value in vain; its second slot leads to what the values are.
+_WRITERS: dict[str, Callable[[Mapping[str, Any]], int]] = {
+    "IndexPut": _written_twice,
+    "Scatter": _scattered_twice,
+}
 # Of first derivatives, and of second ones without lists of tensors: the slots whose formula is
 # not_implemented in PyTorch's derivatives.yaml.
 NOT_IMPLEMENTED = {

@@ -118,9 +118,10 @@ def draw(
             alternative text. A root that is a leaf always has a box of its own. None draws every
             Node.
         watch: what ``companion.watch`` saw of the forward pass. Then scissors stand where the graph
-            was cut: on the edge that is missing, which leads to what was cut. A tensor without a
-            graph is drawn as well, if a cut made it so. Comparisons are left out, unless there is
-            nothing else: masks are cut off as a rule.
+            was cut: on the edge that is missing, which leads to what was cut. An index has no
+            edge to miss; its scissors hang on the Node that took it. A tensor without a graph is
+            drawn as well, if a cut made it so. Comparisons are left out, unless there is nothing
+            else: masks are cut off as a rule.
 
     Returns:
         The drawing, with ``.svg``, ``.dot``, ``.alt`` and ``.save(path)``.

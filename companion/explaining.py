@@ -56,18 +56,18 @@ def explain(error: BaseException) -> Finding | None:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost place outside of torch and of Python's own library that an error passed."""
+    """The innermost place outside of torch, and of modules such as copy, that an error passed."""
     place, traceback = None, error.__traceback__
+    standard = os.path.dirname(os.__file__)
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        pythons = code.co_filename.startswith(_STDLIB) and "site-packages" not in code.co_filename
-        if not pythons and not code.co_filename.startswith(NOT_THE_USERS):
+        file = code.co_filename
+        if not file.startswith(NOT_THE_USERS) and os.path.dirname(file) != standard:
             place = code, traceback.tb_lasti
         traceback = traceback.tb_next
     return None if place is None else source_at(*place)
 
 
-_STDLIB = os.path.dirname(os.__file__) + os.sep  # copy.deepcopy stands there
 # Code, how torch says it, how we say it. The first that matches counts.
 _MESSAGES = [
     (
@@ -139,7 +139,8 @@ _MESSAGES = [
         "input-without-grad",
         r"One of the differentiated Tensors does not require grad|"
         r"retain_grad on Tensor that has requires_grad=False|"
-        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient",
+        r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
+        r"gradcheck expects at least one input tensor to require gradient",
         "a gradient was asked for a tensor that does not require grad",
     ),
     (
@@ -168,6 +169,13 @@ _MESSAGES = [
         r"(?:[Ff]unction (?P<node>\w+) )?returned an invalid gradient at index (?P<place>\d+) - "
         r"(?P<told>[^\n]*)",
         "the backward of {node} returned gradient {place} of another shape or kind: {told}",
+    ),
+    (
+        "custom-gradients",
+        r"function (?P<node>\w+) returned a gradient different than None "
+        r"at position (?P<place>\d+)",
+        "the backward of {node} returned a gradient for argument {place} of forward, which is no "
+        "tensor",
     ),
     (
         "custom-gradients",
@@ -209,6 +217,11 @@ _MESSAGES = [
     ),
     (
         "gradcheck",
+        r"Input #(?P<place>\d+) requires gradient and is not a double precision",
+        "input {place} of gradcheck is not double precision",
+    ),
+    (
+        "gradcheck",
         r"Jacobian mismatch for output|Numerical gradient for function expected to be zero",
         "the gradient and the finite difference differ",
     ),
@@ -216,6 +229,11 @@ _MESSAGES = [
         "not-a-leaf",
         r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
         "the .grad of a tensor in the middle of a graph was read",
+    ),
+    (
+        "not-a-leaf",
+        r"can't optimize a non-leaf Tensor",
+        "an optimiser was given a tensor in the middle of a graph",
     ),
     (
         "reference-cycle",

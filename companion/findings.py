@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
         "error",
         _CUT,
         "the output has no grad_fn, so there is no Node for backward to begin with",
-        "call requires_grad_() on an input before it is used, and look for the cut: run the "
+        "call requires_grad_() on an input before it is used, or mend the cut; to find it, run the "
         "forward pass in `with watch() as watched:` and diagnose(..., watch=watched)",
     ),
     "leaf-output": Kind(
@@ -93,7 +93,8 @@ KINDS: dict[str, Kind] = {
     "reassigned": Kind(
         "error",
         _WALK,
-        "the graph ends at another leaf of the same shape: the variable was given a new tensor",
+        "the graph ends at another leaf of the same shape that is not among the inputs; most often "
+        "the variable was given a new tensor",
         "change the values of the one tensor in place under torch.no_grad(), or hand the new "
         "tensor to everybody who holds the old one, the optimiser too",
     ),
@@ -121,8 +122,8 @@ KINDS: dict[str, Kind] = {
         "error",
         _CUT,
         "a derivative needs values that can change a little: floating point or complex",
-        "make it floating: torch.tensor(..., dtype=torch.float32), or .float() before "
-        "requires_grad_()",
+        "make it floating: torch.tensor(..., dtype=torch.float32), or x = x.float(), which gives a "
+        "new tensor, before requires_grad_()",
     ),
     "inference-tensor": Kind(
         "error",
@@ -143,7 +144,8 @@ KINDS: dict[str, Kind] = {
         "error",
         _NODES,
         "backward makes up the first gradient, 1.0, only for a real number",
-        "take a real number of it, such as abs() or .real, or pass backward(gradient=v)",
+        "compute the real number that you mean, such as abs() (.real leaves out the imaginary "
+        "part), or pass backward(gradient=v)",
     ),
     "freed": Kind(
         "error",
@@ -175,7 +177,7 @@ KINDS: dict[str, Kind] = {
     ),
     "custom-gradients": Kind(
         "error",
-        _ENGINE,
+        _TWICE,
         "the backward of a custom Function must return one gradient for each argument of "
         "forward, each of the shape of that argument",
         "return None for arguments that need no gradient; check with torch.autograd.gradcheck",
@@ -185,7 +187,8 @@ KINDS: dict[str, Kind] = {
         _SAVED,
         "the leaf itself would become the result of an operation, and nothing would be left for "
         ".grad to belong to",
-        "update it under torch.no_grad(), or compute a new tensor: w = w + 1",
+        "update it under torch.no_grad(); where the gradient is to pass through the change, change "
+        "a copy: v = w.clone()",
     ),
     "multi-view-in-place": Kind(
         "error",
@@ -354,11 +357,13 @@ KINDS: dict[str, Kind] = {
     ),
     # ---- what no graph can tell: the clinic has them by symptom
     "constant-gradient": Kind(
-        "error",
+        "warning",
         _TWICE,
-        "the gradient does not depend on the input, so it has no grad_fn to differentiate again",
-        "its derivative is zero: torch.autograd.grad(..., allow_unused=True) after adding "
-        "0 * x.sum(), or companion.nth_derivative, which gives zeros",
+        "no formula of the backward pass used a tensor that requires grad, as for a linear "
+        "function; or a custom Function hid that it did",
+        "where the gradient is constant its derivative is zero: companion.nth_derivative gives "
+        "zeros, or ask for gradient.requires_grad; else write the backward of the Function with "
+        "differentiable operations",
     ),
     "penalty-detached": Kind(
         "warning",
@@ -368,14 +373,14 @@ KINDS: dict[str, Kind] = {
     ),
     "duplicate-indices": Kind(
         "warning",
-        _KINKS,
-        "of several values written to one place the last one stays, and the backward formula "
-        "sends a gradient to each of them",
-        "index_put_(..., accumulate=True), or indices that differ",
+        _SAVED,
+        "of several values written to one place one stays, and the backward formula sends a "
+        "gradient to each of them",
+        "index_put_(..., accumulate=True) for their sum; else write to each place once",
     ),
     "complex-conjugate": Kind(
         "info",
-        _KINKS,
+        _NODES,
         "for complex tensors PyTorch's gradient is the direction of steepest ascent, which for a "
         "holomorphic function is the conjugate of its derivative",
         "take conj() of the gradient for the derivative",

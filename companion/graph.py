@@ -677,11 +677,13 @@ class Peek:
         values: tensors, lists and numbers by name, as the formula uses them.
         broken: the names of what the formula cannot use any more, and why. Of a custom Function
             only if the code of its backward names ``saved_tensors``.
+        changed: of those the tensors that were modified in place, as they are now.
         hooked: whether something was left alone since looking would run hooks.
     """
 
     values: dict[str, Any]
     broken: dict[str, _State | Literal["a stale view"]]
+    changed: list[torch.Tensor]
     hooked: bool
 
 
@@ -693,6 +695,7 @@ def peek(fn: Node) -> Peek:
         saved = [attribute for attribute in dir(fn) if attribute.startswith("_saved_")]
         names = {attribute: f"_raw{attribute}" for attribute in saved}
     values, broken, hooked = dict[str, Any](), dict[str, Any](), False
+    changed = list[torch.Tensor]()
     for attribute, raw in names.items():
         name = attribute.removeprefix("_saved_")
         try:
@@ -705,9 +708,12 @@ def peek(fn: Node) -> Peek:
                 packed.unpack()  # as the engine does, which asks for more than Python
         except RuntimeError as error:
             broken[name] = "a stale view" if _STALE in str(error) else _state_told_by(error)
+            if broken[name] == "modified in place":
+                several = packed if isinstance(packed, tuple) else [packed]
+                changed += [one.data for one in several if one.data is not None]
     if broken and isinstance(fn, torch.autograd.function.BackwardCFunction):
         broken = broken if _reads_saved_tensors(fn) else {}
-    return Peek(values, broken, hooked)
+    return Peek(values, broken, changed, hooked)
 
 
 def _reads_saved_tensors(fn: Node) -> bool:

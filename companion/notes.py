@@ -68,7 +68,7 @@ class Note(NamedTuple):
     outputs: list[Value]
     numbers: tuple[int, int]  # of the next Node: before, and after
     live: bool = False  # an input required grad
-    gradients: str = ""  # where they were off, the code of the cut
+    gradients: str = ""  # where they were off, or for autograd.grad: the code of the cut
     in_place: bool = False
     memory: tuple[int | None, ...] = ()  # of what it wrote into, or gave out of autograd's sight
     quiet: bool = False  # it is not listed
@@ -158,6 +158,8 @@ class Recorder(TorchFunctionMode):
             off = ""
             if not torch.is_grad_enabled():
                 off = "inference-mode" if torch.is_inference_mode_enabled() else "no-grad"
+            if name == "grad":  # whatever the mode is, what it gives has a graph if it is told so
+                off = "constant-gradient" if kwargs.get("create_graph") else "penalty-detached"
             place, quiet = self.place()
             # Function.apply gives an input that forward returned as a view of itself.
             quiet = quiet or (name == "view_as" and args[0] is args[-1])

@@ -40,7 +40,8 @@ class Operation:
             its name, such as ``"data"``.
         source: where the user's code called it; None if no frame of the user was there.
         inputs: the tensors that it took, and the floats that came from tensors of the block.
-        outputs: the tensors that it gave or wrote in place; for ``item()`` the number.
+        outputs: the tensors that it gave or wrote in place; one that stands for the floats that
+            ``item()`` or ``tolist()`` gave. Whole numbers and arrays are not among them.
         in_place: whether it wrote into a tensor that it took.
     """
 
@@ -66,7 +67,8 @@ class Cut:
     Attributes:
         index: the index of the operation.
         code: the kind: ``"detached"``, ``"left-torch"``, ``"copied"``, ``"not-differentiable"``,
-            ``"no-formula"``, ``"no-grad"``, ``"inference-mode"`` or ``"control-flow"``.
+            ``"no-formula"``, ``"no-grad"``, ``"inference-mode"`` or ``"control-flow"``; of
+            ``torch.autograd.grad`` ``"penalty-detached"`` or ``"constant-gradient"``.
         operation: the operation.
         message: what happened, in a sentence.
         follows: whether all that became of the value could be followed. False where it became a
@@ -205,7 +207,7 @@ class Watch:
         return self._tell(place for place in behind if self._is_cut(*place))
 
     def first_reaching(self, output: Tensor) -> tuple[Cut, ...]:
-        """Those of ``reaching`` whose value went into a tensor by no other cut.
+        """Those of ``reaching`` whose value went into a tensor on some way without another cut.
 
         Args:
             output: a tensor of any shape, computed in the block.
@@ -252,7 +254,10 @@ class Watch:
             if value.requires_grad:
                 continue
             behind = self._behind([value], through_cuts=False)
-            cuts = self._tell(one for one in behind if self._is_cut(*one))
+            places = [one for one in behind if self._is_cut(*one)]
+            if not places:
+                continue
+            cuts = self._tell(places)
             # Where each input has a slot they come in one order; a number's slot is found so too.
             own = place if len(inputs) == len(slots) and place in nones else None
             slot = nones[0] if own is None and nones else own
@@ -282,6 +287,27 @@ class Watch:
         """
         at = self._notes_of(node)
         return self._seen.notes[at[0]].source if at else None
+
+    def written_at(self, tensor: Tensor) -> Source | None:
+        """Where in the block torch last wrote into the memory of a tensor; None if it did not.
+
+        Args:
+            tensor: a tensor of any shape.
+
+        Examples:
+            >>> x = torch.ones(2)
+            >>> with watch() as watched:
+            ...     x.add_(1)
+            tensor([2., 2.])
+            >>> watched.written_at(x).text
+            'x.add_(1)'
+        """
+        with torch._C.DisableTorchFunction():
+            memory = memory_of(tensor)
+        for note in reversed(self._seen.notes):
+            if note.in_place and memory is not None and memory in note.memory:
+                return note.source
+        return None
 
     def __str__(self) -> str:
         cuts, mutations = self.cuts, self.mutations
@@ -362,8 +388,7 @@ class Watch:
             code = "control-flow" if i in self._deciding else _code(notes[i], dtype)
             called = operations[index].called
             kind = str(dtype).removeprefix("torch.")
-            message = _MESSAGES["grad" if notes[i].name == "grad" else code]
-            message = message.format(called=called, dtype=kind)
+            message = _MESSAGES[code].format(called=called, dtype=kind)
             cuts.append(Cut(index, code, operations[index], message, i not in self._away))
         return tuple(cuts)
 
@@ -425,11 +450,11 @@ def watch() -> Watch:
     of this package as its place. Of other threads nothing is seen; of this one all that runs while
     the block is open, but for backward passes.
 
-    An operation is a call that gives a tensor, writes into one or reads the values of one. What
-    runs inside such a call is not seen, nor what compiled code does. Inside the ``forward`` of a
-    ``torch.autograd.Function``, where gradients are always off, nothing is listed, but the data is
-    followed through it. A number that ``item()`` gave is followed as long as it is that very float;
-    what Python or NumPy compute from it is not.
+    An operation is a call that gives a tensor, writes into one or reads the values of one, but for
+    printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
+    compiled code does. Inside the ``forward`` of a ``torch.autograd.Function``, where gradients are
+    always off, nothing is listed, but the data is followed through it. A number that ``item()``
+    gave is followed as long as it is that very float; what Python or NumPy compute from it is not.
 
     Returns:
         A ``Watch``, to be entered once: ``with watch() as watched``.
@@ -455,7 +480,7 @@ def _is_continuous(dtype: torch.dtype) -> bool:
 
 def _code(note: Note, dtype: torch.dtype | None) -> str:
     """The kind of a cut. What the call itself does comes before where it was made."""
-    if note.name in _DETACHING:
+    if note.name.partition(".")[0] in _DETACHING:  # torch.ops.aten.detach.default as well
         return "detached"
     if note.name in _COPYING:
         return "copied"
@@ -469,7 +494,7 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
 
 
 _SOMEWHERE = "an unknown place"
-_DETACHING = set("data detach detach_ grad".split())
+_DETACHING = set("data detach detach_".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _WRITTEN = {
     "__array__": "the conversion to NumPy",
@@ -480,7 +505,8 @@ _WRITTEN = {
 }
 _MESSAGES = {
     "detached": "{called} gives the value without its graph",
-    "grad": "{called} without create_graph=True gives gradients that have no graph",
+    "penalty-detached": "{called} without create_graph=True gives gradients that have no graph",
+    "constant-gradient": "{called} gave a gradient that has no graph, although create_graph=True",
     "left-torch": "{called} gives a plain value, which autograd does not follow",
     "copied": "{called} copies the value into a new tensor without a graph",
     "not-differentiable": "{called} gives {dtype} values, which carry no gradient; that is usual "

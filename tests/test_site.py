@@ -9,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
+import traceback
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from axe_playwright_python.base import AXE_SCRIPT
 
 ROOT = Path(__file__).parents[1]
@@ -259,3 +262,102 @@ def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, 
     page.wait_for_function("document.activeElement.scrollLeft > 0", timeout=5000)
     assert page.locator(".drawing-box:focus").count() == 1
     page.close()
+
+
+# ---- the clinic, whose table is searched by a pasted error or by words
+
+
+@pytest.fixture
+def clinic(browser, address):
+    page = browser.new_page(viewport={"width": 320, "height": 800})
+    page.goto(f"{address}clinic/")
+    yield page
+    page.close()
+
+
+def found(clinic) -> list[str]:
+    """The entries that the rows in sight lead to."""
+    rows = clinic.locator(".finder tbody tr:visible a")
+    return rows.evaluate_all("all => all.map(link => link.hash.slice(1))")
+
+
+def test_a_pasted_traceback_finds_its_entry_however_it_was_wrapped(clinic):
+    y = torch.ones(2, requires_grad=True).exp()
+    y += 1
+    with pytest.raises(RuntimeError) as error:
+        y.sum().backward()
+    told = "".join(traceback.format_exception(error.value))
+    for pasted in (told, textwrap.fill(told, 40), told.upper()):
+        clinic.get_by_label("Paste an error").fill(pasted)
+        assert found(clinic) == ["modified-in-place"]
+
+
+def test_each_message_of_the_table_finds_its_own_entry_and_no_other(clinic):
+    rows = clinic.locator(".finder tbody tr").evaluate_all(
+        "all => all.map(({cells: [seen, is]}) => [seen.innerHTML, seen.innerText, is.innerText])"
+    )
+    messages = [row[1:] for row in rows if re.fullmatch("<code>[^<]*</code>", row[0])]
+    assert len(messages) > 30
+    for message, title in messages:
+        error = f"  File 'a.py', line 3\n    loss.backward()\nRuntimeError: {message} and so on"
+        clinic.get_by_label("Paste an error").fill(error.replace("…", "0"))
+        titles = clinic.locator(".finder tbody tr:visible a").all_inner_texts()
+        assert set(titles) == {title}, message
+
+
+def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announced(clinic):
+    every = found(clinic)
+    said = clinic.locator(".finder [role=status]")
+    clinic.locator(".finder a").first.focus()
+    clinic.keyboard.press("Shift+Tab")  # to the box around the table, which may scroll
+    clinic.keyboard.press("Shift+Tab")
+    clinic.keyboard.type("no such thing")
+    assert found(clinic) == []
+    assert said.inner_text().startswith("No row fits. Paste the last line")
+    clinic.keyboard.press("Control+A")
+    clinic.keyboard.press("Delete")
+    assert found(clinic) == every
+    assert said.inner_text() == f"{len(every)} of {len(every)} rows"
+    clinic.keyboard.type("NaN,  norm SQRT")
+    assert found(clinic) == ["nan-risk"]
+    assert said.inner_text() == f"1 of {len(every)} rows"
+    clinic.keyboard.press("Tab")
+    clinic.keyboard.press("Tab")
+    clinic.keyboard.press("Enter")
+    assert clinic.url.endswith("/clinic/#nan-risk")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_search_is_accessible_with_and_without_rows(clinic, scheme):
+    clinic.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    clinic.evaluate(AXE_SCRIPT)
+    for text in ("grad none", "no such thing"):
+        clinic.get_by_label("Paste an error").fill(text)
+        for options in (ALL_BUT_COLOURS, COLOURS):
+            assert clinic.evaluate(VIOLATIONS, [[".finder"], options]) == []
+
+
+def test_on_a_phone_the_table_of_the_clinic_has_all_its_columns_in_sight(clinic):
+    boxes = clinic.locator(".md-typeset__scrollwrap:has(table)")
+    boxes.first.wait_for()
+    assert boxes.first.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_without_javascript_and_on_paper_the_table_of_the_clinic_is_whole(clinic, address, plain):
+    every = found(clinic)
+    plain.emulate_media(media="screen")
+    plain.goto(f"{address}clinic/")
+    assert found(plain) == every
+    assert plain.get_by_label("Paste an error").count() == 0
+    clinic.emulate_media(media="print")
+    assert found(clinic) == every
+    assert not clinic.get_by_label("Paste an error").is_visible()
+
+
+def test_the_search_of_the_site_and_zensical_know_the_table_of_the_clinic(site, zensical_site):
+    index = (site / "search/search_index.json").read_text()
+    assert "does not require grad and does not have a grad_fn" in index
+    table = re.compile(r'<div class="finder">\s*<table>.*?</table>\s*</div>', re.DOTALL)
+    pages = [(folder / "clinic/index.html").read_text() for folder in (site, zensical_site)]
+    tables = [" ".join(table.search(page)[0].split()) for page in pages]
+    assert tables[0] == tables[1]
