@@ -379,7 +379,8 @@ def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
             message = "backward() will raise at a Node without a formula"
             yield finding("not-implemented", message, **seen.node(index))
         if node.is_leaf and node.grad_fn.variable.grad_fn is not None:
-            message = f"backward() will raise: the leaf {node.label} was overwritten by a result"
+            what = "a leaf" if node.label == node.name else f"the leaf {one_line(node.label, 40)}"
+            message = f"backward() will raise: {what} was overwritten by a result"
             yield finding("leaf-in-place", message, **seen.node(index))
         if not _differentiable(node):
             message = f"backward() will raise: the values of {node.name} are {node.dtype}"

@@ -383,7 +383,7 @@ KINDS: dict[str, Kind] = {
         "warning",
         _TWICE,
         "without create_graph=True a gradient has no graph: it is a constant in the loss",
-        "torch.autograd.grad(..., create_graph=True)",
+        "take the gradient with torch.autograd.grad(..., create_graph=True)",
     ),
     "duplicate-indices": Kind(
         "warning",

@@ -1,0 +1,71 @@
+"""The table of findings: complete, and in sentences of its own for each kind."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from companion.explaining import _MESSAGES
+from companion.findings import KINDS, finding
+from companion.source import Source
+
+COURSE = Path(__file__).parents[1] / "course"
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_a_kind_is_complete_and_its_cause_and_cure_are_sentences_without_a_full_stop(code):
+    kind = KINDS[code]
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
+    assert kind.severity in {"error", "warning", "info"}
+    for text in (kind.cause, kind.cure):
+        assert len(text.split()) >= 4
+        assert text == text.strip() and text[-1] not in ".:;,"
+        assert "  " not in text and "\n" not in text
+        assert text.count("(") == text.count(")") and text.count("`") % 2 == 0
+    assert not kind.cause[0].isupper() or kind.cause.split()[0] in {"AccumulateGrad", "PyTorch"} | {
+        "NumPy",
+        "Python",
+    }
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_the_lesson_that_teaches_a_kind_is_there(code):
+    assert (COURSE / KINDS[code].lesson).is_file()
+
+
+def test_no_two_kinds_have_the_same_cause():
+    causes = [kind.cause for kind in KINDS.values()]
+    assert len(set(causes)) == len(causes) >= 40
+
+
+def test_every_code_that_an_error_is_explained_by_is_a_kind():
+    assert {code for code, _, _ in _MESSAGES} <= set(KINDS)
+
+
+def test_every_code_that_diagnose_gives_is_a_kind():
+    source = (COURSE.parent / "companion/diagnosis.py").read_text()
+    given = set(re.findall(r'finding\(\s*"([\w-]+)"', source))
+    assert len(given) > 20
+    assert given <= set(KINDS)
+
+
+def test_a_finding_takes_the_severity_of_its_kind_unless_told():
+    assert finding("freed", "a Node").severity == "error"
+    assert finding("freed", "a Node", severity="info").severity == "info"
+    with pytest.raises(KeyError):
+        finding("no-such-code", "a Node")
+
+
+def test_a_finding_reads_as_advice():
+    kind = KINDS["hook"]
+    found = finding("hook", "w has 1 hook", where="node 3", node=3, source=Source("a.py", 1, "w"))
+    assert str(found).splitlines() == [
+        "info hook: w has 1 hook",
+        "  where: node 3",
+        f"  why:   {kind.cause}",
+        f"  cure:  {kind.cure}",
+        "  read:  04-engine.md, clinic.md#hook",
+    ]
+    assert "where" not in str(finding("hook", "w has 1 hook"))
+    assert (found.node, found.source.line) == (3, 1)
+    assert "source" not in repr(found)
