@@ -20,7 +20,8 @@ CODE = sorted(
 )
 # What each room may import of ours.
 ARROWS = {
-    "companion/__init__.py": {"companion.drawing", "companion.graph", "companion.nested"}
+    "companion/__init__.py": {"companion.diagnosis", "companion.explaining", "companion.findings"}
+    | {"companion.drawing", "companion.graph", "companion.nested"}
     | {"companion.calls", "companion.player", "companion.recording", "companion.taylor"}
     | {"companion.text", "companion.notes", "companion.source", "companion.watching"},
     "companion/freeing.py": set(),
@@ -44,6 +45,10 @@ ARROWS = {
     "companion/fingerprints.py": set(),
     "companion/notes.py": {"companion.fingerprints", "companion.source"},
     "companion/watching.py": {"companion.fingerprints", "companion.notes", "companion.source"},
+    "companion/findings.py": {"companion.source"},
+    "companion/diagnosis.py": {"companion.findings", "companion.graph", "companion.naming"}
+    | {"companion.watching"},
+    "companion/explaining.py": {"companion.findings", "companion.source"},
     "companion/taylor.py": {"companion.rules", "companion.series"},
     "tools/__init__.py": set(),
     "tools/lessons.py": set(),
@@ -123,6 +128,7 @@ def test_what_is_exported_is_sorted_documented_and_used():
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
         "calls drawing folding formulas freeing graph naming nested player".split()
+        + "diagnosis explaining findings".split()
         + "fingerprints notes recording rules series source story taylor text watching".split()
     )
     for name in names:
@@ -135,6 +141,8 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         assert getattr(companion, name).__doc__, name
     for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative) + (
         companion.derivatives,
+        companion.diagnose,
+        companion.explain,
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
@@ -144,6 +152,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
+    assert ">>> " in companion.watch.__doc__  # it takes nothing
 
 
 def test_private_attributes_of_torch_are_read_in_few_rooms_alone():
