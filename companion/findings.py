@@ -6,6 +6,7 @@ code of a kind is also the anchor of its entry in the clinic, ``course/clinic.md
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -42,10 +43,23 @@ class Finding:
     source: Source | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        lines = [f"{self.severity} {self.code}: {self.message}"]
-        lines += [f"  where: {self.where}"] if self.where else []
-        lines += [f"  why:   {self.cause}", f"  cure:  {self.cure}"]
-        return "\n".join([*lines, f"  read:  {self.lesson}, clinic.md#{self.code}"])
+        parts = [(f"{self.severity} {self.code}: ", self.message)]
+        parts += [("  where: ", self.where)] if self.where else []
+        parts += [("  why:   ", self.cause), ("  cure:  ", self.cure)]
+        parts += [("  read:  ", f"{self.lesson}, clinic.md#{self.code}")]
+        lines = [_wrapped(label, text) for label, text in parts]
+        return "\n".join(lines)
+
+
+def _wrapped(label: str, text: str) -> str:
+    """Text that fits a terminal and a page; words and code are not broken."""
+    return textwrap.fill(
+        label + text,
+        88,
+        subsequent_indent=" " * 9,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class Kind(NamedTuple):
@@ -73,8 +87,8 @@ KINDS: dict[str, Kind] = {
         "error",
         _CUT,
         "the output has no grad_fn, so there is no Node for backward to begin with",
-        "call requires_grad_() on an input before it is used, or mend the cut; to find it, run the "
-        "forward pass in `with watch() as watched:` and diagnose(..., watch=watched)",
+        "find the cut with diagnose(..., watch=watched) after a forward pass in `with watch() as "
+        "watched:`; if there is none, call requires_grad_() on an input before it is used",
     ),
     "leaf-output": Kind(
         "error",
