@@ -652,8 +652,8 @@ def test_a_diagnosis_reads_as_advice():
         "\n"
         "error unused-input: w is not in the graph of the output: its .grad stays None\n"
         "  why:   no path leads from the output's Node to this tensor\n"
-        "  cure:  use it in the computation, or leave it out; autograd.grad gives None for it with "
-        "allow_unused=True and zeros with materialize_grads=True\n"
+        "  cure:  use it in the computation, or leave it out; autograd.grad gives None for it\n"
+        "         with allow_unused=True and zeros with materialize_grads=True\n"
         "  read:  02-walking.md, clinic.md#unused-input"
     )
 
