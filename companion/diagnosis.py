@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 import torch
 
@@ -577,23 +577,28 @@ def _tensors(one: Peek) -> Iterator[tuple[str, Tensor]]:
 
 def _plain(value: object) -> bool:
     """Whether it is a floating tensor whose values can be asked about."""
+    return _readable(value) and value.is_floating_point() and value.numel() > 0
+
+
+def _readable(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor whose elements can be asked for."""
     return (
         type(value) in (Tensor, torch.nn.Parameter)
         and isinstance(value, Tensor)
-        and value.is_floating_point()
         and value.layout is torch.strided
         and value.device.type != "meta"
         and not value.is_nested
         and not is_wrapped(value)
-        and value.numel() > 0
     )
 
 
 def _written_twice(saved: Mapping[str, Any]) -> int:
     """How many places ``index_put`` wrote to that another place of its index names as well."""
     indices = [index for index in saved.get("indices", ()) if index is not None]
-    if not indices or saved["accumulate"] or any(i.dtype is not torch.long for i in indices):
-        return 0  # a mask names each place once
+    if not indices or saved["accumulate"] or not all(map(_readable, indices)):
+        return 0
+    if any(index.dtype is not torch.long for index in indices):  # a mask names each place once
+        return 0
     shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
     places = list(zip(*(index.expand(shape).flatten().tolist() for index in indices), strict=True))
     return len(places) - len(set(places))
@@ -601,7 +606,7 @@ def _written_twice(saved: Mapping[str, Any]) -> int:
 
 def _scattered_twice(saved: Mapping[str, Any]) -> int:
     """The same of ``scatter``, whose index names places along one dimension."""
-    if "index" not in saved or saved["index"].dim() == 0:
+    if not _readable(saved.get("index")) or saved["index"].dim() == 0:
         return 0
     dim = _signed(saved["dim"])
     return int((saved["index"].sort(dim).values.diff(dim=dim) == 0).sum())

@@ -153,6 +153,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
+    assert ">>> " in companion.watch.__doc__  # it takes nothing
 
 
 def test_private_attributes_of_torch_are_read_in_few_rooms_alone():
