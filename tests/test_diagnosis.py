@@ -497,6 +497,8 @@ RISKS = [
     (lambda x: 1 / x, 0, 1e-3, "division by 0"),
     (lambda x: x / (x - 1), 1, 0, "division by 0"),
     (lambda x: x**0.5, 0, 1e-3, "x ** 0.5 at 0"),
+    (lambda x: x ** torch.tensor(0.5), 0, 1e-3, "x ** an exponent below 1 at 0"),
+    (lambda x: torch.special.xlogy(torch.tensor(2.0), x), 0, 1e-3, "xlogy at (x, 0)"),
     (lambda x: x**-1, 0, 1e-3, "x ** -1 at 0"),
 ]
 
