@@ -294,6 +294,9 @@ class Watch:
         Args:
             tensor: a tensor of any shape.
 
+        Raises:
+            TypeError: ``tensor`` is not a tensor.
+
         Examples:
             >>> x = torch.ones(2)
             >>> with watch() as watched:
@@ -302,6 +305,8 @@ class Watch:
             >>> watched.written_at(x).text
             'x.add_(1)'
         """
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor must be a tensor, got {type(tensor).__name__}")
         with torch._C.DisableTorchFunction():
             memory = memory_of(tensor)
         for note in reversed(self._seen.notes):

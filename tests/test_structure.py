@@ -20,10 +20,10 @@ CODE = sorted(
 )
 # What each room may import of ours.
 ARROWS = {
-    "companion/__init__.py": {"companion.diagnosis", "companion.explaining", "companion.findings"}
-    | {"companion.drawing", "companion.graph", "companion.nested"}
+    "companion/__init__.py": {"companion.drawing", "companion.graph", "companion.nested"}
     | {"companion.calls", "companion.player", "companion.recording", "companion.taylor"}
-    | {"companion.text", "companion.notes", "companion.source", "companion.watching"},
+    | {"companion.text", "companion.notes", "companion.source", "companion.watching"}
+    | {"companion.diagnosis", "companion.explaining", "companion.findings"},
     "companion/freeing.py": set(),
     "companion/naming.py": set(),
     "companion/calls.py": set(),
@@ -127,9 +127,9 @@ def test_what_is_exported_is_sorted_documented_and_used():
     used = "\n".join(path.read_text() for path in users)
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
-        "calls drawing folding formulas freeing graph naming nested player".split()
-        + "diagnosis explaining findings".split()
-        + "fingerprints notes recording rules series source story taylor text watching".split()
+        "calls diagnosis drawing explaining findings fingerprints folding formulas freeing".split()
+        + "graph naming nested notes player recording rules series source story taylor".split()
+        + "text watching".split()
     )
     for name in names:
         assert f"::: companion.{name}\n" in reference
@@ -149,6 +149,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.Watch.first_reaching,
         companion.Watch.cut_off,
         companion.Watch.source_of,
+        companion.Watch.written_at,
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__

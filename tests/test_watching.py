@@ -126,7 +126,7 @@ CUTS = [
     ("detached", "x.detach()"),
     ("detached", "x.data"),
     ("detached", "(x * 1).detach_()"),
-    ("detached", "torch.autograd.grad((x * x).sum(), x)"),
+    ("penalty-detached", "torch.autograd.grad((x * x).sum(), x)"),
     ("left-torch", "x[0].item()"),
     ("left-torch", "float(x[0])"),
     ("left-torch", "int(x[0])"),
@@ -966,3 +966,15 @@ def test_the_report_has_a_line_for_each_cut():
     assert rest == [str(cut) for cut in watched.cuts]
     assert "test_watching.py:" in rest[0] and "`x.detach()` (detached): " in rest[0]
     assert repr(watched) == "<Watch: 2 operations, 2 cuts>"
+
+
+def test_the_last_line_that_wrote_into_a_tensor_is_told():
+    x, y = leaf(1, 2), torch.zeros(2)
+    with watch() as watched:
+        y.add_(1)
+        y[0].mul_(x.detach()[0])
+        x.exp()
+    assert watched.written_at(y).text == "y[0].mul_(x.detach()[0])"
+    assert watched.written_at(x) is None
+    with pytest.raises(TypeError, match="tensor must be a tensor, got float"):
+        watched.written_at(1.0)
