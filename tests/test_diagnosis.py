@@ -875,10 +875,12 @@ def helper(ctx, gradient):
 READING = {
     "in a function of the module": lambda ctx, gradient: helper(ctx, gradient),
     "by getattr": lambda ctx, gradient: gradient * getattr(ctx, "saved_tensors")[0],  # noqa: B009
+    "by its old name": lambda ctx, gradient: gradient * ctx.saved_variables[0],
     "in a function inside": lambda ctx, gradient: (lambda: gradient * ctx.saved_tensors[0])(),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*saved_variables")
 @pytest.mark.parametrize("how", READING)
 def test_a_freed_function_that_reads_saved_tensors_elsewhere_is_told(how):
     name = {"backward": staticmethod(READING[how])}
