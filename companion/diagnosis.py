@@ -525,7 +525,6 @@ NOT_IMPLEMENTED = {
     "AsinhBackward1": (0,),
     "AtanhBackward1": (0,),
     "BatchNormBackwardBackward0": (3, 4, 5),
-    "CdistBackwardBackward0": (0, 1, 2, 3),
     "CudnnBatchNormBackwardBackward0": (3, 4, 5),
     "EmbeddingBagBackwardBackward0": (0, 1),
     "EmbeddingBagDenseBackwardBackward0": (0, 1),
@@ -537,7 +536,6 @@ NOT_IMPLEMENTED = {
     "NativeBatchNormBackwardBackward0": (3, 4),
     "NativeDropoutBackwardBackward0": (1,),
     "NativeLayerNormBackwardBackward0": (2, 3),
-    "PdistBackwardBackward0": (0, 1, 2),
     "SpecialZetaBackward0": (0,),
     "SpecialZetaBackward2": (0,),
     "StandardGammaGradBackward0": (0,),
@@ -547,6 +545,11 @@ NOT_IMPLEMENTED = {
     "UniqueDimBackward0": (0,),
     "UniqueDimConsecutiveBackward0": (0,),
 }
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+if _TORCH < (2, 14):
+    NOT_IMPLEMENTED |= {"CdistBackwardBackward0": (0, 1, 2, 3), "PdistBackwardBackward0": (0, 1, 2)}
+if _TORCH < (2, 13):
+    NOT_IMPLEMENTED |= {"NextafterBackward0": (0, 1)}
 # Those whose formula is zeros, in the same file.
 _ZERO = {
     f"{name}Backward"
