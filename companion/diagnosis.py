@@ -28,6 +28,7 @@ from companion.graph import (
     shape_or_none,
 )
 from companion.naming import is_tensor, names_in, one_line
+from companion.risks import is_plain, risks, tensors_in
 from companion.watching import Watch
 
 Tensor = torch.Tensor
@@ -223,7 +224,7 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
     elif output.is_complex() and output.requires_grad:
         message = f"the output is complex ({output.dtype}), and backward() needs a real number"
         yield finding("complex-output", message)
-    if _plain(output) and not output.isfinite().all():
+    if is_plain(output) and not output.isfinite().all():
         yield finding("non-finite", "the output itself is infinite or NaN")
 
 
@@ -268,7 +269,7 @@ def _why_no_graph(seen: _Seen) -> str:
 def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
     keepers = defaultdict[Tensor, list[int]](list)  # what was saved, and by which Nodes
     for index, one in enumerate(seen.peeks):
-        for _, value in _tensors(one):
+        for _, value in tensors_in(one):
             if is_tensor(value):
                 keepers[value].append(index)
     strangers = list[GraphNode]()  # leaves that are not among the inputs
@@ -429,57 +430,10 @@ def _lacks_a_formula(seen: _Seen, node: GraphNode) -> bool:
 
 def _about_the_values(seen: _Seen) -> Iterator[Finding]:
     for index, node, one in _nodes(seen):
-        kind = re.sub(r"Backward\d+$", "", node.name)
-        values = {name: value for name, value in one.values.items() if _plain(value)}
-        if kind in _RISKS and _RISKS[kind][0] in values:
-            name, is_risky, told = _RISKS[kind]
-            if is_risky(values[name]).any():
-                yield finding("nan-risk", f"{told}: the gradient is infinite", **seen.node(index))
-        elif kind == "Pow" and "self" in values and not isinstance(one.values["exponent"], Tensor):
-            exponent = one.values["exponent"]
-            if exponent != 0 and exponent < 1 and (values["self"] == 0).any():
-                message = f"x ** {exponent:g} at 0: the gradient is infinite"
-                yield finding("nan-risk", message, **seen.node(index))
-        elif kind in _SPECTRA and _SPECTRA[kind][0] in values:
-            name, outputs, told = _SPECTRA[kind]
-            gaps = values[name].diff(dim=-1)
-            if (gaps == 0).any() and any((index, nr) in seen.reached for nr in outputs):
-                message = f"{told}: the gradient divides by their difference"
-                yield finding("nan-risk", message, **seen.node(index))
-        elif kind == "Relu" and "result" in values and not (values["result"] > 0).any():
-            yield finding("dead-relu", "every output of relu is 0", **seen.node(index))
-        elif node.name in ("MaxBackward1", "MinBackward1") and {"self", "result"} <= set(values):
-            ties = int((values["self"] == values["result"]).sum())
-            if ties > 1:
-                message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
-                yield finding("ties", message, **seen.node(index))
-        elif kind in ("Amax", "Amin") and "self" in values:
-            dims = [_signed(dim) for dim in one.values["dim"]]
-            equal = values["self"] == getattr(values["self"], kind.lower())(dims, keepdim=True)
-            ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
-            if ties:
-                message = f"{ties} elements tie: those of one result share its gradient"
-                yield finding("ties", message, **seen.node(index))
-        elif kind in ("Maximum", "Minimum") and {"self", "other"} <= set(values):
-            ties = int((values["self"] == values["other"]).sum())
-            if ties:
-                message = f"{ties} pairs tie: each of the two gets half of the gradient"
-                yield finding("ties", message, **seen.node(index))
-        elif kind in _WRITERS and seen.graph and seen.graph.slots(index)[1]:
-            if repeats := _WRITERS[kind](one.values):
-                often = "once" if repeats == 1 else f"{repeats} times"
-                message = f"the indices repeat {often}, and of several values one stays"
-                yield finding("duplicate-indices", message, **seen.node(index))
-        for name, value in _tensors(one):
-            if not _plain(value):
-                continue
-            # Infinite values may be meant, as in a mask, where no formula multiplies by them.
-            wrong = value.isfinite().logical_not() if kind in _FACTORS else value.isnan()
-            if wrong.any():
-                what = "infinite or NaN" if kind in _FACTORS else "NaN"
-                message = f"{node.name} saved {name}, which has {what} values"
-                yield finding("non-finite", message, **seen.node(index))
-                break
+        slots = seen.graph.slots(index) if seen.graph is not None else ()
+        outputs = {nr for nr in range(3) if (index, nr) in seen.reached}
+        for code, message in risks(node.name, one, slots, outputs):
+            yield finding(code, message, **seen.node(index))
 
 
 def _about_precision(seen: _Seen) -> Iterator[Finding]:
@@ -564,59 +518,6 @@ _QUESTIONS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
 )
 
 
-# ---- values
-
-
-def _tensors(one: Peek) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a Node saved, those in lists too."""
-    for name, value in one.values.items():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, Tensor):
-                yield name, part
-
-
-def _plain(value: object) -> bool:
-    """Whether it is a floating tensor whose values can be asked about."""
-    return (
-        type(value) in (Tensor, torch.nn.Parameter)
-        and isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.layout is torch.strided
-        and value.device.type != "meta"
-        and not value.is_nested
-        and not is_wrapped(value)
-        and value.numel() > 0
-    )
-
-
-def _written_twice(saved: Mapping[str, Any]) -> int:
-    """How many places ``index_put`` wrote to that another place of its index names as well."""
-    indices = [index for index in saved.get("indices", ()) if index is not None]
-    if not indices or saved["accumulate"] or any(i.dtype is not torch.long for i in indices):
-        return 0  # a mask names each place once
-    shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
-    places = list(zip(*(index.expand(shape).flatten().tolist() for index in indices), strict=True))
-    return len(places) - len(set(places))
-
-
-def _scattered_twice(saved: Mapping[str, Any]) -> int:
-    """The same of ``scatter``, whose index names places along one dimension."""
-    if "index" not in saved or saved["index"].dim() == 0:
-        return 0
-    dim = _signed(saved["dim"])
-    return int((saved["index"].sort(dim).values.diff(dim=dim) == 0).sum())
-
-
-def _signed(dim: int) -> int:
-    """A dimension that a Node saved, where Python finds a negative one as a very large number."""
-    return dim - 2**64 if dim >= 2**63 else dim
-
-
-# By Node: how often it wrote a value in vain; its second slot leads to what the values are.
-_WRITERS: dict[str, Callable[[Mapping[str, Any]], int]] = {
-    "IndexPut": _written_twice,
-    "Scatter": _scattered_twice,
-}
 # Of first derivatives, and of second ones without lists of tensors: the slots whose formula is
 # not_implemented in PyTorch's derivatives.yaml.
 NOT_IMPLEMENTED = {
@@ -653,30 +554,4 @@ _ZERO = {
         "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
         "Poisson Random Round Sgn Sign Trunc Uniform Zero"
     ).split()
-}
-# Those whose formula multiplies the gradient by what they saved.
-_FACTORS = set(
-    "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "
-    "Expm1 Linear Mm Mul Mv Pow Prod Sinh Tan".split()
-)
-# By Node: the saved value to look at, where it is dangerous, and what to say.
-_RISKS: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
-    "Acos": ("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
-    "Acosh": ("self", lambda v: v == 1, "acosh at 1"),
-    "Asin": ("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
-    "Atanh": ("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
-    "Div": ("other", lambda v: v == 0, "division by 0"),
-    "Erfinv": ("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
-    "Log": ("self", lambda v: v == 0, "log at 0"),
-    "Log10": ("self", lambda v: v == 0, "log10 at 0"),
-    "Log1P": ("self", lambda v: v == -1, "log1p at -1"),
-    "Log2": ("self", lambda v: v == 0, "log2 at 0"),
-    "Reciprocal": ("result", lambda v: v.isinf(), "division by 0"),
-    "Rsqrt": ("result", lambda v: v.isinf(), "rsqrt at 0"),
-    "Sqrt": ("result", lambda v: v == 0, "sqrt at 0"),
-}
-# Decompositions: the saved spectrum, the outputs whose gradient divides by its gaps.
-_SPECTRA = {
-    "LinalgEigh": ("eigenvalues", (1,), "equal eigenvalues"),
-    "LinalgSvd": ("S", (0, 2), "equal singular values"),
 }

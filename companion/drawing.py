@@ -171,7 +171,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         graph = read([what], names, sys._getframe(1))
     folded = fold(graph, max_nodes)
     scissors = [] if watch is None else _scissors(graph, folded, watch)
-    alt = " ".join([_alt(graph, folded), *_told_cuts([one.cut for one in scissors])])
+    alt = " ".join([_alt(graph, folded, saved), *_told_cuts([one.cut for one in scissors])])
     return Drawing(_dot(graph, folded, saved, scissors=scissors), alt)
 
 
@@ -303,7 +303,8 @@ def _dot(
         lines, hover, look = _look(graph, box)
         for tensor in graph.nodes[box.nodes[0]].saved if saved and box.kind == "node" else ():
             state = "saved" if tensor.state == "kept" else tensor.state
-            lines.append(f"{state}: {tensor.name}")
+            words = f"{state}: {tensor.name}"
+            lines += [words] if len(words) <= _WIDTH else [f"{state}:", tensor.name]
             hover += f", {state}: {tensor.name}" + (f" {tensor.shape}" if tensor.shape else "")
         if tags is not None:
             lines += [tags[box.nodes[0]]] if box.nodes[0] in tags else []
@@ -483,7 +484,7 @@ def _label(*lines: str) -> str:
     return str(graphviz.nohtml("\\n".join(escaped)))
 
 
-def _alt(graph: Graph, folded: Folded) -> str:
+def _alt(graph: Graph, folded: Folded, saved: bool = False) -> str:
     """The graph in words: each box and where its arrows lead, or a summary if it is large."""
     boxes = folded.boxes
     several, numbers = Counter(_told(graph, box) for box in boxes), Counter[str]()
@@ -525,6 +526,11 @@ def _alt(graph: Graph, folded: Folded) -> str:
             sentences.append(f"{root}{called[box]} leads to {' and '.join(ends)}.")
         elif root and (box.use is None or box.use[0] == 1):
             sentences.append(f"Root {called[box]}.")
+        kept = graph.nodes[box.nodes[0]].saved if saved and box.kind == "node" else ()
+        for state in dict.fromkeys(tensor.state for tensor in kept):
+            names = " and ".join(tensor.name for tensor in kept if tensor.state == state)
+            since = "" if state == "kept" else f", now {state}"
+            sentences.append(f"{called[box]} saved {names}{since}.")
     return " ".join([*sentences, *insides])
 
 

@@ -153,6 +153,21 @@ def test_saved_tensors_are_listed_where_asked_for():
     assert boxes(draw(y, saved=True).svg)[0][1] == ["root", "ExpBackward0", "saved: result"]
     y.sum().backward()
     assert boxes(draw(y, saved=True).svg)[0][1][-1] == "freed: result"
+    z = x.exp()
+    z.add_(1)
+    assert boxes(draw(z, saved=True).svg)[1][1][-2:] == ["modified in place:", "result"]
+
+
+def test_what_is_saved_is_told_in_words_too():
+    x = torch.ones(2, requires_grad=True)
+    y = x * x.exp()
+    assert "MulBackward0 saved" not in draw(y).alt
+    assert "MulBackward0 saved other and self. " in draw(y, saved=True).alt
+    y.sum().backward()
+    assert "MulBackward0 saved other and self, now freed. " in draw(y, saved=True).alt
+    z = x.exp()
+    z.add_(1)
+    assert draw(z, saved=True).alt.endswith("ExpBackward0 saved result, now modified in place.")
 
 
 def test_a_box_is_about_twenty_characters_wide_and_hover_has_the_rest():

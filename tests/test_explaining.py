@@ -35,6 +35,19 @@ def function(gradients, mark=lambda f: f):
     return Double.apply
 
 
+def two_arguments(x, factor):
+    class Scale(Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient, gradient
+
+    return Scale.apply(x, factor)
+
+
 def twice(loss):
     loss.backward()
     loss.backward()
@@ -246,6 +259,12 @@ RAISED = [
         "expected shape compatible with [3]",
     ),
     (
+        lambda: two_arguments(leaf(1), 3).backward(),
+        "custom-gradients",
+        "the backward of ScaleBackward returned a gradient for argument 2 of forward, which is no "
+        "tensor",
+    ),
+    (
         legacy,
         "custom-gradients",
         "a custom Function was called as it was before torch 1.3; forward and backward must be "
@@ -298,6 +317,16 @@ RAISED = [
         "the gradient and the finite difference differ",
     ),
     (
+        lambda: gradcheck(torch.sin, leaf(1)),
+        "gradcheck",
+        "input 0 of gradcheck is not double precision",
+    ),
+    (
+        lambda: torch.optim.SGD([leaf(1) * 2]),
+        "not-a-leaf",
+        "an optimiser was given a tensor in the middle of a graph",
+    ),
+    (
         find_nan,
         "non-finite",
         "SqrtBackward0 gave NaN for its input 0",
@@ -343,7 +372,7 @@ def warnings_are_errors():
 @pytest.mark.parametrize(("raising", "code", "message"), RAISED)
 @pytest.mark.usefixtures("warnings_are_errors")
 def test_what_torch_raises_is_explained(raising, code, message):
-    with pytest.raises((RuntimeError, TypeError, AttributeError, Warning)) as caught:
+    with pytest.raises((RuntimeError, TypeError, ValueError, AttributeError, Warning)) as caught:
         raising()
     found = explain(caught.value)
     assert (found.code, found.severity, found.message) == (code, "error", message)

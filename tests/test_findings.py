@@ -57,15 +57,25 @@ def test_a_finding_takes_the_severity_of_its_kind_unless_told():
 
 
 def test_a_finding_reads_as_advice():
-    kind = KINDS["hook"]
     found = finding("hook", "w has 1 hook", where="node 3", node=3, source=Source("a.py", 1, "w"))
     assert str(found).splitlines() == [
         "info hook: w has 1 hook",
         "  where: node 3",
-        f"  why:   {kind.cause}",
-        f"  cure:  {kind.cure}",
+        "  why:   a hook may change the gradient that passes, or change it in place for others as",
+        "         well",
+        "  cure:  make hooks return a new tensor, and take away the ones you do not need:",
+        "         handle.remove()",
         "  read:  04-engine.md, clinic.md#hook",
     ]
     assert "where" not in str(finding("hook", "w has 1 hook"))
     assert (found.node, found.source.line) == (3, 1)
     assert "source" not in repr(found)
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_a_finding_fits_a_terminal_and_loses_no_word(code):
+    kind = KINDS[code]
+    told = str(finding(code, "a message"))
+    assert max(map(len, told.splitlines())) <= 90
+    words = " ".join(told.split())
+    assert " ".join(kind.cause.split()) in words and " ".join(kind.cure.split()) in words

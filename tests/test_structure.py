@@ -46,8 +46,9 @@ ARROWS = {
     "companion/notes.py": {"companion.fingerprints", "companion.source"},
     "companion/watching.py": {"companion.fingerprints", "companion.notes", "companion.source"},
     "companion/findings.py": {"companion.source"},
+    "companion/risks.py": {"companion.graph"},
     "companion/diagnosis.py": {"companion.findings", "companion.graph", "companion.naming"}
-    | {"companion.watching"},
+    | {"companion.risks", "companion.watching"},
     "companion/explaining.py": {"companion.findings", "companion.source"},
     "companion/taylor.py": {"companion.rules", "companion.series"},
     "tools/__init__.py": set(),
@@ -128,8 +129,8 @@ def test_what_is_exported_is_sorted_documented_and_used():
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
         "calls diagnosis drawing explaining findings fingerprints folding formulas freeing".split()
-        + "graph naming nested notes player recording rules series source story taylor".split()
-        + "text watching".split()
+        + "graph naming nested notes player recording risks rules series source story".split()
+        + "taylor text watching".split()
     )
     for name in names:
         assert f"::: companion.{name}\n" in reference
@@ -153,6 +154,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
+    assert ">>> " in companion.watch.__doc__  # it takes nothing
 
 
 def test_private_attributes_of_torch_are_read_in_few_rooms_alone():
