@@ -460,6 +460,7 @@ def _about_zeros(seen: _Seen) -> Iterator[Finding]:
         return
     zeros = {n.index for n in graph.nodes if re.sub(r"(?<=Backward)\d+$", "", n.name) in _ZERO}
     zeros |= {n.index for n in graph.nodes if n.name in ("FillBackward0", "FillBackward2")}
+    zeros |= {i for i, _, one in _nodes(seen) if one.values.get("rounding_mode")}  # of torch.div
     if not zeros:
         return
     alive = {0}

@@ -192,9 +192,10 @@ KINDS: dict[str, Kind] = {
     "custom-gradients": Kind(
         "error",
         _TWICE,
-        "the backward of a custom Function must return one gradient for each argument of "
-        "forward, each of the shape of that argument",
-        "return None for arguments that need no gradient; check with torch.autograd.gradcheck",
+        "forward and backward of a custom Function are static methods, and backward must return "
+        "one gradient for each argument of forward, each of the shape of that argument",
+        "call it by apply, return None for arguments that need no gradient, and check it with "
+        "torch.autograd.gradcheck",
     ),
     "leaf-in-place": Kind(
         "error",
@@ -207,9 +208,11 @@ KINDS: dict[str, Kind] = {
     "multi-view-in-place": Kind(
         "error",
         _SAVED,
-        "unbind, split and the like give several views with one Node, which cannot be replaced "
-        "for one view alone",
-        "index instead, as in w[0].mul_(2), or do not work in place",
+        "a change in place gives a view a new Node, and this view cannot have one: it is one of "
+        "several of one Node (unbind, split), or was made with gradients off, or its base was "
+        "changed since",
+        "index instead, as in w[0].mul_(2), and make the view and change it with gradients both "
+        "on or both off; or do not work in place",
     ),
     "requires-grad-of-non-leaf": Kind(
         "error",
@@ -235,10 +238,10 @@ KINDS: dict[str, Kind] = {
     "gradcheck": Kind(
         "error",
         _TWICE,
-        "gradcheck compares the gradient with finite differences, which need float64 and a "
-        "function that is smooth there",
-        "give inputs of dtype float64; if it still fails, the backward formula is wrong, or the "
-        "point is at a kink",
+        "gradcheck compares the gradient with finite differences, which need float64, a function "
+        "that is smooth there, and a graph that holds all of it",
+        "give inputs of dtype float64, at a point that is no kink; look for a cut; if it still "
+        "fails, the backward formula is wrong",
     ),
     # ---- the gradient may not be the one you want
     "detached": Kind(
@@ -366,8 +369,9 @@ KINDS: dict[str, Kind] = {
     "half-precision": Kind(
         "info",
         _KINKS,
-        "gradients have the dtype of the values, and small ones become zero in it",
-        "compute in float32, or scale the loss",
+        "gradients have the dtype of the values: in float16 small ones become zero and large ones "
+        "infinite, in bfloat16 they keep three digits at most",
+        "compute in float32, or scale the loss for float16",
     ),
     # ---- what no graph can tell: the clinic has them by symptom
     "constant-gradient": Kind(
@@ -397,7 +401,8 @@ KINDS: dict[str, Kind] = {
         _NODES,
         "for complex tensors PyTorch's gradient is the direction of steepest ascent, which for a "
         "holomorphic function is the conjugate of its derivative",
-        "take conj() of the gradient for the derivative",
+        "nothing, where a real loss is to be made smaller; for the derivative of a holomorphic "
+        "function take conj() of the gradient",
     ),
 }
 

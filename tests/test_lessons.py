@@ -220,6 +220,9 @@ def test_only_a_marked_output_may_differ_on_another_torch(run, pytester):
     constraints.write_text("torch==0.1\n")
     run(a=marked)
     run(a=marked.replace("print(1)", "1 / 0"), exit=1)
+    error = "<!--pytest.mark.pinned_torch-->\n\n" + raises("ValueError", "raise ValueError(1)", "2")
+    run(a=error)
+    run(a=error.replace("raise ValueError(1)", "print(1)"), exit=1)
     run(a=prints("print(1)", "2"), exit=1)
 
 

@@ -332,7 +332,10 @@ def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
             if place not in shown:
                 yield lineno, "an output that no snippet produced"
         elif RAISES.fullmatch(line.strip()) or line.strip() == PINNED:
-            if _skip_blank(lines, place + 1) + 1 not in run:
+            below = _skip_blank(lines, place + 1)
+            while below < len(lines) and lines[below].startswith("<!--pytest.mark."):
+                below = _skip_blank(lines, below + 1)
+            if below + 1 not in run:
                 yield lineno, "a mark without a python fence right below it"
         elif "<!--" in line:
             yield lineno, f"a comment that means nothing here: {line.strip()}"
