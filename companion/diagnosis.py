@@ -289,14 +289,14 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         if not tensor.requires_grad:
             yield _without_grad(seen, name, tensor, kept_by)
             continue
-        if trouble := _trouble(tensor):
-            code = _code_of(trouble, "input-without-grad")
-            yield finding(code, f"{name} cannot get a gradient: {trouble}")
-            continue
-        fn, nr = edge_of(tensor)[:2]
-        place = seen.index.get(fn)
-        if place is None and is_tensor(tensor):  # it has a new Node since its dtype was changed
-            place = leaves.get(tensor)
+        place, nr = leaves.get(tensor) if is_tensor(tensor) else None, 0
+        if place is None:  # a leaf may have another Node now, such as since its dtype was changed
+            if trouble := _trouble(tensor):
+                code = _code_of(trouble, "input-without-grad")
+                yield finding(code, f"{name} cannot get a gradient: {trouble}")
+                continue
+            fn, nr = edge_of(tensor)[:2]
+            place = seen.index.get(fn)
         if seen.graph is not None and (place, nr) not in seen.reached:
             if not told:
                 yield _unreached(seen, name, tensor, kept_by, strangers)

@@ -93,8 +93,8 @@ KINDS: dict[str, Kind] = {
     "leaf-output": Kind(
         "error",
         _CUT,
-        "the output is a leaf: requires_grad was switched on for a result that had no graph, so "
-        "backward fills the .grad of the output and goes nowhere else",
+        "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
+        "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() away from the result, and mend the cut before it",
     ),
     "unused-input": Kind(
@@ -172,9 +172,10 @@ KINDS: dict[str, Kind] = {
     "modified-in-place": Kind(
         "error",
         _SAVED,
-        "the Node saved this tensor, and the version counter says that it was changed since",
-        "change a copy: write y = y + 1 for y += 1, or clone() before; call optimizer.step() "
-        "after the backward that needs the old values",
+        "the Node saved this tensor, and it was changed since: its version counter moved, or "
+        "detach_() took it out of its graph",
+        "change a copy: write y = y + 1 for y += 1 and h = h.detach() for h.detach_(), or clone() "
+        "before; call optimizer.step() after the backward that needs the old values",
     ),
     "not-implemented": Kind(
         "error",
@@ -219,8 +220,8 @@ KINDS: dict[str, Kind] = {
         _CUT,
         "a result of an operation requires grad because its inputs do; only a leaf has a flag of "
         "its own",
-        "detach() it to get a tensor without a graph, or switch the flag of the leaves before "
-        "the forward pass",
+        "retain_grad() if you want its .grad, detach() for a tensor without a graph; or switch "
+        "the flag of the leaves before the forward pass",
     ),
     "deepcopy": Kind(
         "error",
@@ -297,8 +298,8 @@ KINDS: dict[str, Kind] = {
     "changed-behind": Kind(
         "warning",
         _SAVED,
-        "the values were changed through .data or a NumPy array that shares them, and no version "
-        "counter moved; what Nodes saved is no longer what the forward pass used",
+        "the values were changed through .data or a NumPy array that shares them, and its "
+        "version counter did not move; what Nodes saved is no longer what the forward pass used",
         "change them under torch.no_grad() and through the tensor itself or detach(), which "
         "share its version counter",
     ),
@@ -339,7 +340,7 @@ KINDS: dict[str, Kind] = {
         "the formula divides by zero here: it sends an infinite gradient, and NaN where a zero "
         "arrives or is met further on",
         "keep the input of the operation away from the point, not its result: "
-        "torch.where(mask, x, 1.0).sqrt(), then mask again",
+        "clamp(min=1e-12) before it, or torch.where(mask, x, 1.0).sqrt() and then mask again",
     ),
     "non-finite": Kind(
         "warning",
@@ -379,9 +380,9 @@ KINDS: dict[str, Kind] = {
         _TWICE,
         "no formula of the backward pass used a tensor that requires grad, as for a linear "
         "function; or a custom Function hid that it did",
-        "where the gradient is constant its derivative is zero: companion.nth_derivative gives "
-        "zeros, or ask for gradient.requires_grad; else write the backward of the Function with "
-        "differentiable operations",
+        "where the gradient is constant its derivative is zero: companion.nth_derivative and "
+        "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
+        "backward of the Function with differentiable operations",
     ),
     "penalty-detached": Kind(
         "warning",

@@ -15,7 +15,7 @@ import json
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -631,18 +631,20 @@ def edge_of(output: Any) -> Any:
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
-        try:
-            return torch.autograd.graph.get_gradient_edge(output)
-        except AssertionError as error:
-            raise ValueError(
-                "the tensor says that it requires grad and has no graph: it is a view of a leaf, "
-                "made with gradients off; make it again with gradients on"
-            ) from error
-        except RuntimeError:
-            if not output.is_leaf:
-                raise
-            # It made a view of a leaf, which sparse and nested tensors do not have.
-            return output.clone().grad_fn.next_functions[0]  # type: ignore[union-attr]
+        with suppress(AssertionError, AttributeError):  # torch found no Node
+            try:
+                return torch.autograd.graph.get_gradient_edge(output)
+            except RuntimeError:
+                if not output.is_leaf:
+                    raise
+                # It made a view of a leaf, which sparse and nested tensors do not have.
+                fn = output.clone().grad_fn
+                if fn is not None:
+                    return fn.next_functions[0]
+        raise ValueError(
+            "the tensor says that it requires grad and has no Node: it is a view of a leaf that "
+            "was made with gradients off, or was made in inference mode; make it again outside"
+        )
 
 
 def _labels(

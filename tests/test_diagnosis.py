@@ -1000,3 +1000,15 @@ def test_a_division_that_rounds_sends_zero(mode):
     assert really(loss, x) and not x.grad.any()
     x = leaf(1, 2)
     assert codes(diagnose(torch.div(x, 2).sum(), x)) == []
+
+
+def test_leaves_made_in_inference_mode_get_what_they_really_get():
+    with torch.inference_mode():
+        x, layer = torch.ones(2, requires_grad=True), torch.nn.Linear(2, 1)
+    loss = (x + 1).sum()
+    assert diagnose(loss, x).ok and really(loss, x)
+    loss = layer(torch.ones(1, 2)).sum()
+    told = diagnose(loss, layer.bias, layer.weight)
+    assert [one.code for one in told if one.severity == "error"] == ["input-without-grad"]
+    loss.backward()
+    assert layer.bias.grad is not None and layer.weight.grad is None
