@@ -29,7 +29,7 @@ from companion.graph import (
 )
 from companion.naming import is_tensor, names_in, one_line
 from companion.risks import is_plain, risks, tensors_in
-from companion.watching import Watch
+from companion.watching import Cut, Watch
 
 Tensor = torch.Tensor
 _ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -272,16 +272,14 @@ def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
         for _, value in tensors_in(one):
             if is_tensor(value):
                 keepers[value].append(index)
-    strangers = list[GraphNode]()  # leaves that are not among the inputs
-    if seen.graph is not None:
-        given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
-        for leaf in seen.graph.leaves:
-            if not is_tensor(leaf.grad_fn.variable) or leaf.grad_fn.variable not in given:
-                strangers.append(leaf)
-    leaves = dict[Tensor, int]()
+    strangers, leaves = list[GraphNode](), dict[Tensor, int]()  # strangers are no inputs
+    given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
     for leaf in seen.graph.leaves if seen.graph is not None else ():
-        if is_tensor(leaf.grad_fn.variable):
-            leaves[leaf.grad_fn.variable] = leaf.index
+        variable = leaf.grad_fn.variable
+        if is_tensor(variable):
+            leaves[variable] = leaf.index
+        if not is_tensor(variable) or variable not in given:
+            strangers.append(leaf)
     told = seen.graph is not None and _is_a_leaf_apart(seen)
     for name, tensor in seen.inputs:
         kept = keepers.get(tensor, []) if is_tensor(tensor) else []
@@ -492,16 +490,15 @@ def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
     # What became of a number in Python, or of an array in NumPy, nobody followed.
     known = {cut.index for cut in reaching}
     lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
-    told = Counter((cut.code, cut.message, cut.source) for cut in reaching)
-    perhaps = Counter((cut.code, cut.message, cut.source) for cut in lost)
-    for (code, message, source), times in [*told.items(), *perhaps.items()]:
-        often = f" ({times} times)" if times > 1 else ""
-        severity: Severity | None = None
-        if (code, message, source) in perhaps:
-            often += "; whether it came back into the output is not known"
-            severity = "info"
-        where = str(source or "")
-        yield finding(code, f"{message}{often}", severity=severity, where=where, source=source)
+    unknown = "; whether it came back into the output is not known"
+    groups: tuple[tuple[Sequence[Cut], str, Severity | None], ...]
+    groups = (reaching, "", None), (lost, unknown, "info")
+    for cuts, end, severity in groups:
+        places = Counter((cut.code, cut.message, cut.source) for cut in cuts)
+        for (code, message, source), times in places.items():
+            told = message + (f" ({times} times)" if times > 1 else "") + end
+            where = str(source or "")
+            yield finding(code, told, severity=severity, where=where, source=source)
     for mutation in seen.watch.mutations:
         where = str(mutation.source or "")
         yield finding("changed-behind", mutation.message, where=where, source=mutation.source)

@@ -1012,3 +1012,16 @@ def test_leaves_made_in_inference_mode_get_what_they_really_get():
     assert [one.code for one in told if one.severity == "error"] == ["input-without-grad"]
     loss.backward()
     assert layer.bias.grad is not None and layer.weight.grad is None
+
+
+def test_a_cut_that_reached_the_output_once_is_not_told_as_unknown():
+    x = leaf(1, 2)
+    total = x.sum()
+    with watch() as watched:
+        for came_back in (True, False):
+            number = x.sum().item()
+            total = total * number if came_back else total
+            print(2 * number)
+    told = [one for one in diagnose(total, x, watch=watched) if one.code == "left-torch"]
+    assert [one.severity for one in told] == ["warning", "info"]
+    assert "not known" not in told[0].message and "not known" in told[1].message
