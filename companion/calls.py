@@ -109,24 +109,28 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
     thread = threading.get_ident()
     open_calls: list[tuple[Call, nn.Module]] = []
     over = False  # for hooks on a copy of the model, which stay
+    next_number = torch._C._autograd._get_sequence_nr
 
     def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
+        kind = type(module).__name__
+
         def enter(*_: object) -> None:
             if not over and threading.get_ident() == thread:
                 outer = open_calls[-1][0] if open_calls else None
-                start = torch._C._autograd._get_sequence_nr()
-                call = Call(path, type(module).__name__, outer, len(open_calls), start, start)
+                start = next_number()
+                call = Call(path, kind, outer, len(open_calls), start, start)
                 open_calls.append((call, module))
                 names.calls.append(call)
 
         def leave(*_: object) -> None:
             if over or threading.get_ident() != thread:
                 return
-            # A call inside of it that an interrupt ended did not get here; it is left empty.
-            while any(other is module for _, other in open_calls):
-                call, other = open_calls.pop()
+            for place in range(len(open_calls) - 1, -1, -1):
+                call, other = open_calls[place]
                 if other is module:
-                    call.end = torch._C._autograd._get_sequence_nr()
+                    call.end = next_number()
+                    # A call inside of it that an interrupt ended did not get here; it stays empty.
+                    del open_calls[place:]
                     break
 
         # Before the user's own, which may raise; and after an error as well.
