@@ -60,16 +60,21 @@ def terms_of(a: Series) -> Terms:
     return [(j, p) for j, p in enumerate(a) if j and p is not None]
 
 
-def square_at(a: Series, twice: Series, k: int, low: int = 0) -> Coefficient:
-    """The sum of ``a[j] * a[k - j]`` for j from ``low`` to ``k - low``.
+def square_at(
+    a: Series, k: int, zero: Tensor, low: int = 0, total: Coefficient = None
+) -> Coefficient:
+    """The sum of ``a[j] * a[k - j]`` for j from ``low`` to ``k - low``, added to ``total``.
 
-    Each pair is multiplied once; ``twice`` keeps the first coefficients, doubled, between calls.
+    Each pair is multiplied once.
     """
     half = (k + 1) // 2
-    while len(twice) < half:
-        p = a[len(twice)]
-        twice.append(None if p is None else p + p)
-    total = dot(twice, a, k, low, half - 1)
+    for j in range(low, half):
+        p, q = a[j], a[k - j]
+        if p is not None and q is not None:
+            if total is None:
+                total = torch.addcmul(zero, p, q, value=2)
+            else:
+                total.addcmul_(p, q, value=2)
     middle = a[k // 2] if k == 2 * half and half >= low else None
     if middle is None:
         return total
@@ -106,8 +111,8 @@ def multiply(a: Series, b: Series) -> Series:
 
 
 def square(a: Series) -> Series:
-    twice: Series = []
-    return [square_at(a, twice, k) for k in range(len(a))]
+    zero = a[0].new_zeros(())
+    return [square_at(a, k, zero) for k in range(len(a))]
 
 
 def divide(a: Series, b: Series) -> Series:
@@ -213,10 +218,9 @@ def log1p(a: Series) -> Series:
 def sqrt(a: Series, start: Tensor | None = None) -> Series:
     """From y² = a."""
     y: Series = [a[0].sqrt() if start is None else start]
-    twice: Series = []
-    inverse = 0.5 / y[0]
+    inverse, zero = 0.5 / y[0], y[0].new_zeros(())
     for k in range(1, len(a)):
-        y.append(times(minus(a[k], square_at(y, twice, k, 1)), inverse))
+        y.append(times(minus(a[k], square_at(y, k, zero, 1)), inverse))
     return y
 
 
@@ -233,10 +237,10 @@ def sincos(a: Series, sign: float = -1.0) -> tuple[Series, Series]:
 
 
 def tan(a: Series) -> Series:
-    twice: Series = []
+    zero = a[0].new_zeros(())
 
     def rate(y: Series, k: int) -> Coefficient:
-        return 1 + y[0] * y[0] if k == 0 else square_at(y, twice, k)
+        return 1 + y[0] * y[0] if k == 0 else square_at(y, k, zero)
 
     return solve(a, a[0].tan(), rate)
 
@@ -244,10 +248,10 @@ def tan(a: Series) -> Series:
 def tanh(a: Series) -> Series:
     """From y' = (1 - y²) a'; 1 - y² is at first a product that loses no digit."""
     double = a[0] + a[0]
-    slope, twice = -4.0 * double.sigmoid() * (-double).sigmoid(), Series()
+    slope, zero = -4.0 * double.sigmoid() * (-double).sigmoid(), a[0].new_zeros(())
 
     def rate(y: Series, k: int) -> Coefficient:
-        return slope if k == 0 else square_at(y, twice, k)
+        return slope if k == 0 else square_at(y, k, zero)
 
     return solve(a, a[0].tanh(), rate, -1.0)
 
@@ -255,11 +259,11 @@ def tanh(a: Series) -> Series:
 def sigmoid(a: Series) -> Series:
     """From y' = (1 - y) y a'; no digit is lost in 1 - y = sigmoid(-a) and 2 y - 1 = tanh(a / 2)."""
     start = a[0].sigmoid()
-    slope = start * -(-a[0]).sigmoid()
-    twice: Series = [(a[0] * 0.5).tanh()]  # 2 y - 1, since y is subtracted from y²
+    slope, ends = start * -(-a[0]).sigmoid(), (a[0] * 0.5).tanh()
+    zero = start.new_zeros(())
 
-    def rate(y: Series, k: int) -> Coefficient:
-        return slope if k == 0 else square_at(y, twice, k)
+    def rate(y: Series, k: int) -> Coefficient:  # of y² - y
+        return slope if k == 0 else square_at(y, k, zero, 1, times(y[k], ends))
 
     return solve(a, start, rate, -1.0)
 
