@@ -5,11 +5,12 @@ from companion.diagnosis import Diagnosis, diagnose
 from companion.drawing import Drawing, draw
 from companion.explaining import explain
 from companion.findings import Finding
-from companion.graph import Edge, Graph, GraphNode, SavedTensor
+from companion.graph import Edge, Graph, GraphNode
 from companion.nested import nth_derivative
 from companion.notes import Value
 from companion.player import Player, play
 from companion.recording import Arrival, Recording, Step, record_backward
+from companion.saved import SavedTensor
 from companion.source import Source
 from companion.taylor import derivatives
 from companion.text import walk_grad_fn

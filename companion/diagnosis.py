@@ -19,16 +19,15 @@ from companion.graph import (
     Graph,
     GraphNode,
     Node,
-    Peek,
     edge_of,
     hooks_on,
     is_wrapped,
-    peek,
     read,
     shape_or_none,
 )
 from companion.naming import is_tensor, names_in, one_line
 from companion.risks import is_plain, risks, tensors_in
+from companion.saved import Peek, peek
 from companion.watching import Cut, Watch
 
 Tensor = torch.Tensor

@@ -10,7 +10,6 @@ millions of objects more.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import sys
 from array import array
@@ -19,46 +18,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from companion.calls import Call, ModuleNames, innermost
 from companion.freeing import SHALLOW, fuse
 from companion.naming import check_names, is_tensor, names_in, one_line
+from companion.saved import SavedTensor, memory_kept, saved_tensors
 
 if TYPE_CHECKING:
     import networkx
 
-_State = Literal["kept", "freed", "modified in place"]
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
-
-
-@dataclass(frozen=True, slots=True)
-class SavedTensor:
-    """What a Node kept of one tensor for the backward pass.
-
-    Attributes:
-        name: the argument of the formula that uses it, such as ``"self"`` or ``"result"``; a
-            custom Function gives numbers only, as in ``"saved_tensors[0]"``.
-        shape: its shape; None once it is freed.
-        dtype: its dtype; None once it is freed.
-        nbytes: the bytes of its elements; 0 once it is freed.
-        version: its version counter now; None once it is freed.
-        state: ``"kept"``; ``"freed"`` after a backward pass without ``retain_graph=True``; or
-            ``"modified in place"`` where its version counter has moved on since it was saved, so
-            that a backward pass will be refused. Of tensors saved as one list, each whose counter
-            has ever moved counts as modified if one is. Torch does not notice a change under
-            ``torch.autograd.graph.saved_tensors_hooks``.
-    """
-
-    name: str
-    shape: tuple[int, ...] | None
-    dtype: torch.dtype | None
-    nbytes: int
-    version: int | None
-    state: _State
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +120,7 @@ class GraphNode:
         of ``torch.autograd.graph.saved_tensors_hooks``, and under a non-reentrant
         ``torch.utils.checkpoint`` it runs the checkpointed forward pass again.
         """
-        return tuple(_describe(*entry) for entry in _saved(self.grad_fn))
+        return tuple(saved_tensors(self.grad_fn))
 
 
 class Graph:
@@ -356,10 +329,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         A storage is counted whole, even where only a view of it was saved. What was freed counts
         nothing. Reading has the side effects of ``GraphNode.saved``.
         """
-        kept = [tensor for fn in self._fns for _, tensor, _ in _saved(fn) if tensor is not None]
-        storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
-        # The storages are alive all at once here, so an address stands for one of them.
-        return sum({s._cdata: s.nbytes() for s in storages}.values())
+        return memory_kept(self._fns)
 
     def text(self, max_depth: int = 50) -> str:
         """The graph as indented text, one line for each entry of each ``next_functions``.
@@ -671,135 +641,7 @@ def _labels(
     return {i: ", ".join(found) for i, found in labels.items() if found}
 
 
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """What could be seen of the saved values of a Node without running a hook.
-
-    Attributes:
-        values: tensors, lists and numbers by name, as the formula uses them.
-        broken: the names of what the formula cannot use any more, and why. Of a custom Function
-            only if the code of its backward names ``saved_tensors``.
-        changed: of those the tensors that were modified in place, as they are now.
-        hooked: whether something was left alone since looking would run hooks.
-    """
-
-    values: dict[str, Any]
-    broken: dict[str, _State | Literal["a stale view"]]
-    changed: list[torch.Tensor]
-    hooked: bool
-
-
-def peek(fn: Node) -> Peek:
-    """The saved values of a Node. Runs no hooks and recomputes nothing."""
-    if isinstance(fn, torch.autograd.function.BackwardCFunction):
-        names = {"saved_tensors": _FUNCTIONS}  # its author chose the other attributes
-    else:
-        saved = [attribute for attribute in dir(fn) if attribute.startswith("_saved_")]
-        names = {attribute: f"_raw{attribute}" for attribute in saved}
-    values, broken, hooked = dict[str, Any](), dict[str, Any](), False
-    changed = list[torch.Tensor]()
-    for attribute, raw in names.items():
-        name = attribute.removeprefix("_saved_")
-        try:
-            packed: Any = getattr(fn, raw, ())
-            if any(one.unpack_hook for one in (packed if isinstance(packed, tuple) else [packed])):
-                hooked = True
-                continue
-            value = values[name] = getattr(fn, attribute)
-            if isinstance(value, torch.Tensor) and not value.requires_grad and raw != _FUNCTIONS:
-                packed.unpack()  # as the engine does, which asks for more than Python
-        except RuntimeError as error:
-            broken[name] = "a stale view" if _STALE in str(error) else _state_told_by(error)
-            if broken[name] == "modified in place":
-                several = packed if isinstance(packed, tuple) else [packed]
-                changed += [one.data for one in several if one.data is not None]
-    if broken and isinstance(fn, torch.autograd.function.BackwardCFunction):
-        broken = broken if _reads_saved_tensors(fn) else {}
-    return Peek(values, broken, changed, hooked)
-
-
-def _reads_saved_tensors(fn: Node) -> bool:
-    """Whether the backward of a custom Function asks for ``saved_tensors``, as its code tells."""
-    named = [getattr(fn._forward_cls, name) for name in ("backward", "vjp")]
-    functions = [inspect.unwrap(function) for function in named]
-    for function in functions:  # the list grows by the functions of its module that it names
-        codes = [code] if (code := getattr(function, "__code__", None)) else []
-        for code in codes:  # and this one by the functions inside
-            told = {*code.co_names, *(one for one in code.co_consts if isinstance(one, str))}
-            if told & {"saved_tensors", "saved_variables"}:
-                return True
-            codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-            for name in code.co_names:
-                helper = function.__globals__.get(name)
-                of_its_module = getattr(helper, "__module__", "") == function.__module__
-                if inspect.isfunction(helper) and of_its_module and helper not in functions:
-                    functions.append(helper)
-    return False
-
-
 def hooks_on(tensor: torch.Tensor) -> int:
     """How many hooks of the user a tensor has."""
     after = getattr(tensor, "_post_accumulate_grad_hooks", None)
     return len(tensor._backward_hooks or ()) + len(after or ())
-
-
-def _state_told_by(error: RuntimeError) -> _State:
-    """The state of a saved tensor that torch refused to unpack."""
-    if "backward through the graph a second time" in str(error):
-        return "freed"
-    told = ("modified by an inplace operation", "detached in-place", _STALE)
-    if any(part in str(error) for part in told):
-        return "modified in place"
-    raise error
-
-
-_STALE = "its base or another view of its base has been modified inplace"
-_FUNCTIONS = "_raw_saved_tensors"  # the attribute of custom Functions
-
-
-def _saved(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
-    """Name, tensor and state of each tensor that a Node saved; no tensor once it is freed."""
-    for raw in (attribute for attribute in dir(fn) if attribute.startswith("_raw_saved_")):
-        name = raw.removeprefix("_raw_" if raw == "_raw_saved_tensors" else "_raw_saved_")
-        state: _State = "kept"
-        try:  # A custom Function has the attribute saved_tensors, all others _saved_self and so on.
-            tensors = getattr(fn, name if name == "saved_tensors" else f"_saved_{name}")
-        except RuntimeError as error:
-            state = _state_told_by(error)
-            if state == "freed":
-                yield name, None, state
-                continue
-            packed = getattr(fn, raw)
-            several = isinstance(packed, tuple)
-            tensors = tuple(one.data for one in packed) if several else packed.data
-        if isinstance(tensors, tuple | list):
-            named = [(f"{name}[{i}]", tensor) for i, tensor in enumerate(tensors)]
-        else:
-            named = [(name, tensors)]
-        for name, tensor in named:
-            if tensor is not None:
-                # Torch says of several tensors only that one was modified; of an untouched one the
-                # version counter never moved.
-                several = state == "modified in place" and len(named) > 1
-                yield name, tensor, "kept" if several and tensor._version == 0 else state
-
-
-def _describe(name: str, tensor: torch.Tensor | None, state: _State) -> SavedTensor:
-    if tensor is None:
-        return SavedTensor(name, None, None, 0, None, state)
-    nbytes = sum(part.nbytes for part in _parts(tensor))
-    return SavedTensor(name, tuple(tensor.shape), tensor.dtype, nbytes, tensor._version, state)
-
-
-_INDICES = {
-    torch.sparse_coo: ("_indices", "_values"),
-    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
-    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
-}
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors with memory of their own that make up a tensor: itself, unless it is sparse."""
-    return [getattr(tensor, part)() for part in _INDICES.get(tensor.layout, ())] or [tensor]

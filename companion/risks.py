@@ -12,7 +12,8 @@ from typing import Any, TypeGuard
 
 import torch
 
-from companion.graph import Edge, Peek, is_wrapped
+from companion.graph import Edge, is_wrapped
+from companion.saved import Peek
 
 Tensor = torch.Tensor
 Risk = tuple[str, str]  # the code of a finding, and its message

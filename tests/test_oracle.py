@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from companion import Graph, diagnose, explain
-from companion.graph import peek
+from companion.saved import peek
 
 PROGRAMS = 6000
 CHUNKS = 12  # tests, so that several processes can share them

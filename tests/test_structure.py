@@ -23,11 +23,13 @@ ARROWS = {
     "companion/__init__.py": {"companion.drawing", "companion.graph", "companion.nested"}
     | {"companion.calls", "companion.player", "companion.recording", "companion.taylor"}
     | {"companion.text", "companion.notes", "companion.source", "companion.watching"}
-    | {"companion.diagnosis", "companion.explaining", "companion.findings"},
+    | {"companion.diagnosis", "companion.explaining", "companion.findings", "companion.saved"},
     "companion/freeing.py": set(),
     "companion/naming.py": set(),
     "companion/calls.py": set(),
-    "companion/graph.py": {"companion.calls", "companion.freeing", "companion.naming"},
+    "companion/saved.py": set(),
+    "companion/graph.py": {"companion.calls", "companion.freeing", "companion.naming"}
+    | {"companion.saved"},
     "companion/text.py": {"companion.graph"},
     "companion/folding.py": {"companion.calls", "companion.graph"},
     "companion/drawing.py": {"companion.folding", "companion.graph", "companion.naming"}
@@ -46,9 +48,9 @@ ARROWS = {
     "companion/notes.py": {"companion.fingerprints", "companion.source"},
     "companion/watching.py": {"companion.fingerprints", "companion.notes", "companion.source"},
     "companion/findings.py": {"companion.source"},
-    "companion/risks.py": {"companion.graph"},
+    "companion/risks.py": {"companion.graph", "companion.saved"},
     "companion/diagnosis.py": {"companion.findings", "companion.graph", "companion.naming"}
-    | {"companion.risks", "companion.watching"},
+    | {"companion.risks", "companion.saved", "companion.watching"},
     "companion/explaining.py": {"companion.findings", "companion.source"},
     "companion/taylor.py": {"companion.rules", "companion.series"},
     "tools/__init__.py": set(),
@@ -129,7 +131,7 @@ def test_what_is_exported_is_sorted_documented_and_used():
     assert names == sorted(names)
     assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
         "calls diagnosis drawing explaining findings fingerprints folding formulas freeing".split()
-        + "graph naming nested notes player recording risks rules series source story".split()
+        + "graph naming nested notes player recording risks rules saved series source story".split()
         + "taylor text watching".split()
     )
     for name in names:
@@ -159,7 +161,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
 
 def test_private_attributes_of_torch_are_read_in_few_rooms_alone():
     for path in sorted((ROOT / "companion").glob("*.py")):
-        if path.name in {"graph.py", "recording.py", "fingerprints.py", "notes.py", "watching.py"}:
+        if path.stem in "fingerprints graph notes recording saved watching".split():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):

@@ -1,0 +1,144 @@
+"""Tests for companion.saved: what a Node saved, and in which state that is."""
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from companion import Graph, SavedTensor
+from companion.saved import peek
+
+
+class Both(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a + b
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient
+
+
+def test_a_product_saves_its_factors_with_their_shapes_and_versions():
+    x = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(3, 5, dtype=torch.float64, requires_grad=True)
+    assert Graph.of(x @ w).nodes[0].saved == (
+        SavedTensor("mat2", (3, 5), torch.float64, 8 * 15, 0, "kept"),
+        SavedTensor("self", (2, 3), torch.float64, 8 * 6, 0, "kept"),
+    )
+
+
+def test_a_sum_saves_nothing():
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of((x + x).sum()).saved_nbytes == 0
+
+
+def test_what_was_freed_is_said_to_be_and_counts_nothing():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    y.sum().backward()
+    graph = Graph.of(y)
+    assert graph.nodes[0].saved == (SavedTensor("result", None, None, 0, None, "freed"),)
+    assert graph.saved_nbytes == 0
+
+
+def test_what_was_modified_in_place_is_said_to_be():
+    x = torch.ones(2, requires_grad=True)
+    y = x.exp()
+    z = y * 1
+    y.add_(1)
+    (saved,) = Graph.of(z).nodes[-2].saved
+    assert (saved.name, saved.version, saved.state) == ("result", 1, "modified in place")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_of_tensors_saved_as_one_list_an_untouched_one_is_still_kept():
+    x = torch.ones(2, requires_grad=True)
+    a, b = x * 1, x * 2
+    y = Both.apply(a, b)
+    a.add_(1)
+    states = [saved.state for saved in Graph.of(y).nodes[0].saved]
+    assert states == ["modified in place", "kept"]
+
+
+def test_storages_without_memory_are_counted_one_by_one():
+    class KeepsMeta(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            ctx.save_for_backward(torch.empty(1000, device="meta"), torch.empty(10, device="meta"))
+            return a * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    x = torch.ones(2, requires_grad=True)
+    assert Graph.of(KeepsMeta.apply(x)).saved_nbytes == 4 * 1010
+
+
+def test_saved_lists_and_those_of_a_custom_function_are_told_one_by_one():
+    x = torch.ones(4, 4, requires_grad=True)
+    index = torch.tensor([0, 1])
+    assert [saved.name for saved in Graph.of(x[index, index]).nodes[0].saved] == [
+        "indices[0]",
+        "indices[1]",
+    ]
+    assert [saved.name for saved in Graph.of(Both.apply(x, x)).nodes[0].saved] == [
+        "saved_tensors[0]",
+        "saved_tensors[1]",
+    ]
+
+
+def test_a_storage_that_several_nodes_keep_is_counted_once_and_whole():
+    x = torch.ones(100, requires_grad=True)
+    assert Graph.of(x.exp() * x.sin()).saved_nbytes == 3 * x.nbytes  # exp, sin and x itself
+    assert Graph.of(x[:3] * x[:2].sum()).saved_nbytes == x.nbytes + 4
+
+
+def test_a_sparse_saved_tensor_counts_its_indices_too():
+    sparse = torch.eye(2).to_sparse()
+    dense = torch.ones(2, 2, requires_grad=True)
+    (saved,) = Graph.of(torch.sparse.mm(sparse, dense)).nodes[0].saved
+    assert saved.nbytes == 2 * 2 * 8 + 2 * 4
+
+
+def test_looking_at_saved_tensors_runs_unpack_hooks_and_reading_the_graph_does_not():
+    ran = []
+    x = torch.ones(2, requires_grad=True)
+    with saved_tensors_hooks(lambda t: t, lambda t: ran.append("unpack") or t):
+        y = x.exp()
+    again = checkpoint(lambda t: (ran.append("forward"), t.exp())[1], x, use_reentrant=False)
+    ran.clear()
+    graph = Graph.of(y, again)
+    assert graph.edges and graph.depth and ran == []
+    assert [root.saved[0].name for root in graph.roots] == ["result", "result"]
+    assert ran == ["unpack", "forward"]
+
+
+def test_a_peek_runs_no_hooks_and_says_what_it_left_alone():
+    ran = []
+    x = torch.ones(2, requires_grad=True)
+    with saved_tensors_hooks(lambda t: t, lambda t: ran.append("unpack") or t):
+        hooked = x.exp()
+    again = checkpoint(lambda t: (ran.append("forward"), t.exp())[1], x, use_reentrant=False)
+    ran.clear()
+    for y, left_alone in ((hooked, True), (again, True), (x.exp(), False)):
+        seen = peek(y.grad_fn)
+        assert seen.hooked is left_alone and ("result" not in seen.values) is left_alone
+    assert ran == []
+
+
+def test_a_peek_gives_numbers_too_and_says_why_a_tensor_cannot_be_used():
+    x = torch.ones(2, 3, requires_grad=True)
+    assert peek(x.sum(1).grad_fn).values["dim"] == (1,)
+    y = x.exp()
+    z = y * 1
+    y.add_(1)
+    seen = peek(z.grad_fn.next_functions[0][0])
+    assert seen.broken == {"result": "modified in place"}
+    assert len(seen.changed) == 1 and torch.equal(seen.changed[0], y)
+    z = x.exp()
+    z.sum().backward()
+    assert peek(z.grad_fn).broken == {"result": "freed"} and not peek(z.grad_fn).changed
