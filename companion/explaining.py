@@ -5,11 +5,10 @@ The messages are those of torch 2.6 to 2.15; where one was worded otherwise befo
 
 from __future__ import annotations
 
-import os
 import re
 
 from companion.findings import Finding, finding
-from companion.source import NOT_THE_USERS, Source, source_at
+from companion.source import Source, is_users, source_at
 
 
 def explain(error: BaseException) -> Finding | None:
@@ -56,13 +55,11 @@ def explain(error: BaseException) -> Finding | None:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost place outside of torch, and of modules such as copy, that an error passed."""
+    """The innermost place of the user that an error passed."""
     place, traceback = None, error.__traceback__
-    standard = os.path.dirname(os.__file__)
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        file = code.co_filename
-        if not file.startswith(NOT_THE_USERS) and os.path.dirname(file) != standard:
+        if is_users(code.co_filename):
             place = code, traceback.tb_lasti
         traceback = traceback.tb_next
     return None if place is None else source_at(*place)

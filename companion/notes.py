@@ -24,7 +24,7 @@ from torch import overrides
 from torch.overrides import TorchFunctionMode
 
 from companion.fingerprints import PLAIN, fingerprint, memory_of, version_of
-from companion.source import NOT_THE_USERS, Source, source_at
+from companion.source import Source, is_users, source_at
 
 Tensor = torch.Tensor
 
@@ -179,7 +179,7 @@ class Recorder(TorchFunctionMode):
         frame, found, quiet = sys._getframe(2), None, False
         while frame is not None:
             code = frame.f_code
-            if found is None and not code.co_filename.startswith(NOT_THE_USERS):
+            if found is None and is_users(code.co_filename):
                 found = code, frame.f_lasti
             if code is self.around:
                 break

@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.graph import Edge, Graph, Node, garbage_collection_paused, read
 from companion.naming import names_in
-from companion.source import NOT_THE_USERS, Source
+from companion.source import Source, is_users
 
 LARGE = 1000  # elements: of smaller gradients a copy costs less than to look for one
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
@@ -534,7 +534,7 @@ def _source(fn: Node) -> Source | None:
     """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
     for entry in reversed(fn.metadata.get("traceback_", ())):
         told = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
-        if told and told[3] and not told[1].startswith(NOT_THE_USERS):
+        if told and told[3] and is_users(told[1]):
             return Source(told[1], int(told[2]), told[3].strip())
     return None
 

@@ -1,4 +1,4 @@
-"""Where in the user's code something happened: the innermost line that is neither torch's nor ours.
+"""Where in the user's code something happened: the innermost line of a file that is the user's.
 
 A place in running code is a code object and the offset of an instruction. From these Python tells
 the exact segment, such as ``x @ w`` of ``y = (x @ w).relu()``. It is looked up when asked for.
@@ -11,14 +11,15 @@ import linecache
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from types import CodeType
 
 import torch
 
-# The names of files that begin so are not the user's.
 _FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
-NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
+_STANDARD = os.path.dirname(os.__file__)
+_NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,17 @@ class Source:
         return ": ".join(part for part in (place, f"`{self.text}`" if self.text else "") if part)
 
 
+@cache
+def is_users(file: str) -> bool:
+    """Whether code of this file is the user's: not torch's, ours, or a module such as copy."""
+    return not file.startswith(_NOT_THE_USERS) and os.path.dirname(file) != _STANDARD
+
+
 def users_place() -> tuple[CodeType, int] | None:
     """The code object and the instruction that are running in the innermost frame of the user."""
     frame = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(NOT_THE_USERS):
+        if is_users(frame.f_code.co_filename):
             return frame.f_code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
     return None

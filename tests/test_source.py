@@ -1,9 +1,11 @@
+import copy
 import sys
 import textwrap
 
 import pytest
+import torch
 
-from companion import Source
+from companion import Source, watch
 from companion.source import source_at, users_place
 
 
@@ -67,8 +69,6 @@ def test_a_function_in_a_file_is_found_by_its_file(tmp_path):
 
 
 def test_the_users_place_is_in_no_file_of_torch():
-    import torch
-
     places = []
 
     class Module(torch.nn.Module):
@@ -81,6 +81,15 @@ def test_the_users_place_is_in_no_file_of_torch():
     assert places[0][0].co_name == "<lambda>"
     assert source_at(*places[0]).text == "users_place()"
     assert users_place()[0].co_filename == __file__
+
+
+def test_the_users_place_is_in_no_module_of_python():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as seen:
+        copy.deepcopy(x)
+    operation = seen.operations[0]
+    assert operation.name == "__deepcopy__"
+    assert str(operation.source).endswith("`copy.deepcopy(x)`")
 
 
 @pytest.mark.parametrize("flag", [[], ["-X", "no_debug_ranges"]])
