@@ -41,12 +41,30 @@ class ModuleNames(dict[str, torch.Tensor]):
     """The names of a model's parameters, and the calls of its modules. Made by ``modules``.
 
     Attributes:
-        calls: every call in the order in which it began.
+        events: each beginning and each end of a call: the path, the class (None at the end), and
+            the number of the next Node. That is all that is noted while the model runs.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model.named_parameters())
-        self.calls: list[Call] = []
+        self.events: list[tuple[str, str | None, int]] = []
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every call in the order in which it began."""
+        calls, open_calls = list[Call](), list[Call]()
+        for path, kind, number in self.events:
+            if kind is not None:
+                outer = open_calls[-1] if open_calls else None
+                call = Call(path, kind, outer, len(open_calls), number, number)
+                calls.append(call)
+                open_calls.append(call)
+            elif any(call.path == path for call in open_calls):
+                # A call inside of it that an interrupt ended has no end; it is left empty.
+                while (call := open_calls.pop()).path != path:
+                    pass
+                call.end = number
+        return calls
 
 
 def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None]:
@@ -107,31 +125,19 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     names = ModuleNames(model)
     thread = threading.get_ident()
-    open_calls: list[tuple[Call, nn.Module]] = []
     over = False  # for hooks on a copy of the model, which stay
-    next_number = torch._C._autograd._get_sequence_nr
+    next_number, note = torch._C._autograd._get_sequence_nr, names.events.append
 
     def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
         kind = type(module).__name__
 
         def enter(*_: object) -> None:
             if not over and threading.get_ident() == thread:
-                outer = open_calls[-1][0] if open_calls else None
-                start = next_number()
-                call = Call(path, kind, outer, len(open_calls), start, start)
-                open_calls.append((call, module))
-                names.calls.append(call)
+                note((path, kind, next_number()))
 
         def leave(*_: object) -> None:
-            if over or threading.get_ident() != thread:
-                return
-            for place in range(len(open_calls) - 1, -1, -1):
-                call, other = open_calls[place]
-                if other is module:
-                    call.end = next_number()
-                    # A call inside of it that an interrupt ended did not get here; it stays empty.
-                    del open_calls[place:]
-                    break
+            if not over and threading.get_ident() == thread:
+                note((path, None, next_number()))
 
         # Before the user's own, which may raise; and after an error as well.
         hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.checkpoint import checkpoint
 
 from companion import Graph, draw, modules
@@ -110,6 +111,22 @@ def test_a_hook_of_the_users_that_raises_first_disturbs_nothing():
                 model(x)
             y = model[0](x)
     assert made_by(y, names) == [("TanhBackward0", "0")]
+
+
+def test_a_global_hook_that_raises_before_the_call_began_ends_no_other_call():
+    model = nn.Sequential(nn.Tanh(), nn.Sigmoid())
+    x = torch.ones(2, requires_grad=True)
+
+    def refuse(module, _):
+        if isinstance(module, nn.Sigmoid):
+            raise ValueError
+
+    with register_module_forward_pre_hook(refuse), modules(model) as names:
+        with pytest.raises(ValueError):
+            model[1](x)
+        y = model[0](x)
+    assert made_by(y, names) == [("TanhBackward0", "0")]
+    assert [call.path for call in names.calls] == ["0"]
 
 
 def test_the_model_computes_what_it_always_computes():
