@@ -25,7 +25,7 @@ from torch import nn
 from companion import derivatives, nth_derivative
 
 ORDERS = (1, 2, 4, 6, 8, 10, 12)
-LIMIT = 15  # seconds for a process
+LIMIT = 20  # seconds for a process
 MEMORY = 8  # GB for a process
 
 Function = Callable[[Any], Any]
