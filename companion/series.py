@@ -40,23 +40,28 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
     return total
 
 
-def rise(terms: Terms, w: Series, k: int, zero: Tensor, sign: float = 1.0) -> Coefficient:
-    """The coefficient k of y where y' = ``sign`` w a': the sum of ``j / k * a[j] * w[k - j]``."""
-    total = None
+def spread(
+    y: Series, terms: Terms, w: Coefficient, k: int, zero: Tensor, sign: float = 1.0
+) -> None:
+    """Add to y, where y' = ``sign`` w a', what follows from the coefficient k of w.
+
+    That is ``j / (j + k) * a[j] * w[k]``, added to ``y[j + k]``, for each j. So w is not kept,
+    since new memory takes most of the time of a large batch.
+    """
+    if w is None:
+        return
     for j, p in terms:
-        if j > k:
+        m = j + k
+        if m >= len(y):
             break
-        q = w[k - j]
-        if q is not None:
-            if total is None:  # one pass over memory, where a product and a factor take two
-                total = torch.addcmul(zero, p, q, value=sign * j / k)
-            else:
-                total.addcmul_(p, q, value=sign * j / k)
-    return total
+        if y[m] is None:  # one pass over memory, where a product and a factor take two
+            y[m] = torch.addcmul(zero, p, w, value=sign * j / m)
+        else:
+            y[m].addcmul_(p, w, value=sign * j / m)
 
 
 def terms_of(a: Series) -> Terms:
-    """The coefficients that ``rise`` sums over, and their numbers."""
+    """The coefficients that ``spread`` multiplies by, and their numbers."""
     return [(j, p) for j, p in enumerate(a) if j and p is not None]
 
 
@@ -175,19 +180,15 @@ def solve(
     a: Series, start: Tensor, rate: Callable[[Series, int], Coefficient], sign: float = 1.0
 ) -> Series:
     """The series y that starts so, with y' = ``sign`` w a'; ``rate(y, k)`` is w's coefficient k."""
-    y: Series = [start]
-    w: Series = []
-    terms, zero = terms_of(a), start.new_zeros(())
-    for k in range(1, len(a)):
-        w.append(rate(y, k - 1))
-        y.append(rise(terms, w, k, zero, sign))
+    y, terms, zero = constant(start, len(a) - 1), terms_of(a), start.new_zeros(())
+    for k in range(len(a) - 1):  # y is known up to k
+        spread(y, terms, rate(y, k), k, zero, sign)
     return y
 
 
 def integral(a: Series, start: Tensor, w: Series) -> Series:
     """The series y that starts so, with y' = w a'."""
-    terms, zero = terms_of(a), start.new_zeros(())
-    return [start, *(rise(terms, w, k, zero) for k in range(1, len(a)))]
+    return solve(a, start, lambda y, k: w[k])
 
 
 def exp(a: Series) -> Series:
@@ -226,13 +227,12 @@ def sqrt(a: Series, start: Tensor | None = None) -> Series:
 
 def sincos(a: Series, sign: float = -1.0) -> tuple[Series, Series]:
     """Sine and cosine, which are each other's rates; with ``sign=1`` the hyperbolic ones."""
-    s: Series = [a[0].sin() if sign < 0 else a[0].sinh()]
-    c: Series = [a[0].cos() if sign < 0 else a[0].cosh()]
+    s = constant(a[0].sin() if sign < 0 else a[0].sinh(), len(a) - 1)
+    c = constant(a[0].cos() if sign < 0 else a[0].cosh(), len(a) - 1)
     terms, zero = terms_of(a), a[0].new_zeros(())
-    for k in range(1, len(a)):
-        s_k, c_k = rise(terms, c, k, zero), rise(terms, s, k, zero, sign)
-        s.append(s_k)
-        c.append(c_k)
+    for k in range(len(a) - 1):
+        spread(s, terms, c[k], k, zero)
+        spread(c, terms, s[k], k, zero, sign)
     return s, c
 
 
