@@ -329,6 +329,8 @@ def _composed(function: Callable[..., Any]) -> Rule:
             dtype = signature.bind(*args, **kwargs).arguments.get("dtype")
         except TypeError:
             _refuse(f"{func.__name__} with these arguments")
+        if args and isinstance(args[0], Tensor) and not args[0].numel():
+            return _plain(func, args, kwargs)  # of no elements, and so a constant
         values = map(_value, (*args, *kwargs.values()))
         dtypes = {one.dtype for one in values if isinstance(one, Tensor)}
         if len(dtypes) > 1 or not dtypes <= _HALF:

@@ -691,6 +691,23 @@ CONSTANTS = {
 }
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.softmax(1),
+        lambda x: F.log_softmax(x, 1),
+        lambda x: x.logsumexp(1),
+        lambda x: x.norm(),
+        lambda x: torch.linalg.vector_norm(x, dim=1) + x.sum(1),
+    ],
+)
+def test_of_no_elements_the_value_is_that_of_torch_and_a_constant(f):
+    x = torch.empty(2, 0, dtype=torch.float64)
+    found = derivatives(f, x, 3)
+    assert torch.equal(found[0], f(x))
+    assert torch.equal(found[1:], torch.zeros_like(found[1:]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_of_every_kind_stand_on_both_sides(name, dtype):
