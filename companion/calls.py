@@ -8,7 +8,7 @@ numbers enclose its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -37,34 +37,38 @@ class Call:
     end: int
 
 
+# The path of a module, its class where a call begins and None where it ends, and the number of the
+# next Node.
+Event = tuple[str, str | None, int]
+
+
 class ModuleNames(dict[str, torch.Tensor]):
     """The names of a model's parameters, and the calls of its modules. Made by ``modules``.
 
     Attributes:
-        events: each beginning and each end of a call: the path, the class (None at the end), and
-            the number of the next Node. That is all that is noted while the model runs.
+        events: the beginnings and ends of all calls, which is what is noted while the model runs.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model.named_parameters())
-        self.events: list[tuple[str, str | None, int]] = []
+        self.events: list[Event] = []
 
-    @property
-    def calls(self) -> list[Call]:
-        """Every call in the order in which it began."""
-        calls, open_calls = list[Call](), list[Call]()
-        for path, kind, number in self.events:
-            if kind is not None:
-                outer = open_calls[-1] if open_calls else None
-                call = Call(path, kind, outer, len(open_calls), number, number)
-                calls.append(call)
-                open_calls.append(call)
-            elif any(call.path == path for call in open_calls):
-                # A call inside of it that an interrupt ended has no end; it is left empty.
-                while (call := open_calls.pop()).path != path:
-                    pass
-                call.end = number
-        return calls
+
+def calls_told(events: Iterable[Event]) -> list[Call]:
+    """Every call that events tell of, in the order in which it began."""
+    calls, open_calls = list[Call](), list[Call]()
+    for path, kind, number in events:
+        if kind is not None:
+            outer = open_calls[-1] if open_calls else None
+            call = Call(path, kind, outer, len(open_calls), number, number)
+            calls.append(call)
+            open_calls.append(call)
+        elif any(call.path == path for call in open_calls):
+            # A call inside of it that an interrupt ended has no end; it is left empty.
+            while (call := open_calls.pop()).path != path:
+                pass
+            call.end = number
+    return calls
 
 
 def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None]:
@@ -129,11 +133,9 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
     next_number, note = torch._C._autograd._get_sequence_nr, names.events.append
 
     def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
-        kind = type(module).__name__
-
         def enter(*_: object) -> None:
             if not over and threading.get_ident() == thread:
-                note((path, kind, next_number()))
+                note((path, type(module).__name__, next_number()))
 
         def leave(*_: object) -> None:
             if not over and threading.get_ident() == thread:

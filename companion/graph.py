@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from companion.calls import Call, ModuleNames, innermost
+from companion.calls import Call, Event, ModuleNames, calls_told, innermost
 from companion.freeing import SHALLOW, fuse
 from companion.naming import check_names, is_tensor, names_in, one_line
 from companion.saved import SavedTensor, memory_kept, saved_tensors
@@ -152,7 +152,7 @@ class Graph:
     _input_nr: dict[int, int]  # by place in _target
     _labels: dict[int, str]
     _root_count: int
-    _module_calls: list[Call]
+    _events: list[Event]  # of calls of modules
 
     def __init__(self) -> None:
         raise TypeError("a Graph is read from tensors: use Graph.of(loss)")
@@ -318,9 +318,9 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     @cached_property
     def calls(self) -> list[Call | None]:
         """For each Node the call of a module that made it, where ``companion.modules`` noted it."""
-        if not self._module_calls:
+        if not self._events:
             return [None] * len(self)
-        return innermost(self._module_calls, self.sequence_numbers)
+        return innermost(calls_told(self._events), self.sequence_numbers)
 
     @property
     def saved_nbytes(self) -> int:
@@ -487,7 +487,7 @@ def read(
     graph._root_count = len(graph._fns)
     reached = {edge[0]: edge[1] for edge in reversed(edges)}  # by which output a root is reached
     graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
-    graph._module_calls = names.calls if isinstance(names, ModuleNames) else []
+    graph._events = names.events if isinstance(names, ModuleNames) else []
     _traverse(graph, names_in(caller) if names is None else names, names or {})
     return graph
 

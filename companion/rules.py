@@ -135,7 +135,7 @@ def _value(argument: Any) -> Any:
 
 def _ordered(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The operands by position, and numpy's names of options in torch's words."""
-    for place, names in enumerate((("input", "self"), ("other", "exponent"))):
+    for place, names in enumerate((("input", "self", "x"), ("other", "exponent"))):
         for name in names:
             if len(args) == place and name in kwargs:
                 args = (*args, kwargs.pop(name))

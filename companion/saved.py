@@ -25,7 +25,7 @@ class SavedTensor:
     Attributes:
         name: the argument of the formula that uses it, such as ``"self"`` or ``"result"``; a
             custom Function gives numbers only, as in ``"saved_tensors[0]"``.
-        shape: its shape; None once it is freed.
+        shape: its shape; None once it is freed, and of a nested tensor of the strided layout.
         dtype: its dtype; None once it is freed.
         nbytes: the bytes of its elements; 0 once it is freed.
         version: its version counter now; None once it is freed.
@@ -134,9 +134,9 @@ def saved_tensors(fn: Node) -> Iterator[SavedTensor]:
             yield SavedTensor(name, None, None, 0, None, state)
         else:
             nbytes = sum(part.nbytes for part in _parts(tensor))
-            yield SavedTensor(
-                name, tuple(tensor.shape), tensor.dtype, nbytes, tensor._version, state
-            )
+            has_shape = not tensor.is_nested or tensor.layout != torch.strided
+            shape = tuple(tensor.shape) if has_shape else None
+            yield SavedTensor(name, shape, tensor.dtype, nbytes, tensor._version, state)
 
 
 def _unpacked(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:

@@ -18,8 +18,9 @@ from types import CodeType
 import torch
 
 _FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
-_STANDARD = os.path.dirname(os.__file__)
-_NOT_THE_USERS = (*_FOLDERS, "<eval_with_key>")  # the last is code that torch.fx wrote
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = tuple(_STANDARD + folder for folder in ("site-packages", "dist-packages"))
+_NOT_THE_USERS = (*_FOLDERS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Source:
 @cache
 def is_users(file: str) -> bool:
     """Whether code of this file is the user's: not torch's, ours, or a module such as copy."""
-    return not file.startswith(_NOT_THE_USERS) and os.path.dirname(file) != _STANDARD
+    is_pythons = file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
+    return not is_pythons and not file.startswith(_NOT_THE_USERS)
 
 
 def users_place() -> tuple[CodeType, int] | None:

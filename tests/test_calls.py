@@ -10,6 +10,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.checkpoint import checkpoint
 
 from companion import Graph, draw, modules
+from companion.calls import calls_told
 
 
 class Twice(nn.Module):
@@ -71,7 +72,7 @@ def test_several_passes_in_one_block_are_told_apart_by_their_nodes():
         first, second = model(torch.ones(1, 2)), model(torch.ones(1, 2))
     assert made_by(first, names) == made_by(second, names)
     assert [m for _, m in made_by(first + second, names)][:3] == [None] * 3
-    assert len(names.calls) == 6
+    assert len(calls_told(names.events)) == 6
 
 
 def test_hooks_are_gone_after_the_block_and_after_an_error():
@@ -126,7 +127,28 @@ def test_a_global_hook_that_raises_before_the_call_began_ends_no_other_call():
             model[1](x)
         y = model[0](x)
     assert made_by(y, names) == [("TanhBackward0", "0")]
-    assert [call.path for call in names.calls] == ["0"]
+    assert [call.path for call in calls_told(names.events)] == ["0"]
+
+
+def test_a_graph_read_while_a_call_is_open_knows_its_module_when_asked_later():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    graphs = []
+    model[1].register_forward_hook(lambda _, __, y: graphs.append(Graph.of(y, names=names)))
+    with modules(model) as names:
+        model(torch.ones(1, 2))
+    assert [(node.name, node.module) for node in graphs[0].nodes[:2]] == [
+        ("TanhBackward0", "1"),
+        ("AddmmBackward0", "0"),
+    ]
+
+
+def test_the_class_is_that_at_the_time_of_the_call():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Tanh())
+    with modules(model) as names:
+        model(torch.ones(1, 2))
+        model(torch.ones(1, 2))
+    kinds = [call.kind for call in calls_told(names.events) if call.path == "0"]
+    assert kinds == ["LazyLinear", "Linear"]
 
 
 def test_the_model_computes_what_it_always_computes():
@@ -145,7 +167,7 @@ def test_what_another_thread_computes_meanwhile_is_not_attributed():
         thread = threading.Thread(target=model, args=[torch.ones(1, 2)])
         thread.start()
         thread.join()
-    assert names.calls == []
+    assert names.events == []
 
 
 def test_a_checkpoint_is_attributed_as_well_and_its_second_forward_does_no_harm():
@@ -183,7 +205,7 @@ def test_a_copy_of_the_model_made_meanwhile_notes_nothing_later():
     with modules(model) as names:
         twin = copy.deepcopy(model)
     twin(torch.ones(1, 2))
-    assert names.calls == []
+    assert names.events == []
 
 
 def test_a_module_that_calls_itself_and_fails_inside_keeps_its_own_call():

@@ -117,6 +117,14 @@ def test_looking_at_saved_tensors_runs_unpack_hooks_and_reading_the_graph_does_n
     assert ran == ["unpack", "forward"]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # once in a process
+def test_a_nested_saved_tensor_without_a_shape_is_told_all_the_same():
+    x = torch.ones(3, 2, requires_grad=True)
+    nested = torch.nested.as_nested_tensor([x, x[:2]])
+    (saved,) = Graph.of(torch.nested.to_padded_tensor(nested, 0.0)).nodes[0].saved
+    assert (saved.shape, saved.nbytes) == (None, 5 * 2 * 4)
+
+
 def test_a_peek_runs_no_hooks_and_says_what_it_left_alone():
     ran = []
     x = torch.ones(2, requires_grad=True)

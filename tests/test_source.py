@@ -1,4 +1,6 @@
+import collections.abc
 import copy
+import json
 import sys
 import textwrap
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from companion import Source, watch
-from companion.source import source_at, users_place
+from companion.source import is_users, source_at, users_place
 
 
 def here() -> Source:
@@ -81,6 +83,22 @@ def test_the_users_place_is_in_no_file_of_torch():
     assert places[0][0].co_name == "<lambda>"
     assert source_at(*places[0]).text == "users_place()"
     assert users_place()[0].co_filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("function", "is_the_users"),
+    [
+        (copy.deepcopy, False),
+        (json.JSONDecoder.decode, False),  # in a folder
+        (collections.abc.Sequence.index, False),  # frozen
+        (torch.nn.Module.forward, False),
+        (source_at, False),
+        (pytest.raises, True),  # installed, as a package of the user's may be
+        (here, True),
+    ],
+)
+def test_whose_code_it_is(function, is_the_users):
+    assert is_users(function.__code__.co_filename) is is_the_users
 
 
 def test_the_users_place_is_in_no_module_of_python():

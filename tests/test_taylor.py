@@ -699,6 +699,7 @@ CONSTANTS = {
         lambda x: x.logsumexp(1),
         lambda x: x.norm(),
         lambda x: torch.linalg.vector_norm(x, dim=1) + x.sum(1),
+        lambda x: torch.linalg.vector_norm(x=x),
     ],
 )
 def test_of_no_elements_the_value_is_that_of_torch_and_a_constant(f):
