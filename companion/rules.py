@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 import companion.series as series
 from companion.series import Series
-from companion.source import source_at, users_place
+from companion.source import line_of, source_at, users_place
 
 Tensor = torch.Tensor
 Rule = Callable[..., Any]
@@ -860,6 +859,6 @@ def _refuse(what: str) -> NoReturn:
     if place is None:
         raise NotImplementedError(f"derivatives: {what} (place unknown)")
     source = source_at(*place)
-    line = linecache.getline(source.file, source.line).strip()
+    line = line_of(source.file, source.line).strip()
     at = f"{Path(source.file).name}:{source.line}" + (f": {line}" if line else "")
     raise NotImplementedError(f"derivatives: {what} ({at})")

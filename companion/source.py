@@ -72,15 +72,21 @@ def source_at(code: CodeType, instruction: int) -> Source:
     at = islice(code.co_positions(), max(instruction, 0) // 2, None)
     line, last, start, end = next(at, (None, None, None, None))
     line = line or code.co_firstlineno
-    whole = linecache.getline(code.co_filename, line).strip()
+    whole = line_of(code.co_filename, line).strip()
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
         return Source(code.co_filename, line, whole)
     name = dis.opname[code.co_code[instruction]]
     if name.startswith("STORE_"):  # x[0] = y, whose segment is x[0]
         return Source(code.co_filename, line, whole)
     # Columns count bytes.
-    lines = [linecache.getline(code.co_filename, n).encode() for n in range(line, last + 1)]
+    lines = [line_of(code.co_filename, n).encode() for n in range(line, last + 1)]
     lines[-1] = lines[-1][:end]
     lines[0] = lines[0][start:]
     text = " ".join(part.decode(errors="replace").strip() for part in lines)
     return Source(code.co_filename, line, text.strip())
+
+
+def line_of(file: str, number: int) -> str:
+    """A line of the source; ``""`` where it cannot be found."""
+    # All code of exec() has this name, and since Python 3.13 the program of python -c as well.
+    return "" if file == "<string>" else linecache.getline(file, number)

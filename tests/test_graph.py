@@ -185,6 +185,7 @@ def test_a_graph_keeps_its_leaves():
     assert leaf() is graph.leaves[0].grad_fn.variable
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="exec() defines no variable of a function")
 def test_looking_for_names_leaves_what_exec_defined():
     exec("defined = 5")
     x = torch.ones(2, requires_grad=True)
