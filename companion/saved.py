@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 
 _State = Literal["kept", "freed", "modified in place"]
-Node = Any  # torch.autograd.graph.Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Peek:
     hooked: bool
 
 
-def peek(fn: Node) -> Peek:
+def peek(fn: Any) -> Peek:
     """The saved values of a Node. Runs no hooks and recomputes nothing."""
     values, broken, hooked = dict[str, Any](), dict[str, Any](), False
     changed = list[torch.Tensor]()
@@ -86,7 +85,7 @@ def peek(fn: Node) -> Peek:
     return Peek(values, broken, changed, hooked)
 
 
-def _reads_saved_tensors(fn: Node) -> bool:
+def _reads_saved_tensors(fn: Any) -> bool:
     """Whether the backward of a custom Function asks for ``saved_tensors``, as its code tells."""
     named = [getattr(fn._forward_cls, name) for name in ("backward", "vjp")]
     functions = [inspect.unwrap(function) for function in named]
@@ -119,7 +118,7 @@ def _state_told_by(error: RuntimeError) -> _State:
     raise error
 
 
-def memory_kept(fns: Iterable[Node]) -> int:
+def memory_kept(fns: Iterable[Any]) -> int:
     """The bytes of the storages that the saved tensors of Nodes keep alive. Runs unpack hooks."""
     kept = [tensor for fn in fns for _, tensor, _ in _unpacked(fn) if tensor is not None]
     storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
@@ -127,7 +126,7 @@ def memory_kept(fns: Iterable[Node]) -> int:
     return sum({s._cdata: s.nbytes() for s in storages}.values())
 
 
-def saved_tensors(fn: Node) -> Iterator[SavedTensor]:
+def saved_tensors(fn: Any) -> Iterator[SavedTensor]:
     """What a Node holds for the backward pass, by name. Runs unpack hooks."""
     for name, tensor, state in _unpacked(fn):
         if tensor is None:
@@ -139,7 +138,7 @@ def saved_tensors(fn: Node) -> Iterator[SavedTensor]:
             yield SavedTensor(name, shape, tensor.dtype, nbytes, tensor._version, state)
 
 
-def _unpacked(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
+def _unpacked(fn: Any) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
     """Name, tensor and state of each tensor that a Node saved; no tensor once it is freed."""
     for attribute, raw in _attributes(fn):
         if not hasattr(type(fn), raw):  # a number, which is not unpacked
@@ -168,7 +167,7 @@ def _unpacked(fn: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
                 yield name, tensor, "kept" if several and tensor._version == 0 else state
 
 
-def _attributes(fn: Node) -> list[tuple[str, str]]:
+def _attributes(fn: Any) -> list[tuple[str, str]]:
     """The attributes with what a Node saved, and those with the same before it is unpacked."""
     if isinstance(fn, torch.autograd.function.BackwardCFunction):
         return [("saved_tensors", _FUNCTIONS)]  # its author chose the other attributes

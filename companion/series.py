@@ -4,7 +4,7 @@ A series of order n is the list of its coefficients c_0, …, c_n: tensors of on
 where c_k is the k-th derivative divided by k!. None stands for a coefficient that is zero
 everywhere, except in c_0. A recurrence finds one coefficient of the result after the other, from
 sums of at most k products, so all of them cost O(n²). They can be differentiated themselves: the
-one operation in place is on a sum that nobody else has seen.
+one operation in place is on a sum that is not complete, and so not used by anything.
 
 Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13; for
 powers D. E. Knuth, The Art of Computer Programming, vol. 2, 3rd ed., 1997, section 4.7.
@@ -45,8 +45,8 @@ def spread(
 ) -> None:
     """Add to y, where y' = ``sign`` w a', what follows from the coefficient k of w.
 
-    That is ``j / (j + k) * a[j] * w[k]``, added to ``y[j + k]``, for each j. So w is not kept,
-    since new memory takes most of the time of a large batch.
+    That is ``j / (j + k) * a[j] * w[k]``, added to ``y[j + k]``, for each j. Then nobody needs
+    this coefficient of w any more: new memory takes most of the time of a large batch.
     """
     if w is None:
         return

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.checkpoint import checkpoint
 
+import companion
 from companion import Graph, draw, modules
 from companion.calls import calls_told
 
@@ -140,6 +141,16 @@ def test_a_graph_read_while_a_call_is_open_knows_its_module_when_asked_later():
         ("TanhBackward0", "1"),
         ("AddmmBackward0", "0"),
     ]
+
+
+def test_to_read_a_graph_takes_no_time_for_the_calls_before(monkeypatch):
+    model = nn.Tanh()
+    with modules(model) as names:
+        y = model(torch.ones(2, requires_grad=True))
+    monkeypatch.setattr(companion.graph, "calls_told", lambda events: 1 / 0)
+    graph = Graph.of(y, names=names)
+    with pytest.raises(ZeroDivisionError):
+        _ = graph.calls
 
 
 def test_the_class_is_that_at_the_time_of_the_call():

@@ -1,6 +1,7 @@
 import collections.abc
 import copy
 import json
+import linecache
 import sys
 import textwrap
 
@@ -68,6 +69,16 @@ def test_a_function_in_a_file_is_found_by_its_file(tmp_path):
     scope: dict[str, object] = {}
     exec(compile(path.read_text(), str(path), "exec"), scope)
     assert scope["f"](here)[1] == Source(str(path), 2, "here()")
+
+
+def test_code_of_exec_does_not_take_its_text_from_other_code_of_that_name(monkeypatch):
+    lines = ["the program of python -c\n"]  # which Python 3.13 keeps there
+    monkeypatch.setitem(linecache.cache, "<string>", (len(lines[0]), None, lines, "<string>"))
+    scope: dict[str, object] = {"here": here}
+    exec("def f():\n    return here()", scope)
+    exec("g = lambda: here()", scope)
+    assert scope["f"]() == Source("<string>", 2, "")
+    assert scope["g"]() == Source("<string>", 1, "")
 
 
 def test_the_users_place_is_in_no_file_of_torch():
