@@ -1,20 +1,20 @@
 """The companion of Inside Autograd: walk, draw and differentiate PyTorch's computation graphs."""
 
-from companion.calls import modules
-from companion.diagnosis import Diagnosis, diagnose
-from companion.drawing import Drawing, draw
-from companion.explaining import explain
+from companion.backward.player import Player, play
+from companion.backward.recording import Arrival, Recording, Step, record_backward
+from companion.diagnosis.diagnosing import Diagnosis, diagnose
+from companion.diagnosis.explaining import explain
+from companion.drawing.drawing import Drawing, draw
 from companion.findings import Finding
-from companion.graph import Edge, Graph, GraphNode
-from companion.nested import nth_derivative
-from companion.notes import Value
-from companion.player import Player, play
-from companion.recording import Arrival, Recording, Step, record_backward
-from companion.saved import SavedTensor
+from companion.forward.recorder import Value
+from companion.forward.watching import Cut, Mutation, Operation, Watch, watch
+from companion.graph.modules import modules
+from companion.graph.reading import Edge, Graph, GraphNode
+from companion.graph.saved import SavedTensor
+from companion.graph.text import walk_grad_fn
+from companion.higher_order.nth_derivative import nth_derivative
+from companion.higher_order.taylor import derivatives
 from companion.source import Source
-from companion.taylor import derivatives
-from companion.text import walk_grad_fn
-from companion.watching import Cut, Mutation, Operation, Watch, watch
 
 __all__ = [
     "Arrival",

@@ -430,3 +430,30 @@ def finding(
         node,
         source,
     )
+
+
+def cut_message(code: str, called: str, dtype: str) -> str:
+    """What a cut of a code is, in a sentence.
+
+    Args:
+        code: the code of the cut.
+        called: the operation as one would write it, such as ``argmax()``.
+        dtype: the dtype of its result, such as ``int64``.
+    """
+    return _CUTS[code].format(called=called, dtype=dtype)
+
+
+_CUTS = {
+    "detached": "{called} gives the value without its graph",
+    "penalty-detached": "{called} without create_graph=True gives gradients that have no graph",
+    "constant-gradient": "{called} gave a gradient that has no graph, although create_graph=True",
+    "left-torch": "{called} gives a plain value, which autograd does not follow",
+    "copied": "{called} copies the value into a new tensor without a graph",
+    "not-differentiable": "{called} gives {dtype} values, which carry no gradient; that is usual "
+    "for masks and indices, and matters only if a gradient was expected through them",
+    "no-formula": "{called} has no formula for its derivative, so its result has no graph",
+    "no-grad": "{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+    "inference-mode": "{called} ran in inference mode, where no graph is made",
+    "control-flow": "{called} let Python decide by the value; that is harmless, since the graph "
+    "holds what was then computed",
+}

@@ -9,14 +9,23 @@ from types import FrameType
 
 import torch
 
+from companion.source import is_ours
 
-def names_in(frame: FrameType) -> dict[str, torch.Tensor]:
-    """The tensors that the variables of a frame refer to: its locals first, then its globals.
+
+def callers_names() -> dict[str, torch.Tensor]:
+    """The tensors that the caller's variables refer to: its locals first, then its globals.
+
+    The caller is the first function outside the companion, however deep inside it this is asked.
 
     Of several names for one tensor the first counts. Names with a leading underscore are skipped,
     among them those that IPython gives to outputs; and those that nobody can write, such as the
     ``@py_assert1`` of pytest.
     """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:  # called from C, with no Python around it
+        return {}
     names: dict[torch.Tensor, str] = {}
     local = frame.f_locals
     for scope in (local, frame.f_globals):

@@ -46,6 +46,12 @@ class Source:
 
 
 @cache
+def is_ours(file: str) -> bool:
+    """Whether code of this file is the companion's."""
+    return file.startswith(_FOLDERS[0])
+
+
+@cache
 def is_users(file: str) -> bool:
     """Whether code of this file is the user's: not torch's, ours, or a module such as copy."""
     is_pythons = file.startswith(_STANDARD) and not file.startswith(_INSTALLED)

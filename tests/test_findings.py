@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from companion.explaining import _MESSAGES
+from companion.diagnosis.explaining import _MESSAGES
 from companion.findings import KINDS, finding
 from companion.source import Source
 
@@ -43,7 +43,7 @@ def test_every_code_that_an_error_is_explained_by_is_a_kind():
 
 
 def test_every_code_that_diagnose_gives_is_a_kind():
-    source = (COURSE.parent / "companion/diagnosis.py").read_text()
+    source = (COURSE.parent / "companion/diagnosis/diagnosing.py").read_text()
     given = set(re.findall(r'finding\(\s*"([\w-]+)"', source))
     assert len(given) > 20
     assert given <= set(KINDS)

@@ -1,6 +1,7 @@
 """What holds everywhere: the arrows of the imports, the exports, the two commands."""
 
 import ast
+import graphlib
 import importlib.metadata
 import os
 import re
@@ -16,47 +17,21 @@ import companion
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
-    path for room in ("companion", "tools", "tests") for path in (ROOT / room).glob("*.py")
+    path
+    for room in ("companion", "tools", "tests")
+    for path in (ROOT / room).rglob("*.py")
+    if path.parent.name != "fixtures"  # programs that are watched
 )
-# What each room may import of ours.
+COMPANION = [path for path in CODE if path.relative_to(ROOT).parts[0] == "companion"]
+# What each folder of the companion may import of the others. Any may import the files on top.
+TOP = {"internals": set(), "source": set(), "naming": {"source"}, "findings": {"source"}}
 ARROWS = {
-    "companion/__init__.py": {"companion.drawing", "companion.graph", "companion.nested"}
-    | {"companion.calls", "companion.player", "companion.recording", "companion.taylor"}
-    | {"companion.text", "companion.notes", "companion.source", "companion.watching"}
-    | {"companion.diagnosis", "companion.explaining", "companion.findings", "companion.saved"},
-    "companion/freeing.py": set(),
-    "companion/naming.py": set(),
-    "companion/calls.py": set(),
-    "companion/saved.py": set(),
-    "companion/graph.py": {"companion.calls", "companion.freeing", "companion.naming"}
-    | {"companion.saved"},
-    "companion/text.py": {"companion.graph"},
-    "companion/folding.py": {"companion.calls", "companion.graph"},
-    "companion/drawing.py": {"companion.folding", "companion.graph", "companion.naming"}
-    | {"companion.watching"},
-    "companion/recording.py": {"companion.graph", "companion.naming", "companion.source"},
-    "companion/formulas.py": set(),
-    "companion/story.py": {"companion.formulas", "companion.graph", "companion.naming"}
-    | {"companion.recording"},
-    "companion/player.py": {"companion.drawing", "companion.graph", "companion.naming"}
-    | {"companion.recording", "companion.story"},
-    "companion/nested.py": {"companion.freeing"},
-    "companion/series.py": set(),
-    "companion/rules.py": {"companion.series", "companion.source"},
-    "companion/source.py": set(),
-    "companion/fingerprints.py": set(),
-    "companion/notes.py": {"companion.fingerprints", "companion.source"},
-    "companion/watching.py": {"companion.fingerprints", "companion.notes", "companion.source"},
-    "companion/findings.py": {"companion.source"},
-    "companion/risks.py": {"companion.graph", "companion.saved"},
-    "companion/diagnosis.py": {"companion.findings", "companion.graph", "companion.naming"}
-    | {"companion.risks", "companion.saved", "companion.watching"},
-    "companion/explaining.py": {"companion.findings", "companion.source"},
-    "companion/taylor.py": {"companion.rules", "companion.series"},
-    "tools/__init__.py": set(),
-    "tools/lessons.py": set(),
-    "tools/notebooks.py": set(),
-    "tools/pages.py": set(),
+    "graph": set(),
+    "forward": set(),
+    "drawing": {"graph", "forward"},
+    "backward": {"graph", "drawing"},
+    "diagnosis": {"graph", "forward"},
+    "higher_order": {"graph"},
 }
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
 
@@ -86,10 +61,47 @@ def declared() -> tuple[set[str], set[str]]:
 # ---- imports
 
 
-@pytest.mark.parametrize("room", [p for p in CODE if p.parent.name != "tests"], ids=str)
-def test_imports_go_one_way(room):
-    ours = {name for name in imports(room) if name.split(".")[0] in {"companion", "tools"}}
-    assert ours == ARROWS[room.relative_to(ROOT).as_posix()]
+def ours(path: Path) -> set[str]:
+    """The modules of the companion that a file imports, by their names below it."""
+    names = {name.partition(".") for name in imports(path)}
+    return {below for package, _, below in names if package == "companion"}
+
+
+@pytest.mark.parametrize("path", COMPANION, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    room = path.relative_to(ROOT / "companion").with_suffix("").parts
+    targets = {name.split(".")[0] for name in ours(path)}
+    if room == ("__init__",):
+        assert targets <= {*TOP, *ARROWS}
+    elif len(room) == 1:
+        assert targets <= {"internals", *TOP[room[0]]}
+    else:
+        assert targets <= {*TOP, room[0], *ARROWS[room[0]]}
+    assert not {name for name in imports(path) if name.split(".")[0] == "tools"}
+
+
+def test_no_import_leads_back_to_its_file():
+    rooms = {
+        ".".join(path.relative_to(ROOT / "companion").with_suffix("").parts): ours(path)
+        for path in COMPANION
+    }
+    order = graphlib.TopologicalSorter(rooms).static_order()  # raises at a cycle
+    assert set(order) == set(rooms)  # so no name is misspelled, and none is a folder
+
+
+def test_nothing_lies_loose_beside_the_folders():
+    loose = {path.stem for path in COMPANION if path.parent.name == "companion"}
+    folders = {
+        path.name for path in (ROOT / "companion").iterdir() if (path / "__init__.py").exists()
+    }
+    assert loose == {"__init__", *TOP}
+    assert folders == {*ARROWS}
+    assert not folders & {*companion.__all__}  # the folder would stand in the function's place
+
+
+def test_tools_import_nothing_of_the_companion():
+    for path in (ROOT / "tools").glob("*.py"):
+        assert not {name for name in imports(path) if name.split(".")[0] == "companion"}
 
 
 def test_every_package_that_is_imported_is_declared_and_its_version_pinned():
@@ -97,9 +109,9 @@ def test_every_package_that_is_imported_is_declared_and_its_version_pinned():
     owners = importlib.metadata.packages_distributions()
     pinned = (ROOT / "constraints.txt").read_text()
     for path in CODE:
-        allowed = learners | (testers if path.parent.name != "companion" else {"networkx"})
+        allowed = learners | (testers if path not in COMPANION else {"networkx"})
         for name in {name.split(".")[0] for name in imports(path)}:
-            if name in sys.stdlib_module_names or name in {"companion", "tools"}:
+            if name in sys.stdlib_module_names or name in {"companion", "tests", "tools"}:
                 continue
             owner = {o.lower().replace("_", "-") for o in owners[name]} & allowed
             assert owner, f"{path.name} imports {name}, which pyproject.toml does not declare"
@@ -109,7 +121,7 @@ def test_every_package_that_is_imported_is_declared_and_its_version_pinned():
 
 
 def test_what_only_drawing_needs_is_loaded_when_first_used():
-    for path in sorted((ROOT / "companion").glob("*.py")):
+    for path in COMPANION:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 loaded = {alias.name.split(".")[0] for alias in node.names}
@@ -126,14 +138,11 @@ def test_what_only_drawing_needs_is_loaded_when_first_used():
 def test_what_is_exported_is_sorted_documented_and_used():
     names = companion.__all__
     reference = (ROOT / "course/reference.md").read_text()
-    users = [p for p in (ROOT / "tests").glob("*.py") if p.name != Path(__file__).name]
+    users = [p for p in (ROOT / "tests").rglob("*.py") if p.name != Path(__file__).name]
     used = "\n".join(path.read_text() for path in users)
     assert names == sorted(names)
-    assert set(names) == {name for name in vars(companion) if not name.startswith("_")} - set(
-        "calls diagnosis drawing explaining findings fingerprints folding formulas freeing".split()
-        + "graph naming nested notes player recording risks rules saved series source story".split()
-        + "taylor text watching".split()
-    )
+    public = {name for name in vars(companion) if not name.startswith("_")}
+    assert public - {*TOP, *ARROWS} == set(names)
     for name in names:
         assert f"::: companion.{name}\n" in reference
         assert re.search(rf"\b{name}\b", used), f"no test uses {name}"
@@ -159,27 +168,55 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
     assert ">>> " in companion.watch.__doc__  # it takes nothing
 
 
-def test_private_attributes_of_torch_are_read_in_few_rooms_alone():
-    for path in sorted((ROOT / "companion").glob("*.py")):
-        if path.stem in "fingerprints graph notes recording saved watching".split():
+def private_names(path: Path) -> list[str]:
+    """What a file says of torch's that begins with one underscore, and where.
+
+    A name that the companion gives to something of its own is not torch's.
+    """
+    tree = ast.parse(path.read_text())
+    found = list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-zA-Z]", node.attr):
+            if node.attr not in OWN and ast.unparse(node.value) not in {"self", "cls", "sys", "os"}:
+                found.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"_(raw_)?saved\w*|_[a-z]\w+", node.value) and node.value not in OWN:
+                found.append(f"{path.name}:{node.lineno} {node.value!r}")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            parts = (node.module or "").split(".")
+            if private or any(part.startswith("_") for part in parts):
+                found.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
+    return found
+
+
+def own_names() -> set[str]:
+    """The names with an underscore that classes and functions of the companion define."""
+    own = set()
+    for path in COMPANION:
+        if path.stem == "internals":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
-                owner = node.value.id if isinstance(node.value, ast.Name) else "?"
-                # Of torch._C only what has no public name: the number of the running pass, the
-                # number of the next Node, and the switch that torch's manual on subclasses tells
-                # to use. And whether a module was compiled.
-                allowed = ("torch", "_C"), ("?", "_current_graph_task_id"), ("?", "_autograd")
-                allowed += ("?", "_get_sequence_nr"), ("module", "_compiled_call_impl")
-                assert owner in {"self", "sys"} or (owner, node.attr) in allowed, (
-                    f"{path.name}:{node.lineno} reads {node.attr}"
-                )
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                assert not re.match(r"_(raw_)?saved", node.value), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+    return own
+
+
+OWN = own_names() | {"_replace", "_asdict"}  # of a NamedTuple
+
+
+def test_private_names_of_torch_stand_in_internals_alone():
+    rooms = {path.stem: private_names(path) for path in COMPANION}
+    assert rooms.pop("internals")
+    assert not [name for found in rooms.values() for name in found]
 
 
 def test_nothing_is_keyed_by_an_address_and_no_path_is_patched():
-    for path in (p for p in CODE if p.parent.name != "tests"):
+    for path in (p for p in CODE if p.relative_to(ROOT).parts[0] != "tests"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "id", f"{path.name}:{node.lineno} calls id()"
@@ -188,7 +225,7 @@ def test_nothing_is_keyed_by_an_address_and_no_path_is_patched():
 
 
 def test_no_function_of_the_companion_calls_itself():
-    for path in sorted((ROOT / "companion").glob("*.py")):
+    for path in COMPANION:
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef):
                 calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]

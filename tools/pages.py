@@ -135,7 +135,7 @@ class PagesExtension(Extension):
     def __init__(self, **kwargs: Any) -> None:
         self.config = {
             "docs": ["course", "where the figures are, from where the build is started"],
-            "player": ["companion", "where player.css and player.js are, likewise"],
+            "player": ["companion/backward", "where player.css and player.js are, likewise"],
             "repository": ["", "OWNER/NAME on GitHub; without it no page links to Colab"],
         }
         super().__init__(**kwargs)

@@ -1,0 +1,1 @@
+"""One real backward pass: recorded, and stepped through."""

@@ -1,0 +1,234 @@
+"""A Recording becomes a Player: HTML in which a reader steps through the backward pass.
+
+The page is made of data, a drawing and a table; player.js makes the controls, and player.css the
+looks. Without JavaScript, and on paper, the drawing and the table tell the steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from companion.backward.player_data import Story
+from companion.backward.recording import DETAILED, Recording, record_backward
+from companion.drawing.drawing import tagged
+from companion.graph.reading import Graph
+from companion.naming import callers_names
+
+_HERE = Path(__file__).parent
+
+
+class Player:
+    """A backward pass to step through. Make it with ``play``. It keeps no tensor alive.
+
+    The last expression of a notebook cell shows it.
+
+    Attributes:
+        alt: what it shows, in a sentence.
+        fragment: the data, the drawing and the table, for a page that brings player.js and
+            player.css; without them it is a drawing and a table.
+    """
+
+    def __init__(self, alt: str, fragment: str) -> None:
+        self.alt = alt
+        self.fragment = fragment
+
+    def __repr__(self) -> str:
+        return f"<Player: {self.alt}>"
+
+    @cached_property
+    def html(self) -> str:
+        """A page of its own, which loads nothing from anywhere."""
+        parts = {name: (_HERE / name).read_text("utf-8") for name in ("player.css", "player.js")}
+        return _PAGE.format(
+            title=html.escape(self.alt),
+            css=parts["player.css"],
+            fragment=self.fragment,
+            js=parts["player.js"],
+        )
+
+    def _repr_html_(self) -> str:
+        # In a frame, so that neither the notebook's styles nor a second player are in the way.
+        page = html.escape(self.html)
+        return f'<iframe title="{html.escape(self.alt)}" srcdoc="{page}" {_FRAME}></iframe>'
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the page to a file.
+
+        Raises:
+            ValueError: the name does not end in ``.html``. Nothing is written then.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".html":
+            raise ValueError(f"a Player is a web page; give a name that ends in .html, not {path}")
+        path.write_text(self.html, encoding="utf-8")
+
+
+def play(what: Any) -> Player:
+    """Step through a backward pass: forward and back, Node by Node, with all numbers.
+
+    Given a tensor, this runs a backward pass from it and keeps the graph, so that you can still
+    call ``backward()``. The ``.grad`` of the leaves of the graph, and of tensors with
+    ``retain_grad()`` that a variable of yours refers to, is afterwards what it was; variables that
+    begin with an underscore do not count. Your hooks run.
+
+    To see the lines of your code beside the graph, run the forward pass under
+    ``torch.autograd.set_detect_anomaly(True, check_nan=False)``, which makes torch note them.
+
+    Args:
+        what: a tensor with one real element that requires grad, or a ``Recording``.
+
+    Returns:
+        The player, with ``.html``, ``.alt`` and ``.save(path)``. Numbers are cut to 4 digits. It
+        shows the order of the engine; what a second backward pass would do, where that can be told;
+        and what a depth-first walk would compute, where gradients meet at an operation. The last
+        calls the Nodes again: with retained graphs without custom Functions, without hooks that
+        change something, with gradients of at most 1000 elements, and for at most 200 calls.
+
+    Raises:
+        TypeError: ``what`` is neither a tensor nor a Recording.
+        ValueError: its graph has more than 150 Nodes; or a reentrant checkpoint, whose own backward
+            pass would add to ``.grad`` of tensors that nobody sees.
+        RuntimeError: what ``backward`` raises.
+
+    Examples:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> print(play(x * x).alt)
+        The backward pass from MulBackward0 in 2 steps: MulBackward0, x.
+        >>> x.grad is None
+        True
+    """
+    if isinstance(what, torch.Tensor):
+        what = _record_and_give_back(what)
+    elif not isinstance(what, Recording):
+        raise TypeError(f"play shows a tensor or a Recording, got {type(what).__name__}")
+    _check_size(what.graph)
+    return _player(what)
+
+
+def _check_size(graph: Graph) -> None:
+    if len(graph) > DETAILED:
+        raise ValueError(
+            f"the graph has {len(graph)} Nodes, and a player shows at most {DETAILED}: play the "
+            "output of a part of the model, or one step of its loop; draw(...) folds large graphs"
+        )
+
+
+def _record_and_give_back(output: torch.Tensor) -> Recording:
+    """Record a pass, and put back the ``.grad`` of leaves and of the caller's tensors."""
+    if not output.requires_grad:
+        return record_backward(output, retain_graph=True)  # which raises
+    graph = Graph.of(output, names={})
+    _check_size(graph)
+    if any(node.name == "CheckpointFunctionBackward" for node in graph.nodes):
+        raise ValueError(
+            "the graph has a reentrant checkpoint, whose backward pass adds to .grad of tensors "
+            "that are not in this graph, and play could not give them back; use "
+            "checkpoint(..., use_reentrant=False), or play record_backward(loss)"
+        )
+    tensors = [leaf.grad_fn.variable for leaf in graph.leaves]
+    tensors += [tensor for tensor in callers_names().values() if tensor.retains_grad]
+    with ExitStack() as after:
+        for tensor in tensors:
+            after.callback(setattr, tensor, "grad", tensor.grad)
+            if tensor.grad is not None:  # or the pass would add to it in place
+                tensor.grad = tensor.grad.detach().clone()
+        return record_backward(output, retain_graph=True)
+
+
+def _player(recording: Recording) -> Player:
+    story = Story(recording)
+    ran = [story.names[step.node] for step in recording.steps]
+    count = f"{len(ran)} step" + "s" * (len(ran) != 1)
+    shown = ", ".join(ran[:12]) + (f" and {len(ran) - 12} more" if len(ran) > 12 else "")
+    alt = f"The backward pass from {story.names[0]} in {count}" + (f": {shown}." if ran else ".")
+    drawings = _drawing(recording.graph, story.tags, "player-graph")
+    if recording.second is not None and len(recording.second) <= DETAILED:
+        made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
+        drawings += _drawing(recording.second, made, "player-second")
+    data = json.dumps(story.data(), ensure_ascii=False, separators=(",", ":"))
+    for start in ('{"name":', '{"node":'):  # lines, so that a change can be found
+        data = data.replace(start, f"\n{start}")
+    for character in "<>&":  # so that no text of a user's ends the script
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    key = hashlib.sha256((drawings + data).encode()).hexdigest()[:8]
+    return Player(
+        alt,
+        f'<figure class="player" data-key="{key}" aria-label="{html.escape(alt)}">\n'
+        '<div class="player-story" tabindex="0" role="group" aria-label="Every step">\n'
+        f"{drawings}{_table(story)}</div>\n"
+        f'<script type="application/json" class="player-data">{data}</script>\n</figure>\n',
+    )
+
+
+def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
+    svg = tagged(graph, tags).svg
+    width = svg.partition(' viewBox="')[2].split()[2]  # for player.css
+    look = f'class="drawing {name}" style="--width: {width}"'
+    return svg.replace('class="drawing"', look, 1)
+
+
+def _table(story: Story) -> str:
+    """The steps without JavaScript."""
+    names, rows = story.names, list[str]()
+    for place, step in enumerate(story.steps):
+        came = [
+            c["value"] + (" to begin with" if c["from"] is None else f" from {names[c['from']]}")
+            for c in step["came"]
+        ]
+        passed = [f"{p['value']} to {names[p['to']]}" for p in step["passed"]]
+        then = [f"{names[i]} is ready" for i in step["ready"]]
+        then += [f"{names[int(i)]} waits for {n} more" for i, n in step["waiting"].items() if n]
+        if step["grad"]:
+            then.append(".grad was {} and is {}".format(*step["grad"]))
+        if step["freed"]:
+            then.append(f"freed: {', '.join(step['freed'])}")
+        if step["made"]:
+            then.append(f"made: {', '.join(name for _, name in step['made'])}")
+        if step["changed"]:
+            then.append("a hook changed what came")
+        if step["raised"]:
+            then.append(f"raised {story.error}")
+        given = ", ".join(step["given"])
+        cells = [names[step["node"]], "; ".join(came), given, "; ".join(passed), "; ".join(then)]
+        row = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
+        rows.append(f'<tr><th scope="row">{place + 1}</th>{row}</tr>\n')
+    if story.error and not any(step["raised"] for step in story.steps):
+        rows.append(f'<tr><td colspan="6">{html.escape(story.error)}</td></tr>\n')
+    head = "".join(f'<th scope="col">{text}</th>' for text in _HEAD)
+    return (
+        '<table class="player-table">\n<caption>Every step, in the order of the engine</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
+    )
+
+
+_HEAD = ("Step", "Node", "Came", "Given to the Node", "Given on", "Then")
+_FRAME = 'style="width:100%;height:44rem;border:0"'
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0.5rem; font: 1rem/1.5 sans-serif; color: CanvasText; background: Canvas; }}
+{css}</style>
+</head>
+<body>
+<main>
+{fragment}</main>
+<script>
+{js}</script>
+</body>
+</html>
+"""

@@ -1,0 +1,1 @@
+"""What backward() would do, and why it raised."""

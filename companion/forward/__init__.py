@@ -1,0 +1,1 @@
+"""Watching a forward pass: what ran, where its graph was cut."""

@@ -1,0 +1,1 @@
+"""Reading a live graph: its Nodes, what they saved, the modules that made them."""

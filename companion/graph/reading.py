@@ -1,0 +1,561 @@
+"""A live ``grad_fn`` becomes a ``Graph``: what a traversal found, as data.
+
+The traversal goes breadth first from the roots, so Nodes are numbered by their distance. It keeps
+the Nodes themselves in its table: a number such as ``id(node)`` may belong to another Node as soon
+as the first one is gone (and on torch up to 2.12 even while its graph lives). What it found stands
+in columns of numbers; objects are made when asked for, so that a graph of a million Nodes is not
+millions of objects more.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from companion.graph.freeing import SHALLOW, fuse
+from companion.graph.modules import Call, Event, ModuleNames, calls_told, innermost
+from companion.graph.saved import SavedTensor, memory_kept, saved_tensors
+from companion.internals import Node, is_wrapped, metadata_of, number_of, unseen_by_subclasses
+from companion.naming import callers_names, check_names, is_tensor
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One entry of ``next_functions`` that is not None.
+
+    Attributes:
+        source: index of the Node whose ``next_functions`` holds the entry.
+        target: index of the Node it leads to.
+        slot: position of the entry in ``next_functions``.
+        input_nr: which input of the target the gradient enters: the number of the forward output,
+            counting those that can have a gradient.
+    """
+
+    source: int
+    target: int
+    slot: int
+    input_nr: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphNode:
+    """One Node of a graph. What costs time or has a side effect is read when you ask for it.
+
+    Attributes:
+        index: its position in ``Graph.nodes``; Nodes nearer to a root come first.
+        label: the name of the tensor it stands for, where known; else the same as ``name``.
+        grad_fn: the live Node.
+        module: the path of the module that made it, where ``companion.modules`` noted it and the
+            module is not the model itself; else None.
+    """
+
+    index: int
+    label: str
+    grad_fn: Node = field(repr=False)
+    module: str | None = field(default=None, repr=False)
+    _output_nr: int = field(default=0, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The class of the Node: ``"MmBackward0"``, ``"AccumulateGrad"``."""
+        return type(self.grad_fn).__name__
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this is the ``AccumulateGrad`` of a leaf tensor."""
+        return self.name == "AccumulateGrad"
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether this Node is the backward of a ``torch.autograd.Function`` written in Python."""
+        return isinstance(self.grad_fn, torch.autograd.function.BackwardCFunction)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the leaf, or of the operation's output by which the graph reached this Node.
+
+        Raises:
+            ValueError: it is a nested tensor of the strided layout, which has no shape.
+        """
+        try:
+            return tuple(self._output.shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.name} belongs to a nested tensor of the strided layout, which has no "
+                "shape; make it with layout=torch.jagged"
+            ) from error
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the leaf, or of the same output as ``shape``."""
+        dtype: torch.dtype = self._output.dtype
+        return dtype
+
+    @property
+    def _output(self) -> Any:
+        if self.is_leaf:
+            return self.grad_fn.variable
+        return metadata_of(self.grad_fn, self._output_nr)
+
+    @property
+    def saved(self) -> tuple[SavedTensor, ...]:
+        """What this Node holds for the backward pass, by name.
+
+        Looking has a side effect where tensors were saved through hooks: it runs the unpack hooks
+        of ``torch.autograd.graph.saved_tensors_hooks``, and under a non-reentrant
+        ``torch.utils.checkpoint`` it runs the checkpointed forward pass again.
+        """
+        return tuple(saved_tensors(self.grad_fn))
+
+
+class Graph:
+    """The graph of one or several tensors. Make it with ``Graph.of``.
+
+    ``len(graph)`` is the number of Nodes. The graph keeps the Nodes alive, and with them the leaves
+    and whatever the Nodes saved.
+
+    Examples:
+        >>> x = torch.ones(2, 3, requires_grad=True)
+        >>> w = torch.ones(3, 2, requires_grad=True)
+        >>> graph = Graph.of((x @ w + 2.0).mean())
+        >>> [node.name for node in graph.nodes]
+        ['MeanBackward0', 'AddBackward0', 'MmBackward0', 'AccumulateGrad', 'AccumulateGrad']
+        >>> [leaf.label for leaf in graph.leaves]
+        ['x', 'w']
+        >>> graph.edges[-1]
+        Edge(source=2, target=4, slot=1, input_nr=0)
+        >>> graph.depth
+        3
+    """
+
+    # For Node after Node, _target says where its slots lead: a number, -1 for None, and -2 after
+    # the last. Of the numbers of inputs and outputs only those other than 0 are kept.
+    _edges_to_roots: list[Any]  # up to torch 2.12 these alone keep the Node of a custom Function
+    _fns: list[Node]
+    _output_nr: dict[int, int]  # by Node: the output by which it was reached first
+    _target: list[int]
+    _input_nr: dict[int, int]  # by place in _target
+    _labels: dict[int, str]
+    _root_count: int
+    _events: list[Event]  # of calls of modules
+
+    def __init__(self) -> None:
+        raise TypeError("a Graph is read from tensors: use Graph.of(loss)")
+
+    @classmethod
+    def of(cls, *outputs: Any, names: Mapping[str, torch.Tensor] | None = None) -> Graph:
+        """Read the graph below one or several tensors.
+
+        One loop over ``next_functions``; a Node reached by several paths is read once. Time and
+        memory grow with the number of Nodes and edges. Nothing is executed. The search for
+        reference cycles (``gc``) pauses meanwhile.
+
+        Since torch 2.13, a graph whose Nodes were looked at is freed by recursion, which ends the
+        process where it is deep. So on some Nodes of a graph of more than 1000 this leaves an entry
+        in ``Node.metadata``, which makes any depth safe, in any order of freeing.
+
+        Args:
+            *outputs: tensors of any shape that require grad, or Nodes. A leaf tensor gives a graph
+                of one Node, its ``AccumulateGrad``.
+            names: names for tensors, such as ``dict(model.named_parameters())``. Without it a leaf
+                takes the name of the first of the caller's variables that refers to it (variables
+                that begin with an underscore do not count). Up to Python 3.12, looking at the
+                variables of a function brings a dict that it got from ``locals()`` up to date.
+
+        Returns:
+            The graph, with the Nodes of ``outputs`` as its roots, in the order given.
+
+        Raises:
+            ValueError: no output was given, or one has no graph (it was detached, computed under
+                ``torch.no_grad()``, or made from tensors that do not require grad).
+            TypeError: an output is neither a tensor nor a Node, or ``names`` does not map strings
+                to tensors.
+
+        Examples:
+            >>> x = torch.ones(4, requires_grad=True)
+            >>> first, second = x.split(2)
+            >>> graph = Graph.of(first.sum(), second.sum())
+            >>> [root.name for root in graph.roots]
+            ['SumBackward0', 'SumBackward0']
+            >>> [(edge.source, edge.target, edge.input_nr) for edge in graph.edges]
+            [(0, 2, 0), (1, 2, 1), (2, 3, 0)]
+            >>> Graph.of(x.detach())
+            Traceback (most recent call last):
+            ...
+            ValueError: output 0 has no graph: it is a tensor that does not require grad; look for \
+detach() or torch.no_grad() on the way, or call requires_grad_() on an input before computing it
+
+        Source: the order of the entries is that of ``torch.autograd.graph.Node.next_functions``.
+        """
+        if not outputs:
+            raise ValueError(
+                "got no output; give the tensor whose graph to read, as in Graph.of(loss)"
+            )
+        if names is not None:
+            check_names(names)
+        for place, output in enumerate(outputs):
+            _check_output(place, output)
+        graph = cls.__new__(cls)
+        graph._edges_to_roots = edges = []
+        for output in outputs:
+            edges.append(edge_of(output))
+            if len(edges) > SHALLOW:
+                fuse(edges[-1][0])
+        graph._fns = list(dict.fromkeys(edge[0] for edge in edges))
+        graph._root_count = len(graph._fns)
+        reached = {edge[0]: edge[1] for edge in reversed(edges)}  # by which output
+        graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
+        graph._events = names.events if isinstance(names, ModuleNames) else []
+        _traverse(graph, callers_names() if names is None else names, names or {})
+        return graph
+
+    def __len__(self) -> int:
+        return len(self._fns)
+
+    def __repr__(self) -> str:
+        roots = ", ".join(root.name for root in self.roots)
+        return f"<Graph of {roots}: {len(self)} nodes, {len(self.leaves)} leaves>"
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """Where in ``_target`` the slots of each Node begin, and where those of one more would."""
+        return [0, *(place for place, target in enumerate(self._target, start=1) if target == -2)]
+
+    def _targets(self, index: int) -> list[int]:
+        """Where the slots of a Node lead, -1 for None."""
+        return self._target[self._first[index] : self._first[index + 1] - 1]
+
+    @cached_property
+    def nodes(self) -> tuple[GraphNode, ...]:
+        """Every Node once; the roots first, then by distance from them."""
+        labels, output_nr = self._labels, self._output_nr
+        with garbage_collection_paused():
+            return tuple(
+                GraphNode(
+                    i,
+                    labels.get(i) or type(fn).__name__,
+                    fn,
+                    (call.path or None) if call else None,
+                    output_nr.get(i, 0),
+                )
+                for i, (fn, call) in enumerate(zip(self._fns, self.calls, strict=True))
+            )
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Every entry of every ``next_functions`` that is not None, Node by Node, slot by slot."""
+        with garbage_collection_paused():
+            return tuple(edge for i in range(len(self)) for edge in self.slots(i) if edge)
+
+    def slots(self, index: int) -> tuple[Edge | None, ...]:
+        """The ``next_functions`` of Node ``index``: an Edge or None for each entry.
+
+        Raises:
+            IndexError: there is no Node of that index.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
+        start, input_nr = self._first[index], self._input_nr
+        return tuple(
+            None if target < 0 else Edge(index, target, slot, input_nr.get(start + slot, 0))
+            for slot, target in enumerate(self._targets(index))
+        )
+
+    @property
+    def roots(self) -> tuple[GraphNode, ...]:
+        """The Nodes of the outputs, in the order given; outputs that share a Node give one root."""
+        return self.nodes[: self._root_count]
+
+    @property
+    def leaves(self) -> tuple[GraphNode, ...]:
+        """The Nodes that accumulate into the ``.grad`` of a leaf tensor."""
+        return tuple(node for node in self.nodes if node.is_leaf)
+
+    @property
+    def depth(self) -> int:
+        """The number of edges on the longest path from a root."""
+        return max(self.heights)
+
+    @cached_property
+    def heights(self) -> array[int]:
+        """For each Node, the number of edges on the longest path below it."""
+        heights = array("q", bytes(8 * len(self)))
+        for i in reversed(self.order):  # every Node after all that it leads to
+            for child in self._targets(i):
+                if child >= 0:
+                    heights[i] = max(heights[i], heights[child] + 1)
+        return heights
+
+    @cached_property
+    def sequence_numbers(self) -> list[int]:
+        """For each Node its number in the order of making, in its thread; a leaf has the highest.
+
+        Of the Nodes that are ready the engine runs the one with the highest number.
+        """
+        return [number_of(fn) for fn in self._fns]
+
+    @cached_property
+    def order(self) -> array[int]:
+        """The indices of the Nodes in the order in which one thread would run them backward.
+
+        Each Node comes after all that lead to it. Of several that could come next it is the one
+        made last, as the sequence numbers of autograd tell it; leaves come at once, and of leaves
+        that could come at the same time the one of the smallest index.
+        """
+        numbers = self.sequence_numbers
+        waiting = array("q", bytes(8 * len(self)))  # how many edges into a Node are not seen yet
+        for target in self._target:
+            if target >= 0:
+                waiting[target] += 1
+        ready = [(-numbers[i], i) for i in range(len(self)) if waiting[i] == 0]
+        heapify(ready)
+        order = array("q")
+        while ready:
+            _, i = heappop(ready)
+            order.append(i)
+            for child in self._targets(i):
+                if child >= 0:
+                    waiting[child] -= 1
+                    if waiting[child] == 0:
+                        heappush(ready, (-numbers[child], child))
+        return order
+
+    @cached_property
+    def calls(self) -> list[Call | None]:
+        """For each Node the call of a module that made it, where ``companion.modules`` noted it."""
+        if not self._events:
+            return [None] * len(self)
+        return innermost(calls_told(self._events), self.sequence_numbers)
+
+    @property
+    def saved_nbytes(self) -> int:
+        """The bytes of memory that the saved tensors keep alive, each storage counted once.
+
+        A storage is counted whole, even where only a view of it was saved. What was freed counts
+        nothing. Reading has the side effects of ``GraphNode.saved``.
+        """
+        return memory_kept(self._fns)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The graph for networkx: node ``i`` has name, label, is_leaf; edges have slot, input_nr.
+
+        Raises:
+            ModuleNotFoundError: networkx is not installed.
+        """
+        try:
+            import networkx
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "to_networkx needs the package networkx, which the companion does not bring; "
+                "pip install networkx, or take to_json()"
+            ) from error
+
+        result = networkx.MultiDiGraph()
+        for node in self.nodes:
+            result.add_node(node.index, name=node.name, label=node.label, is_leaf=node.is_leaf)
+        for edge in self.edges:
+            result.add_edge(
+                edge.source, edge.target, key=edge.slot, slot=edge.slot, input_nr=edge.input_nr
+            )
+        return result
+
+    def to_json(self) -> str:
+        """The graph as JSON, for other programs: plain data that keeps nothing alive.
+
+        An object with three lists: ``roots`` (indices), ``nodes`` (index, name, label, is_leaf,
+        shape, dtype, and how many slots there are) and ``edges`` (source, target, slot, input_nr).
+        A slot without an edge is None in ``next_functions``. The shape of a nested tensor of the
+        strided layout is null.
+
+        Examples:
+            >>> x = torch.ones(2, requires_grad=True)
+            >>> json.loads(Graph.of(x * 2.0).to_json())["edges"]
+            [{'source': 0, 'target': 1, 'slot': 0, 'input_nr': 0}]
+        """
+        nodes = [
+            {
+                "index": node.index,
+                "name": node.name,
+                "label": node.label,
+                "is_leaf": node.is_leaf,
+                "shape": shape_or_none(node),
+                "dtype": str(node.dtype).removeprefix("torch."),
+                "slots": len(self._targets(node.index)),
+            }
+            for node in self.nodes
+        ]
+        edges = [
+            {"source": e.source, "target": e.target, "slot": e.slot, "input_nr": e.input_nr}
+            for e in self.edges
+        ]
+        roots = list(range(self._root_count))
+        return json.dumps({"roots": roots, "nodes": nodes, "edges": edges})
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Graph holds live Nodes, which cannot be copied or pickled; read it again where it "
+            "is needed, or take its data with to_json() or to_networkx()"
+        )
+
+
+def shape_or_none(node: GraphNode) -> tuple[int, ...] | None:
+    """The shape of a Node; None for a nested tensor that has none."""
+    try:
+        return node.shape
+    except ValueError:
+        return None
+
+
+_BAND, _ROW = 32, 16  # levels, and Nodes of a level, from fuse to fuse
+
+
+def _traverse(
+    graph: Graph, leaf_names: Mapping[str, torch.Tensor], names: Mapping[str, torch.Tensor]
+) -> None:
+    """Find all Nodes below the roots, and their labels. One loop, as lean as it can be."""
+    fns, output_nr = graph._fns, graph._output_nr
+    target, input_nr = list[int](), dict[int, int]()
+    index: dict[Node, int] = {fn: i for i, fn in enumerate(fns)}
+    ends: list[Node] = []  # those without slots, leaves among them
+    # Where fuses are left: an edge leads one level down, to a Node of this level, or back up. In
+    # every 32nd level each edge is cut by a fuse; of those that do not lead down, each that leaves
+    # its row of 16 Nodes. So an uncut path has at most 2 * 32 * 16 edges, mostly 32.
+    count = end = len(fns)
+    last, levels = fns[-1], _BAND
+    with garbage_collection_paused():  # it would go through all Nodes again and again
+        for fn in fns:  # the list grows while the loop runs along it
+            slots = fn.next_functions
+            if not slots:
+                ends.append(fn)
+            for child, nr in slots:
+                if child is None:
+                    target.append(-1)
+                    continue
+                if child in index:
+                    at = index[child]
+                    if at < end and at // _ROW != index[fn] // _ROW and count > SHALLOW:
+                        fuse(fn)
+                else:
+                    at = index[child] = count
+                    count += 1
+                    fns.append(child)
+                    if nr:
+                        output_nr[at] = nr
+                if nr:
+                    input_nr[len(target)] = nr
+                target.append(at)
+            target.append(-2)
+            if fn is last:  # of its level
+                levels -= 1
+                if not levels:
+                    levels = _BAND
+                    if count > SHALLOW:
+                        for below in fns[end:]:
+                            fuse(below)
+                last, end = fns[-1], count
+    graph._target, graph._input_nr = target, input_nr
+    leaves = {index[fn]: fn for fn in ends if type(fn).__name__ == "AccumulateGrad"}
+    graph._labels = _labels(index, leaves, leaf_names, names)
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the search for reference cycles, which looks at every object that was made."""
+    was_on = gc.isenabled()
+    try:
+        gc.disable()
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _check_output(place: int, output: Any) -> None:
+    """Raise unless it has a graph. Does not look at Nodes."""
+    if isinstance(output, torch.Tensor):
+        if output.requires_grad:
+            return
+        if is_wrapped(output):
+            raise ValueError(
+                f"output {place} has no graph of its own: it is a tensor inside a transform "
+                "such as torch.vmap; read the graph of the result, outside of it"
+            )
+        raise ValueError(
+            f"output {place} has no graph: it is a tensor that does not require grad; look for "
+            "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
+            "before computing it"
+        )
+    if output is None:
+        raise ValueError(
+            f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "
+            "graph; give the tensor itself"
+        )
+    if not hasattr(type(output), "next_functions"):
+        raise TypeError(
+            f"output {place} must be a tensor or a Node (the grad_fn of a tensor), got "
+            f"{type(output).__name__}"
+        )
+
+
+def edge_of(output: Any) -> Any:
+    """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
+    if not isinstance(output, torch.Tensor):
+        return output, 0
+    if type(output) is torch.Tensor and output.grad_fn is not None:
+        return torch.autograd.graph.get_gradient_edge(output)
+    # A subclass, or a mode without gradients, would give the Node of a view or none at all.
+    with (
+        unseen_by_subclasses(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        with suppress(AssertionError, AttributeError):  # torch found no Node
+            try:
+                return torch.autograd.graph.get_gradient_edge(output)
+            except RuntimeError:
+                if not output.is_leaf:
+                    raise
+                # It made a view of a leaf, which sparse and nested tensors do not have.
+                fn = output.clone().grad_fn
+                if fn is not None:
+                    return fn.next_functions[0]
+        raise ValueError(
+            "the tensor says that it requires grad and has no Node: it is a view of a leaf that "
+            "was made with gradients off, or was made in inference mode; make it again outside"
+        )
+
+
+def _labels(
+    index: Mapping[Node, int],
+    leaves: Mapping[int, Node],
+    leaf_names: Mapping[str, torch.Tensor],
+    names: Mapping[str, torch.Tensor],
+) -> dict[int, str]:
+    """A label for each Node that a named tensor stands for; several names are joined."""
+    named: dict[torch.Tensor, list[str]] = {}
+    for name, tensor in leaf_names.items():
+        named.setdefault(tensor, []).append(name)
+    variables = {i: fn.variable for i, fn in leaves.items()}
+    labels = {i: list(named.get(v, ())) for i, v in variables.items() if is_tensor(v)}
+    for count, (name, tensor) in enumerate(names.items()):
+        try:
+            fn = tensor.grad_fn
+        except RuntimeError:  # a view whose base was changed in place, which nobody may use
+            continue
+        if fn in index:
+            labels.setdefault(index[fn], []).append(name)
+        elif fn is not None and count > SHALLOW:
+            fuse(fn)
+    return {i: ", ".join(found) for i, found in labels.items() if found}

@@ -1,0 +1,94 @@
+"""The graph below a Node, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from companion.graph.reading import Graph
+from companion.internals import Node
+from companion.naming import one_line
+
+
+def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
+    """Print the graph below a Node, one line for each entry of each ``next_functions``.
+
+    Each line says which entry of ``next_functions`` it is, and which Node the entry leads to. A
+    leaf is followed by the caller's variable that refers to it, where there is one that does not
+    begin with an underscore. A Node that stands further up, with as much below it as the limit
+    would show here, is marked ``(already seen)``. An edge that enters another output than the first
+    says which.
+
+    The walk is a loop, so no depth is too much for it.
+
+    Args:
+        fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
+        max_depth: how many levels to print below the first line. Where there is more,
+            ``... (max depth reached)`` stands in its place, and the last line says how many Nodes
+            are not shown.
+
+    Raises:
+        ValueError: ``fn`` is None or a tensor that does not require grad, or ``max_depth`` is
+            negative.
+        TypeError: ``fn`` is neither a Node nor a tensor, or ``max_depth`` is not an int.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> walk_grad_fn((x * x).sum().grad_fn)
+        SumBackward0
+          input[0] → MulBackward0
+            input[0] → AccumulateGrad (x)
+            input[1] → AccumulateGrad (x) (already seen)
+        >>> walk_grad_fn((x * x).sum(), max_depth=1)
+        SumBackward0
+          input[0] → MulBackward0
+            ... (max depth reached)
+        (1 of 3 nodes is not shown: max_depth=1)
+    """
+    if isinstance(max_depth, bool) or not isinstance(max_depth, int):
+        raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
+    if max_depth < 0:
+        raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
+    print("\n".join(indented(Graph.of(fn), max_depth)))
+
+
+def indented(graph: Graph, max_depth: int) -> Iterator[str]:
+    """The lines of ``walk_grad_fn``, for each root in turn."""
+    nodes, heights = graph.nodes, graph.heights
+    shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
+    told = set[int]()
+    stack: list[tuple[int, str, int | None]] = [(0, "", root.index) for root in graph.roots[::-1]]
+    while stack:
+        depth, before, index = stack.pop()
+        before = "  " * depth + before
+        if index is None:
+            yield before + "None (no grad path)"
+            continue
+        node = nodes[index]
+        named = "" if node.label == node.name else f" ({one_line(node.label, _WIDTH)})"
+        before += one_line(node.name, _WIDTH) + named
+        if index in shown:
+            # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
+            hid_a_part = shown[index] + heights[index] > max_depth
+            if not (hid_a_part and depth < shown[index]):
+                yield before + " (already seen)"
+                continue
+        yield before
+        told.add(index)
+        slots = graph.slots(index)
+        if slots and depth == max_depth:
+            yield "  " * (depth + 1) + "... (max depth reached)"
+            continue
+        shown[index] = depth
+        for slot, edge in reversed(list(enumerate(slots))):
+            before = f"input[{slot}] → "
+            if edge is not None and edge.input_nr > 0:
+                before += f"output {edge.input_nr} of "
+            stack.append((depth + 1, before, None if edge is None else edge.target))
+    hidden = len(graph) - len(told)
+    if hidden:
+        verb = "is" if hidden == 1 else "are"
+        yield f"({hidden} of {len(graph)} nodes {verb} not shown: max_depth={max_depth})"
+
+
+_WIDTH = 200  # characters of a name in a line

@@ -1,0 +1,104 @@
+"""Taylor mode: all derivatives of a function up to an order, in one run of the function.
+
+The function runs on a tensor that carries a truncated power series, and each operation in it
+computes with all coefficients at once (rules.py, series.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+import companion.higher_order.series as series
+from companion.higher_order.rules import Carrier, carry, running
+
+Tensor = torch.Tensor
+
+
+def derivatives(
+    f: Callable[[Tensor], Tensor], x: Tensor, order: int, *, direction: Tensor | None = None
+) -> Tensor:
+    """The value of a function and its derivatives of the orders 1 to ``order``, in one run of it.
+
+    For a function that works element by element, the k-th derivative at each element. For any
+    other, the k-th derivative of ``f(x + t * direction)`` by t at 0. The cost grows with the square
+    of the order, where nested reverse mode multiplies it with each order.
+
+    ``f`` runs once, unchanged: operators, methods, ``torch.*``, modules, loops and branches, which
+    go by the value. What ``f`` computes with ``detach()`` counts as constant, and so do whole
+    numbers, such as those of ``round``. Complex functions are differentiated along the direction:
+    a holomorphic one has the complex derivative.
+
+    Where a series does not exist, the first derivative is that of torch: infinite for ``log`` and
+    ``sqrt`` at 0, zero for ``norm`` and ``std`` at 0; and the higher ones are infinite or NaN. At a
+    kink, such as that of ``relu``, ``abs`` or ``clamp``, the function goes on with the slope that
+    torch chooses, and above its threshold ``softplus`` is a straight line, as in torch.
+
+    Args:
+        f: takes a tensor and returns one.
+        x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
+            does, the derivatives can be differentiated in turn.
+        order: up to which, 0 to 170. Above 34 in float32, and above 8 in float16, the factor k!
+            overflows, and the derivative comes out infinite or NaN.
+        direction: of the shape of ``x``; ones by default.
+
+    Returns:
+        A tensor of shape ``(order + 1, *f(x).shape)`` and the dtype of ``f(x)``.
+
+    Raises:
+        NotImplementedError: ``f`` uses an operation without a rule, one in place, one that leaves
+            torch (``.item()``, ``.numpy()``), or one that goes around the rules (a custom
+            ``Function``, ``torch.func``, ``no_grad`` inside ``f``, ``derivatives`` of what already
+            carries a series). The message says which, and on which line.
+        TypeError: an argument, or what ``f`` returns, is of the wrong type.
+        ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
+
+    Examples:
+        >>> x = torch.tensor(1.0, dtype=torch.float64)
+        >>> derivatives(lambda x: torch.sigmoid(x) ** 2, x, 4)
+        tensor([ 0.5344,  0.2875, -0.0555, -0.1588,  0.1745], dtype=torch.float64)
+
+    Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13.
+    """
+    if not callable(f):
+        raise TypeError(f"f must be a function of a tensor, got {type(f).__name__}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+    if isinstance(x, Carrier):
+        raise TypeError(
+            "x carries a series already: f itself calls derivatives; ask for a higher order instead"
+        )
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"x must be floating or complex, got {x.dtype}; pass x.double()")
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(f"order must be an int, got {type(order).__name__}")
+    if order < 0:
+        raise ValueError(f"order must be 0 or more, got {order}")
+    if order > 170:
+        raise ValueError(f"order must be 170 or less, got {order}; 171! is no float64")
+    if direction is None:
+        direction = torch.ones_like(x)
+    elif not isinstance(direction, Tensor):
+        raise TypeError(f"direction must be a tensor, got {type(direction).__name__}")
+    elif direction.shape != x.shape:
+        raise ValueError(
+            f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"
+        )
+    if direction.is_complex() and not x.is_complex():
+        raise TypeError("direction is complex and x is not; pass x as complex")
+    start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
+    with running():
+        carrier = carry(start)
+        with torch.enable_grad():
+            y = f(carrier)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"f must return a tensor, got {type(y).__name__}")
+        coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
+    found = series.filled(coefficients)
+    if not (found.is_floating_point() or found.is_complex()):
+        return found  # constant: beside its value, all are zero
+    factorials = [float(math.factorial(k)) for k in range(order + 1)]
+    weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
+    return found.mul_(weights.view(-1, *[1] * (found.dim() - 1)))  # nobody else has seen it

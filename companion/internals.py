@@ -1,0 +1,158 @@
+"""Every private name of torch that the companion uses, each behind a function with a plain name.
+
+No other file may use one, and a test holds that. So when a new torch comes, this is the file to
+read. Where a name is younger than torch 2.6, the oldest that the companion claims, it says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn, overrides
+from torch.overrides import TorchFunctionMode
+
+Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+
+# ---- passes and Nodes
+
+# The sequence number that the next Node made in this thread will get.
+next_number = torch._C._autograd._get_sequence_nr
+
+# The number of the backward pass that runs in this thread; -1 outside of any.
+running_pass = torch._C._current_graph_task_id
+
+
+def number_of(node: Node) -> int:
+    """The sequence number of a Node: its place in the order of making, in its thread."""
+    return node._sequence_nr()  # type: ignore[no-any-return]
+
+
+def metadata_of(node: Node, output_nr: int) -> Any:
+    """Shape, dtype and device of one output of the operation that a Node stands for."""
+    return node._input_metadata[output_nr]
+
+
+def forward_class_of(node: Node) -> Any:
+    """The ``torch.autograd.Function`` whose backward the Node of a custom Function runs."""
+    return node._forward_cls
+
+
+# ---- what a Node saved
+
+_OF_FUNCTIONS: Final = "saved_tensors"  # the author of a Function chose its other attributes
+
+
+def saved_names(node: Node) -> list[str]:
+    """The names of what a Node saved, as its formula has them, such as ``"self"``."""
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return [_OF_FUNCTIONS]
+    return [name.removeprefix("_saved_") for name in dir(node) if name.startswith("_saved_")]
+
+
+def saved_value(node: Node, name: str) -> Any:
+    """What a Node saved under a name: a tensor, a list or a number. Runs unpack hooks.
+
+    Raises:
+        RuntimeError: it was freed or modified in place.
+    """
+    return getattr(node, _OF_FUNCTIONS if name == _OF_FUNCTIONS else f"_saved_{name}")
+
+
+def saved_raw(node: Node, name: str) -> Any:
+    """The same before it is unpacked: torch's ``SavedTensor``, or a tuple of them. Runs nothing.
+
+    None where a Node saved no tensor but a number. A ``SavedTensor`` has ``data``, which is None
+    for a tensor that went through hooks, ``unpack_hook`` and ``unpack()``.
+
+    Raises:
+        RuntimeError: a custom Function freed them.
+    """
+    attribute = "_raw_saved_tensors" if name == _OF_FUNCTIONS else f"_raw_saved_{name}"
+    return getattr(node, attribute, None)
+
+
+# ---- tensors
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often torch wrote into a tensor or a view of it; None for one of inference mode."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return None
+
+
+def base_of(tensor: Tensor) -> Tensor | None:
+    """The tensor that a view is a view of; None if it is no view."""
+    return tensor._base
+
+
+def hooks_on(tensor: Tensor) -> int:
+    """How many hooks of the user a tensor has."""
+    after = getattr(tensor, "_post_accumulate_grad_hooks", None)
+    return len(tensor._backward_hooks or ()) + len(after or ())
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether it is a tensor inside a transform, such as ``torch.vmap``."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def address_of(storage: torch.UntypedStorage) -> int:
+    """A number that stands for a storage as long as it lives."""
+    return int(storage._cdata)
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and values of a COO tensor, as they are: ``values()`` wants a coalesced one."""
+    return tensor._indices(), tensor._values()
+
+
+def revive(tensor: Any) -> None:
+    """Make a tensor that a weak reference gave usable: before torch 2.10, if only C++ kept it."""
+    if hasattr(tensor, "_fix_weakref"):
+        tensor._fix_weakref()
+
+
+# ---- modes and subclasses that look at calls
+
+# In this block no mode of ``__torch_function__`` and no subclass sees a call.
+unseen = torch._C.DisableTorchFunction
+
+# In this block no subclass does; torch's manual on subclasses tells to use it.
+unseen_by_subclasses = torch._C.DisableTorchFunctionSubclass
+
+
+def leave_mode(mode: TorchFunctionMode) -> None:
+    """Take a mode off torch's stack, wherever on it it is.
+
+    A generator that is closed late may find other modes on top; in another thread, none.
+    """
+    stack: Any = overrides  # whose functions have no annotations
+    if any(other is mode for other in stack._get_current_function_mode_stack()):
+        above = []
+        while (top := stack._pop_mode()) is not mode:
+            above.append(top)
+        while above:
+            stack._push_mode(above.pop())
+
+
+def has_dispatch_mode() -> bool:
+    """Whether a ``__torch_dispatch__`` mode is on, which would see each operation of ours."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+# What ``torch.set_grad_enabled``, ``torch.nn.functional.threshold`` and the version of a tensor are
+# called where a ``__torch_function__`` sees them.
+SET_GRAD_ENABLED: Final = "_set_grad_enabled"
+THRESHOLD: Final = "_threshold"
+VERSION: Final = "_version"
+
+
+# ---- modules
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether it was made by ``torch.compile(module)``, or had its ``compile()`` called."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None

@@ -1,0 +1,103 @@
+"""The clinic: every kind of finding has its entry, and every message leads to the right one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from markdown.extensions.toc import slugify
+
+from companion import explain
+from companion.findings import KINDS
+
+COURSE = Path(__file__).parents[2] / "course"
+TEXT = (COURSE / "clinic.md").read_text(encoding="utf-8")
+# A comment in a snippet is no heading, so it stands one place further in.
+INDENTED = re.sub(r"^(`{3,}).*?^\1", lambda m: m[0].replace("\n#", "\n #"), TEXT, flags=re.M | re.S)
+HEADINGS = [slugify(heading, "-") for heading in re.findall(r"^## (.*)$", INDENTED, re.M)]
+ENTRIES = dict(zip(HEADINGS, re.split(r"^## .*$", INDENTED, flags=re.M)[1:], strict=True))
+# The three cells of each row: what is seen, the code it is linked to, as what it comes.
+ROWS = re.findall(r"^\| (.*) \| \[.*\]\(#(.*)\) \| (.*) \|$", TEXT, re.M)
+# A message is a cell with nothing but code in it. "…" stands for what differs each time.
+MESSAGES = [(seen[1:-1], code, form) for seen, code, form in ROWS if re.fullmatch("`[^`]+`", seen)]
+PARTS = ["You see", "The graph", "Why", "Do this", "Not this", "The tools say"]
+ERROR = re.compile(
+    r"^<!--pytest\.mark\.xfail\([^`]*^```python\n(?:(?!^```).)*^```\n\n"
+    r"<!--pytest-codeblocks:expected-output-->\n\n```text\n(.*?)^```$",
+    re.M | re.S,
+)
+each_entry = pytest.mark.parametrize("code", HEADINGS)
+
+
+def parts(code: str) -> dict[str, str]:
+    """What an entry says behind each of its bold words, snippets included."""
+    _, *found = re.split(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], flags=re.M)
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def quotes(phrase: str, text: str) -> bool:
+    """Whether the parts of the phrase stand in the text in their order, as course.js has it."""
+    pattern = ".*".join(map(re.escape, phrase.split("…")))
+    return re.search(pattern, " ".join(text.split()), re.I) is not None
+
+
+def test_there_is_an_entry_and_a_row_for_each_kind_of_finding_and_for_nothing_else():
+    assert sorted(HEADINGS) == sorted(KINDS)
+    assert {code for _, code, _ in ROWS} == set(KINDS)
+
+
+def test_every_line_of_the_table_is_a_row_and_no_two_rows_show_the_same():
+    table = TEXT.partition('<div class="finder" markdown>')[2].partition("</div>")[0].split("\n|")
+    assert len(table) - 3 == len(ROWS)  # what is before it, its head, and the line below
+    assert len({seen for seen, _, _ in ROWS}) == len(ROWS)
+
+
+@each_entry
+def test_an_entry_has_its_parts_in_order(code):
+    found = re.findall(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], re.M)
+    assert found == [part for part in PARTS if part in found]
+    assert set(PARTS) - set(found) <= {"The graph"}
+
+
+@each_entry
+def test_an_entry_draws_its_graph_or_says_why_there_is_none_to_see(code):
+    shown = parts(code)["You see"] + "The graph" + parts(code).get("The graph", "")
+    if drawn := re.findall(r"\]\(figures/(.*?)\)$", shown, re.M):
+        assert f"clinic-{code}.svg" in drawn
+        return
+    words = re.sub(r"^(`{3,}).*?^\1", "", shown, flags=re.M | re.S)
+    sentences = [s for s in re.split(r"(?<=[.:])\s", words) if re.search("graph|draw|show", s)]
+    assert any(re.search(r"\b(no|not|nothing|none|cannot)\b", s, re.I) for s in sentences), words
+
+
+@each_entry
+def test_an_entry_runs_what_is_seen_the_cure_and_what_only_seems_to_be_one(code):
+    for part in ("You see", "Do this", "Not this"):
+        assert "```python\n" in parts(code)[part], part
+
+
+@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+def test_a_message_of_the_table_is_explained_under_the_code_of_its_row(message, code, form):
+    assert form in {"error", "warning"}
+    found = [explain(RuntimeError(message.replace("…", filled))) for filled in ("0", "0th")]
+    assert code in [finding.code for finding in found if finding]
+
+
+@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+def test_a_message_of_the_table_leads_to_no_other_entry(message, code, form):
+    assert {other for phrase, other, _ in MESSAGES if quotes(phrase, message)} == {code}
+
+
+@each_entry
+def test_an_error_that_an_entry_raises_is_in_the_table(code):
+    """One that it shows as its symptom leads to this entry, or to one that links to this."""
+    for part, text in parts(code).items():
+        for told in ERROR.findall(text):
+            found = {other for phrase, other, _ in MESSAGES if quotes(phrase, told)}
+            assert found, told
+            sent_on = any(f"](#{code})" in ENTRIES[other] for other in found)
+            assert part != "You see" or code in found or sent_on, told
+
+
+def test_the_lesson_that_a_finding_names_exists():
+    for code, kind in KINDS.items():
+        assert (COURSE / kind.lesson).is_file(), code

@@ -1,0 +1,216 @@
+"""The course as a whole: each lesson has its parts, and together they hold what they must."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+COURSE = Path(__file__).parents[2] / "course"
+LESSONS = sorted(COURSE.glob("[0-9]*.md"))
+WORDS = re.findall(r"^## (.*)\n\n(.*)$", (COURSE / "glossary.md").read_text("utf-8"), re.M)
+GLOSSARY = {word.lower().replace(" ", "-"): meaning for word, meaning in WORDS}  # by anchor
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def front(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
+
+
+def body(path: Path) -> str:
+    return path.read_text(encoding="utf-8").split("---\n", 2)[2]
+
+
+def sections(text: str, level: int) -> dict[str, str]:
+    """The text below each heading of a level, by heading. Code is no heading."""
+    parts = re.split(rf"^{'#' * level} (?!#)(.*)\n", plain(text), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def plain(text: str) -> str:
+    """The text with the comments in its snippets indented, so that they are no headings."""
+    code = r"^(```\w+\n)(.*?)(^```)"
+    return re.sub(
+        code, lambda m: m[1] + re.sub("^#", " #", m[2], flags=re.M) + m[3], text, flags=re.M | re.S
+    )
+
+
+def folds(text: str, title: str) -> list[str]:
+    """What stands in the folds of this title."""
+    return re.findall(rf"^/// details \| {title}\n(.*?)^///$", text, re.M | re.S)
+
+
+# ---- the parts of a lesson
+
+
+@each_lesson
+def test_the_front_matter_says_what_the_page_says(path):
+    told, text = front(path), body(path)
+    assert set(told) == {"title", "description", "minutes", "objectives", "needs"}
+    assert re.search(r"^# (.*)$", text, re.M)[1] == told["title"]
+    assert 15 <= told["minutes"] <= 60
+    assert f"/// abstract | In {told['minutes']} minutes you will be able to\n" in text
+    assert re.search(r"/// abstract.*?\n\n((?:- .*\n)+)", text)[1] == "".join(
+        f"- {objective}\n" for objective in told["objectives"]
+    )
+    assert f"](notebooks/{path.stem}.ipynb)" in text
+
+
+@each_lesson
+def test_what_a_lesson_needs_comes_before_it_and_is_linked(path):
+    number = int(path.stem[:2])
+    for needed in front(path)["needs"]:
+        assert needed < number
+        assert re.search(rf"\]\({needed:02}-[\w-]+\.md\)", body(path).split("\n## ")[0])
+
+
+@each_lesson
+def test_a_lesson_has_its_parts_in_order(path):
+    parts = ["A puzzle", "The model", "Break it", "Questions", "Exercises", "In short"]
+    expected = (["From earlier"] if front(path)["needs"] else []) + parts
+    assert [heading.partition(":")[0] for heading in sections(body(path), 2)] == expected
+    model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
+    assert "](figures/" in model.partition("\n### ")[0]
+    steps = [heading for heading in sections(model, 3) if heading.startswith("Step ")]
+    assert 3 <= len(steps) <= 7
+    assert [int(re.search(r"\d+", step)[0]) for step in steps] == list(range(1, len(steps) + 1))
+
+
+@each_lesson
+def test_each_step_predicts_and_goes_on_from_what_was_seen(path):
+    model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
+    for heading, step in sections(model, 3).items():
+        assert "/// question | Predict\n" in step
+        assert re.search(r"^/// details \| (Investigate|Modify): .+$", step, re.M), heading
+
+
+@each_lesson
+def test_the_lesson_breaks_something_on_purpose(path):
+    assert "pytest.mark.xfail(raises=" in sections(body(path), 2)["Break it"]
+
+
+@each_lesson
+def test_each_question_has_options_and_an_answer_that_shows_itself(path):
+    questions = re.split(r"^\*\*\d+\.\*\* ", sections(body(path), 2)["Questions"], flags=re.M)[1:]
+    assert 3 <= len(questions) <= 5
+    for question in questions:
+        options = re.findall(r"^- ([A-D])\. ", question, re.M)
+        assert len(options) >= 3
+        (answer,) = folds(question, "Answer")
+        right = re.match(r"\*\*([A-D])\.\*\*", answer)[1]
+        assert right in options
+        assert "```python\n" in answer
+        for wrong in set(options) - {right}:
+            assert re.search(rf"\b{wrong}\b", answer), f"{wrong} is not explained: {question[:60]}"
+
+
+@each_lesson
+def test_the_right_options_are_not_always_the_same(path):
+    right = re.findall(r"^\*\*([A-D])\.\*\*", sections(body(path), 2)["Questions"], re.M)
+    assert len(set(right)) >= 2
+
+
+@each_lesson
+def test_each_exercise_to_be_solved_fails_first_has_three_hints_and_a_solution_that_runs(path):
+    number = int(path.stem[:2])
+    parts = re.split(r"^\*\*(\d+\.\d+) ", sections(body(path), 2)["Exercises"], flags=re.M)
+    exercises = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(exercises) == [f"{number}.{n}" for n in range(1, len(exercises) + 1)]
+    kinds = [text.partition("**")[0].rstrip(".") for text in exercises.values()]
+    assert kinds[:3] == ["Worked", "The last step is yours", "Yours"]
+    for name, text in exercises.items():
+        if not text.startswith(("The last step", "Yours")):
+            continue
+        assert text.count("pytest.mark.xfail(raises=NotImplementedError)") == 1
+        assert text.count('raise NotImplementedError("your turn")') == 1
+        assert len(folds(text, r"Hint [123]")) == 3
+        (solution,) = folds(text, "Solution")
+        assert f'print("{name} right")' in solution
+        stub = re.search(r"```python\n(.*?)```", text, re.S)[1]
+        asserts = re.findall(r"^assert .*$", stub, re.M)
+        assert asserts and all(line in solution for line in asserts), name
+
+
+@each_lesson
+def test_a_lesson_ends_in_three_sentences_with_an_assertion_each(path):
+    end = sections(body(path), 2)["In short"]
+    snippet = re.search(r"```python\n(.*?)```", body(path).split("## In short")[1], re.S)[1]
+    assert len(re.findall(r"^# .*\.$", snippet, re.M)) == 3
+    assert len(re.findall(r"^assert ", snippet, re.M)) >= 3
+    assert "**New words:**" in end and "**Where PyTorch says so:** [" in end
+
+
+@each_lesson
+def test_a_lesson_names_few_new_words_and_the_glossary_has_them(path):
+    line = re.search(r"^\*\*New words:\*\* (.*)$", body(path), re.M)[1]
+    new = line.partition("; in passing")[0]
+    assert 1 <= new.count("](glossary.md#") <= 5
+    for anchor in re.findall(r"\]\(glossary\.md#([\w-]+)\)", line):
+        assert f"]({path.name})" in GLOSSARY[anchor], f"{anchor} does not name this lesson"
+
+
+# ---- the whole
+
+
+def test_every_lesson_is_in_the_list_and_in_the_menu():
+    index = (COURSE / "index.md").read_text(encoding="utf-8")
+    menu = (COURSE.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in LESSONS:
+        told = front(path)
+        row = f"| {int(path.stem[:2])} | [{told['title']}]({path.name}) | {told['minutes']} |"
+        assert row in index
+        assert f"\n  - {path.name}\n" in menu
+
+
+def test_the_glossary_is_in_order_and_each_word_is_linked_from_its_lesson():
+    assert list(GLOSSARY) == sorted(GLOSSARY)
+    for anchor, meaning in GLOSSARY.items():
+        lesson = re.search(r"\(\[Lesson \d+\]\((.*?)\)\)$", meaning)[1]
+        assert f"](glossary.md#{anchor})" in body(COURSE / lesson), anchor
+
+
+def test_no_sentence_is_longer_than_forty_words():
+    for path in [*LESSONS, COURSE / "index.md", COURSE / "about.md"]:
+        text = re.sub(
+            r"^(`{3,}).*?^\1|^!\[[^\n]*$|^---\n.*?\n---",
+            "",
+            path.read_text(),
+            flags=re.M | re.S,
+        )
+        for sentence in re.split(r"(?<=[.?!:])\s|\n", text):
+            assert len(sentence.split()) <= 40, f"{path.name}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        r"torch\.mm\(x, w\)",  # the worked pass
+        r"z = y \+ 2\.0",
+        r"MeanBackward0\n  input\[0\] → AddBackward0\n    input\[0\] → MmBackward0\n"
+        r"      input\[0\] → AccumulateGrad \(x\)\n      input\[1\] → AccumulateGrad \(w\)\n"
+        r"    input\[1\] → None \(no grad path\)\n",
+        r"\*DAG\*",
+        r"\*directed\*",
+        r"\*acyclic\*",
+        r"\[\*forward pass\*\]",
+        r"\[\*backward pass\*\]",
+        r"\[\*root\*\]",
+        r"\[\*leaves\*\]",
+        r"\[\*edge\*\]",
+        r"next_functions\[0\]\[0\]",
+        r"\(None, 0\)",
+        r"already seen",
+        r"max depth reached",
+        r"grad can be implicitly created only for scalar outputs",
+        r"retain_grad\(\)",
+        r"\[\*define-by-run\*\]",
+        r"create_graph=True",
+        r"1 0\.28747\n2 -0\.05553\n3 -0\.15883\n4 0\.17455\n",
+        r"0\.28746968091443026198",
+        r"-37\.539012973027170878",
+        r"\[\*Jacobian\*\]",
+        r"\[\*Hessian\*\]",
+    ],
+)
+def test_the_course_holds_what_the_seed_held(topic):
+    assert re.search(topic, "\n".join(body(path) for path in LESSONS))

@@ -1,0 +1,1027 @@
+"""Each thing that ``diagnose`` can tell, from the smallest program, beside what backward does."""
+
+import functools
+import gc
+import os
+import re
+import sys
+import types
+import warnings
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+import torchgen
+from pytest_codeblocks.main import extract_from_file
+from torch import nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from torchgen.packaged.autograd.load_derivatives import load_derivatives
+
+from companion import Diagnosis, Finding, Graph, diagnose, watch
+from companion.diagnosis.diagnosing import _ZERO, NOT_IMPLEMENTED
+
+ROOT = Path(__file__).parents[2]
+
+
+def leaf(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, requires_grad=True)
+
+
+def codes(diagnosis: Diagnosis) -> list[str]:
+    return [one.code for one in diagnosis]
+
+
+def really(output, *inputs) -> bool:
+    """Whether backward runs and leaves a gradient in every input. Left-over ones do not count."""
+    for one in inputs:
+        if one.is_leaf or one.retains_grad:
+            one.grad = None
+    try:
+        output.backward()
+    except Exception:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a .grad that is no leaf's
+        return all(one.grad is not None for one in inputs)
+
+
+class Square(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Once(Square):
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+# ---- errors, each from the smallest program: what is told, and that it is so
+
+
+def of_a_number():
+    x = leaf(1, 2)
+    return 3.0, [x], "not-a-tensor", "the output is a float, not a tensor"
+
+
+def of_a_cut_graph():
+    x = leaf(1, 2)
+    told = "the output does not require grad: its history was cut, or no tensor in it required grad"
+    return x.detach().sum(), [x], "no-graph", told
+
+
+def of_inputs_that_require_nothing():
+    x = torch.ones(2)
+    told = "the output does not require grad: none of the inputs requires grad"
+    return x.sum(), [x], "no-graph", told
+
+
+def of_whole_numbers():
+    x = leaf(1, 2)
+    told = "the output does not require grad: it is torch.int64, and whole numbers have no "
+    return x.argmax(), [x], "no-graph", told + "derivative"
+
+
+def of_inference_mode():
+    x = leaf(1, 2)
+    with torch.inference_mode():
+        y = x.sum()
+    told = "the output does not require grad: it was made under torch.inference_mode()"
+    return y, [x], "no-graph", told
+
+
+def of_a_leaf():
+    x = leaf(1, 2)
+    told = "the output is itself a leaf: no other tensor can get a gradient from it"
+    return x.detach().sum().requires_grad_(), [x], "leaf-output", told
+
+
+def of_an_unused_input():
+    x, w = leaf(1, 2), leaf(3)
+    told = "input 1, of shape (1,), is not in the graph of the output: its .grad stays None"
+    return x.sum(), [x, w], "unused-input", told
+
+
+def of_a_new_tensor():
+    w = leaf(1, 2)
+    loss = (w * w).sum()
+    w = w.detach().clone().requires_grad_()
+    told = "input 0, of shape (2,), is not in the graph of the output, but another leaf of its "
+    return loss, [w], "reassigned", told + "shape is: its .grad stays None"
+
+
+def of_requires_grad_that_came_late():
+    x, w = leaf(1, 2), torch.ones(2)
+    loss = (x * w).sum()
+    told = "input 0, of shape (2,), required no grad yet when it was used: its .grad stays None"
+    return loss, [w.requires_grad_()], "late-requires-grad", told
+
+
+def of_a_tensor_in_the_middle():
+    x = leaf(1, 2)
+    y = x * 2
+    return y.sum(), [y], "not-a-leaf", "input 0, of shape (2,), is not a leaf: its .grad stays None"
+
+
+def of_an_input_that_requires_nothing():
+    x, w = leaf(1, 2), torch.ones(2)
+    told = "input 0, of shape (2,), does not require grad, and the graph has it as a constant: "
+    return (x * w).sum(), [w], "input-without-grad", told + "its .grad stays None"
+
+
+def of_an_input_of_whole_numbers():
+    x, i = leaf(1, 2), torch.tensor([0])
+    told = "input 0, of shape (1,), is torch.int64 and cannot get a gradient"
+    return x[i].sum(), [i], "integer-tensor", told
+
+
+def of_a_graph_written_into_whole_numbers():
+    x = leaf(1, 2)
+    whole = torch.zeros(2, dtype=torch.long).fill_(x.sum())  # torch lets that pass
+    told = "backward() will raise: the values of FillBackward3 are torch.int64"
+    return (whole * x).sum(), [x], "integer-tensor", told
+
+
+def of_an_input_of_inference_mode():
+    x = leaf(1, 2)
+    with torch.inference_mode():
+        w = torch.ones(2)
+    told = "input 0, of shape (2,), was made under torch.inference_mode() and cannot get a gradient"
+    return x.sum(), [w], "inference-tensor", told
+
+
+def of_several_elements():
+    x = leaf(1, 2)
+    told = "the output has shape (2,), and backward() needs one element"
+    return x * x, [x], "non-scalar", told
+
+
+def of_no_element():
+    x = torch.ones(0, 3, requires_grad=True)
+    told = "the output has shape (0, 3), and backward() needs one element"
+    return x * x, [x], "non-scalar", told
+
+
+def of_a_sparse_output():
+    x = leaf(1)
+    told = "the output is torch.sparse_coo, and backward() needs a dense tensor"
+    return x.to_sparse() * 2, [x], "non-scalar", told
+
+
+def of_a_complex_output():
+    x = torch.ones((), dtype=torch.complex64, requires_grad=True)
+    told = "the output is complex (torch.complex64), and backward() needs a real number"
+    return x * x, [x], "complex-output", told
+
+
+def of_a_second_pass():
+    x = leaf(1, 2)
+    loss = (x * x).exp().sum()
+    loss.backward()
+    told = "2 Nodes have freed what they saved: an earlier backward pass ran here"
+    return loss, [x], "freed", told
+
+
+def of_a_second_pass_through_a_custom_function():
+    x = leaf(1, 2)
+    loss = Square.apply(x).sum()
+    loss.backward()
+    told = "a Node has freed what it saved: an earlier backward pass ran here"
+    return loss, [x], "freed", told
+
+
+def of_a_change_in_place():
+    x = leaf(1, 2)
+    y = x.exp()
+    loss = y.sum()
+    y.add_(1)
+    told = "backward() will raise: ExpBackward0 saved result, which was changed since"
+    return loss, [x], "modified-in-place", told
+
+
+def of_a_detach_in_place():
+    x = leaf(1, 2)
+    y = x * 2
+    loss = (y * y).sum()
+    y.detach_()
+    told = "backward() will raise: MulBackward0 saved other and self, which was changed since"
+    return loss, [x], "modified-in-place", told
+
+
+def of_an_overwritten_leaf():
+    x, w = leaf(1, 2), torch.ones(2)
+    loss = (x * w.requires_grad_()).sum()
+    w.requires_grad_(False)
+    w.add_(x)
+    told = "backward() will raise: a leaf was overwritten by a result"
+    return loss, [x], "leaf-in-place", told
+
+
+def of_a_view_whose_base_was_changed():
+    x = leaf(1, 2)
+    base = x * 1
+    y, _ = base.unbind()
+    base.mul_(2)
+    with pytest.raises(RuntimeError, match="its base or another view") as caught:
+        _ = y.grad_fn  # up to torch 2.12 it says UnbindBackward0, later Unbind
+    told = str(caught.value).partition(". ")[0]
+    return y, [x], "multi-view-in-place", f"backward() will raise: {told}"
+
+
+def of_a_saved_view_whose_base_was_changed():
+    x = leaf(1, 2)
+    base = x * 1
+    y, z = base.unbind()
+    loss = y * z
+    base.mul_(2)
+    told = "backward() will raise: MulBackward0 saved a view whose base was changed"
+    return loss, [x], "multi-view-in-place", told
+
+
+def of_no_formula():
+    a, x = leaf(1, 2), leaf(3, 4)
+    told = "backward() will raise at a Node without a formula"
+    return torch.special.gammainc(a, x).sum(), [a, x], "not-implemented", told
+
+
+def of_no_second_derivative():
+    q = torch.ones(1, 2, 4, 8, requires_grad=True)
+    y = nn.functional.scaled_dot_product_attention(q, q, q)
+    (g,) = torch.autograd.grad(y.sum(), q, create_graph=True)
+    told = "backward() will raise at a Node without a formula"
+    return g.sum(), [q], "not-implemented", told
+
+
+def of_a_second_derivative_of_once():
+    x = leaf(1, 2)
+    (g,) = torch.autograd.grad((Once.apply(x) * x).sum(), x, create_graph=True)
+    told = "the pass will raise at the end of a backward that was not recorded"
+    return g.sum(), [x], "once-differentiable", told
+
+
+PROGRAMS = [value for name, value in list(globals().items()) if name.startswith("of_")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_an_error_is_told_with_its_code_and_backward_fails(program):
+    output, inputs, code, message = program()
+    diagnosis = diagnose(output, *inputs)
+    assert not diagnosis.ok
+    (found,) = [one for one in diagnosis if one.code == code]
+    assert found.severity == "error"
+    assert found.message == message
+    assert not really(output, *inputs)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_a_finding_that_names_a_node_has_the_node_of_the_graph(program):
+    output, inputs, code, _ = program()
+    (found,) = [one for one in diagnose(output, *inputs) if one.code == code]
+    if found.node is None:
+        assert found.where == ""
+    else:
+        name = Graph.of(output).nodes[found.node].name
+        assert found.where.startswith(f"node {found.node}, {name}")
+
+
+def test_programs_without_a_fault_have_no_error_and_run():
+    x, w = leaf(1, 2), leaf(3, 4)
+    assert diagnose((x * w).exp().sum(), x, w).ok and really((x * w).exp().sum(), x, w)
+    y = x * 2
+    y.retain_grad()
+    assert diagnose(y.sum(), x, y).ok and really(y.sum(), x, y)
+    z = leaf(1).sum()
+    z.retain_grad()
+    assert diagnose(z, z).ok and really(z, z)
+    one = torch.ones((), requires_grad=True)
+    assert diagnose(one, one).ok and really(one, one)
+
+
+def test_a_leaf_alone_is_no_error_where_nothing_was_asked_for():
+    diagnosis = diagnose(torch.ones((), requires_grad=True))
+    assert diagnosis.ok
+    assert codes(diagnosis) == ["leaf-output"] and diagnosis[0].severity == "warning"
+
+
+# ---- warnings and infos
+
+
+def test_a_gradient_that_is_there_is_told_as_one_that_is_added_to():
+    x = leaf(1, 2)
+    x.grad = torch.ones(2)
+    (found,) = diagnose(x.sum(), x)
+    assert (found.code, found.severity) == ("accumulates", "warning")
+    assert found.message == "x has a .grad already: backward() adds to it"
+
+
+def test_hooks_on_an_input_are_counted():
+    x = leaf(1, 2)
+    x.register_hook(lambda gradient: gradient)
+    x.register_post_accumulate_grad_hook(lambda tensor: None)
+    (found,) = diagnose(x.sum(), x)
+    assert (found.code, found.severity) == ("hook", "info")
+    assert found.message == "x has 2 hooks that may change its gradient"
+
+
+def test_a_custom_function_is_told_once():
+    x = leaf(1, 2)
+    (found,) = diagnose(Square.apply(Square.apply(x)).sum(), x)
+    assert (found.code, found.severity) == ("custom-gradients", "info")
+    assert found.message == (
+        "SquareBackward is a custom Function, whose backward cannot be checked unrun"
+    )
+
+
+def test_half_precision_anywhere_in_the_graph_is_told_once():
+    x = leaf(1, 2)
+    (found,) = diagnose(x.half().exp().float().sum(), x)
+    assert (found.code, found.severity) == ("half-precision", "info")
+    assert found.message == "gradients pass here as torch.float16"
+    assert found.where == "node 2, ExpBackward0"
+
+
+def test_a_gradient_with_a_graph_is_told_as_a_cycle():
+    x = leaf(1, 2)
+    (x.grad,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+    diagnosis = diagnose(x.sum(), x)
+    assert codes(diagnosis) == ["accumulates", "reference-cycle"]
+    assert diagnosis[1].severity == "warning"
+    assert diagnosis[1].message == (
+        "the .grad of x has a graph, which keeps all that is in it alive"
+    )
+    x.grad = None  # or it would be one
+
+
+def test_a_complex_input_is_told_which_gradient_it_gets():
+    z = torch.tensor([1 + 1j], requires_grad=True)
+    (found,) = diagnose((z * z).real.sum(), z)
+    assert (found.code, found.severity) == ("complex-conjugate", "info")
+    assert found.message == "z is complex: its gradient is that of steepest ascent"
+    assert really((z * z).real.sum(), z)
+    torch.testing.assert_close(z.grad, (2 * z).conj().detach())
+
+
+def test_a_leaf_that_required_grad_too_late_in_one_place_is_a_warning():
+    x, w = leaf(1, 2), torch.ones(2)
+    y = x * w
+    loss = (y * w.requires_grad_()).sum()
+    (found,) = diagnose(loss, w)
+    assert (found.code, found.severity) == ("late-requires-grad", "warning")
+    assert found.message == "w counts as a constant in one place, where it required no grad yet"
+    assert really(loss, w)
+    torch.testing.assert_close(w.grad, x.detach())
+
+
+WRITES = {
+    "index_put": lambda x, i: torch.zeros(3, device=x.device).index_put((i,), x),
+    "scatter": lambda x, i: torch.zeros(3, device=x.device).scatter(0, i, x),
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_indices_that_repeat_are_told_where_one_value_stays(how):
+    x = leaf(1, 2, 3)
+    (found,) = diagnose(WRITES[how](x, torch.tensor([0, 0, 1])).sum(), x)
+    assert (found.code, found.severity) == ("duplicate-indices", "warning")
+    assert found.message == "the indices repeat once, and of several values one stays"
+    loss = WRITES[how](x, torch.tensor([0, 0, 1])).sum()
+    assert really(loss, x) and x.grad.sum() == 3 and loss < x.sum()  # a gradient for each
+    x.grad = None
+    assert codes(diagnose(WRITES[how](x, torch.tensor([0, 2, 1])).sum(), x)) == []
+    meta = torch.ones(3, device="meta", requires_grad=True)
+    index = torch.zeros(3, dtype=torch.long, device="meta")
+    assert codes(diagnose(WRITES[how](meta, index).sum(), meta)) == []
+
+
+def test_a_mask_and_accumulation_write_each_value():
+    x, i = leaf(1, 2), torch.tensor([0, 0])
+    assert codes(diagnose(torch.zeros(3).index_put((i,), x, accumulate=True).sum(), x)) == []
+    y = torch.zeros(3)
+    y[torch.tensor([True, False, True])] = x
+    assert codes(diagnose(y.sum(), x)) == []
+
+
+@pytest.mark.parametrize("dim", [0, -2, (0,), ()])
+def test_elements_that_tie_along_a_dimension_are_counted(dim):
+    x = torch.tensor([[1.0, 2.0], [1.0, 5.0]], requires_grad=True)
+    ties = [one.message for one in diagnose(x.amin(dim).sum(), x)]
+    assert ties == ["2 elements tie: those of one result share its gradient"]
+
+
+def test_an_infinite_output_and_an_infinite_factor_are_warnings():
+    x = leaf(1, 2)
+    (found,) = diagnose((x + torch.inf).sum(), x)
+    assert found.message == "the output itself is infinite or NaN"
+    c = torch.tensor([torch.inf, 1.0])
+    (found,) = diagnose((x * c).tanh().sum(), x)
+    assert (found.code, found.severity) == ("non-finite", "warning")
+    assert found.message == "MulBackward0 saved other, which has infinite or NaN values"
+
+
+def test_infinities_that_mask_are_not_flagged():
+    x = torch.randn(4, requires_grad=True)
+    masked = x.masked_fill(torch.tensor([False, True, False, False]), -torch.inf)
+    loss = masked.softmax(0)[0] + masked.log_softmax(0)[0] + masked.max() + masked.logsumexp(0)
+    loss = loss + torch.distributions.Categorical(logits=masked).log_prob(torch.tensor(0))
+    q = torch.randn(1, 1, 4, 8)
+    mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
+    q = q * x[0]
+    loss = loss + nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask).sum()
+    logs = torch.randn(6, 1, 4, requires_grad=True).log_softmax(-1)
+    lengths = torch.tensor([6]), torch.tensor([2])
+    loss = loss + nn.functional.ctc_loss(logs, torch.tensor([[1, 2]]), *lengths)
+    assert codes(diagnose(loss, x)) == []
+    assert really(loss, x) and x.grad.isfinite().all()
+
+
+def test_a_saved_nan_is_flagged_wherever_it_is():
+    x = torch.tensor([torch.nan, 1.0], requires_grad=True)
+    told = [one.message for one in diagnose(x.abs().max() * 0, x)]
+    assert "MaxBackward1 saved result, which has NaN values" in told
+
+
+def test_a_relu_without_any_positive_output_is_dead():
+    x = leaf(-1, 0)
+    (found,) = diagnose(x.relu().sum(), x)
+    assert (found.code, found.severity) == ("dead-relu", "warning")
+    assert found.message == "every output of relu is 0"
+    assert really(x.relu().sum(), x) and not x.grad.any()
+    assert codes(diagnose(leaf(-1, 1).relu().sum())) == []
+
+
+@pytest.mark.parametrize("f", [torch.max, torch.min])
+def test_elements_that_tie_share_the_gradient(f):
+    x = leaf(2, 2, 2)
+    (found,) = diagnose(f(x), x)
+    assert (found.code, found.severity) == ("ties", "info")
+    assert found.message == "3 elements tie: each gets 1/3 of the gradient"
+    assert really(f(x), x)
+    torch.testing.assert_close(x.grad, torch.full((3,), 1 / 3))
+    assert codes(diagnose(f(leaf(1, 2, 3)))) == []
+
+
+@pytest.mark.parametrize("f", [torch.maximum, torch.minimum])
+def test_pairs_that_tie_share_the_gradient(f):
+    x, y = leaf(1, 2, 3), leaf(1, 2, 5)
+    (found,) = diagnose(f(x, y).sum(), x)
+    assert found.message == "2 pairs tie: each of the two gets half of the gradient"
+    assert really(f(x, y).sum(), x) and x.grad[:2].tolist() == [0.5, 0.5]
+    assert codes(diagnose(f(leaf(1), leaf(2)).sum())) == []
+
+
+# The gradient is infinite or NaN at the first point, and finite at the second.
+RISKS = [
+    (torch.acos, 1, 0.5, "acos at 1 or -1"),
+    (torch.acos, -1, 0.5, "acos at 1 or -1"),
+    (torch.asin, -1, 0.5, "asin at 1 or -1"),
+    (torch.acosh, 1, 1.5, "acosh at 1"),
+    (torch.atanh, 1, 0.5, "atanh at 1 or -1"),
+    (torch.erfinv, 1, 0.5, "erfinv at 1 or -1"),
+    (torch.log, 0, 0.5, "log at 0"),
+    (torch.log2, 0, 0.5, "log2 at 0"),
+    (torch.log10, 0, 0.5, "log10 at 0"),
+    (torch.log1p, -1, 0, "log1p at -1"),
+    (torch.sqrt, 0, 1e-3, "sqrt at 0"),
+    (torch.rsqrt, 0, 1e-3, "rsqrt at 0"),
+    (torch.reciprocal, 0, 1e-3, "division by 0"),
+    (lambda x: 1 / x, 0, 1e-3, "division by 0"),
+    (lambda x: x / (x - 1), 1, 0, "division by 0"),
+    (lambda x: x**0.5, 0, 1e-3, "x ** 0.5 at 0"),
+    (lambda x: x ** torch.tensor(0.5), 0, 1e-3, "x ** an exponent below 1 at 0"),
+    (lambda x: torch.special.xlogy(torch.tensor(2.0), x), 0, 1e-3, "xlogy at (x, 0)"),
+    (lambda x: x**-1, 0, 1e-3, "x ** -1 at 0"),
+]
+
+
+@pytest.mark.parametrize(("f", "at", "near", "told"), RISKS)
+def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else(f, at, near, told):
+    x = leaf(at)
+    risks = [one for one in diagnose(f(x).sum(), x) if one.code == "nan-risk"]
+    assert [one.message for one in risks] == [f"{told}: the gradient is infinite"]
+    assert risks[0].severity == "warning"
+    assert really(f(x).sum(), x) and not x.grad.isfinite().all()
+    x = leaf(near)
+    assert "nan-risk" not in codes(diagnose(f(x).sum(), x))
+    assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("f", [lambda x: x**1, lambda x: x**0, lambda x: x**2, lambda x: x**1.5])
+def test_a_power_whose_gradient_at_0_is_finite_is_no_risk(f):
+    x = leaf(0)
+    assert codes(diagnose(f(x).sum(), x)) == []
+    assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+def test_equal_eigenvalues_are_a_risk_for_eigenvectors_alone():
+    a = torch.eye(3, requires_grad=True)
+    (found,) = diagnose(torch.linalg.eigh(a).eigenvectors.sum(), a)
+    assert found.message == "equal eigenvalues: the gradient divides by their difference"
+    assert really(torch.linalg.eigh(a).eigenvectors.sum(), a) and not a.grad.isfinite().all()
+    values = torch.linalg.eigh(a).eigenvalues.sum()
+    assert codes(diagnose(values)) == []
+    assert really(values, a) and a.grad.isfinite().all()
+
+
+def test_equal_singular_values_are_a_risk_for_singular_vectors_alone():
+    a = torch.eye(3, requires_grad=True)
+    (found,) = diagnose((torch.linalg.svd(a).U ** 2).sum(), a)
+    assert found.message == "equal singular values: the gradient divides by their difference"
+    assert codes(diagnose(torch.linalg.svd(a).S.sum(), a)) == []
+
+
+def test_a_path_that_only_sends_zero_is_told_for_the_input_at_its_end():
+    x, w = leaf(1.4, 2), leaf(3, 4)
+    loss = (x.round() * w).sum()
+    (found,) = diagnose(loss, x, w)
+    assert (found.code, found.severity) == ("zero-derivative", "warning")
+    assert found.message == "every path to x passes a Node that sends zero: so is its gradient"
+    assert really(loss, x, w) and not x.grad.any() and w.grad.any()
+    x.grad = None
+    assert codes(diagnose((x + (x.round() - x).detach()).sum(), x)) == []
+    assert codes(diagnose((x.round() + x).sum(), x)) == []
+
+
+@pytest.mark.parametrize(
+    "f", [torch.ceil, torch.floor, torch.round, torch.trunc, torch.sign, torch.sgn]
+)
+def test_what_is_told_to_send_zero_sends_zero(f):
+    x = leaf(1.4, -2.6)
+    assert codes(diagnose(f(x).sum(), x)) == ["zero-derivative"]
+    assert really(f(x).sum(), x) and not x.grad.any()
+
+
+# ---- with a watch
+
+
+def test_with_a_watch_findings_have_the_line_of_the_program():
+    x, w = leaf(1, 4), leaf(3, 4)
+    with watch() as watched:
+        y = x.detach().sqrt() * w
+        loss = (y.exp() * x.log()).sum()
+    y.grad_fn  # noqa: B018
+    diagnosis = diagnose(loss, x, w, watch=watched)
+    assert [(one.code, one.source.text) for one in diagnosis] == [("detached", "x.detach()")]
+    assert diagnosis[0].where == str(diagnosis[0].source)
+    with watch() as watched:
+        loss = (x - 1).sqrt().sum()
+    (found,) = diagnose(loss, x, watch=watched)
+    assert found.source.text == "(x - 1).sqrt()"
+    assert found.where == f"node 1, SqrtBackward0, at {found.source}"
+
+
+def test_with_a_watch_a_lost_graph_is_told_at_its_cut():
+    x = leaf(1, 4)
+    with watch() as watched:
+        loss = torch.tensor((x * x).sum().item())
+    diagnosis = diagnose(loss, x, watch=watched)
+    assert not diagnosis.ok
+    assert diagnosis[0].code == "no-graph"
+    assert diagnosis[0].source.text == "(x * x).sum().item()"
+
+
+def test_with_a_watch_a_change_of_a_saved_tensor_is_told_at_the_line_that_made_it():
+    x = leaf(1, 2)
+    with watch() as watched:
+        y = x.exp()
+        loss = y.sum()
+        y.add_(1)
+    (found,) = diagnose(loss, x, watch=watched)
+    assert (found.code, found.source.text) == ("modified-in-place", "y.add_(1)")
+    assert "ExpBackward0" in found.where and f"changed at {found.source}" in found.where
+    assert not really(loss, x)
+
+
+def test_a_number_that_left_is_told_as_what_may_have_come_back():
+    x = leaf(1, 2)
+    with watch() as watched:
+        scale = x.sum().item() + 1
+        loss = (x * scale).sum()
+    (found,) = diagnose(loss, x, watch=watched)
+    assert (found.code, found.severity) == ("left-torch", "info")
+    assert found.message.endswith("; whether it came back into the output is not known")
+
+
+def test_a_change_behind_autograd_is_a_warning_with_its_line():
+    x = leaf(1, 2)
+    with watch() as watched:
+        loss = (x * x).sum()
+        x.data.mul_(10)
+    (found,) = [one for one in diagnose(loss, x, watch=watched) if one.code != "detached"]
+    assert (found.code, found.severity) == ("changed-behind", "warning")
+    assert found.source.text == "x.data.mul_(10)"
+
+
+# ---- a sequence that reads as advice
+
+
+def test_a_diagnosis_is_a_sequence_with_errors_first():
+    x, w, v = leaf(-1), leaf(1), leaf(2, 3)
+    x.register_hook(lambda gradient: gradient)
+    diagnosis = diagnose((x.relu() + w.relu() * 0).sum(), x, w, v)
+    assert [one.severity for one in diagnosis] == ["error", "warning", "info"]
+    assert codes(diagnosis) == ["unused-input", "dead-relu", "hook"]
+    assert len(diagnosis) == 3
+    assert diagnosis[1:] == (diagnosis[1], diagnosis[2])
+    assert diagnosis[-1] is list(diagnosis)[2] and diagnosis[0] in diagnosis
+    assert all(isinstance(one, Finding) for one in reversed(diagnosis))
+    assert repr(diagnosis) == "<Diagnosis: unused-input, dead-relu, hook>"
+    with pytest.raises(IndexError):
+        diagnosis[3]
+
+
+def test_a_diagnosis_without_findings_says_what_was_looked_at():
+    x = leaf(1, 2)
+    diagnosis = diagnose((x * 2).sum(), x)
+    assert len(diagnosis) == 0 and diagnosis.ok
+    assert str(diagnosis) == "backward() will run: the graph has 3 nodes, 1 leaf among them."
+    assert repr(diagnosis) == "<Diagnosis: nothing found>"
+
+
+def test_a_diagnosis_reads_as_advice():
+    x, w = leaf(1, 2), leaf(3)
+    assert str(diagnose(x.sum(), x, w)) == (
+        "backward() will not do what you want: the graph has 2 nodes, 1 leaf among them.\n"
+        "\n"
+        "error unused-input: w is not in the graph of the output: its .grad stays None\n"
+        "  why:   no path leads from the output's Node to this tensor\n"
+        "  cure:  use it in the computation, or leave it out; autograd.grad gives None for it\n"
+        "         with allow_unused=True and zeros with materialize_grads=True\n"
+        "  read:  02-walking.md, clinic.md#unused-input"
+    )
+
+
+def test_an_input_is_called_by_its_variable_or_by_its_place_and_shape():
+    model = nn.Linear(2, 3)
+    told = [one.message for one in diagnose(leaf(1).sum(), *model.parameters())]
+    assert told == [
+        "input 0, of shape (3, 2), is not in the graph of the output: its .grad stays None",
+        "input 1, of shape (3,), is not in the graph of the output: its .grad stays None",
+    ]
+
+
+# ---- errors of the function
+
+
+def test_inputs_that_are_no_tensors_are_refused_with_a_cure():
+    model = nn.Linear(2, 3)
+    loss = model(torch.ones(2)).sum()
+    with pytest.raises(TypeError) as caught:
+        diagnose(loss, list(model.parameters()))
+    assert str(caught.value) == (
+        "input 0 must be a tensor, got list; unpack lists and generators with a star: "
+        "diagnose(loss, *model.parameters())"
+    )
+    with pytest.raises(TypeError, match="^input 1 must be a tensor, got generator"):
+        diagnose(loss, model.weight, model.parameters())
+
+
+def test_a_watch_that_is_none_is_refused_with_a_cure():
+    x = leaf(1)
+    with pytest.raises(TypeError) as caught:
+        diagnose(x.sum(), x, watch=watch)
+    assert str(caught.value) == ("watch must be what `with watch() as watched:` gave, got function")
+
+
+# ---- nothing is executed
+
+
+def test_nothing_is_executed_and_nothing_is_kept_alive():
+    calls = []
+
+    class Loud(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            calls.append("backward")
+            return gradient * ctx.saved_tensors[0]
+
+    def forward(t):
+        calls.append("forward")
+        return t.exp() * t
+
+    x = leaf(0.1, 0.2)
+    x.register_hook(lambda gradient: calls.append("hook"))
+    x.register_post_accumulate_grad_hook(lambda tensor: calls.append("after"))
+    y = Loud.apply(x)
+    y.register_hook(lambda gradient: calls.append("hook"))
+    y.grad_fn.register_hook(lambda *_: calls.append("post"))
+    y.grad_fn.register_prehook(lambda *_: calls.append("pre"))
+    y = checkpoint(forward, y, use_reentrant=False)
+    with torch.autograd.graph.saved_tensors_hooks(
+        torch.clone, lambda t: (calls.append("unpack"), t)[1]
+    ):
+        y = y.exp()
+    loss = y.sum()
+    calls.clear()
+    versions = x._version, y._version, loss._version
+    diagnosis = diagnose(loss, x)
+    with torch.no_grad():
+        assert codes(diagnose(loss, x)) == codes(diagnosis)
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode():
+        assert codes(diagnose(loss, x)) == codes(diagnosis)
+        assert torch.is_inference_mode_enabled()
+    with torch.set_grad_enabled(True), watch() as watched:
+        diagnose(loss, x)
+    assert watched.operations == ()
+    assert torch.is_grad_enabled()
+    assert calls == []
+    assert x.grad is None
+    assert versions == (x._version, y._version, loss._version)
+    assert codes(diagnosis) == ["hook", "custom-gradients"]
+    seen = weakref.ref(y), weakref.ref(loss)
+    del y, loss, watched
+    gc.collect()
+    assert [one() for one in seen] == [None, None]
+    loss = checkpoint(forward, x, use_reentrant=False).sum()
+    loss.backward()
+    assert "after" in calls
+
+
+def test_a_graph_of_100_000_nodes_is_diagnosed():
+    x = leaf(1)
+    y = x
+    for _ in range(100_000):
+        y = y * 1.0
+    diagnosis = diagnose(y, x)
+    assert diagnosis.ok
+    assert str(diagnosis).startswith("backward() will run: the graph has 100001 nodes")
+
+
+# ---- unusual tensors: a clear answer, never a crash
+
+
+class Sub(torch.Tensor):
+    pass
+
+
+class Unhashable(torch.Tensor):
+    __hash__ = None
+
+
+def nested(layout):
+    parts = [torch.ones(2, 3), torch.ones(1, 3)]
+    return torch.nested.nested_tensor(parts, layout=layout, requires_grad=True)
+
+
+UNUSUAL = {
+    "a subclass": lambda: torch.ones(2).as_subclass(Sub).requires_grad_(),
+    "unhashable": lambda: torch.ones(2).as_subclass(Unhashable).requires_grad_(),
+    "sparse": lambda: torch.eye(2).to_sparse().requires_grad_(),
+    "sparse rows": lambda: torch.eye(2).to_sparse_csr().requires_grad_(),
+    "complex": lambda: torch.ones(2, dtype=torch.complex64, requires_grad=True),
+    "meta": lambda: torch.ones(2, device="meta", requires_grad=True),
+    "empty": lambda: torch.ones(0, requires_grad=True),
+    "jagged": lambda: nested(torch.jagged),
+    "nested": lambda: nested(torch.strided),
+    "lazy": lambda: nn.LazyLinear(2).weight,
+}
+
+
+def reduced(x):
+    """A number that depends on a tensor, by an operation that its kind has."""
+    if x.is_nested:
+        return x.values().sum() if x.layout is torch.jagged else x.to_padded_tensor(0.0).sum()
+    if x.layout is torch.sparse_csr:
+        return (x @ torch.ones(2, 2)).sum()
+    if x.layout is torch.sparse_coo:
+        return torch.sparse.sum(x)
+    return x.abs().sum() if x.is_complex() else (x * x).sum()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [kind for kind in UNUSUAL if kind != "lazy"])
+def test_an_unusual_input_is_told_rightly(kind):
+    x = UNUSUAL[kind]()
+    loss = reduced(x)
+    assert diagnose(loss).ok
+    assert diagnose(loss, x).ok and really(loss, x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_an_unusual_input_that_is_not_used_is_told_as_such(kind):
+    w, x = leaf(1, 2, 3), UNUSUAL[kind]()
+    found = [one.code for one in diagnose(w.sum(), x) if one.severity != "info"]
+    assert found == ["unused-input"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [kind for kind in UNUSUAL if kind not in {"lazy", "complex"}])
+def test_an_unusual_output_of_several_elements_is_not_ok(kind):
+    x = UNUSUAL[kind]()
+    assert codes(diagnose(x * 2, x))[:1] == ["non-scalar"]
+    assert not really(x * 2, x)
+
+
+def test_inside_a_transform_diagnose_points_to_the_outside():
+    told = []
+
+    def f(v):
+        y = (v * v).sum()
+        told.append(diagnose(y, v))
+        return y
+
+    torch.vmap(f)(torch.ones(2, 2, requires_grad=True))
+    assert told[0][0].message == (
+        "the output does not require grad: it is inside a transform such as torch.vmap; diagnose "
+        "the result, outside of it"
+    )
+    torch.func.grad(f)(torch.ones(2))
+    assert len(told) == 2
+
+
+# ---- what was told wrongly once
+
+
+def test_two_tensors_that_have_a_variable_each_are_not_taken_for_one():
+    a, b = leaf(1, 2), leaf(3, 4)
+    assert codes(diagnose(a.sum(), b)) == ["unused-input"]
+
+
+def test_parameters_of_a_copy_are_told_to_be_others():
+    model, copy = nn.Linear(2, 3), nn.Linear(2, 3)
+    assert codes(diagnose(model(torch.ones(2)).sum(), copy.weight)) == ["reassigned"]
+
+
+def test_parameters_in_a_reentrant_checkpoint_are_no_error():
+    model, x = nn.Linear(2, 2), leaf(1, 2)
+    loss = checkpoint(model, x, use_reentrant=True).sum()
+    diagnosis = diagnose(loss, x, *model.parameters())
+    assert diagnosis.ok
+    told = [one.message for one in diagnosis if one.code == "unused-input"]
+    assert len(told) == 2 and all("use_reentrant=True" in message for message in told)
+    assert really(loss, x, *model.parameters())
+
+
+def helper(ctx, gradient):
+    return gradient * ctx.saved_tensors[0]
+
+
+READING = {
+    "in a function of the module": lambda ctx, gradient: helper(ctx, gradient),
+    "by getattr": lambda ctx, gradient: gradient * getattr(ctx, "saved_tensors")[0],  # noqa: B009
+    "by its old name": lambda ctx, gradient: gradient * ctx.saved_variables[0],
+    "in a function inside": lambda ctx, gradient: (lambda: gradient * ctx.saved_tensors[0])(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*saved_variables")
+@pytest.mark.parametrize("how", READING)
+def test_a_freed_function_that_reads_saved_tensors_elsewhere_is_told(how):
+    name = {"backward": staticmethod(READING[how])}
+    function = types.new_class("Other", (Square,), exec_body=lambda space: space.update(name))
+    x = leaf(1, 2)
+    loss = function.apply(x).sum()
+    loss.backward()
+    assert "freed" in codes(diagnose(loss, x))
+    assert not really(loss, x)
+
+
+def test_a_freed_function_that_saved_no_tensors_runs_again():
+    class Double(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2
+
+    x = leaf(1, 2)
+    loss = Double.apply(x).sum()
+    loss.backward()
+    assert diagnose(loss, x).ok and really(loss, x)
+
+
+# ---- what torch's own tables say
+
+
+@functools.cache
+def derivatives_of_torch():
+    packaged = os.path.join(os.path.dirname(torchgen.__file__), "packaged")
+    native = f"{packaged}/ATen/native"
+    files = f"{packaged}/autograd/derivatives.yaml", f"{native}/native_functions.yaml"
+    infos, _ = load_derivatives(*files, f"{native}/tags.yaml")
+    return [info for kinds in infos.values() for info in kinds.values() if info.derivatives]
+
+
+def test_the_nodes_without_a_formula_are_those_of_torchs_table():
+    found = {}
+    for info in derivatives_of_torch():
+        slots = [argument.name for argument in info.args_with_derivatives]
+        for derivative in info.derivatives:
+            if "not_implemented(" in derivative.formula:
+                found.setdefault(info.op, set()).update(map(slots.index, derivative.var_names))
+    # Of nested tensors alone, whose formula is another; and one whose slots are a list's.
+    del found["ChunkBackward0"], found["CudnnRnnBackwardBackward0"]
+    assert {name: tuple(sorted(slots)) for name, slots in found.items()} == NOT_IMPLEMENTED
+
+
+def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
+    zeros = r"zeros_like\(grad\)|(self|other)_info\.zeros\(\)"
+    found = {
+        re.sub(r"(?<=Backward)\d+$", "", info.op)
+        for info in derivatives_of_torch()
+        if all(re.fullmatch(zeros, one.formula) for one in info.derivatives)
+    }
+    # Two of the four that fill send zero to the tensor alone. The formula of sgn is a function,
+    # which gives zeros for real numbers.
+    assert found - {"FillBackward"} == _ZERO - {"SgnBackward"}
+
+
+# ---- correct programs: those of the lessons
+
+LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
+
+
+@pytest.mark.parametrize("page", LESSONS, ids=lambda page: page.stem)
+def test_of_the_passes_of_the_lessons_those_that_run_have_no_error_and_the_others_have(
+    page, monkeypatch
+):
+    ran, raised, backward = [], [], torch.Tensor.backward
+
+    def diagnosed(output, gradient=None, *args, **kwargs):
+        graph = Graph.of(output) if output.requires_grad else None
+        leaves = [one.grad_fn.variable for one in graph.leaves] if graph else []
+        leaves = [one for one in leaves if one.requires_grad]  # not those frozen afterwards
+        errors = {one.code for one in diagnose(output, *leaves) if one.severity == "error"}
+        if gradient is not None:
+            errors -= {"non-scalar", "complex-output"}
+        try:
+            backward(output, gradient, *args, **kwargs)
+        except RuntimeError as error:
+            # What nobody can tell: NaN that detect_anomaly met, and what a CopySlices had.
+            untold = "returned nan" in str(error)
+            untold |= graph is not None and "CopySlices" in {node.name for node in graph.nodes}
+            raised.append((errors, untold, str(error)))
+            raise
+        ran.append(errors)
+
+    monkeypatch.setattr(torch.Tensor, "backward", diagnosed)
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    snippets = [block for block in extract_from_file(page) if block.syntax[:6] == "python"]
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(0)
+        for block in snippets:
+            code = compile("\n" * block.lineno + block.code, str(page), "exec")
+            try:
+                exec(code, vars(main))
+            except Exception:
+                assert any("xfail" in mark for mark in block.marks), block.lineno
+    assert [errors for errors in ran if errors] == []
+    assert [told for errors, untold, told in raised if not errors and not untold] == []
+    calls = sum(len(re.findall(r"(?<!def )\bbackward\(", block.code)) for block in snippets)
+    assert bool(ran) == bool(calls), calls
+
+
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+def test_a_division_that_rounds_sends_zero(mode):
+    x = leaf(1, 2)
+    loss = torch.div(x, 2, rounding_mode=mode).sum()
+    assert codes(diagnose(loss, x)) == ["zero-derivative"]
+    assert really(loss, x) and not x.grad.any()
+    x = leaf(1, 2)
+    assert codes(diagnose(torch.div(x, 2).sum(), x)) == []
+
+
+def test_leaves_made_in_inference_mode_get_what_they_really_get():
+    with torch.inference_mode():
+        x, layer = torch.ones(2, requires_grad=True), torch.nn.Linear(2, 1)
+    loss = (x + 1).sum()
+    assert diagnose(loss, x).ok and really(loss, x)
+    loss = layer(torch.ones(1, 2)).sum()
+    told = diagnose(loss, layer.bias, layer.weight)
+    assert [one.code for one in told if one.severity == "error"] == ["input-without-grad"]
+    loss.backward()
+    assert layer.bias.grad is not None and layer.weight.grad is None
+
+
+def test_a_cut_that_reached_the_output_once_is_not_told_as_unknown():
+    x = leaf(1, 2)
+    total = x.sum()
+    with watch() as watched:
+        for came_back in (True, False):
+            number = x.sum().item()
+            total = total * number if came_back else total
+            print(2 * number)
+    told = [one for one in diagnose(total, x, watch=watched) if one.code == "left-torch"]
+    assert [one.severity for one in told] == ["warning", "info"]
+    assert "not known" not in told[0].message and "not known" in told[1].message

@@ -1,0 +1,515 @@
+"""Errors that torch really raises, and their older wordings, are explained; others are not."""
+
+import copy
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd import Function, gradcheck
+from torch.autograd.function import once_differentiable
+
+from companion import Finding, explain
+from companion.diagnosis.explaining import _MESSAGES
+
+
+def leaf(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, requires_grad=True)
+
+
+def function(gradients, mark=lambda f: f):
+    """A custom Function that doubles, and whose backward returns what is given."""
+
+    class Double(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        @mark
+        def backward(ctx, gradient):
+            return gradients(gradient)
+
+    return Double.apply
+
+
+def two_arguments(x, factor):
+    class Scale(Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient, gradient
+
+    return Scale.apply(x, factor)
+
+
+def twice(loss):
+    loss.backward()
+    loss.backward()
+
+
+def change(y):
+    loss = (y * y).sum()
+    y.add_(1)
+    loss.backward()
+
+
+def take_out(y):
+    loss = (y * y).sum()
+    y.detach_()
+    loss.backward()
+
+
+def overwrite():
+    x, w = leaf(1, 2), torch.ones(2)
+    loss = (x + w.requires_grad_()).sum()
+    w.requires_grad_(False).add_(x)
+    loss.backward()
+
+
+def change_base():
+    base = leaf(1, 2) * 1
+    y, _ = base.unbind()
+    base.mul_(2)
+    y.backward()
+
+
+def view_without_gradients():
+    x = leaf(1, 2) * 1
+    with torch.no_grad():
+        y = x[:1]
+    y.mul_(x[1])
+
+
+def inference():
+    with torch.inference_mode():
+        return torch.ones(2)
+
+
+def whole():
+    x = leaf(1, 2)
+    (torch.zeros(2, dtype=torch.long).fill_(x.sum()) * x).sum().backward()
+
+
+def legacy():
+    class Old(Function):
+        def forward(self, x):
+            return x
+
+    Old()(leaf(1))
+
+
+def differentiate_once():
+    x = leaf(1, 2)
+    y = (function(lambda g: 2 * g, once_differentiable)(x) * x).sum()
+    (g,) = torch.autograd.grad(y, x, create_graph=True)
+    g.sum().backward()
+
+
+def register():
+    @torch.library.custom_op("course::double", mutates_args=())
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    double(leaf(1)).sum().backward()
+
+
+def find_nan():
+    with torch.autograd.detect_anomaly(check_nan=True):
+        (leaf(0).sqrt() * 0).sum().backward()
+
+
+def attention_twice():
+    q = torch.ones(1, 2, 4, 8, requires_grad=True)
+    y = nn.functional.scaled_dot_product_attention(q, q, q)
+    (g,) = torch.autograd.grad(y.sum(), q, create_graph=True)
+    g.sum().backward()
+
+
+def complex_leaf():
+    return torch.ones((), dtype=torch.complex64, requires_grad=True)
+
+
+# What raises, the code, and what is told.
+RAISED = [
+    (
+        lambda: torch.ones(1).backward(),
+        "no-graph",
+        "backward() was called on a tensor that has no graph",
+    ),
+    (
+        lambda: leaf(1, 2).backward(),
+        "non-scalar",
+        "backward() was called without a gradient on a tensor of several elements",
+    ),
+    (
+        lambda: leaf(1, 2).backward(torch.ones(3)),
+        "non-scalar",
+        "the gradient that the pass should begin with does not have the shape of the output",
+    ),
+    (
+        lambda: complex_leaf().backward(),
+        "complex-output",
+        "backward() was called without a gradient on a tensor of dtype torch.complex64",
+    ),
+    (
+        lambda: twice(leaf(1, 2).exp().sum()),
+        "freed",
+        "the pass came to a Node that an earlier pass ran",
+    ),
+    (
+        lambda: change(leaf(1, 2) * 2),
+        "modified-in-place",
+        "a saved tensor of shape [2] is at version 1 and was saved at version 0",
+    ),
+    (
+        lambda: take_out(leaf(1, 2) * 2),
+        "modified-in-place",
+        "a saved tensor was taken out of its graph by detach_()",
+    ),
+    (
+        lambda: leaf(1).add_(1),
+        "leaf-in-place",
+        "an in-place operation met a leaf, or a view of one",
+    ),
+    (
+        lambda: leaf(1, 2)[:1].add_(1),
+        "leaf-in-place",
+        "an in-place operation met a leaf, or a view of one",
+    ),
+    (
+        overwrite,
+        "leaf-in-place",
+        "a leaf was overwritten by the result of an operation after the graph was made",
+    ),
+    (
+        lambda: (leaf(1, 2) * 1).unbind()[0].mul_(2),
+        "multi-view-in-place",
+        "an in-place operation met a view whose history cannot be rewritten",
+    ),
+    (
+        change_base,
+        "multi-view-in-place",
+        "an in-place operation met a view whose history cannot be rewritten",
+    ),
+    (
+        view_without_gradients,
+        "multi-view-in-place",
+        "an in-place operation met a view whose history cannot be rewritten",
+    ),
+    (
+        lambda: torch.autograd.grad(leaf(1).sum(), leaf(2)),
+        "unused-input",
+        "no path leads from the output to an input that a gradient was asked for",
+    ),
+    (
+        lambda: torch.autograd.grad(leaf(1).sum(), torch.ones(1)),
+        "input-without-grad",
+        "a gradient was asked for a tensor that does not require grad",
+    ),
+    (
+        lambda: torch.ones(1).retain_grad(),
+        "input-without-grad",
+        "a gradient was asked for a tensor that does not require grad",
+    ),
+    (
+        lambda: torch.ones(1).register_hook(print),
+        "input-without-grad",
+        "a gradient was asked for a tensor that does not require grad",
+    ),
+    (
+        lambda: torch.tensor([1], requires_grad=True),
+        "integer-tensor",
+        "requires_grad was asked for a tensor of whole numbers or booleans",
+    ),
+    (
+        lambda: torch.tensor([1]).requires_grad_(),
+        "integer-tensor",
+        "requires_grad was asked for a tensor of whole numbers or booleans",
+    ),
+    (
+        whole,
+        "integer-tensor",
+        "a tensor with a graph was written into a tensor of whole numbers",
+    ),
+    (
+        lambda: leaf(1).numpy(),
+        "numpy",
+        "NumPy was asked to take a tensor that is in a graph",
+    ),
+    (
+        lambda: np.asarray(leaf(1)),
+        "numpy",
+        "NumPy was asked to take a tensor that is in a graph",
+    ),
+    (
+        lambda: function(lambda g: (g, g))(leaf(1)).backward(),
+        "custom-gradients",
+        "the backward of DoubleBackward returned 2 gradients for 1 arguments of forward",
+    ),
+    (
+        lambda: function(lambda g: torch.ones(2))(leaf(1, 2, 3)).sum().backward(),
+        "custom-gradients",
+        "the backward of DoubleBackward returned gradient 0 of another shape or kind: got [2] but "
+        "expected shape compatible with [3]",
+    ),
+    (
+        lambda: two_arguments(leaf(1), 3).backward(),
+        "custom-gradients",
+        "the backward of ScaleBackward returned a gradient for argument 2 of forward, which is no "
+        "tensor",
+    ),
+    (
+        legacy,
+        "custom-gradients",
+        "a custom Function was called as it was before torch 1.3; forward and backward must be "
+        "static methods, and apply calls them",
+    ),
+    (
+        lambda: leaf(1, 2) * inference(),
+        "inference-tensor",
+        "a tensor of torch.inference_mode() was used where autograd records",
+    ),
+    (
+        lambda: inference().add_(1),
+        "inference-tensor",
+        "a tensor of torch.inference_mode() was used where autograd records",
+    ),
+    (
+        lambda: inference().requires_grad_(),
+        "inference-tensor",
+        "a tensor of torch.inference_mode() was used where autograd records",
+    ),
+    (
+        lambda: torch.special.gammainc(leaf(1), leaf(2)).backward(),
+        "not-implemented",
+        "igamma: input has no derivative formula",
+    ),
+    (
+        attention_twice,
+        "not-implemented",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward has no derivative formula",
+    ),
+    (register, "not-implemented", "course.double.default has no derivative formula"),
+    (
+        differentiate_once,
+        "once-differentiable",
+        "a gradient that was computed with @once_differentiable was differentiated again",
+    ),
+    (
+        lambda: setattr(leaf(1) * 2, "requires_grad", False),
+        "requires-grad-of-non-leaf",
+        "requires_grad of a tensor in the middle of a graph was set",
+    ),
+    (
+        lambda: copy.deepcopy(leaf(1) * 2),
+        "deepcopy",
+        "copy.deepcopy met a tensor in the middle of a graph",
+    ),
+    (
+        lambda: gradcheck(function(lambda g: 3 * g), leaf(1).double().detach().requires_grad_()),
+        "gradcheck",
+        "the gradient and the finite difference differ",
+    ),
+    (
+        lambda: gradcheck(torch.sin, leaf(1)),
+        "gradcheck",
+        "input 0 of gradcheck is not double precision",
+    ),
+    (
+        lambda: torch.optim.SGD([leaf(1) * 2]),
+        "not-a-leaf",
+        "an optimiser was given a tensor in the middle of a graph",
+    ),
+    (
+        find_nan,
+        "non-finite",
+        "SqrtBackward0 gave NaN for its input 0",
+    ),
+    (
+        lambda: (1.0).backward(),
+        "not-a-tensor",
+        "backward() was called on a float, which is no tensor",
+    ),
+    (
+        lambda: (leaf(1) * 2).grad,
+        "not-a-leaf",
+        "the .grad of a tensor in the middle of a graph was read",
+    ),
+    (
+        lambda: leaf(1).sum().backward(create_graph=True),
+        "reference-cycle",
+        "backward() was called with create_graph=True",
+    ),
+    (lambda: torch.tensor(leaf(1)), "copied", "a tensor was copied by value"),
+    (
+        lambda: float(leaf(1)),
+        "left-torch",
+        "a tensor that requires grad was made a Python number",
+    ),
+]
+
+
+@pytest.fixture
+def warnings_are_errors():
+    """Torch tells some of its warnings only once in a process."""
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", message="Anomaly Detection|Error detected in|.* should not be"
+        )
+        yield
+    torch.set_warn_always(always)
+
+
+@pytest.mark.parametrize(("raising", "code", "message"), RAISED)
+@pytest.mark.usefixtures("warnings_are_errors")
+def test_what_torch_raises_is_explained(raising, code, message):
+    with pytest.raises((RuntimeError, TypeError, ValueError, AttributeError, Warning)) as caught:
+        raising()
+    found = explain(caught.value)
+    assert (found.code, found.severity, found.message) == (code, "error", message)
+    assert found.source.file == __file__
+    assert found.where == str(found.source)
+
+
+# Older wordings, and those of torch's C++ interface; from torch 2.6 on where nothing else is said.
+OLDER = [
+    ("grad can be created only for real scalar outputs but got ComplexFloat", "complex-output"),
+    ("grad can be computed only for real scalar outputs but got ComplexFloat", "complex-output"),
+    ("only Tensors of floating point dtype can require gradients", "integer-tensor"),
+    ("cannot register a hook on a variable that doesn't require gradient", "input-without-grad"),
+    ("One of the differentiated Tensors appears to not have been used in the graph. Set "
+     "allow_unused=True if this is the desired behavior.", "unused-input"),  # before 2.1
+    ("the derivative for 'other' is not implemented.", "not-implemented"),
+    ("derivative for aten::_ctc_loss_backward is not implemented", "not-implemented"),
+    ("one of the variables needed for gradient computation has been modified by an inplace "
+     "operation", "modified-in-place"),  # before 1.1
+    ("a leaf Variable that requires grad has been used in an in-place operation.", "leaf-in-place"),
+    ("Trying to backward through the graph a second time, but the saved intermediate results have "
+     "already been freed. Specify retain_graph=True when calling .backward() or autograd.grad() "
+     "the first time.", "freed"),  # before 1.9
+    ("Function MyBackward returned an invalid gradient at index 1 - expected type torch.FloatTensor"
+     " but got torch.LongTensor", "custom-gradients"),
+    ("Output 0 of UnbindBackward is a view and is being modified inplace.", "multi-view-in-place"),
+    ("Inference tensors cannot be saved for backward. To work around you can make a clone to get a "
+     "normal tensor and use it in autograd.", "inference-tensor"),
+    ("isDifferentiableType(grad.scalar_type()) INTERNAL ASSERT FAILED at "
+     '"/pytorch/torch/csrc/autograd/engine.cpp":982', "integer-tensor"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wording", "code"), OLDER)
+def test_other_wordings_are_explained_without_gaps_in_the_message(wording, code):
+    found = explain(RuntimeError(wording))
+    assert found.code == code
+    assert (found.source, found.where) == (None, "")
+    assert not re.search(r"\{|  | $", found.message)
+
+
+@pytest.mark.usefixtures("warnings_are_errors")
+def test_every_wording_that_explain_knows_is_raised_here_or_listed():
+    told = [wording for wording, _ in OLDER]
+    for raising, *_ in RAISED:
+        try:
+            raising()
+        except Exception as error:
+            told.append(str(error))
+    for code, pattern, _ in _MESSAGES:
+        assert any(re.search(pattern, one) for one in told), (code, pattern)
+
+
+class OddlyTold(RuntimeError):
+    def __init__(self, told):
+        self.told = told
+
+    def __str__(self):
+        return self.told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("something else"),
+        RuntimeError(),
+        RuntimeError(None),
+        RuntimeError(1, ("a", b"b")),
+        KeyError("loss"),
+        KeyboardInterrupt(),
+        OddlyTold("ünï\n\0{code}"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+        AttributeError("'Tensor' object has no attribute 'backwards'"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_is_not_known_is_none(error):
+    assert explain(error) is None
+
+
+def test_braces_in_a_message_are_no_fields():
+    told = "derivative for '{op}{0}' is not implemented"
+    assert explain(OddlyTold(told)).message == "{op}{0} has no derivative formula"
+
+
+def test_what_is_no_exception_is_refused_with_a_cure():
+    with pytest.raises(TypeError) as caught:
+        explain("grad can be implicitly created only for scalar outputs")
+    assert str(caught.value) == (
+        "error must be an exception, got str; catch it first: except RuntimeError as error"
+    )
+    with pytest.raises(TypeError, match="got type;"):
+        explain(RuntimeError)
+
+
+def step(model, x):
+    loss = model(x)
+    loss.backward()
+
+
+def test_the_source_is_the_innermost_line_of_the_user():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(RuntimeError) as caught:
+        step(model, torch.ones(1, 2))
+    found = explain(caught.value)
+    assert found.code == "non-scalar"
+    assert found.source.text == "loss.backward()"
+    assert found.source.line == step.__code__.co_firstlineno + 2
+
+
+def test_a_line_inside_a_module_of_the_user_is_below_that_of_torch():
+    class Mine(nn.Module):
+        def forward(self, x):
+            return x.requires_grad_().add_(1)
+
+    with pytest.raises(RuntimeError) as caught:
+        nn.Sequential(Mine())(torch.ones(1))
+    found = explain(caught.value)
+    assert (found.code, found.source.text) == ("leaf-in-place", "x.requires_grad_().add_(1)")
+
+
+def test_a_warning_that_was_recorded_is_explained_too():
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.tensor(leaf(1))
+    torch.set_warn_always(always)
+    found = explain(caught[0].message)
+    assert isinstance(found, Finding)
+    assert (found.code, found.source) == ("copied", None)
+
+
+def test_explaining_leaves_the_error_as_it_was():
+    try:
+        leaf(1, 2).backward()
+    except RuntimeError as error:
+        before = str(error), error.args, error.__traceback__
+        assert explain(error) == explain(error)
+        assert (str(error), error.args, error.__traceback__) == before
