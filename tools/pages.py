@@ -14,6 +14,8 @@ from markdown import Extension, Markdown
 from markdown.postprocessors import Postprocessor
 from markdown.treeprocessors import Treeprocessor
 
+from tools import parts
+
 FIGURE = re.compile(r"(?:\.\./)*(figures/.+\.svg)")
 PLAYER = re.compile(r"(?:\.\./)*(figures/.+\.html)")
 NOTEBOOK = re.compile(r"(?:\.\./)*(notebooks/.+\.ipynb)")
@@ -142,6 +144,7 @@ class PagesExtension(Extension):
 
     def extendMarkdown(self, md: Markdown) -> None:
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
+        parts.add_to(md)
         md.treeprocessors.register(Pages(md, **self.getConfigs()), "pages", 1)
         # After the snippets and comments are back in the text (30).
         md.postprocessors.register(Errors(md), "errors", 1)

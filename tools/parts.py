@@ -1,0 +1,245 @@
+"""The parts of a page that a reader can do something with, marked for course.js and course.css.
+
+A Markdown preprocessor writes ``<div data-part="...">`` around them and leaves their Markdown as it
+is; a tree processor turns options into radio buttons. Without JavaScript all of it is shown.
+
+- Predict: ``[data-part=predict]`` holds the quotation, its snippet, ``button[data-reveal]`` and
+  ``.covered`` with what the snippet did and the text on it, up to the next snippet, heading or
+  callout. Where the quotation has options, ``data-key`` is the right one, and ``details.answer``
+  below it has a sentence for each.
+- Question: ``[data-part=question][data-key]`` holds the stem, ``ul.options`` and
+  ``details.answer``, in which ``[data-option=A]`` is the sentence on option A.
+- Exercise: ``[data-part=exercise]`` holds all that belongs to it, and ``.helps`` its folds.
+- In short: ``[data-part=in-short]`` holds the sentences, each with its ``details.proof``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from xml.etree.ElementTree import Element, SubElement
+
+from markdown import Markdown
+from markdown.preprocessors import Preprocessor
+from markdown.treeprocessors import Treeprocessor
+
+from tools.grammar import (
+    EXERCISE,
+    KEY,
+    QUESTION,
+    Callout,
+    Closing,
+    Fence,
+    Heading,
+    Opening,
+    Part,
+    Snippet,
+    parse,
+)
+
+REVEAL = "I have an answer: show what PyTorch did"
+# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves.
+SCRIPTED = '<script>document.documentElement.classList.add("js")</script>\n\n'
+# The class of a fold, by the first word of its summary.
+FOLDS = {
+    "Answer": "answer",
+    "Hint": "help",
+    "Solution": "help",
+    "Two": "help",
+    "Look": "deeper",
+    "Change": "deeper",
+    "Proof": "proof",
+}
+SECTIONS = {"A puzzle": "puzzle", "Break it": "break", "Make it": "make"}
+AFTER_IN_SHORT = re.compile(r"\*\*(New words|Where PyTorch)|Next:")
+
+
+class Parts(Preprocessor):
+    """Marks the parts."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        text = "\n".join(lines) + "\n"
+        return (SCRIPTED + "".join(Marked(parse(text)))).split("\n")
+
+
+class Marked:
+    """The Markdown of a page, its parts within elements."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+        self.open: list[str] = []  # the elements that are open, outermost first
+        self.section = ""
+        self.predicts = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for n, part in enumerate(self.parts):
+            if part.inside:  # a fold is part of one element as a whole
+                yield self.written(part)
+                if isinstance(part, Closing) and not part.inside_below:
+                    yield from self.after_fold()
+                continue
+            yield from self.close_before(part)
+            yield from self.open_before(n, part)
+            yield from self.covered(part) if isinstance(part, Snippet) else [self.written(part)]
+        yield from self.close_to(0)
+
+    # ---- where elements end
+
+    def close_before(self, part: Part) -> Iterator[str]:
+        """End what does not reach over this part."""
+        if "helps" in self.open and part.text.strip() and not isinstance(part, Opening):
+            yield from self.close("helps")
+        if isinstance(part, Heading | Callout) or isinstance(part, Snippet) and self.is_covering:
+            yield from self.close("predict")
+        if isinstance(part, Heading):
+            yield from self.close_to(0)
+            self.section = part.title if part.level <= 2 else self.section
+        if EXERCISE.match(part.text):
+            yield from self.close("exercise")
+        if QUESTION.match(part.text):
+            yield from self.close("question")
+        if AFTER_IN_SHORT.match(part.text):
+            yield from self.close("in-short")
+
+    def after_fold(self) -> Iterator[str]:
+        """A question ends with its answer."""
+        if self.open == ["question"]:
+            yield from self.close("question")
+
+    @property
+    def is_covering(self) -> bool:
+        return self.open == ["predict", "covered"]
+
+    def close(self, name: str) -> Iterator[str]:
+        if name in self.open:
+            yield from self.close_to(self.open.index(name))
+
+    def close_to(self, depth: int) -> Iterator[str]:
+        while len(self.open) > depth:
+            self.open.pop()
+            yield "\n</div>\n\n"
+
+    # ---- where they begin
+
+    def open_before(self, n: int, part: Part) -> Iterator[str]:
+        if isinstance(part, Callout) and part.title == "Predict":
+            self.predicts += 1
+            yield self.begin("predict", f"predict-{self.predicts}", self.key(n))
+        elif (question := QUESTION.match(part.text)) and (key := self.key(n)):
+            section = "earlier" if self.section == "From earlier" else "question"
+            yield self.begin("question", f"{section}-{question[1]}", key)
+        elif (exercise := EXERCISE.match(part.text)) and self.section == "Exercises":
+            yield self.begin("exercise", f"exercise-{exercise[1].replace('.', '-')}")
+        elif isinstance(part, Opening) and self.open == ["exercise"]:
+            self.open.append("helps")
+            yield '\n<div class="helps" markdown="1">\n\n'
+        elif self.section == "In short" and not self.open and not isinstance(part, Heading):
+            if part.text.strip() and not AFTER_IN_SHORT.match(part.text):
+                yield self.begin("in-short", "in-short-part")
+
+    def begin(self, name: str, identifier: str, key: str = "") -> str:
+        self.open.append(name)
+        has_key = f' data-key="{key}"' if key else ""
+        return f'\n<div data-part="{name}" id="{identifier}"{has_key} markdown="1">\n\n'
+
+    def key(self, n: int) -> str:
+        """The right option of a question or a Predict, as the Answer below it says; else ""."""
+        for at, part in enumerate(self.parts[n + 1 :], start=n + 1):
+            if isinstance(part, Opening) and part.title == "Answer":
+                key = KEY.match(self.parts[at + 1].text)
+                return key[1] if key else ""
+            if isinstance(part, Heading | Callout | Fence | Snippet) or QUESTION.match(part.text):
+                break
+        return ""
+
+    # ---- the parts themselves
+
+    def covered(self, snippet: Snippet) -> Iterator[str]:
+        """A snippet; that of a Predict covers what it did and all until the Predict ends."""
+        text = self.written(snippet)
+        if self.open != ["predict"]:
+            yield text
+            return
+        below = len(text) - len(self.did(snippet))
+        self.open.append("covered")
+        yield text[:below]
+        yield '\n<div class="covered" markdown="1">\n'
+        yield text[below:]
+
+    def written(self, part: Part) -> str:
+        match part:
+            case Opening():
+                kind = FOLDS.get(part.title.split(" ")[0], "")
+                return part.text.replace("<details", f'<details class="{kind}"', 1)
+            case Snippet():
+                return part.text.removesuffix(part.shown) + self.did(part)
+            case Heading() if part.title in SECTIONS:
+                return f"{part.text.rstrip()} {{ .{SECTIONS[part.title]} }}\n"
+        return part.text
+
+    def did(self, snippet: Snippet) -> str:
+        """What a snippet did; an error on purpose says so in its class, and a stub is a to-do."""
+        if not snippet.raises:
+            return snippet.shown
+        to_do = " .todo" if snippet.raises == "NotImplementedError" else ""
+        return re.sub(r"^(`{3,})text$", rf"\1 {{ .text .error{to_do} }}", snippet.shown, flags=re.M)
+
+
+class Answers(Treeprocessor):
+    """Turns options into radio buttons, and splits an answer into its sentences on options."""
+
+    def run(self, root: Element) -> None:
+        for part in root.iter("div"):
+            kind = part.get("data-part")
+            if kind == "predict" and (covered := part.find("div[@class='covered']")) is not None:
+                button = Element("button", {"type": "button", "data-reveal": ""})
+                button.text = REVEAL
+                part.insert(list(part).index(covered), button)
+            if kind in ("predict", "question") and part.get("data-key"):
+                around = part.find("blockquote") if kind == "predict" else part
+                if around is not None and (options := around.findall("ul")):
+                    offer(options[-1], part.get("id", ""))
+                for answer in part.findall("details[@class='answer']"):
+                    split(answer)
+
+
+def offer(options: Element, name: str) -> None:
+    """Turn a list of options into radio buttons of one name."""
+    options.attrib |= {"class": "options", "role": "radiogroup", "aria-label": "Options"}
+    for item in options:
+        paragraph = item.find("p")
+        inside = item if paragraph is None else paragraph
+        words = Element("span")
+        words.text, words[:] = inside.text, list(inside)
+        item.clear()
+        item.set("role", "none")
+        label = SubElement(item, "label")
+        letter = (words.text or "")[:1]
+        SubElement(label, "input", {"type": "radio", "name": name, "value": letter})
+        label.append(words)
+
+
+def split(answer: Element) -> None:
+    """Give each sentence on an option a paragraph of its own, which says which option it is."""
+    for paragraph in answer.findall("p"):
+        sentences = list[Element]()
+        for child in list(paragraph):
+            letter = child.tag == "strong" and re.fullmatch(r"([A-D])\.?", child.text or "")
+            if letter:
+                sentences.append(Element("p", {"data-option": letter[1]}))
+            if sentences:
+                paragraph.remove(child)
+                sentences[-1].append(child)
+        place = list(answer).index(paragraph)
+        if sentences and not (paragraph.text or "").strip() and not len(paragraph):
+            answer.remove(paragraph)
+        else:
+            place += 1
+        answer[place:place] = sentences
+
+
+def add_to(md: Markdown) -> None:
+    # Before fences are taken out of the text (25), and raw HTML (20).
+    md.preprocessors.register(Parts(md), "parts", 26)
+    # After the text within paragraphs is parsed (20).
+    md.treeprocessors.register(Answers(md), "answers", 2)
