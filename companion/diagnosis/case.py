@@ -29,13 +29,19 @@ class Input:
     name: str  # what findings call it
     tensor: Tensor
     saved_by: Sequence[int]  # the Nodes that saved it
-    node: int | None  # the Node that its gradient comes to
+    node: int | None = None  # the Node that its gradient comes to
     output_nr: int = 0  # and which output of its operation the tensor is
     trouble: str = ""  # why torch has no Node for it, although it requires grad
 
     @property
     def first_saved_by(self) -> int | None:
         return self.saved_by[0] if self.saved_by else None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Its ``.grad``. Torch warns where one asks for a ``.grad`` that always is None."""
+        tensor = self.tensor
+        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
 
 
 @dataclass(eq=False)
@@ -75,6 +81,10 @@ class Case:
         root = (0, edge_of(self.output)[1])
         return {root, *((edge.target, edge.input_nr) for edge in self.graph.edges)}
 
+    def is_reached(self, given: Input) -> bool:
+        """Whether a gradient comes to an input, as far as there is a graph to tell."""
+        return self.graph is None or (given.node, given.output_nr) in self.reached
+
     @property
     def is_a_leaf_apart(self) -> bool:
         """Whether the output is a leaf, and none of the inputs."""
@@ -108,30 +118,41 @@ def placed(
     """The inputs by the names of the caller, each with its place in the graph of these Nodes."""
     called: dict[Any, str] = {tensor: name for name, tensor in names.items()}
     index = {node.grad_fn: node.index for node in nodes}
-    leaf_index: dict[Any, int] = {
-        node.grad_fn.variable: node.index
-        for node in nodes
-        if node.is_leaf and is_tensor(node.grad_fn.variable)
-    }
+    leaf_index, saved_by = _leaf_index(nodes), _saved_by(nodes, peeks)
+    inputs = []
+    for number, tensor in enumerate(tensors):
+        key = tensor if is_tensor(tensor) else None  # None is in none of the dicts
+        shape = shape_of(tensor)
+        unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
+        given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()))
+        inputs.append(given)
+        if not tensor.requires_grad:
+            continue
+        # A leaf may have another Node now than in the graph, such as since its dtype was changed.
+        if key in leaf_index:
+            given.node = leaf_index[key]
+        elif trouble := trouble_of(tensor):
+            given.trouble = trouble
+        else:
+            fn, given.output_nr = edge_of(tensor)[:2]
+            given.node = index.get(fn)
+    return inputs
+
+
+def _leaf_index(nodes: Sequence[GraphNode]) -> dict[Any, int]:
+    """By leaf tensor the Node that accumulates into its ``.grad``."""
+    leaves = [(node.grad_fn.variable, node.index) for node in nodes if node.is_leaf]
+    return {tensor: index for tensor, index in leaves if is_tensor(tensor)}
+
+
+def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, list[int]]:
+    """By tensor the Nodes that saved it."""
     saved_by = defaultdict[Any, list[int]](list)
     for node, saved in zip(nodes, peeks, strict=True):
         for _, tensor in tensors_in(saved):
             if is_tensor(tensor):
                 saved_by[tensor].append(node.index)
-    inputs = []
-    for number, tensor in enumerate(tensors):
-        key = tensor if is_tensor(tensor) else None  # which no dict has
-        shape = shape_of(tensor)
-        unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
-        given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()), leaf_index.get(key))
-        # A leaf of the graph may have another Node now, such as since its dtype was changed.
-        if given.node is None and tensor.requires_grad:
-            given.trouble = trouble_of(tensor)
-            if not given.trouble:
-                fn, given.output_nr = edge_of(tensor)[:2]
-                given.node = index.get(fn)
-        inputs.append(given)
-    return inputs
+    return saved_by
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:

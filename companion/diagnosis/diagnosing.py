@@ -121,8 +121,7 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
     names = callers_names()
     with unseen(), torch.no_grad():
         case = _look(output, inputs, names, watch)
-        findings = [found for question in _QUESTIONS for found in question(case)]
-        return Diagnosis(findings, case.subject)
+        return Diagnosis(_ask(_QUESTIONS, case), case.subject)
 
 
 def _look(
@@ -139,8 +138,9 @@ def _code_of(trouble: str, otherwise: str) -> str:
     return "multi-view-in-place" if "modified inplace" in trouble else otherwise
 
 
-def _answers(questions: Sequence[Callable[..., Finding | None]], *about: Any) -> Iterator[Finding]:
-    return filter(None, (question(*about) for question in questions))
+def _ask(questions: Sequence[Callable[..., Iterator[Finding]]], *about: Any) -> Iterator[Finding]:
+    for question in questions:
+        yield from question(*about)
 
 
 # ---- the output
@@ -148,21 +148,20 @@ def _answers(questions: Sequence[Callable[..., Finding | None]], *about: Any) ->
 
 def _about_the_output(case: Case) -> Iterator[Finding]:
     if isinstance(case.output, Tensor):
-        yield from _answers(_OF_THE_OUTPUT, case, case.output)
+        yield from _ask(_OF_THE_OUTPUT, case, case.output)
     else:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
         yield finding("not-a-tensor", message)
 
 
-def _without_a_graph(case: Case, output: Tensor) -> Finding | None:
-    if case.graph is not None:
-        return None
-    if output.requires_grad:
+def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
+    if output.requires_grad and case.graph is None:
         trouble = trouble_of(output)
-        return finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
-    message = f"the output does not require grad: {_why_no_graph(case)}"
-    cuts = case.watch.first_reaching(output) if case.watch else ()
-    return finding("no-graph", message, source=cuts[0].source if cuts else None)
+        yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
+    elif case.graph is None:
+        message = f"the output does not require grad: {_why_no_graph(case)}"
+        cuts = case.watch.first_reaching(output) if case.watch else ()
+        yield finding("no-graph", message, source=cuts[0].source if cuts else None)
 
 
 def _why_no_graph(case: Case) -> str:
@@ -180,39 +179,36 @@ def _why_no_graph(case: Case) -> str:
     return "its history was cut, or no tensor in it required grad"
 
 
-def _leaf_output(case: Case, output: Tensor) -> Finding | None:
-    if case.graph is None or not case.is_a_leaf_apart:
-        return None
-    message = "the output is itself a leaf: no other tensor can get a gradient from it"
-    # Without inputs to fill, this backward does what it says.
-    return finding("leaf-output", message, severity="error" if case.inputs else "warning")
+def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
+    if case.graph is not None and case.is_a_leaf_apart:
+        message = "the output is itself a leaf: no other tensor can get a gradient from it"
+        # Without inputs to fill, this backward does what it says.
+        yield finding("leaf-output", message, severity="error" if case.inputs else "warning")
 
 
-def _first_gradient(case: Case, output: Tensor) -> Finding | None:
-    """What keeps ``backward()`` from making up the gradient of the output, 1.0."""
+def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
+    """Whether ``backward()`` can make up the gradient of the output, 1.0."""
     if not output.requires_grad:
-        return None
+        return
     if output.numel() != 1:
         shape = shape_of(output)
         kind = "is nested" if shape is None else f"has shape {shape}"
-        return finding("non-scalar", f"the output {kind}, and backward() needs one element")
-    if output.layout is not torch.strided:
+        yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
+    elif output.layout is not torch.strided:
         message = f"the output is {output.layout}, and backward() needs a dense tensor"
-        return finding("non-scalar", message)
-    if output.is_complex():
+        yield finding("non-scalar", message)
+    elif output.is_complex():
         message = f"the output is complex ({output.dtype}), and backward() needs a real number"
-        return finding("complex-output", message)
-    return None
+        yield finding("complex-output", message)
 
 
-def _non_finite(case: Case, output: Tensor) -> Finding | None:
-    if not is_plain(output) or output.isfinite().all():
-        return None
-    return finding("non-finite", "the output itself is infinite or NaN")
+def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
+    if is_plain(output) and not output.isfinite().all():
+        yield finding("non-finite", "the output itself is infinite or NaN")
 
 
-_OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Finding | None], ...] = (
-    _without_a_graph,
+_OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
+    _no_graph,
     _leaf_output,
     _first_gradient,
     _non_finite,
@@ -230,7 +226,7 @@ def _about_the_inputs(case: Case) -> Iterator[Finding]:
             message = f"{given.name} cannot get a gradient: {given.trouble}"
             yield finding(_code_of(given.trouble, "input-without-grad"), message)
         else:
-            yield from _answers(_OF_AN_INPUT, case, given)
+            yield from _ask(_OF_AN_INPUT, case, given)
 
 
 def _without_grad(case: Case, given: Input) -> Finding:
@@ -246,37 +242,16 @@ def _without_grad(case: Case, given: Input) -> Finding:
     return finding("input-without-grad", message, **at)
 
 
-def _without_gradient(case: Case, given: Input) -> Finding | None:
-    """Why an input that requires grad gets no gradient, or loses a part of it."""
-    if case.graph is not None and (given.node, given.output_nr) not in case.reached:
-        return None if case.is_a_leaf_apart else _unreached(case, given)
-    if given.tensor.is_leaf:
-        return _late_in_one_place(case, given)
-    if given.tensor.retains_grad:
-        return None
-    message = f"{given.name} is not a leaf: its .grad stays None"
-    return finding("not-a-leaf", message, **case.at(given.node))
-
-
-def _late_in_one_place(case: Case, given: Input) -> Finding | None:
-    for index in given.saved_by:
-        if not any(edge and edge.target == given.node for edge in case.slots(index)):
-            message = (
-                f"{given.name} counts as a constant in one place, where it required no grad yet"
-            )
-            return finding("late-requires-grad", message, severity="warning", **case.at(index))
-    return None
-
-
-def _unreached(case: Case, given: Input) -> Finding:
+def _unreached(case: Case, given: Input) -> Iterator[Finding]:
+    if case.is_reached(given) or case.is_a_leaf_apart:  # the output was told to be one
+        return
     message = f"{given.name} is not in the graph of the output: its .grad stays None"
     unused = finding("unused-input", message)
-    if not given.tensor.is_leaf:
-        return unused
-    return _late(case, given) or _in_a_checkpoint(case, given) or _replaced(case, given) or unused
+    reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
+    yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
 
 
-def _late(case: Case, given: Input) -> Finding | None:
+def _used_early(case: Case, given: Input) -> Finding | None:
     if not given.saved_by:
         return None
     message = f"{given.name} required no grad yet when it was used: its .grad stays None"
@@ -295,7 +270,7 @@ def _in_a_checkpoint(case: Case, given: Input) -> Finding | None:
 
 
 def _replaced(case: Case, given: Input) -> Finding | None:
-    """A leaf that is no input and has the shape of one, so that it may stand in its place."""
+    """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
     for leaf in case.leaves_not_given:
         has_variable = leaf.label != leaf.name
         if has_variable and given.name.isidentifier():  # two tensors with a variable each
@@ -310,41 +285,50 @@ def _replaced(case: Case, given: Input) -> Finding | None:
     return None
 
 
-def _accumulates(case: Case, given: Input) -> Finding | None:
-    if _grad_of(given.tensor) is None:
-        return None
-    return finding("accumulates", f"{given.name} has a .grad already: backward() adds to it")
+def _constant_somewhere(case: Case, given: Input) -> Iterator[Finding]:
+    if not (given.tensor.is_leaf and case.is_reached(given)):
+        return
+    for index in given.saved_by:
+        if not any(edge and edge.target == given.node for edge in case.slots(index)):
+            name = given.name
+            message = f"{name} counts as a constant in one place, where it required no grad yet"
+            yield finding("late-requires-grad", message, severity="warning", **case.at(index))
+            return
 
 
-def _cycle(case: Case, given: Input) -> Finding | None:
-    grad = _grad_of(given.tensor)
-    if grad is None or not grad.requires_grad:
-        return None
-    message = f"the .grad of {given.name} has a graph, which keeps all that is in it alive"
-    return finding("reference-cycle", message)
+def _not_a_leaf(case: Case, given: Input) -> Iterator[Finding]:
+    if not (given.tensor.is_leaf or given.tensor.retains_grad) and case.is_reached(given):
+        message = f"{given.name} is not a leaf: its .grad stays None"
+        yield finding("not-a-leaf", message, **case.at(given.node))
 
 
-def _grad_of(tensor: Tensor) -> Tensor | None:
-    """Its ``.grad``, without the warning of torch where that is always None."""
-    return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
+def _accumulates(case: Case, given: Input) -> Iterator[Finding]:
+    if given.grad is not None:
+        yield finding("accumulates", f"{given.name} has a .grad already: backward() adds to it")
 
 
-def _complex(case: Case, given: Input) -> Finding | None:
-    if not given.tensor.is_complex():
-        return None
-    message = f"{given.name} is complex: its gradient is that of steepest ascent"
-    return finding("complex-conjugate", message)
+def _cycle(case: Case, given: Input) -> Iterator[Finding]:
+    if given.grad is not None and given.grad.requires_grad:
+        message = f"the .grad of {given.name} has a graph, which keeps all that is in it alive"
+        yield finding("reference-cycle", message)
 
 
-def _hooked(case: Case, given: Input) -> Finding | None:
-    if not (hooks := hooks_on(given.tensor)):
-        return None
-    s = "s" * (hooks != 1)
-    return finding("hook", f"{given.name} has {hooks} hook{s} that may change its gradient")
+def _complex(case: Case, given: Input) -> Iterator[Finding]:
+    if given.tensor.is_complex():
+        message = f"{given.name} is complex: its gradient is that of steepest ascent"
+        yield finding("complex-conjugate", message)
 
 
-_OF_AN_INPUT: tuple[Callable[[Case, Input], Finding | None], ...] = (
-    _without_gradient,
+def _hooked(case: Case, given: Input) -> Iterator[Finding]:
+    if hooks := hooks_on(given.tensor):
+        s = "s" * (hooks != 1)
+        yield finding("hook", f"{given.name} has {hooks} hook{s} that may change its gradient")
+
+
+_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Finding]], ...] = (
+    _unreached,
+    _constant_somewhere,
+    _not_a_leaf,
     _accumulates,
     _cycle,
     _complex,
@@ -357,61 +341,58 @@ _OF_AN_INPUT: tuple[Callable[[Case, Input], Finding | None], ...] = (
 
 def _about_the_nodes(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
-        yield from _answers(_OF_A_NODE, case, node, saved)
+        yield from _ask(_OF_A_NODE, case, node, saved)
 
 
-def _not_recorded(case: Case, node: GraphNode, saved: Peek) -> Finding | None:
-    if node.name != "Error":
-        return None
-    message = "the pass will raise at the end of a backward that was not recorded"
-    return finding("once-differentiable", message, **case.at(node.index))
+def _not_recorded(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    if node.name == "Error":
+        message = "the pass will raise at the end of a backward that was not recorded"
+        yield finding("once-differentiable", message, **case.at(node.index))
 
 
-def _without_a_formula(case: Case, node: GraphNode, saved: Peek) -> Finding | None:
-    missing = NOT_IMPLEMENTED.get(node.name, ())  # the slots whose gradient has no formula
-    wanted = missing and [slot for slot, edge in enumerate(case.slots(node.index)) if edge]
-    if node.name != "NotImplemented" and not set(missing).intersection(wanted):
-        return None
-    message = "backward() will raise at a Node without a formula"
-    return finding("not-implemented", message, **case.at(node.index))
+def _not_implemented(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    raising = NOT_IMPLEMENTED.get(node.name, ())
+    slots = case.slots(node.index) if raising else ()
+    if node.name == "NotImplemented" or any(slots[slot] for slot in raising if slot < len(slots)):
+        message = "backward() will raise at a Node without a formula"
+        yield finding("not-implemented", message, **case.at(node.index))
 
 
-def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Finding | None:
-    if not node.is_leaf or node.grad_fn.variable.grad_fn is None:
-        return None
-    leaf = "a leaf" if node.label == node.name else f"the leaf {one_line(node.label, 40)}"
-    message = f"backward() will raise: {leaf} was overwritten by a result"
-    return finding("leaf-in-place", message, **case.at(node.index))
+def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    if node.is_leaf and node.grad_fn.variable.grad_fn is not None:
+        leaf = "a leaf" if node.label == node.name else f"the leaf {one_line(node.label, 40)}"
+        message = f"backward() will raise: {leaf} was overwritten by a result"
+        yield finding("leaf-in-place", message, **case.at(node.index))
 
 
-def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Finding | None:
+def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     """Torch lets floats with a graph into whole numbers, which can have no gradient."""
     dtype = node.dtype
-    if dtype.is_floating_point or dtype.is_complex:
-        return None
-    message = f"backward() will raise: the values of {node.name} are {dtype}"
-    return finding("integer-tensor", message, **case.at(node.index))
+    if not (dtype.is_floating_point or dtype.is_complex):
+        message = f"backward() will raise: the values of {node.name} are {dtype}"
+        yield finding("integer-tensor", message, **case.at(node.index))
 
 
-def _changed(case: Case, node: GraphNode, saved: Peek) -> Finding | None:
+def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     reasons = saved.broken.values()
-    if not reasons or "freed" in reasons:  # which one finding tells for all Nodes
-        return None
+    if not reasons or "freed" in reasons:  # all that are freed are told by one finding
+        return
     at = case.at(node.index)
     if "a stale view" in reasons:
         message = f"backward() will raise: {node.name} saved a view whose base was changed"
-        return finding("multi-view-in-place", message, **at)
+        yield finding("multi-view-in-place", message, **at)
+        return
     names = " and ".join(saved.broken)
     message = f"backward() will raise: {node.name} saved {names}, which was changed since"
     written = [case.watch.written_at(tensor) for tensor in saved.changed] if case.watch else []
     if source := next(filter(None, written), None):  # better than where it was saved
         at |= {"where": f"{at['where']}; changed at {source}", "source": source}
-    return finding("modified-in-place", message, **at)
+    yield finding("modified-in-place", message, **at)
 
 
-_OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Finding | None], ...] = (
+_OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
     _not_recorded,
-    _without_a_formula,
+    _not_implemented,
     _overwritten,
     _whole_numbers,
     _changed,
@@ -424,15 +405,16 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Finding | None], ...] = (
 def _about_freed_nodes(case: Case) -> Iterator[Finding]:
     freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
     if freed:
-        nodes, they = (
-            ("a Node has", "it") if len(freed) == 1 else (f"{len(freed)} Nodes have", "they")
+        several = len(freed) > 1
+        nodes = (
+            f"{len(freed)} Nodes have freed what they" if several else "a Node has freed what it"
         )
-        message = f"{nodes} freed what {they} saved: an earlier backward pass ran here"
+        message = f"{nodes} saved: an earlier backward pass ran here"
         yield finding("freed", message, **case.at(freed[0]))
 
 
 def _about_zeros(case: Case) -> Iterator[Finding]:
-    """Inputs that only paths through Nodes lead to that always send zero."""
+    """Inputs that every path leads to through a Node that sends zero."""
     zeros = {
         node.index
         for node, saved in case.nodes_and_peeks
@@ -440,20 +422,24 @@ def _about_zeros(case: Case) -> Iterator[Finding]:
     }
     if case.graph is None or not zeros:
         return
-    first = min(zeros)
-    if not case.inputs:
-        message = f"{case.nodes[first].name} always sends zero"
-        yield finding("zero-derivative", message, **case.at(first))
-    alive = {0}
-    for index in case.graph.order:  # every Node after all that lead to it
-        if index in alive and index not in zeros:
-            alive |= {edge.target for edge in case.graph.slots(index) if edge}
+    at = case.at(min(zeros))
+    alive = _reached_by_more_than_zero(case.graph, zeros)
     for given in case.inputs:
-        if given.tensor.requires_grad and given.node is not None and given.node not in alive:
-            message = (
-                f"every path to {given.name} passes a Node that sends zero: so is its gradient"
-            )
-            yield finding("zero-derivative", message, **case.at(first))
+        if given.node is not None and given.node not in alive:
+            name = given.name
+            message = f"every path to {name} passes a Node that sends zero: so is its gradient"
+            yield finding("zero-derivative", message, **at)
+    if not case.inputs:
+        message = f"{case.nodes[min(zeros)].name} always sends zero"
+        yield finding("zero-derivative", message, **at)
+
+
+def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
+    reached = {0}
+    for index in graph.order:  # every Node after all that lead to it
+        if index in reached and index not in zeros:
+            reached |= {edge.target for edge in graph.slots(index) if edge}
+    return reached
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
