@@ -16,12 +16,13 @@ from typing import Any, Self
 import torch
 
 from companion.diagnosis.case import Case, Input, placed, shape_of, trouble_of
+from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
 from companion.diagnosis.risks import is_plain, risks
 from companion.findings import Finding, Severity, finding
 from companion.forward.watching import Cut, Watch
 from companion.graph.reading import Graph, GraphNode, shape_or_none
-from companion.graph.saved import Peek, peek
+from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_wrapped, unseen
 from companion.naming import callers_names, one_line
 
@@ -130,7 +131,7 @@ def _look(
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
         return Case(output, placed(inputs, names), watch)
     graph = Graph.of(output, names=names)
-    peeks = [peek(node.grad_fn) for node in graph.nodes]
+    peeks = [peek_at(node) for node in graph.nodes]
     return Case(output, placed(inputs, names, graph.nodes, peeks), watch, graph, peeks)
 
 
