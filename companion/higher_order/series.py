@@ -98,6 +98,11 @@ def times(p: Coefficient, factor: Any) -> Coefficient:
     return None if p is None else p * factor
 
 
+def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
+    """A function of each coefficient that is not zero."""
+    return [None if p is None else of(p) for p in a]
+
+
 # ---- arithmetic
 
 
@@ -342,7 +347,7 @@ def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
     Large ones are not copied together, which would take longer than it saves.
     """
     if a[0].numel() >= 4096:
-        return [None if p is None else of(p) for p in a]
+        return each(a, of)
     known = [p for p in a if p is not None]
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]

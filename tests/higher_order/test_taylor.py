@@ -1,4 +1,4 @@
-"""taylor.py and rules.py: every rule, every refusal, every promise."""
+"""taylor.py, carrier.py and the table: every rule, every refusal, every promise."""
 
 import gc
 import math
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import derivatives, nth_derivative
-from companion.higher_order import rules
+from companion.higher_order import carrier, table
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.9, -0.4]], dtype=torch.float64)
 Y = torch.tensor([[1.5, 0.2, -0.6], [-0.8, 1.1, 0.5]], dtype=torch.float64)
@@ -380,8 +380,8 @@ def nested(f, x, order):
 
 
 ELEMENTWISE = {
-    **{name: getattr(torch, name, None) or getattr(F, name) for name in rules._RECURRENCES},
-    **{name: getattr(torch, name) for name in rules._ALIASES if name.startswith("arc")},
+    **{name: getattr(torch, name, None) or getattr(F, name) for name in table.RECURRENCES},
+    **{name: getattr(torch, name) for name in table.ALIASES if name.startswith("arc")},
     **{name: getattr(torch.special, name) for name in "expit erf exp2 log1p logit".split()},
     **{name: getattr(F, name) for name in "silu softplus elu mish softsign tanhshrink".split()},
     "logit": torch.logit,
@@ -531,7 +531,7 @@ def test_what_depends_on_the_value_alone_is_that_of_the_value(name):
     wanted = PLAIN[name](X)
     got, wanted = ([one] if not isinstance(one, tuple | list) else one for one in (*seen, wanted))
     for one, other in zip(got, wanted, strict=True):
-        assert not isinstance(one, rules.Carrier)
+        assert not isinstance(one, carrier.Carrier)
         assert type(one) is type(other)
         if isinstance(one, torch.Tensor):
             assert one.dtype == other.dtype and torch.equal(one, other)
@@ -817,7 +817,7 @@ def test_a_parameter_a_view_and_a_tensor_that_requires_grad_give_the_same():
     for one in (nn.Parameter(x[:, 0].clone()), x[:, 0].clone().requires_grad_()):
         got = derivatives(f, one, 3)
         assert got.requires_grad and torch.equal(got, wanted)
-        assert type(one) is not rules.Carrier and not hasattr(one, "series")
+        assert type(one) is not carrier.Carrier and not hasattr(one, "series")
 
 
 def test_under_no_grad_and_inference_mode_nothing_is_recorded_or_kept():
@@ -1258,8 +1258,8 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
             used.add(name)
             return super().__getitem__(name)
 
-    monkeypatch.setattr(rules, "_RULES", Noting(rules._RULES))
-    monkeypatch.setattr(rules, "_PROPERTIES", Noting(rules._PROPERTIES))
+    monkeypatch.setattr(table, "RULES", Noting(table.RULES))
+    monkeypatch.setattr(table, "PROPERTIES", Noting(table.PROPERTIES))
     above = [*LINEAR.values(), *VECTORS.values(), *PLAIN.values()]
     for function, x in (
         *((f, X) for f in above),
@@ -1277,5 +1277,5 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
             return x
 
         derivatives(f, x, 1)
-    missing = ({*rules._RULES} | {*rules._PROPERTIES}) - used
+    missing = ({*table.RULES} | {*table.PROPERTIES}) - used
     assert not missing, " ".join(sorted(missing))
