@@ -1,7 +1,7 @@
 """The tensor that carries a truncated power series through a function.
 
-PyTorch hands every operation on a ``Carrier`` to its ``__torch_function__``. There the run, in which
-the carrier was made, looks up the rule of the operation (table.py) and applies it.
+PyTorch hands every operation on a ``Carrier`` to its ``__torch_function__``, which looks up the
+rule of the operation (table.py) and applies it.
 """
 
 from __future__ import annotations

@@ -201,3 +201,21 @@ def test_a_series_without_a_first_coefficient_is_that_of_a_function_of_the_squar
     for k in range(4):
         wanted[2 * k] = once[k] * d**k / math.factorial(k)
     torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_logit_near_one_has_every_derivative_that_its_type_can_hold():
+    # The series of x / (1 - x), whose logarithm it is, is infinite from the fifth coefficient on.
+    x = torch.tensor(1 - 2.0**-24)
+    got = derivatives(torch.logit, x, 5)
+    wanted = derivatives(torch.logit, x.double(), 5)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_logit_near_one_half_loses_no_digit_in_the_powers_of_a_quotient():
+    x = torch.tensor(0.49999, dtype=torch.float64)
+    got = derivatives(torch.logit, x, 16)[::2].tolist()  # which are 0 at one half
+    with mpmath.workdps(50):
+        truth = [*mpmath.diffs(lambda t: mpmath.log(t / (1 - t)), mpf(x.item()), 16)][::2]
+        for k, wanted in zip(range(0, 17, 2), truth, strict=True):
+            terms = 2 * mpmath.factorial(max(k - 1, 0)) * mpf(2) ** k
+            assert abs(got[k // 2] - wanted) <= 4 * EPS * terms
