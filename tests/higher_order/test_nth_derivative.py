@@ -120,18 +120,18 @@ def test_a_power_has_exact_derivatives_and_exact_zeros_past_its_degree(
 @given(
     outer=st.lists(st.integers(-4, 4), min_size=1, max_size=4),
     inner=st.lists(st.integers(-4, 4), min_size=2, max_size=3),
-    places=st.lists(st.integers(-3, 3), min_size=1, max_size=5),
+    points=st.lists(st.integers(-3, 3), min_size=1, max_size=5),
     n=st.integers(0, 7),
 )
-def test_a_polynomial_of_a_polynomial_has_the_derivatives_that_numpy_gives(outer, inner, places, n):
-    x = torch.tensor(places, dtype=torch.float64, requires_grad=True)
+def test_a_polynomial_of_a_polynomial_has_the_derivatives_that_numpy_gives(outer, inner, points, n):
+    x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
     y = x
     for coefficients in (inner, outer):
         argument, y = y, 0 * y
         for coefficient in reversed(coefficients):
             y = y * argument + coefficient
     composed = numpy.polynomial.Polynomial(outer)(numpy.polynomial.Polynomial(inner))
-    wanted = composed.deriv(n)(numpy.array(places)) if n else composed(numpy.array(places))
+    wanted = composed.deriv(n)(numpy.array(points)) if n else composed(numpy.array(points))
     got = nth_derivative(y, x, n)
     assert torch.equal(got, torch.as_tensor(wanted, dtype=torch.float64))  # whole numbers: exact
 
@@ -139,11 +139,11 @@ def test_a_polynomial_of_a_polynomial_has_the_derivatives_that_numpy_gives(outer
 @settings(deadline=None, max_examples=50)
 @given(
     names=st.lists(st.sampled_from(["sin", "cos", "tanh", "exp", "erf"]), min_size=1, max_size=3),
-    place=st.floats(-1.0, 1.0),
+    point=st.floats(-1.0, 1.0),
     n=st.integers(1, 4),
 )
-def test_a_chain_of_functions_has_the_taylor_coefficients_that_mpmath_gives(names, place, n):
-    x = torch.tensor([place, 0.25], dtype=torch.float64, requires_grad=True)
+def test_a_chain_of_functions_has_the_taylor_coefficients_that_mpmath_gives(names, point, n):
+    x = torch.tensor([point, 0.25], dtype=torch.float64, requires_grad=True)
     y = x
     for name in names:
         y = getattr(torch, name)(y)

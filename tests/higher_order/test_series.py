@@ -26,7 +26,7 @@ def far_gelu(t):
     return t * sigmoid(mpmath.sqrt(8 / mpmath.pi) * (t + mpf(0.044715) * t**3))
 
 
-# Name: with torch, with mpmath, where. Among the places: near 0, negative, large, near the ends.
+# Name: with torch, with mpmath, points. Among the points: near 0, negative, large, near the ends.
 RULES = {
     "exp": (torch.exp, mpmath.exp, [-30.0, -1.0, 1e-9, 20.0]),
     "exp2": (torch.exp2, lambda t: mpf(2) ** t, [-30.0, 1e-9, 5.5]),
@@ -150,20 +150,20 @@ def newton(x, y):
 
 def errors(names):
     """How far each derivative is from fifty digits, in units of what it may be off by."""
-    for name, (function, precise, places) in names.items():
-        got = derivatives(function, torch.tensor(places, dtype=torch.float64), 16)
-        for place, column in zip(places, got.T.tolist(), strict=True):
+    for name, (function, precise, points) in names.items():
+        got = derivatives(function, torch.tensor(points, dtype=torch.float64), 16)
+        for point, column in zip(points, got.T.tolist(), strict=True):
             with mpmath.workdps(50):
-                truth = mpmath.taylor(precise, mpf(place), 17, chop=place == 0)
+                truth = mpmath.taylor(precise, mpf(point), 17, chop=point == 0)
                 truth = [c * mpmath.factorial(k) for k, c in enumerate(truth)]
                 for k, value in enumerate(column):
                     bound = 1e-12 if k <= 10 else 1e-9
-                    allowed, slope = bound * abs(truth[k]), abs(place * truth[k + 1])
+                    allowed, slope = bound * abs(truth[k]), abs(point * truth[k + 1])
                     if abs(truth[k]) < 1e-9 * slope:
                         # It passes 0 here: what the last digits of x are worth is all there is.
                         allowed = 16 * EPS * slope
                     error = abs(value - truth[k]) if math.isfinite(value) else math.inf
-                    yield error / (allowed + mpf(1e-290)), (name, place, k)
+                    yield error / (allowed + mpf(1e-290)), (name, point, k)
 
 
 @pytest.mark.parametrize("name", RULES)
