@@ -14,14 +14,13 @@ from markdown import Extension, Markdown
 from markdown.postprocessors import Postprocessor
 from markdown.treeprocessors import Treeprocessor
 
-FIGURE = re.compile(r"(?:\.\./)*(figures/.+\.svg)")
-PLAYER = re.compile(r"(?:\.\./)*(figures/.+\.html)")
-NOTEBOOK = re.compile(r"(?:\.\./)*(notebooks/.+\.ipynb)")
-# The mark of an error on purpose, one snippet, and its output.
+from tools.grammar import DRAWING, EXPECTED, NOTEBOOK, PLAYER, RAISES
+
+# The mark of an error on purpose, one snippet, and its output, as HTML.
 ERROR = re.compile(
-    r'<!--pytest\.mark\.xfail[^>]*-->\s*<div class="language-python'
+    rf'{RAISES.pattern}\s*<div class="language-python'
     r'(?:(?!<!--|<div class="language-).)*'
-    r'<!--pytest-codeblocks:expected-output-->\s*<div class="language-text',
+    rf'{EXPECTED}\s*<div class="language-text',
     re.DOTALL,
 )
 
@@ -39,14 +38,13 @@ class Pages(Treeprocessor):
         players: list[tuple[Element, str]] = []
         for parent in list(root.iter()):
             for child in list(parent):
-                if child.tag == "img" and (figure := FIGURE.fullmatch(child.get("src", ""))):
-                    self.inline(child, figure[1])
-                if child.tag == "a" and (notebook := NOTEBOOK.fullmatch(child.get("href", ""))):
+                address = child.get("src" if child.tag == "img" else "href", "")
+                if child.tag == "img" and (drawing := DRAWING.fullmatch(address)):
+                    self.inline(child, drawing[1])
+                elif child.tag == "a" and (notebook := NOTEBOOK.fullmatch(address)):
                     self.offer(parent, child, notebook[1])
-                if child.tag == "a" and (player := PLAYER.fullmatch(child.get("href", ""))):
-                    text, around = ("".join(e.itertext()).strip() for e in (child, parent))
-                    if parent.tag == "p" and len(parent) == 1 and text == around:
-                        players.append((parent, player[1]))
+                elif is_paragraph_of(child, parent) and (player := PLAYER.fullmatch(address)):
+                    players.append((parent, player[1]))
         if players:
             self.play(root, players)
 
@@ -122,6 +120,12 @@ class Pages(Treeprocessor):
             colab.text = "Open in Colab"
             link.tail, colab.tail = " ", link.tail
             parent.insert(list(parent).index(link) + 1, colab)
+
+
+def is_paragraph_of(link: Element, parent: Element) -> bool:
+    """Whether the link is all that its parent, a paragraph, has."""
+    texts = ["".join(element.itertext()).strip() for element in (link, parent)]
+    return link.tag == "a" and parent.tag == "p" and len(parent) == 1 and texts[0] == texts[1]
 
 
 class Errors(Postprocessor):
