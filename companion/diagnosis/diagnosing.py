@@ -15,6 +15,7 @@ import torch
 
 from companion.diagnosis.risks import is_plain, risks, tensors_in
 from companion.findings import Finding, Severity, finding
+from companion.forward.tracing import cuts_into, first_reaching, source_of, written_at
 from companion.forward.watching import Cut, Watch
 from companion.graph.reading import (
     Graph,
@@ -159,7 +160,7 @@ class _Seen:
         assert self.graph is not None
         node = self.graph.nodes[index]
         named = "" if node.label == node.name else f" ({one_line(node.label, 40)})"
-        source = self.watch.source_of(node.grad_fn) if self.watch else None
+        source = source_of(self.watch, node.grad_fn) if self.watch else None
         told = f"node {index}, {node.name}{named}" + (f", at {source}" if source else "")
         return {"where": told, "node": index, "source": source}
 
@@ -203,7 +204,7 @@ def _about_the_output(seen: _Seen) -> Iterator[Finding]:
         yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
     elif seen.graph is None:
         message = f"the output does not require grad: {_why_no_graph(seen)}"
-        cuts = seen.watch.first_reaching(output) if seen.watch else ()
+        cuts = first_reaching(seen.watch, output) if seen.watch else ()
         source = cuts[0].source if cuts else None
         yield finding("no-graph", message, where=str(source or ""), source=source)
     elif _is_a_leaf_apart(seen):
@@ -253,7 +254,7 @@ def _why_no_graph(seen: _Seen) -> str:
         return f"it is {output.dtype}, and whole numbers have no derivative"
     if seen.inputs and not any(tensor.requires_grad for _, tensor in seen.inputs):
         return "none of the inputs requires grad"
-    if seen.watch and (cuts := seen.watch.first_reaching(output)):
+    if seen.watch and (cuts := first_reaching(seen.watch, output)):
         return cuts[0].message
     return "its history was cut, or no tensor in it required grad"
 
@@ -387,7 +388,7 @@ def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
         elif one.broken:
             what = " and ".join(one.broken)
             message = f"backward() will raise: {node.name} saved {what}, which was changed since"
-            written = [seen.watch.written_at(one) for one in one.changed] if seen.watch else []
+            written = [written_at(seen.watch, one) for one in one.changed] if seen.watch else []
             at = seen.node(index)
             if source := next(filter(None, written), None):  # better than where it was saved
                 at |= {"where": f"{at['where']}; changed at {source}", "source": source}
@@ -480,7 +481,7 @@ def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
     reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
     if not reaching and seen.graph is not None:  # the output was computed after the block
         nodes = (node.grad_fn for node in seen.graph.nodes)
-        found = {cut.index: cut for fn in nodes for _, cut in seen.watch.cut_off(fn)}
+        found = {cut.index: cut for fn in nodes for _, cut in cuts_into(seen.watch, fn)}
         reaching = tuple(found[index] for index in sorted(found))
     # What became of a number in Python, or of an array in NumPy, nobody followed.
     known = {cut.index for cut in reaching}

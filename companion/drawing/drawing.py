@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from companion.drawing.folding import Box, Folded, fold
+from companion.forward.tracing import cuts_into, first_reaching
 from companion.forward.watching import Cut, Watch
 from companion.graph.reading import Edge, Graph, GraphNode
 from companion.naming import one_line
@@ -159,7 +160,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
             f"{type(watch).__name__}"
         )
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
-        cuts = _harmful(watch.first_reaching(what))
+        cuts = _harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(_dot_without_graph(what, cuts), _alt_without_graph(what, cuts))
     if isinstance(what, Graph):
@@ -198,7 +199,7 @@ def _scissors(graph: Graph, folded: Folded, watch: Watch) -> list[_Scissors]:
     found, edgeless = list[_Scissors](), list[_Scissors]()
     for box in folded.boxes:
         for i in box.nodes:
-            for slot, cut in watch.cut_off(graph.nodes[i].grad_fn):
+            for slot, cut in cuts_into(watch, graph.nodes[i].grad_fn):
                 one = _Scissors(box, slot if box.kind == "node" else None, cut)
                 (edgeless if slot is None else found).append(one)
     # Of an operation with several Nodes the one counts that has a slot for the value; or the first.

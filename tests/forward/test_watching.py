@@ -19,6 +19,7 @@ from torch import nn
 from torch.autograd import Function
 
 from companion import Cut, Graph, Mutation, Operation, Source, Value, Watch, watch
+from companion.forward.tracing import cuts_into, first_reaching, source_of, written_at
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -344,7 +345,7 @@ def test_what_is_no_tensor_is_refused():
     with pytest.raises(TypeError, match="output must be a tensor, got float"):
         watched.reaching(1.0)
     with pytest.raises(TypeError, match="node must be a grad_fn, got Tensor"):
-        watched.source_of(torch.ones(()))
+        source_of(watched, torch.ones(()))
 
 
 # ---- custom Functions
@@ -403,7 +404,7 @@ def test_inside_a_custom_function_nothing_is_listed_and_the_data_is_followed():
     assert watched.reaching(e) == (watched.cuts[1],)
     assert watched.reaching(f) == (watched.cuts[2],)
     assert watched.reaching(outside) == ()
-    assert watched.source_of(a.grad_fn).text == "Two.apply(y, d)"
+    assert source_of(watched, a.grad_fn).text == "Two.apply(y, d)"
 
 
 def test_a_watch_inside_a_custom_function_sees_it():
@@ -440,7 +441,7 @@ def test_every_node_of_a_model_is_traced_to_its_line():
     after = (w * 1).grad_fn
     fn, texts = loss.grad_fn, []
     while fn.next_functions:
-        texts.append(watched.source_of(fn).text)
+        texts.append(source_of(watched, fn).text)
         fn = next(child for child, _ in fn.next_functions if child)
     assert texts == [
         "(torch.relu(x @ w) ** 2).mean()",
@@ -448,8 +449,8 @@ def test_every_node_of_a_model_is_traced_to_its_line():
         "torch.relu(x @ w)",
         "x @ w",
     ]
-    assert watched.source_of(fn) is None  # AccumulateGrad
-    assert watched.source_of(before) is watched.source_of(after) is None
+    assert source_of(watched, fn) is None  # AccumulateGrad
+    assert source_of(watched, before) is source_of(watched, after) is None
 
 
 def test_a_node_tells_which_cuts_it_took_and_at_which_slot():
@@ -462,7 +463,7 @@ def test_a_node_tells_which_cuts_it_took_and_at_which_slot():
         d = torch.where(x > 1, h, 0)
         e = torch.addcmul(h.detach(), x, w.detach())
     nodes = [tensor.grad_fn for tensor in (h, a, b, c, d, e)]
-    assert [[(s, cut.source.text) for s, cut in watched.cut_off(node)] for node in nodes] == [
+    assert [[(s, cut.source.text) for s, cut in cuts_into(watched, node)] for node in nodes] == [
         [],
         [(0, "h.detach()")],
         [(1, "x.max().item()")],
@@ -477,7 +478,7 @@ def test_behind_a_cut_there_may_be_others_that_are_not_the_first():
     with watch() as watched:
         y = ((x.detach() * x).detach() * x).sum().item() * x
     assert len(watched.reaching(y)) == 3
-    assert told(watched.first_reaching(y)) == [
+    assert told(first_reaching(watched, y)) == [
         ("left-torch", "((x.detach() * x).detach() * x).sum().item()")
     ]
 
@@ -683,10 +684,10 @@ def test_a_watch_keeps_no_tensor_alive():
         del y
         assert inside() is None
     refs = [weakref.ref(z)]
-    gone = len(watched._seen.seen)
+    gone = len(watched._recorder.states)
     del z
     assert refs[0]() is None
-    assert len(watched._seen.seen) < gone
+    assert len(watched._recorder.states) < gone
     leaves = weakref.ref(x)
     del x
     gc.collect()
@@ -974,7 +975,7 @@ def test_the_last_line_that_wrote_into_a_tensor_is_told():
         y.add_(1)
         y[0].mul_(x.detach()[0])
         x.exp()
-    assert watched.written_at(y).text == "y[0].mul_(x.detach()[0])"
-    assert watched.written_at(x) is None
+    assert written_at(watched, y).text == "y[0].mul_(x.detach()[0])"
+    assert written_at(watched, x) is None
     with pytest.raises(TypeError, match="tensor must be a tensor, got float"):
-        watched.written_at(1.0)
+        written_at(watched, 1.0)
