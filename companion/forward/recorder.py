@@ -98,7 +98,7 @@ class Note(NamedTuple):
     in_place: bool = False
     addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
     hidden: bool = False  # it is not listed among the operations
-    stands_for: int | None = None  # the note whose operation is named in place of this one
+    stands_for: int | None = None  # if hidden: the note whose operation is named for it
 
     @property
     def source(self) -> Source | None:
@@ -108,7 +108,7 @@ class Note(NamedTuple):
 class Recorder(TorchFunctionMode):
     """Sees the calls, and keeps the notes.
 
-    Each operation passes the methods below, so a further call of a method counts.
+    Every operation passes through these methods, so each call in them makes ``watch`` slower.
     """
 
     def __init__(self) -> None:
@@ -237,7 +237,7 @@ class Recorder(TorchFunctionMode):
         self.notes.append(_new(Note, (*note, bool(written), addresses, hidden, None)))
 
     def update(self, tensor: Tensor, index: int, nr: int) -> TensorState:
-        """Bring what is known of a tensor up to date, which a call made or changed."""
+        """Bring up to date what is known of a tensor that a call made or changed."""
         fields = (shape_of(tensor), tensor.dtype, tensor.requires_grad, index, nr)
         value: Value = _new(Value, fields)
         state, version = self.states.get(ref(tensor)), version_of(tensor)
@@ -249,7 +249,7 @@ class Recorder(TorchFunctionMode):
         return state
 
     def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:
-        """The value of the floats that left torch, which are kept to be recognized."""
+        """The value that stands for the floats in a result; keep these to recognize them."""
         floats = [x for x in _flat([result]) if type(x) in _NUMBERS]
         if not floats or not values:
             return []
@@ -259,7 +259,7 @@ class Recorder(TorchFunctionMode):
         return [value]
 
     def addresses(self, call: Call, written: list[Tensor]) -> tuple[int | None, ...]:
-        """Of the memory that a call wrote into, or handed out where autograd does not see it."""
+        """The addresses of what a call wrote into, or handed out of autograd's sight."""
         if call.name in _ALIASING and not written:
             return tuple([memory_of(tensor) for tensor, _ in call.inputs[:1]])
         for tensor in written:
@@ -267,7 +267,7 @@ class Recorder(TorchFunctionMode):
         return tuple(map(memory_of, written))
 
     def take_fingerprints(self, known: Known, next_note: int) -> None:
-        """Keep what tensors hold now, to see later whether it was changed."""
+        """Take the fingerprint of each tensor, to see later whether its memory was changed."""
         for tensor, state in known:
             if state.fingerprint is None:
                 state.fingerprint, state.next_note = fingerprint(tensor), next_note
@@ -325,7 +325,7 @@ def _written(call: Call, result: Any) -> list[Tensor]:
 
 def _mode_code(call: Call) -> str:
     """The code of the cut that is due to how gradients were asked for or switched off."""
-    if call.name == "grad":  # create_graph decides, whether gradients are on or off
+    if call.name == "grad":  # even where gradients are off, create_graph decides
         return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
     if torch.is_grad_enabled():
         return ""
@@ -372,7 +372,7 @@ _NESTS = list, tuple, dict
 _NUMBERS = float, complex
 _SIMPLE = {*PLAIN, *_NUMBERS, int, bool, str, type(None)}  # in which no tensors are
 PROPERTIES = set("data T mT H mH real imag".split())  # those that give a tensor of its values
-_ASSIGNING = {"__setitem__", *PROPERTIES}  # where they give None
+_ASSIGNING = {"__setitem__", *PROPERTIES}  # those that assign, where they give None
 DECIDING = set("__bool__ is_nonzero equal allclose __contains__".split())
 LEAVING = set(
     "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()

@@ -121,8 +121,8 @@ class Watch:
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
         self._classified = -1  # how many notes there were when the next two were found out
-        self._deciding: set[int | None] = set()  # the notes whose outputs Python only decided by
-        self._leaving: set[int] = set()  # the notes some of whose values left torch
+        self._deciding: set[int | None] = set()  # notes whose outputs only decided
+        self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
 
     def __enter__(self) -> Watch:
         if self._entered:
@@ -203,7 +203,7 @@ class Watch:
         return f"<Watch: {len(self.operations)} operations, {len(self.cuts)} cuts>"
 
     def _update_operations(self) -> None:
-        """Make the operations of the notes that came since it was last asked."""
+        """Turn the notes that came since the last time into operations."""
         for note in self._recorder.notes[len(self._operation_of) :]:
             if note.hidden:
                 stands_for = note.stands_for
@@ -224,22 +224,21 @@ class Watch:
         return value._replace(shape=shape, made_by=made_by)
 
     def _value_of(self, output: Tensor) -> Value:
+        """What is known of a tensor now."""
         if not isinstance(output, Tensor):
             raise TypeError(f"output must be a tensor, got {type(output).__name__}")
         with unseen():
             return self._recorder.state_of(output).value
 
     def _cuts_before(self, values: Iterable[Value], past_cuts: bool = True) -> tuple[Cut, ...]:
-        """The cuts that went into values."""
+        """The cuts that went into values; without ``past_cuts``, those with no other in between."""
         upstream = self._upstream(values, past_cuts)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
     def _upstream(self, values: Iterable[Value], past_cuts: bool = True) -> set[Origin]:
-        """Where the values come from that went into values, these included.
+        """The origins of values, and of all that went into them.
 
-        Args:
-            values: the values to begin with.
-            past_cuts: whether to go on from a cut to what went into it.
+        Without ``past_cuts`` what went into a cut is left out.
         """
         found = set[Origin]()
         waiting = list(values)
@@ -278,6 +277,7 @@ class Watch:
         )
 
     def _cut(self, i: int, nr: int, operation: Operation) -> Cut:
+        """The cut at output ``nr`` of note ``i``."""
         note = self._recorder.notes[i]
         dtype = note.outputs[nr].dtype if note.outputs else None
         code = "control-flow" if i in self._deciding else _code(note, dtype)
@@ -285,7 +285,7 @@ class Watch:
         return Cut(operation.index, code, operation, message, follows=i not in self._leaving)
 
     def _classify(self) -> None:
-        """Find out whose outputs Python only decided by, and whose values left torch."""
+        """Find the notes whose outputs only decided, and those whose values left torch."""
         notes = self._recorder.notes
         decided_by, computed_with = set[int | None](), set[int | None]()
         for note in notes:
@@ -314,7 +314,7 @@ class Watch:
             self._mutations.append(self._mutation(tensor, address, next_note))
 
     def _mutation(self, tensor: Tensor, address: int | None, next_note: int) -> Mutation:
-        """What changed a tensor: what wrote into its memory last, or handed the memory out."""
+        """Who changed a tensor: the last to write into its memory, or to hand the memory out."""
         with unseen():
             shape, dtype = shape_of(tensor), tensor.dtype
         shape = None if shape is None else tuple(shape)
