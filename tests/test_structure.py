@@ -170,10 +170,6 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
-        companion.Watch.first_reaching,
-        companion.Watch.cut_off,
-        companion.Watch.source_of,
-        companion.Watch.written_at,
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from companion.diagnosis.risks import tensors_in
+from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
 from companion.graph.reading import Edge, Graph, GraphNode, edge_of
 from companion.graph.saved import Peek
@@ -104,7 +105,7 @@ class Case:
             return {}
         node = self.nodes[index]
         label = "" if node.label == node.name else f" ({one_line(node.label, 40)})"
-        source = self.watch.source_of(node.grad_fn) if self.watch else None
+        source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
 

@@ -20,6 +20,7 @@ from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
 from companion.diagnosis.risks import is_plain, risks
 from companion.findings import Finding, Severity, finding
+from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
 from companion.graph.reading import Graph, GraphNode, shape_or_none
 from companion.graph.saved import Peek
@@ -161,7 +162,7 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
     elif case.graph is None:
         message = f"the output does not require grad: {_why_no_graph(case)}"
-        cuts = case.watch.first_reaching(output) if case.watch else ()
+        cuts = first_reaching(case.watch, output) if case.watch else ()
         yield finding("no-graph", message, source=cuts[0].source if cuts else None)
 
 
@@ -175,7 +176,7 @@ def _why_no_graph(case: Case) -> str:
         return f"it is {output.dtype}, and whole numbers have no derivative"
     if case.inputs and not any(given.tensor.requires_grad for given in case.inputs):
         return "none of the inputs requires grad"
-    if case.watch and (cuts := case.watch.first_reaching(output)):
+    if case.watch and (cuts := first_reaching(case.watch, output)):
         return cuts[0].message
     return "its history was cut, or no tensor in it required grad"
 
@@ -385,7 +386,7 @@ def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
         return
     names = " and ".join(saved.broken)
     message = f"backward() will raise: {node.name} saved {names}, which was changed since"
-    written = [case.watch.written_at(tensor) for tensor in saved.changed] if case.watch else []
+    written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
     if source := next(filter(None, written), None):  # better than where it was saved
         at |= {"where": f"{at['where']}; changed at {source}", "source": source}
     yield finding("modified-in-place", message, **at)
@@ -488,7 +489,7 @@ def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
     if cuts:
         return cuts
     # The output may have been computed after the block, from Nodes that were made in it.
-    found = {cut.index: cut for node in case.nodes for _, cut in watch.cut_off(node.grad_fn)}
+    found = {cut.index: cut for node in case.nodes for _, cut in cuts_into(watch, node.grad_fn)}
     return [found[index] for index in sorted(found)]
 
 

@@ -17,6 +17,7 @@ import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
+from companion.forward.tracing import cuts_into
 from companion.forward.watching import Cut, Watch
 from companion.graph.reading import GraphNode
 from companion.graph.saved import SavedTensor
@@ -257,7 +258,7 @@ def scissors_of(folded: Folded, watch: Watch) -> list[Scissors]:
     with_slot, without = list[Scissors](), dict[Cut, Scissors]()
     for box in folded.boxes:
         for i in box.nodes:
-            for slot, cut in watch.cut_off(folded.graph.nodes[i].grad_fn):
+            for slot, cut in cuts_into(watch, folded.graph.nodes[i].grad_fn):
                 scissors = Scissors(box, None if box.is_block else slot, cut)
                 if slot is None:
                     without.setdefault(cut, scissors)

@@ -18,6 +18,7 @@ import torch
 from companion.drawing.dot import dot_of, dot_without_graph, harmful, scissors_of
 from companion.drawing.folding import fold
 from companion.drawing.words import alt_of, alt_without_graph
+from companion.forward.tracing import first_reaching
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph
 
@@ -146,7 +147,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     _check_limit(max_nodes)
     _check_watch(watch)
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
-        cuts = harmful(watch.first_reaching(what))
+        cuts = harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
     if isinstance(what, Graph):
