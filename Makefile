@@ -4,7 +4,13 @@ PYTHON ?= python3
 PORT   ?= 8000
 PINNED := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH  ?= $(PINNED)
-VENV   := .venv$(if $(filter $(PINNED),$(TORCH)),,-torch-$(TORCH))
+ifeq ($(TORCH),$(PINNED))
+VENV   := .venv
+PINS   := constraints.txt
+else
+VENV   := .venv-torch-$(TORCH)
+PINS   := $(VENV)/constraints.txt
+endif
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 LAB    := $(VENV)/lab-ready
@@ -24,10 +30,10 @@ test: check ## Run every check: style, types, tests, and each snippet of the les
 	$(BIN)/python -m pytest -rs -n 2 --dist worksteal
 
 deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
-	LEVELS=1000000 $(BIN)/python -m pytest tests/test_freeing.py --durations 0
+	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
 
 site: notebooks ## Build the course into site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 	@$(BIN)/python -m tools.notebooks
@@ -46,25 +52,31 @@ check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy
 
 clean: ## Remove everything that make made
-	rm -rf .venv .venv-torch-* site *.egg-info .*_cache .hypothesis
+	rm -rf .venv .venv-torch-* site build dist *.egg-info .*_cache .hypothesis
 
 # Torch comes first and alone: on Linux the package index gives a build with gigabytes of CUDA,
 # and only the index of CPU builds, where it can be reached, has the small one.
+# Another torch than the pinned one has our pins but those of what it needs itself, which may
+# contradict it; pip would then replace torch.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "this needs Python 3.11 or newer as $(PYTHON); name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH)
-	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[test]'
+ifneq ($(TORCH),$(PINNED))
+	echo torch==$(TORCH) > $(PINS)
+	$(BIN)/python -m pip show torch | sed -n 's/^Requires: /torch,/p' | tr -d ' ' | tr , '\n' | sed 's/[-_]/[-_]/g; s/.*/^&==/' | grep -vif - constraints.txt >> $(PINS)
+endif
+	$(PIP) --constraint $(PINS) --editable '.[test]'
+	@case $$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))') in $(TORCH)|$(TORCH)+*) ;; *) echo "this tests torch $(TORCH), but pip installed another in $(VENV); see: $(BIN)/python -m pip list" >&2; exit 1;; esac
 	@touch $@
 
 $(LAB): $(READY)
-	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[lab]'
+	$(PIP) --constraint $(PINS) --editable '.[lab]'
 	@touch $@
 
 $(BENCH): $(READY)
-	$(PIP) --constraint $(VENV)/constraints.txt --editable '.[bench]'
+	$(PIP) --constraint $(PINS) --editable '.[bench]'
 	@touch $@
 
 .PHONY: help serve test deep site notebooks update lab bench check clean

@@ -1,12 +1,15 @@
-"""What can be wrong with gradients: each kind with its cause, its cure, and where it is taught.
+"""What can be wrong with gradients: each code with its cause, its cure, and where it is taught.
 
-One table, for what ``diagnose`` sees in a graph and for what ``explain`` reads from an error. The
-code of a kind is also the anchor of its entry in the clinic, ``course/clinic.md``.
+One table, ``KINDS``: for what ``diagnose`` sees in a graph, what ``explain`` reads from an error,
+and what a ``watch`` says of a cut. To add a code, add an entry here, and in
+``diagnosis/diagnosing.py`` the question that finds it. A code is also the anchor of its entry in
+the clinic, ``course/clinic.md``.
 """
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -63,12 +66,62 @@ def _wrapped(label: str, text: str) -> str:
 
 
 class Kind(NamedTuple):
-    """What all findings of one code share."""
+    """All that is said of one code.
+
+    Attributes:
+        severity: that of its findings, unless one says another.
+        lesson: the file of the lesson that teaches it.
+        cause: why it happens, in terms of the graph.
+        cure: what to do.
+        cut: the sentence for a cut of a ``Watch`` that has this code, with the fields of
+            ``cut_message``; "" where no cut has it.
+        errors: for each error or warning of torch that means this, a regular expression that finds
+            it, and our message. Fields of the message are named groups of the expression. Of
+            several that fit an error the first counts, in the order of the table. They fit torch
+            2.6 to 2.15, and other wordings before.
+    """
 
     severity: Severity
     lesson: str
     cause: str
     cure: str
+    cut: str = ""
+    errors: Sequence[tuple[str, str]] = ()
+
+
+def finding(
+    code: str,
+    message: str,
+    *,
+    severity: Severity | None = None,
+    where: str = "",
+    node: int | None = None,
+    source: Source | None = None,
+) -> Finding:
+    """A finding of a code, with what is special to it; ``where`` is its source unless given."""
+    kind = KINDS[code]
+    return Finding(
+        code,
+        severity or kind.severity,
+        message,
+        kind.cause,
+        kind.cure,
+        kind.lesson,
+        where or str(source or ""),
+        node,
+        source,
+    )
+
+
+def cut_message(code: str, called: str, dtype: str) -> str:
+    """The sentence for a cut of a code.
+
+    Args:
+        code: the code of the cut.
+        called: the operation as one would write it, such as ``argmax()``.
+        dtype: the dtype of its result, such as ``int64``.
+    """
+    return KINDS[code].cut.format(called=called, dtype=dtype)
 
 
 _NODES, _WALK, _ENGINE = "01-nodes.md", "02-walking.md", "04-engine.md"
@@ -82,6 +135,12 @@ KINDS: dict[str, Kind] = {
         _CUT,
         "only a tensor has a grad_fn; a number or an array has left PyTorch",
         "keep the result a tensor: no .item(), float() or .numpy() before backward()",
+        errors=[
+            (
+                r"'(?P<type>\w+)' object has no attribute 'backward'",
+                "backward() was called on a {type}, which is no tensor",
+            ),
+        ],
     ),
     "no-graph": Kind(
         "error",
@@ -89,6 +148,12 @@ KINDS: dict[str, Kind] = {
         "the output has no grad_fn, so there is no Node for backward to begin with",
         "find the cut with diagnose(..., watch=watched) after a forward pass in `with watch() as "
         "watched:`; if there is none, call requires_grad_() on an input before it is used",
+        errors=[
+            (
+                r"element \d+ of tensors does not require grad and does not have a grad_fn",
+                "backward() was called on a tensor that has no graph",
+            ),
+        ],
     ),
     "leaf-output": Kind(
         "error",
@@ -103,6 +168,13 @@ KINDS: dict[str, Kind] = {
         "no path leads from the output's Node to this tensor",
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
+        errors=[
+            (
+                r"(?:Tensor at index \d+|One of the differentiated Tensors) "
+                r"appears to not have been used in the graph",
+                "no path leads from the output to an input that a gradient was asked for",
+            ),
+        ],
     ),
     "reassigned": Kind(
         "error",
@@ -125,12 +197,31 @@ KINDS: dict[str, Kind] = {
         "an operation made this tensor, and backward fills .grad for leaves alone",
         "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
         "tensor a leaf: compute first, then detach().requires_grad_()",
+        errors=[
+            (
+                r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+                "the .grad of a tensor in the middle of a graph was read",
+            ),
+            (
+                r"can't optimize a non-leaf Tensor",
+                "an optimiser was given a tensor in the middle of a graph",
+            ),
+        ],
     ),
     "input-without-grad": Kind(
         "error",
         _CUT,
         "it does not require grad, so no Node stands for it",
         "call requires_grad_() on it before the forward pass",
+        errors=[
+            (
+                r"One of the differentiated Tensors does not require grad|"
+                r"retain_grad on Tensor that has requires_grad=False|"
+                r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
+                r"gradcheck expects at least one input tensor to require gradient",
+                "a gradient was asked for a tensor that does not require grad",
+            ),
+        ],
     ),
     "integer-tensor": Kind(
         "error",
@@ -138,6 +229,16 @@ KINDS: dict[str, Kind] = {
         "a derivative needs values that can change a little: floating point or complex",
         "make it floating: torch.tensor(..., dtype=torch.float32), or x = x.float(), which gives a "
         "new tensor, before requires_grad_()",
+        errors=[
+            (
+                r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+                "requires_grad was asked for a tensor of whole numbers or booleans",
+            ),
+            (
+                r"isDifferentiableType\(grad\.scalar_type\(\)\)",
+                "a tensor with a graph was written into a tensor of whole numbers",
+            ),
+        ],
     ),
     "inference-tensor": Kind(
         "error",
@@ -145,6 +246,14 @@ KINDS: dict[str, Kind] = {
         "a tensor made under torch.inference_mode() has no version counter, and no Node can save "
         "it for the backward pass",
         "make it under torch.no_grad() instead, or clone() it outside of the block",
+        errors=[
+            (
+                r"Inference tensors cannot be saved for backward|"
+                r"Inplace update to inference tensor outside InferenceMode|"
+                r"requires_grad=True on inference tensor outside InferenceMode",
+                "a tensor of torch.inference_mode() was used where autograd records",
+            ),
+        ],
     ),
     "non-scalar": Kind(
         "error",
@@ -153,6 +262,17 @@ KINDS: dict[str, Kind] = {
         "element",
         "reduce the output to one number, as with sum() or mean(), or pass "
         "backward(gradient=v) with a v of its shape",
+        errors=[
+            (
+                r"grad can be implicitly created only for scalar outputs",
+                "backward() was called without a gradient on a tensor of several elements",
+            ),
+            (
+                r"Mismatch in shape: grad_output\[\d+\] has a shape of",
+                "the gradient that the pass should begin with does not have the shape of the "
+                "output",
+            ),
+        ],
     ),
     "complex-output": Kind(
         "error",
@@ -160,6 +280,13 @@ KINDS: dict[str, Kind] = {
         "backward makes up the first gradient, 1.0, only for a real number",
         "compute the real number that you mean, such as abs() (.real leaves out the imaginary "
         "part), or pass backward(gradient=v)",
+        errors=[
+            (
+                r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs "
+                r"but got (?P<dtype>\S+)",
+                "backward() was called without a gradient on a tensor of dtype {dtype}",
+            ),
+        ],
     ),
     "freed": Kind(
         "error",
@@ -168,6 +295,12 @@ KINDS: dict[str, Kind] = {
         "run the forward pass again before each backward; or add the losses and call backward "
         "once; detach() what one step hands to the next; retain_graph=True in the first call "
         "only if you need the same graph twice",
+        errors=[
+            (
+                r"Trying to backward through the graph a second time",
+                "the pass came to a Node that an earlier pass ran",
+            ),
+        ],
     ),
     "modified-in-place": Kind(
         "error",
@@ -176,12 +309,40 @@ KINDS: dict[str, Kind] = {
         "detach_() took it out of its graph",
         "change a copy: write y = y + 1 for y += 1 and h = h.detach() for h.detach_(), or clone() "
         "before; call optimizer.step() after the backward that needs the old values",
+        errors=[
+            (
+                r"modified by an inplace operation: \[\S+ (?P<shape>\[.*?\])\]"
+                r"(?:, which is output \d+ of [\w:]+,)? is at version (?P<now>\d+); "
+                r"expected version (?P<then>\d+)",
+                "a saved tensor of shape {shape} is at version {now} and was saved at version "
+                "{then}",
+            ),
+            (
+                r"one of the variables needed for gradient computation has been modified by an "
+                r"inplace",
+                "a saved tensor was changed in place",
+            ),
+            (
+                r"saved tensor that has been detached in-place",
+                "a saved tensor was taken out of its graph by detach_()",
+            ),
+        ],
     ),
     "not-implemented": Kind(
         "error",
         _CUT,
         "PyTorch has no derivative formula for this operation; its Node raises when it runs",
         "use operations that have one, or write a torch.autograd.Function",
+        errors=[
+            (
+                r"derivative for '?(?P<op>[^'\n]+?)'? is not implemented",
+                "{op} has no derivative formula",
+            ),
+            (
+                r"backward through (?P<op>\S+) but no autograd formula was registered",
+                "{op} has no derivative formula",
+            ),
+        ],
     ),
     "once-differentiable": Kind(
         "error",
@@ -189,6 +350,12 @@ KINDS: dict[str, Kind] = {
         "the gradient was computed by a custom Function whose backward is marked "
         "@once_differentiable",
         "write its backward with differentiable operations and take the mark away",
+        errors=[
+            (
+                r"differentiate twice a function that was marked with @once_differentiable",
+                "a gradient that was computed with @once_differentiable was differentiated again",
+            ),
+        ],
     ),
     "custom-gradients": Kind(
         "error",
@@ -197,6 +364,31 @@ KINDS: dict[str, Kind] = {
         "one gradient for each argument of forward, each of the shape of that argument",
         "call it by apply, return None for arguments that need no gradient, and check it with "
         "torch.autograd.gradcheck",
+        errors=[
+            (
+                r"function (?P<node>\w+) returned an incorrect number of gradients "
+                r"\(expected (?P<wanted>\d+), got (?P<given>\d+)\)",
+                "the backward of {node} returned {given} gradients for {wanted} arguments of "
+                "forward",
+            ),
+            (
+                r"(?:[Ff]unction (?P<node>\w+) )?returned an invalid gradient at index "
+                r"(?P<index>\d+) - (?P<mismatch>[^\n]*)",
+                "the backward of {node} returned gradient {index} of another shape or kind: "
+                "{mismatch}",
+            ),
+            (
+                r"function (?P<node>\w+) returned a gradient different than None "
+                r"at position (?P<position>\d+)",
+                "the backward of {node} returned a gradient for argument {position} of forward, "
+                "which is no tensor",
+            ),
+            (
+                r"Legacy autograd function with non-static forward method",
+                "a custom Function was called as it was before torch 1.3; forward and backward "
+                "must be static methods, and apply calls them",
+            ),
+        ],
     ),
     "leaf-in-place": Kind(
         "error",
@@ -205,6 +397,17 @@ KINDS: dict[str, Kind] = {
         ".grad to belong to",
         "update it under torch.no_grad(); where the gradient is to pass through the change, change "
         "a copy: v = w.clone()",
+        errors=[
+            (
+                r"a (?:view of a )?leaf Variable that requires grad (?:is being|has been) used in "
+                r"an in-pl",
+                "an in-place operation met a leaf, or a view of one",
+            ),
+            (
+                r"leaf variable has been moved into the graph interior",
+                "a leaf was overwritten by the result of an operation after the graph was made",
+            ),
+        ],
     ),
     "multi-view-in-place": Kind(
         "error",
@@ -214,6 +417,14 @@ KINDS: dict[str, Kind] = {
         "changed since",
         "index instead, as in w[0].mul_(2), and make the view and change it with gradients both "
         "on or both off; or do not work in place",
+        errors=[
+            (
+                r"is a view and is being modified inplace|"
+                r"its base or another view of its base has been modified inplace|"
+                r"view was created in (?:no_grad|inference) mode",
+                "an in-place operation met a view whose history cannot be rewritten",
+            ),
+        ],
     ),
     "requires-grad-of-non-leaf": Kind(
         "error",
@@ -222,6 +433,12 @@ KINDS: dict[str, Kind] = {
         "its own",
         "retain_grad() if you want its .grad, detach() for a tensor without a graph; or switch "
         "the flag of the leaves before the forward pass",
+        errors=[
+            (
+                r"you can only change requires_grad flags of leaf variables",
+                "requires_grad of a tensor in the middle of a graph was set",
+            ),
+        ],
     ),
     "deepcopy": Kind(
         "error",
@@ -229,12 +446,25 @@ KINDS: dict[str, Kind] = {
         "a copy of a tensor in the middle of a graph would need a copy of the graph",
         "copy t.detach(), or t.clone() to stay in the graph; look for tensors of a forward pass "
         "that a module keeps as attributes",
+        errors=[
+            (
+                r"Only Tensors created explicitly by the user \(graph leaves\) support the "
+                r"deepcopy",
+                "copy.deepcopy met a tensor in the middle of a graph",
+            ),
+        ],
     ),
     "numpy": Kind(
         "error",
         _CUT,
         "NumPy has no grad_fn, so the value would leave the graph",
         "t.detach().numpy() to look at it; to differentiate through it, write it with torch",
+        errors=[
+            (
+                r"Can't call numpy\(\) on Tensor that requires grad",
+                "NumPy was asked to take a tensor that is in a graph",
+            ),
+        ],
     ),
     "gradcheck": Kind(
         "error",
@@ -243,6 +473,16 @@ KINDS: dict[str, Kind] = {
         "that is smooth there, and a graph that holds all of it",
         "give inputs of dtype float64, at a point that is no kink; look for a cut; if it still "
         "fails, the backward formula is wrong",
+        errors=[
+            (
+                r"Input #(?P<index>\d+) requires gradient and is not a double precision",
+                "input {index} of gradcheck is not double precision",
+            ),
+            (
+                r"Jacobian mismatch for output|Numerical gradient for function expected to be zero",
+                "the gradient and the finite difference differ",
+            ),
+        ],
     ),
     # ---- the gradient may not be the one you want
     "detached": Kind(
@@ -250,18 +490,33 @@ KINDS: dict[str, Kind] = {
         _CUT,
         "detach() and .data give the same values without a grad_fn: a constant for autograd",
         "take it away where the gradient should pass; keep it where you mean a constant",
+        cut="{called} gives the value without its graph",
     ),
     "left-torch": Kind(
         "warning",
         _CUT,
         "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
         "compute on with the tensor itself",
+        cut="{called} gives a plain value, which autograd does not follow",
+        errors=[
+            (
+                r"Converting a tensor with requires_grad=True to a scalar",
+                "a tensor that requires grad was made a Python number",
+            ),
+        ],
     ),
     "copied": Kind(
         "warning",
         _CUT,
         "torch.tensor copies values and forgets where they came from",
         "torch.stack or torch.cat to put tensors together, clone() to copy one",
+        cut="{called} copies the value into a new tensor without a graph",
+        errors=[
+            (
+                r"To copy construct from a tensor, it is recommended to use",
+                "a tensor was copied by value",
+            ),
+        ],
     ),
     "not-differentiable": Kind(
         "info",
@@ -270,30 +525,41 @@ KINDS: dict[str, Kind] = {
         "them",
         "nothing, where it is a mask or an index; else use a smooth stand-in, such as softmax "
         "for argmax or sigmoid for a step",
+        cut=(
+            "{called} gives {dtype} values, which carry no gradient; that is usual "
+            "for masks and indices, and matters only if a gradient was expected through them"
+        ),
     ),
     "no-formula": Kind(
         "warning",
         _CUT,
         "PyTorch has no derivative formula for this operation, and gives its result no Node",
         "use operations that have one, or write a torch.autograd.Function",
+        cut="{called} has no formula for its derivative, so its result has no graph",
     ),
     "no-grad": Kind(
         "warning",
         _CUT,
         "the operation ran with gradients off, so it left no Node",
         "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
+        cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
     ),
     "inference-mode": Kind(
         "warning",
         _CUT,
         "the operation ran under torch.inference_mode(), so it left no Node",
         "move it out of the block",
+        cut="{called} ran in inference mode, where no graph is made",
     ),
     "control-flow": Kind(
         "info",
         _CUT,
         "Python decided by the value; the graph holds the branch that ran",
         "nothing: that is define-by-run",
+        cut=(
+            "{called} let Python decide by the value; that is harmless, since the graph "
+            "holds what was then computed"
+        ),
     ),
     "changed-behind": Kind(
         "warning",
@@ -327,6 +593,12 @@ KINDS: dict[str, Kind] = {
         "under create_graph=True .grad has a graph that leads back to its leaf: neither is freed "
         "while .grad is set",
         "torch.autograd.grad(loss, inputs, create_graph=True), or .grad = None afterwards",
+        errors=[
+            (
+                r"Using backward\(\) with create_graph=True will create a reference cycle",
+                "backward() was called with create_graph=True",
+            ),
+        ],
     ),
     "zero-derivative": Kind(
         "warning",
@@ -348,6 +620,12 @@ KINDS: dict[str, Kind] = {
         "formulas compute with the values of the forward pass; what is infinite or NaN there "
         "spoils the gradients that meet it",
         "mend the forward pass first: find the first operation whose result is not finite",
+        errors=[
+            (
+                r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w output",
+                "{node} gave NaN for its input {index}",
+            ),
+        ],
     ),
     "ties": Kind(
         "info",
@@ -383,12 +661,14 @@ KINDS: dict[str, Kind] = {
         "where the gradient is constant its derivative is zero: companion.nth_derivative and "
         "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
         "backward of the Function with differentiable operations",
+        cut="{called} gave a gradient that has no graph, although create_graph=True",
     ),
     "penalty-detached": Kind(
         "warning",
         _TWICE,
         "without create_graph=True a gradient has no graph: it is a constant in the loss",
         "take the gradient with torch.autograd.grad(..., create_graph=True)",
+        cut="{called} without create_graph=True gives gradients that have no graph",
     ),
     "duplicate-indices": Kind(
         "warning",
@@ -405,55 +685,4 @@ KINDS: dict[str, Kind] = {
         "nothing, where a real loss is to be made smaller; for the derivative of a holomorphic "
         "function take conj() of the gradient",
     ),
-}
-
-
-def finding(
-    code: str,
-    message: str,
-    *,
-    severity: Severity | None = None,
-    where: str = "",
-    node: int | None = None,
-    source: Source | None = None,
-) -> Finding:
-    """A finding of a kind, with what is special to it."""
-    kind = KINDS[code]
-    return Finding(
-        code,
-        severity or kind.severity,
-        message,
-        kind.cause,
-        kind.cure,
-        kind.lesson,
-        where,
-        node,
-        source,
-    )
-
-
-def cut_message(code: str, called: str, dtype: str) -> str:
-    """What a cut of a code is, in a sentence.
-
-    Args:
-        code: the code of the cut.
-        called: the operation as one would write it, such as ``argmax()``.
-        dtype: the dtype of its result, such as ``int64``.
-    """
-    return _CUTS[code].format(called=called, dtype=dtype)
-
-
-_CUTS = {
-    "detached": "{called} gives the value without its graph",
-    "penalty-detached": "{called} without create_graph=True gives gradients that have no graph",
-    "constant-gradient": "{called} gave a gradient that has no graph, although create_graph=True",
-    "left-torch": "{called} gives a plain value, which autograd does not follow",
-    "copied": "{called} copies the value into a new tensor without a graph",
-    "not-differentiable": "{called} gives {dtype} values, which carry no gradient; that is usual "
-    "for masks and indices, and matters only if a gradient was expected through them",
-    "no-formula": "{called} has no formula for its derivative, so its result has no graph",
-    "no-grad": "{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
-    "inference-mode": "{called} ran in inference mode, where no graph is made",
-    "control-flow": "{called} let Python decide by the value; that is harmless, since the graph "
-    "holds what was then computed",
 }

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from companion.diagnosis.explaining import _MESSAGES
-from companion.findings import KINDS, finding
+from companion import Cut
+from companion.findings import KINDS, cut_message, finding
 from companion.source import Source
 
 COURSE = Path(__file__).parents[1] / "course"
@@ -38,8 +38,18 @@ def test_no_two_kinds_have_the_same_cause():
     assert len(set(causes)) == len(causes) >= 40
 
 
-def test_every_code_that_an_error_is_explained_by_is_a_kind():
-    assert {code for code, _, _ in _MESSAGES} <= set(KINDS)
+def test_every_code_of_a_cut_has_its_sentence_and_no_other_code_has_one():
+    codes = set(re.findall(r'``"([\w-]+)"``', Cut.__doc__))
+    assert codes == {code for code, kind in KINDS.items() if kind.cut}
+    for code in codes:
+        assert cut_message(code, "f()", "int64").startswith("f() ")
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_the_fields_of_our_message_for_an_error_are_groups_of_its_pattern(code):
+    for pattern, message in KINDS[code].errors:
+        groups = re.compile(pattern).groupindex
+        assert set(re.findall(r"\{(\w+)\}", message)) == set(groups)
 
 
 def test_every_code_that_diagnose_gives_is_a_kind():
@@ -49,7 +59,7 @@ def test_every_code_that_diagnose_gives_is_a_kind():
     assert given <= set(KINDS)
 
 
-def test_a_finding_takes_the_severity_of_its_kind_unless_told():
+def test_a_finding_takes_the_severity_of_its_code_unless_given_another():
     assert finding("freed", "a Node").severity == "error"
     assert finding("freed", "a Node", severity="info").severity == "info"
     with pytest.raises(KeyError):
@@ -70,12 +80,13 @@ def test_a_finding_reads_as_advice():
     assert "where" not in str(finding("hook", "w has 1 hook"))
     assert (found.node, found.source.line) == (3, 1)
     assert "source" not in repr(found)
+    assert finding("hook", "w has 1 hook", source=found.source).where == str(found.source)
 
 
 @pytest.mark.parametrize("code", KINDS)
 def test_a_finding_fits_a_terminal_and_loses_no_word(code):
     kind = KINDS[code]
-    told = str(finding(code, "a message"))
-    assert max(map(len, told.splitlines())) <= 90
-    words = " ".join(told.split())
+    text = str(finding(code, "a message"))
+    assert max(map(len, text.splitlines())) <= 90
+    words = " ".join(text.split())
     assert " ".join(kind.cause.split()) in words and " ".join(kind.cure.split()) in words

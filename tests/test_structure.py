@@ -1,14 +1,17 @@
 """What holds everywhere: the arrows of the imports, the exports, the two commands."""
 
 import ast
+import fnmatch
 import graphlib
 import importlib.metadata
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,15 @@ def test_imports_go_one_way(path):
     else:
         assert targets <= {*TOP, room[0], *ARROWS[room[0]]}
     assert not {name for name in imports(path) if name.split(".")[0] == "tools"}
+
+
+def test_the_arrows_are_those_that_contributing_shows():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("may import from |\n|---|---|\n")[2]
+    shown = {}
+    for row in text.partition("\n\n")[0].splitlines():
+        folders, targets = (re.findall(r"`(\w+)`", cell) for cell in row.split("|")[1:3])
+        shown |= {folder: {*targets} for folder in folders}
+    assert shown == ARROWS
 
 
 def test_no_import_leads_back_to_its_file():
@@ -158,10 +170,6 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
-        companion.Watch.first_reaching,
-        companion.Watch.cut_off,
-        companion.Watch.source_of,
-        companion.Watch.written_at,
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
@@ -257,11 +265,43 @@ def test_every_command_on_a_page_is_a_target(page):
 
 def test_every_target_is_told_by_help_and_help_is_the_first():
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    told = make("help").stdout
+    shown = make("help").stdout
     assert list(targets())[0] == "help"
     assert set(phony) == set(targets())
     for name, what in targets().items():
-        assert re.search(rf"^make {name} +{re.escape(what)}$", told, re.M)
+        assert re.search(rf"^make {name} +{re.escape(what)}$", shown, re.M)
+
+
+def test_every_file_that_a_page_or_a_command_names_exists():
+    text = (ROOT / "Makefile").read_text() + "".join(page.read_text() for page in PAGES[:2])
+    named = re.findall(r"(?:companion|course|tests|tools|benchmarks)/[\w./-]*\w/?", text)
+    assert "tests/graph/test_freeing.py" in named
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert [name for name in missing if name != "course/NN-slug.md"] == []
+
+
+def test_what_make_makes_is_removed_by_clean_and_ignored_by_git():
+    made = [".venv", "site", "build", "dist", "inside_autograd.egg-info", ".mypy_cache"]
+    removed = re.search(r"^\trm -rf (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    for name in made:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in removed), name
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in ignored), name
+
+
+def test_a_wheel_has_what_the_tree_has_and_nothing_of_an_earlier_build(tmp_path):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "companion", tmp_path / "companion", ignore=unwanted)
+    (tmp_path / "build/lib/companion").mkdir(parents=True)
+    (tmp_path / "build/lib/companion/old.py").touch()
+    build = "from setuptools import build_meta; build_meta.build_wheel('dist')"  # as pip does
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    tree = (path for path in (tmp_path / "companion").rglob("*") if path.is_file())
+    assert sorted(names) == sorted(path.relative_to(tmp_path).as_posix() for path in tree)
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -308,6 +348,45 @@ def test_a_python_without_venv_gets_one_clear_line(newcomer):
 
 
 @pytest.fixture
+def another_torch(tmp_path):
+    """A clone set up for torch 2.6.0, which needs a sympy of its own, where pip installs this."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+
+    def another_torch(installed: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "python").write_text(f"""#!/bin/sh
+            case "$1 $2 $3" in
+                "-m venv "*) mkdir -p $3/bin; cp $0 $3/bin/python;;
+                "-m pip show") printf "Name: torch\\nRequires: sympy, typing-extensions\\n";;
+                *metadata*torch*) echo {installed};;
+            esac""")
+        (tmp_path / "python").chmod(0o755)
+        return make("check", "TORCH=2.6.0", "PYTHON=./python", cwd=tmp_path)
+
+    return another_torch
+
+
+def test_another_torch_is_held_and_what_it_needs_is_not_pinned(another_torch, tmp_path):
+    done = another_torch("2.6.0+cpu")
+    assert done.returncode == 0, done.stderr
+    assert "--constraint .venv-torch-2.6.0/constraints.txt --editable" in done.stdout
+    pins = (tmp_path / ".venv-torch-2.6.0/constraints.txt").read_text().splitlines()
+    all_pins = (ROOT / "constraints.txt").read_text().splitlines()
+    dropped = {re.split("==", pin)[0] for pin in {*all_pins} - {*pins}}
+    assert dropped == {"torch", "sympy", "typing_extensions"}
+    assert {*pins} - {*all_pins} == {"torch==2.6.0"}
+
+
+def test_a_torch_that_is_not_the_one_asked_for_gets_one_clear_line(another_torch, tmp_path):
+    done = another_torch("2.14.1")
+    assert done.returncode != 0
+    assert not (tmp_path / ".venv-torch-2.6.0/ready").exists()
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("this tests torch 2.6.0, but pip installed another in .venv-torch-2.6")
+    assert len(rest) == 1 and rest[0].startswith("make: ***")
+
+
+@pytest.fixture
 def ready(tmp_path):
     """A clone whose virtual environment is set up, with one lesson."""
     for name in ("Makefile", "constraints.txt", "pyproject.toml", "mkdocs.yml"):
@@ -332,6 +411,15 @@ def test_a_port_that_is_taken_gets_one_clear_line(ready):
     first, *rest = done.stderr.splitlines()
     assert first.startswith(f"cannot listen on port {port}, something else may use it; try: make")
     assert len(rest) == 1 and rest[0].startswith("make: ***")
+
+
+def test_a_broken_link_fails_the_building_of_the_site(ready):
+    (ready / "mkdocs.yml").write_text("site_name: X\ndocs_dir: course\n")
+    (ready / "course/01-x.md").write_text("# X\n\n[Next](02-x.md)\n")
+    done = make("site", cwd=ready)
+    assert done.returncode != 0
+    assert "a link '02-x.md', but the target is not found" in done.stderr
+    assert "Aborted with 1 warning" in done.stdout  # so it is this link that fails
 
 
 def test_a_student_gets_copies_of_the_notebooks_that_are_never_written_over(ready):

@@ -27,16 +27,14 @@ import pytest
 from pytest_codeblocks.main import extract_from_file
 from pytest_codeblocks.plugin import MarkdownFile, TestBlock
 
-EXPECTED = "<!--pytest-codeblocks:expected-output-->"
-RAISES = re.compile(r"<!--pytest\.mark\.xfail\(raises=([\w.]+)\)-->")
-PINNED = "<!--pytest.mark.pinned_torch-->"  # what stands below holds for one version of torch
-FENCE = re.compile(r"(`{3,}|~{3,})(.*)")
-KINDS = re.compile(r'(python|py|console|text)(?: (?:title|hl_lines|linenums)="[^"`]*")*')
+from tools import grammar
+from tools.grammar import EXPECTED, Closing, Fence, FrontMatter, Mark, Opening, Part
+
+INFO = re.compile(r'(python|py|console|text)(?: (?:title|hl_lines|linenums)="[^"`]*")*')
 ALLOWED = "use python (runs), py or console (shown), with title, hl_lines or linenums"
-# A drawing is shown as an image, a player as a link. Either is found in place of the other too.
-FIGURE = re.compile(r"!?\[.*\]\(([\w./-]*figures/[\w./-]+\.(?:svg|html))\)")
+IMAGE = re.compile(r"!\[(.*?)\]\((.*?)\)")
 # Whatever leads to a player: a link, a link's address below the text, HTML.
-PLAYER = re.compile(r"""(?:\]\(|\]:|href=)[\s<"']*((?:[\w.-]+/)*figures/[\w./-]+\.html)""")
+TO_PLAYER = re.compile(rf"""(?:\]\(|\]:|href=)[\s<"']*({grammar.PLAYER.pattern})""")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,15 +61,16 @@ class Lesson(MarkdownFile):
         self.text = self.path.read_text(encoding="utf-8")
         self.namespace = types.ModuleType("__main__")
         self.state: dict[str, Any] | None = None
-        self.snippets: list[Snippet] = []
         try:
             blocks = extract_from_file(self.path)
         except RuntimeError as error:
             raise self.CollectError(f"{self.path}: {error}") from None
-        for block in blocks:
-            if block.syntax.partition(" ")[0] == "python":
-                name = f"line-{block.lineno}"
-                self.snippets.append(Snippet.from_parent(self, name=name, obj=block))
+        self.run = [b.lineno for b in blocks if b.syntax.partition(" ")[0] == "python"]
+        self.snippets: list[Snippet] = [
+            Snippet.from_parent(self, name=f"line-{part.line}", obj=part)
+            for part in grammar.parse(self.text)
+            if isinstance(part, grammar.Snippet) and part.line in self.run
+        ]
         if self.config.option.update_outputs:
             return [*self.snippets]
         return [Format.from_parent(self, name="format"), *self.snippets]
@@ -99,63 +98,73 @@ class Ran(NamedTuple):
     value: Any
 
 
-class Figure(NamedTuple):
-    """What a page shows of a value that is a drawing or a player."""
+class Made(NamedTuple):
+    """The file that shows a value which is a drawing or a player."""
 
-    mark: str  # before the brackets: a drawing is an image, a player is a link
-    suffix: str
-    source: str  # of the file
-
-    @classmethod
-    def of(cls, value: Any) -> Figure | None:
-        """The figure that a value is. A value that is neither is none."""
-        if hasattr(type(value), "_repr_svg_"):
-            return cls("!", ".svg", value.svg)
-        if hasattr(type(value), "_repr_html_") and hasattr(value, "fragment"):
-            return cls("", ".html", value.fragment)
-        return None
+    path: Path
+    source: str
+    link: str  # what the page has of it
 
 
 class Snippet(TestBlock):  # type: ignore[misc]
-    """One ``python`` fence."""
+    """The test of one ``python`` fence."""
 
     parent: Lesson
+    obj: grammar.Snippet
 
     def runtest(self) -> None:
-        for earlier in self.parent.snippets[: self.parent.snippets.index(self)]:
-            if earlier.ran.error is not None and earlier.raises is None:
-                pytest.fail(f"needs {earlier.nodeid}, which fails", pytrace=False)
+        self.check_what_it_needs()
         printed, error, value = self.ran
-        if error is not None and (self.raises is None or type(error) is not self.expected_error):
-            raise error
-        if error is None and self.raises is not None:
-            raise Differs(f"{self.where} was to raise {self.raises} and raised nothing")
+        self.check_error(error)
         if error is not None:
             printed += "".join(traceback.format_exception_only(error))
-        figure = Figure.of(value)
-        if value is not None and figure is None:
+        made = self.make(value)
+        wanted = grammar.shown(printed, made.link if made else "")
+        if self.config.option.update_outputs:
+            files = [str(made.path), made.source] if made else None
+            update = [str(self.path), self.parent.text, self.obj.fence.end, self.obj.end]
+            self.user_properties.append(("lesson", [*update, wanted, files]))
+        elif not self.obj.is_pinned or torch_is_pinned(self.config.rootpath):
+            self.compare(wanted, made)
+
+    def check_what_it_needs(self) -> None:
+        for earlier in self.parent.snippets[: self.parent.snippets.index(self)]:
+            if earlier.ran.error is not None and not earlier.obj.raises:
+                pytest.fail(f"needs {earlier.nodeid}, which fails", pytrace=False)
+
+    def check_error(self, error: Exception | None) -> None:
+        """Raise an error that is not the one on purpose."""
+        raises = self.obj.raises
+        if error is None and raises:
+            raise Differs(f"{self.where} was to raise {raises} and raised nothing")
+        if error is not None and not (raises and type(error) is self.named(raises)):
+            raise error
+
+    def make(self, value: Any) -> Made | None:
+        """The file for the value that the snippet ends with, if it ends with one."""
+        if value is None:
+            return None
+        if hasattr(type(value), "_repr_svg_"):
+            suffix, source = ".svg", value.svg
+        elif hasattr(type(value), "_repr_html_") and hasattr(value, "fragment"):
+            suffix, source = ".html", value.fragment
+        else:
             raise Differs(
                 f"{self.where} ends with a value of type {type(value).__name__}, which only a "
                 "notebook would show; print it, or give it a name"
             )
-        below = Below(self.parent.text, self.obj.lineno)
-        shows, made = "", None
-        if figure is not None:
-            name = Path(below.figure or self.new_figure()).with_suffix(figure.suffix).as_posix()
-            shows = f"{figure.mark}[{_escape(value.alt)}]({name})"
-            made = str(self.path.parent / name), figure.source
-        wanted = _render(printed, shows)
-        if self.config.option.update_outputs:
-            update = [str(self.path), self.parent.text, below.first, below.end, wanted, made]
-            self.user_properties.append(("lesson", update))
-            return
-        if PINNED in self.marks and not torch_is_pinned(self.config.rootpath):
-            return
-        _compare(self.path, below.first, self.obj.lineno, below.shown, wanted)
+        new = f"figures/{self.path.stem.partition('-')[0]}-line-{self.obj.line}.svg"
+        name = self.obj.figure.file if self.obj.figure else new
+        file = Path(name).with_suffix(suffix).as_posix()
+        return Made(self.path.parent / file, source, grammar.figure(value.alt, file))
+
+    def compare(self, wanted: str, made: Made | None) -> None:
+        """Compare the page, and the file that it shows, with what ran."""
+        line = self.obj.line
+        _compare(self.path, self.obj.fence.end, line, self.obj.shown, wanted)
         if made is not None:
-            file = Path(made[0])
-            old = file.read_text(encoding="utf-8") if file.exists() else ""
-            _compare(file, 0, self.obj.lineno, old, made[1])
+            old = made.path.read_text(encoding="utf-8") if made.path.exists() else ""
+            _compare(made.path, 0, line, old, made.source)
 
     @cached_property
     def ran(self) -> Ran:
@@ -172,38 +181,23 @@ class Snippet(TestBlock):  # type: ignore[misc]
     def execute(self) -> Any:
         """Run the code with the line numbers of the page; the value of a last expression."""
         names = vars(self.parent.namespace)
-        tree = ast.parse("\n" * self.obj.lineno + self.obj.code, str(self.path))
+        tree = ast.parse("\n" * self.obj.line + self.obj.fence.code, str(self.path))
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, str(self.path), "exec"), names)
         if last is None:
             return None
         return eval(compile(ast.Expression(last.value), str(self.path), "eval"), names)
 
-    @property
-    def raises(self) -> str | None:
-        """The name of the exception that the snippet is to raise."""
-        found = [RAISES.fullmatch(mark) for mark in self.marks]
-        return next((mark[1] for mark in found if mark), None)
-
-    @property
-    def marks(self) -> list[str]:
-        """The comments above the fence, as they stand in the page."""
-        return [f"<!--{mark}-->" for mark in self.obj.marks]
-
-    @property
-    def expected_error(self) -> Any:
-        return eval(self.raises or "None", dict(vars(self.parent.namespace)))
+    def named(self, error: str) -> Any:
+        """The class of this name, as the snippet would find it."""
+        return eval(error, dict(vars(self.parent.namespace)))
 
     @property
     def where(self) -> str:
-        return f"{self.path}:{self.obj.lineno}: this snippet"
-
-    def new_figure(self) -> str:
-        """A name for what a snippet draws or records, where the page has none for it yet."""
-        return f"figures/{self.path.stem.partition('-')[0]}-line-{self.obj.lineno}.svg"
+        return f"{self.path}:{self.obj.line}: this snippet"
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, self.obj.lineno - 1, self.name
+        return self.path, self.obj.line - 1, self.name
 
     def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
         return excinfo.traceback.filter(lambda entry: entry.path == self.path) or excinfo.traceback
@@ -218,7 +212,7 @@ class Differs(AssertionError):
     """The page does not show what a snippet did."""
 
 
-def _compare(path: Path, above: int, lineno: int, shown: str, wanted: str) -> None:
+def _compare(path: Path, above: int, line: int, shown: str, wanted: str) -> None:
     """Raise ``Differs`` with the first line of ``path`` that is not what the snippet did.
 
     ``shown`` stands in ``path`` below its first ``above`` lines.
@@ -228,58 +222,9 @@ def _compare(path: Path, above: int, lineno: int, shown: str, wanted: str) -> No
     old, new = shown.splitlines(), wanted.splitlines()
     same = len(os.path.commonprefix([old, new]))
     diff = difflib.unified_diff(old, new, "as it stands", "as it ran", lineterm="", n=1)
-    told = f"{path}:{above + same + 1}: is not what the snippet on line {lineno} did"
+    message = f"{path}:{above + same + 1}: is not what the snippet on line {line} did"
     advice = "make update writes what ran; look at the change with git diff"
-    raise Differs("\n".join([told, *diff, advice]))
-
-
-class Below:
-    """The lines of a page that show what the snippet above them did.
-
-    Attributes:
-        first, end: they are ``lines[first:end]``.
-        shown: their text.
-        figure: the file of the drawing or player they show, if any.
-    """
-
-    def __init__(self, text: str, lineno: int) -> None:
-        lines = text.splitlines(keepends=True)
-        self.first = self.end = _closing(lines, lineno - 1) + 1
-        self.figure: str | None = None
-        place = _skip_blank(lines, self.end)
-        if place < len(lines) and lines[place].strip() == EXPECTED:
-            place = _skip_blank(lines, place + 1)
-            if place < len(lines) and FENCE.match(lines[place]):
-                self.end = _closing(lines, place) + 1
-        place = _skip_blank(lines, self.end)
-        if place < len(lines) and (figure := FIGURE.fullmatch(lines[place].strip())):
-            self.end, self.figure = place + 1, figure[1]
-        self.shown = "".join(lines[self.first : self.end])
-
-
-def _render(printed: str, figure: str) -> str:
-    """What stands below a snippet that printed this and shows this figure."""
-    text = ""
-    if printed:
-        fence = max(["```", *(ticks + "`" for ticks in re.findall("`{3,}", printed))], key=len)
-        text += f"\n{EXPECTED}\n\n{fence}text\n{printed}{fence}\n"
-    return text + (f"\n{figure}\n" if figure else "")
-
-
-def _escape(alt: str) -> str:
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", alt).replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _closing(lines: list[str], opening: int) -> int:
-    """The line that closes the fence which ``lines[opening]`` opens."""
-    ticks = FENCE.match(lines[opening])[1]  # type: ignore[index]
-    return next(n for n in range(opening + 1, len(lines)) if lines[n].startswith(ticks))
-
-
-def _skip_blank(lines: list[str], place: int) -> int:
-    while place < len(lines) and not lines[place].strip():
-        place += 1
-    return place
+    raise Differs("\n".join([message, *diff, advice]))
 
 
 class Format(pytest.Item):
@@ -288,10 +233,9 @@ class Format(pytest.Item):
     parent: Lesson
 
     def runtest(self) -> None:
-        run = [snippet.obj.lineno for snippet in self.parent.snippets]
-        found = [f"{self.path}:{line}: {what}" for line, what in problems(self.parent.text, run)]
-        if found:
-            raise Misformed("\n".join(found))
+        found = problems(self.parent.text, self.parent.run)
+        if messages := [f"{self.path}:{line}: {what}" for line, what in found]:
+            raise Misformed("\n".join(messages))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name
@@ -308,53 +252,68 @@ class Misformed(AssertionError):
 
 def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
     """What is wrong with a page in which the fences on the lines ``run`` are run: (line, what)."""
-    lines = text.splitlines(keepends=True)
-    produced = [Below(text, lineno) for lineno in run]
-    shown = {n for below in produced for n in range(below.first, below.end)}
-    place = _after_front_matter(lines)
-    while place < len(lines):
-        line, lineno = lines[place].strip("\n"), place + 1
-        if fence := FENCE.match(line):
-            kind = KINDS.fullmatch(fence[2])
-            if kind is None or fence[1][0] == "~":
-                yield lineno, f"a fence that nothing runs, {line}; {ALLOWED}"
-            elif kind[1] == "python" and lineno not in run:
-                yield lineno, "a python fence that pytest-codeblocks does not run"
-            elif kind[1] == "text" and place not in shown:
-                yield (
-                    lineno,
-                    f"an output that no snippet produced; it stands below one and {EXPECTED}",
-                )
-            place = _closing(lines, place)
-        elif re.match(r"[\s>*+-]*(`{3,}|~{3,})", line):
-            yield lineno, f"a fence that is not at the margin: {line.strip()}"
-        elif line.strip() == EXPECTED:
-            if place not in shown:
-                yield lineno, "an output that no snippet produced"
-        elif RAISES.fullmatch(line.strip()) or line.strip() == PINNED:
-            below = _skip_blank(lines, place + 1)
-            while below < len(lines) and lines[below].startswith("<!--pytest.mark."):
-                below = _skip_blank(lines, below + 1)
-            if below + 1 not in run:
-                yield lineno, "a mark without a python fence right below it"
-        elif "<!--" in line:
-            yield lineno, f"a comment that means nothing here: {line.strip()}"
-        elif re.search(r"<(img|svg|iframe|picture|pre|script)\b", line):
-            yield lineno, "HTML that nothing tests; a snippet draws it and ![...](...) shows it"
-        images = re.findall(r"!\[(.*?)\]\((.*?)\)", line)
-        if line.count("![") > len(images):
-            yield lineno, "an image that is not written as ![alternative text](file)"
-        for alt, target in images:
-            if not alt.strip():
-                yield lineno, f"the image {target} has no alternative text"
-            if place not in shown:
-                yield lineno, f"the image {target} is not below a snippet that draws it"
-        for target in PLAYER.findall(line):
-            if place not in shown:
-                yield lineno, f"the player {target} is not below a snippet that makes it"
-            elif place + 1 < len(lines) and re.match(r"(?!///)\s*\S", lines[place + 1]):
-                yield lineno, f"the player {target} does not stand in a paragraph of its own"
-        place += 1
+    parts = grammar.parse(text)
+    marks = [mark for part in parts if isinstance(part, grammar.Snippet) for mark in part.marks]
+    for part, below in zip(parts, [*parts[1:], None], strict=True):
+        match part:
+            case FrontMatter():
+                continue
+            case grammar.Snippet():
+                yield from _of_snippet(part, run, below)
+            case Fence():
+                yield from _of_fence(part, run)
+                if part.language == "text":
+                    message = "an output that no snippet produced; it stands below one and "
+                    yield part.line, message + EXPECTED
+            case Mark():
+                if part not in marks:
+                    yield part.line, "a mark without a python fence right below it"
+            case _:
+                for number, line in enumerate(part.text.splitlines(), part.line):
+                    yield from ((number, message) for message in _of_text(line))
+
+
+def _of_snippet(
+    snippet: grammar.Snippet, run: list[int], below: Part | None
+) -> Iterator[tuple[int, str]]:
+    yield from _of_fence(snippet.fence, run)
+    if snippet.output:
+        yield from _of_fence(snippet.output, run)
+    if figure := snippet.figure:
+        if not figure.alt.strip():
+            yield figure.line, f"the image {figure.file} has no alternative text"
+        ends = below is None or isinstance(below, Opening | Closing) or not below.text.strip()
+        if grammar.PLAYER.fullmatch(figure.file) and not ends:
+            message = f"the player {figure.file} does not stand in a paragraph of its own"
+            yield figure.line, message
+
+
+def _of_fence(fence: Fence, run: list[int]) -> Iterator[tuple[int, str]]:
+    if INFO.fullmatch(fence.info) is None or fence.mark[0] == "~":
+        yield fence.line, f"a fence that nothing runs, {fence.mark}{fence.info}; {ALLOWED}"
+    elif fence.language == "python" and fence.line not in run:
+        yield fence.line, "a python fence that pytest-codeblocks does not run"
+
+
+def _of_text(line: str) -> Iterator[str]:
+    """What is wrong with a line that is no part of a snippet."""
+    if re.match(r"[\s>*+-]*(`{3,}|~{3,})", line):
+        yield f"a fence that is not at the margin: {line.strip()}"
+    elif line.strip() == EXPECTED:
+        yield "an output that no snippet produced"
+    elif "<!--" in line:
+        yield f"a comment that means nothing here: {line.strip()}"
+    elif re.search(r"<(img|svg|iframe|picture|pre|script)\b", line):
+        yield "HTML that nothing tests; a snippet draws it and ![...](...) shows it"
+    images = IMAGE.findall(line)
+    if line.count("![") > len(images):
+        yield "an image that is not written as ![alternative text](file)"
+    for alt, target in images:
+        if not alt.strip():
+            yield f"the image {target} has no alternative text"
+        yield f"the image {target} is not below a snippet that draws it"
+    for link in TO_PLAYER.finditer(line):
+        yield f"the player {link[1]} is not below a snippet that makes it"
 
 
 def torch_is_pinned(root: Path) -> bool:
@@ -363,12 +322,6 @@ def torch_is_pinned(root: Path) -> bool:
 
     version = torch.__version__.partition("+")[0]
     return f"torch=={version}" in (root / "constraints.txt").read_text().splitlines()
-
-
-def _after_front_matter(lines: list[str]) -> int:
-    if lines and lines[0] == "---\n" and "---\n" in lines[1:]:
-        return lines.index("---\n", 1) + 1
-    return 0
 
 
 def _state() -> dict[str, Any]:
@@ -414,7 +367,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.updates: list[Any] = []
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
@@ -425,7 +378,9 @@ class Writer:
             updates = [update for path, *update in self.updates if path == page]
             ran, old = updates[0][0], Path(page).read_text(encoding="utf-8")
             if old != ran:
-                self.told.append(f"{page} changed while it ran and was left alone; run this again")
+                self.messages.append(
+                    f"{page} changed while it ran and was left alone; run this again"
+                )
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
                 continue
             lines = old.splitlines(keepends=True)
@@ -440,8 +395,8 @@ class Writer:
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-            self.told.append(f"wrote {path}")
+            self.messages.append(f"wrote {path}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        for line in self.told or ["every lesson shows what its snippets did; nothing to write"]:
+        for line in self.messages or ["every lesson shows what its snippets did; nothing to write"]:
             terminalreporter.write_line(line)

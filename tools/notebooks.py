@@ -9,24 +9,30 @@ from __future__ import annotations
 import re
 import sys
 from base64 import b64encode
-from html import escape, unescape
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jupytext
 import nbformat
 import yaml
 from nbformat import v4
 
-EXPECTED = re.compile(
-    r"<!--pytest-codeblocks:expected-output-->\s*(`{3,})text\n(.*?)^\1\s*", re.S | re.M
+from tools.grammar import (
+    PLAYER,
+    Closing,
+    Download,
+    FrontMatter,
+    Mark,
+    Opening,
+    Part,
+    Snippet,
+    parse,
 )
-FIGURE = re.compile(r"!?\[(.*)\]\(([\w./-]*figures/[\w./-]+\.(?:svg|html))\)\s*")
-MARK = re.compile(r"<!--pytest\.mark\.(?:xfail\(raises=([\w.]+)\)|(\w+))-->\s*")
-DOWNLOAD = re.compile(r"^\[[^\]]*\]\(notebooks/[\w-]+\.ipynb\)\n", re.M)
+
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
-OPENING = re.compile(r"(/{3,}) (\w+)(?: \| (.*))?")
+FOLDED = ["", "</details>"]  # the end of a fold
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -41,67 +47,71 @@ def notebook(lesson: Path, repository: str = "") -> str:
         repository: ``OWNER/NAME`` on GitHub. Where it is given, a first cell installs the companion
             from there, which Colab needs.
     """
-    cells: list[Any] = []
+    cells = [*_cells(parse(lesson.read_text(encoding="utf-8")), lesson.parent)]
     if repository:
-        cells.append(v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
-    blocks: list[tuple[str, str, str]] = []  # the callouts open here: slashes, kind and title
-    raises, tags = "", []
-    for cell in jupytext.reads(lesson.read_text(encoding="utf-8"), fmt="md").cells:
-        if cell.cell_type == "code":
-            folds = [title for _, kind, title in blocks if kind == "details"]
-            cells.append(_code(cell.source, tags, folds))
-            continue
-        if cell.cell_type == "raw":  # the front matter
-            continue
-        source = cell.source + "\n"
-        if cells and cells[-1].cell_type == "code":
-            source = _take_outputs(cells[-1], source, raises, lesson.parent)
-        marks = MARK.findall(source)
-        raises = "".join(error for error, _ in marks)
-        tags = [mark or "raises-exception" for _, mark in marks]
-        source = _links(_callouts(MARK.sub("", DOWNLOAD.sub("", source)), blocks))
-        if source:
-            cells.append(v4.new_markdown_cell(source))
-    count = 0
-    for place, cell in enumerate(cells):
-        cell.id = f"cell-{place}"
-        if cell.cell_type == "code":
-            count += 1
-            cell.execution_count = count
+        cells.insert(0, v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    for number, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
+        cell.execution_count = number
     book = v4.new_notebook(cells=cells, metadata=METADATA)
     nbformat.validate(book)
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _code(source: str, tags: list[str], folds: list[str]) -> Any:
+def _cells(parts: list[Part], folder: Path) -> Iterator[Any]:
+    """A cell for each snippet, and one for what stands between two snippets."""
+    text: list[Part] = []
+    for part in parts:
+        if isinstance(part, Snippet):
+            yield from _text(text)
+            yield _code(part, folder)
+            text = []
+        elif not isinstance(part, FrontMatter | Download):
+            text.append(part)
+    yield from _text(text)
+
+
+# ---- code cells
+
+
+def _code(snippet: Snippet, folder: Path) -> Any:
+    """The cell of a snippet, with what it did; in a fold it is folded too."""
+    source = snippet.fence.code.removesuffix("\n")
+    tags = ["raises-exception" if mark.raises else "pinned_torch" for mark in snippet.marks]
     metadata: dict[str, Any] = {"tags": tags} if tags else {}
-    if folds:  # JupyterLab and VS Code fold by the first, Colab by the second and the title
+    if folds := [opening.title for opening in snippet.inside]:
+        # JupyterLab and VS Code fold by the first, Colab by the second and the title.
         metadata |= {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
         source = f"# @title {folds[-1]}\n{source}"
-    return v4.new_code_cell(source, metadata=metadata)
+    outputs = [*_printed(snippet), *_drawn(snippet, folder)]
+    return v4.new_code_cell(source, metadata=metadata, outputs=outputs)
 
 
-def _take_outputs(cell: Any, source: str, raises: str, folder: Path) -> str:
-    """Move what the text begins with, if it is what the cell did, into the cell's outputs."""
-    if expected := EXPECTED.match(source):
-        printed, error = expected[2], None
-        if raises:
-            name = re.escape(raises.rpartition(".")[2])
-            error = re.search(rf"^([\w.]*\b{name})(?:: (.*))?\n\Z", printed, re.S | re.M)
-            printed = printed[: error.start()] if error else printed
-        if printed:
-            cell.outputs.append(v4.new_output("stream", text=printed))
-        if error:
-            told = {"ename": error[1], "evalue": error[2] or "", "traceback": [error[0].strip()]}
-            cell.outputs.append(v4.new_output("error", **told))
-        source = source[expected.end() :]
-    if figure := FIGURE.match(source):
-        alt = unescape(re.sub(r"\\(.)", r"\1", figure[1]))
-        text = (folder / figure[2]).read_text(encoding="utf-8")
-        html = storyboard(text) if figure[2].endswith(".html") else _image(text, alt)
-        cell.outputs.append(v4.new_output("display_data", {"text/html": html, "text/plain": alt}))
-        source = source[figure.end() :]
-    return source
+def _printed(snippet: Snippet) -> list[Any]:
+    """The outputs of a snippet that are text: what it prints, and the error it raises."""
+    if snippet.output is None:
+        return []
+    printed, error = snippet.output.code, None
+    if snippet.raises:
+        name = re.escape(snippet.raises.rpartition(".")[2])
+        error = re.search(rf"^([\w.]*\b{name})(?:: (.*))?\n\Z", printed, re.S | re.M)
+        printed = printed[: error.start()] if error else printed
+    outputs = [v4.new_output("stream", text=printed)] if printed else []
+    if error:
+        facts = {"ename": error[1], "evalue": error[2] or "", "traceback": [error[0].strip()]}
+        outputs.append(v4.new_output("error", **facts))
+    return outputs
+
+
+def _drawn(snippet: Snippet, folder: Path) -> list[Any]:
+    """The drawing of a snippet or its player, as an output."""
+    if snippet.figure is None:
+        return []
+    alt, file = snippet.figure.alt, snippet.figure.file
+    text = (folder / file).read_text(encoding="utf-8")
+    html = storyboard(text) if PLAYER.fullmatch(file) else _image(text, alt)
+    return [v4.new_output("display_data", {"text/html": html, "text/plain": alt})]
 
 
 def storyboard(player: str) -> str:
@@ -121,37 +131,41 @@ def _image(svg: str, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{encoded}">'
 
 
-def _callouts(source: str, blocks: list[tuple[str, str, str]]) -> str:
-    """``/// kind | Title`` blocks become blockquotes, and those of the kind ``details`` folds.
+# ---- text cells
+
+
+def _text(parts: list[Part]) -> list[Any]:
+    """The cell of what stands between two snippets, if anything does.
 
     A fold ends with its cell, and what comes below a snippet in it is folded by itself. Where it
-    has no text nothing is left of it: its title stands in the cell of its snippet.
+    has no text nothing is left of it: its title
+    stands in the cell of its snippet.
     """
-    lines = [line for _, kind, title in blocks if kind == "details" for line in _fold(title)]
-    options = False
-    for line in source.splitlines():
-        if opening := OPENING.fullmatch(line):
-            slashes, kind, title = opening[1], opening[2], opening[3] or opening[2].title()
-            lines += _fold(title) if kind == "details" else [f"> **{title}**", ">"]
-            blocks.append((slashes, kind, title))
-            options = True
-        elif options and (line.startswith("    ") or not line):
-            pass  # an option of the block, such as its type, or the line below them
-        elif blocks and line == blocks[-1][0]:
-            lines += ["", "</details>"] if blocks.pop()[1] == "details" else []
-        else:
-            options = False
-            quoted = any(kind != "details" for _, kind, _ in blocks)
-            lines.append(f"> {line}".rstrip() if quoted else line)
-    lines += ["", "</details>"] * sum(kind == "details" for _, kind, _ in blocks)
+    written = [n for n, part in enumerate(parts) if part.text.strip()]
+    if not written:
+        return []
+    parts = parts[written[0] : written[-1] + 1]
+    lines = [line for fold in parts[0].inside for line in _fold(fold)]
+    for part in parts:
+        lines += _lines(part)
+    lines += FOLDED * len(parts[-1].inside_below)
     text = EMPTY.sub("", "\n".join(lines)).strip()
-    return text if text.strip("> \n") else ""
+    return [v4.new_markdown_cell(_links(text))] if text.strip("> \n") else []
 
 
-def _fold(title: str) -> list[str]:
-    """The opening of a fold; its title is HTML, in which Markdown means nothing."""
-    title = re.sub("`(.+?)`", r"<code>\1</code>", escape(title, quote=False))
-    return ["<details>", f"<summary>{title}</summary>", ""]
+def _lines(part: Part) -> list[str]:
+    match part:
+        case Opening():
+            return _fold(part)
+        case Closing():
+            return FOLDED
+        case Mark():
+            return []
+    return part.text.splitlines()
+
+
+def _fold(fold: Opening) -> list[str]:
+    return ["<details>", f"<summary>{fold.title}</summary>", ""]
 
 
 def _links(source: str) -> str:

@@ -11,21 +11,10 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, fromstring
 
 from markdown import Extension, Markdown
-from markdown.postprocessors import Postprocessor
 from markdown.treeprocessors import Treeprocessor
 
 from tools import parts
-
-FIGURE = re.compile(r"(?:\.\./)*(figures/.+\.svg)")
-PLAYER = re.compile(r"(?:\.\./)*(figures/.+\.html)")
-NOTEBOOK = re.compile(r"(?:\.\./)*(notebooks/.+\.ipynb)")
-# The mark of an error on purpose, one snippet, and its output.
-ERROR = re.compile(
-    r'<!--pytest\.mark\.xfail[^>]*-->\s*<div class="language-python'
-    r'(?:(?!<!--|<div class="language-).)*'
-    r'<!--pytest-codeblocks:expected-output-->\s*<div class="language-text',
-    re.DOTALL,
-)
+from tools.grammar import DRAWING, NOTEBOOK, PLAYER
 
 
 class Pages(Treeprocessor):
@@ -41,14 +30,13 @@ class Pages(Treeprocessor):
         players: list[tuple[Element, str]] = []
         for parent in list(root.iter()):
             for child in list(parent):
-                if child.tag == "img" and (figure := FIGURE.fullmatch(child.get("src", ""))):
-                    self.inline(child, figure[1])
-                if child.tag == "a" and (notebook := NOTEBOOK.fullmatch(child.get("href", ""))):
+                address = child.get("src" if child.tag == "img" else "href", "")
+                if child.tag == "img" and (drawing := DRAWING.fullmatch(address)):
+                    self.inline(child, drawing[1])
+                elif child.tag == "a" and (notebook := NOTEBOOK.fullmatch(address)):
                     self.offer(parent, child, notebook[1])
-                if child.tag == "a" and (player := PLAYER.fullmatch(child.get("href", ""))):
-                    text, around = ("".join(e.itertext()).strip() for e in (child, parent))
-                    if parent.tag == "p" and len(parent) == 1 and text == around:
-                        players.append((parent, player[1]))
+                elif is_paragraph_of(child, parent) and (player := PLAYER.fullmatch(address)):
+                    players.append((parent, player[1]))
         if players:
             self.play(root, players)
 
@@ -126,11 +114,10 @@ class Pages(Treeprocessor):
             parent.insert(list(parent).index(link) + 1, colab)
 
 
-class Errors(Postprocessor):
-    """Gives the output of a snippet that fails on purpose the class ``error``."""
-
-    def run(self, text: str) -> str:
-        return ERROR.sub(r"\g<0> error", text)
+def is_paragraph_of(link: Element, parent: Element) -> bool:
+    """Whether the link is all that its parent, a paragraph, has."""
+    texts = ["".join(element.itertext()).strip() for element in (link, parent)]
+    return link.tag == "a" and parent.tag == "p" and len(parent) == 1 and texts[0] == texts[1]
 
 
 class PagesExtension(Extension):
@@ -143,11 +130,9 @@ class PagesExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         parts.add_to(md)
+        # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         md.treeprocessors.register(Pages(md, **self.getConfigs()), "pages", 1)
-        # After the snippets and comments are back in the text (30).
-        md.postprocessors.register(Errors(md), "errors", 1)
 
 
 def makeExtension(**kwargs: Any) -> PagesExtension:

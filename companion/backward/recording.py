@@ -8,40 +8,25 @@ slot leads to, is added to what came before it, and is one thing less to wait fo
 from __future__ import annotations
 
 import re
-import sys
-import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from companion.backward.copies import Gradients, Tensor, copy_of
+from companion.backward.hooks import Hooks, Log
 from companion.graph.reading import Edge, Graph, garbage_collection_paused
-from companion.internals import (
-    Node,
-    next_number,
-    number_of,
-    running_pass,
-    saved_names,
-    saved_raw,
-    saved_value,
-    unseen_by_subclasses,
-    version_of,
-)
+from companion.internals import Node, number_of, saved_raw
 from companion.naming import callers_names
 from companion.source import Source, is_users
 
-LARGE = 1000  # elements: of smaller gradients a copy costs less than to look for one
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
-
-Tensor = torch.Tensor
-Gradients = tuple[Tensor | None, ...]
-_Copied = tuple[Tensor, int, Tensor]  # a tensor, its version when it was copied, and the copy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,15 +120,11 @@ class Recording:
     second: Graph | None
     _gradient: Tensor  # that the pass began with
     _targets: list[int] | None  # the Nodes of inputs=; None: every leaf
-    _ran: list[tuple[int, Gradients, Gradients]]  # Node after Node: what it was given, and gave on
-    _entered: dict[int, Gradients]  # what a Node was given that did not come to its end
-    _grads: dict[int, Gradients]  # of leaves: before, and after
-    _saved: dict[int, dict[str, Any] | None]
-    _functions: dict[int, int]  # of custom Functions: how many tensors they had saved
-    _numbers: list[tuple[int, int]]  # the next sequence number before and after each Node
+    _function_saved: dict[int, int]  # of custom Functions: how many tensors they had saved
+    _log: Log
 
     def __len__(self) -> int:
-        return len(self._ran) + len(self._entered)
+        return len(self._log.ran) + len(self._log.entered)
 
     def __repr__(self) -> str:
         root = self.graph.roots[0].name
@@ -174,62 +155,52 @@ class Recording:
     @property
     def steps(self) -> tuple[Step, ...]:
         """A Step for each Node that ran, in the order in which the engine ran them."""
-        return self._told[0]
+        return self._replayed[0]
 
     @property
     def pending(self) -> dict[int, tuple[Arrival, ...]]:
         """What came to Nodes that did not run any more, since an error ended the pass."""
-        return self._told[1]
+        return self._replayed[1]
 
     @cached_property
-    def _told(self) -> tuple[tuple[Step, ...], dict[int, tuple[Arrival, ...]]]:
-        waiting, steps = dict(self.waiting), list[Step]()
-        came = defaultdict[int, list[Arrival]](list)
-        totals = dict[tuple[int, int], Tensor | None]()
-
-        def arrive(node: int, nr: int, edge: Edge | None, value: Tensor | None) -> None:
-            before = totals.get((node, nr))
-            with torch.no_grad():
-                total = added(before, value)
-            totals[node, nr] = total
-            came[node].append(Arrival(edge, nr, value, total))
-
-        arrive(0, self.graph._output_nr.get(0, 0), None, self._gradient)
-        ran: list[tuple[int, Gradients, Gradients | None]] = [*self._ran]
-        ran += [(node, grad_outputs, None) for node, grad_outputs in self._entered.items()]
+    def _replayed(self) -> tuple[tuple[Step, ...], dict[int, tuple[Arrival, ...]]]:
+        """The steps, and what is pending after them."""
+        engine, log = _Engine(self.graph, dict(self.waiting)), self._log
+        engine.arrive(0, self.graph._output_nr.get(0, 0), None, self._gradient)
+        ran: list[tuple[int, Gradients, Gradients | None]] = [*log.ran]
+        ran += [(node, grad_outputs, None) for node, grad_outputs in log.entered.items()]
         with garbage_collection_paused():
-            for index, (node, grad_outputs, grad_inputs) in enumerate(ran):
-                ready, less = list[int](), dict[int, int]()
-                for slot, value in enumerate(grad_inputs or ()):
-                    edge = self.graph.slots(node)[slot]
-                    if edge is None or edge.target not in waiting:
-                        continue
-                    arrive(edge.target, edge.input_nr, edge, value)
-                    less[edge.target] = waiting[edge.target] = waiting[edge.target] - 1
-                    if less[edge.target] == 0:
-                        ready.append(edge.target)
-                before, after = (*self._grads.get(node, ()), None, None)[:2]
-                freed = () if self.retain_graph or grad_inputs is None else self._freed(node)
-                steps.append(
-                    Step(
-                        index=index,
-                        node=node,
-                        arrivals=tuple(came.pop(node, ())),
-                        grad_outputs=grad_outputs,
-                        grad_inputs=grad_inputs,
-                        ready=tuple(ready),
-                        waiting=less,
-                        freed=freed,
-                        grad_before=before,
-                        grad_after=after,
-                        saved=self._saved.get(node),
-                        made=self._made.get(index, ()),
-                    )
-                )
-        return tuple(steps), {node: tuple(arrivals) for node, arrivals in came.items()}
+            steps = tuple(self._step(engine, index, *entry) for index, entry in enumerate(ran))
+        return steps, {node: tuple(arrivals) for node, arrivals in engine.came.items()}
+
+    def _step(
+        self,
+        engine: _Engine,
+        index: int,
+        node: int,
+        grad_outputs: Gradients,
+        grad_inputs: Gradients | None,
+    ) -> Step:
+        arrivals = tuple(engine.came.pop(node, ()))
+        ready, waiting = engine.send(node, grad_inputs or ())
+        before, after = (*self._log.grads.get(node, ()), None, None)[:2]
+        return Step(
+            index=index,
+            node=node,
+            arrivals=arrivals,
+            grad_outputs=grad_outputs,
+            grad_inputs=grad_inputs,
+            ready=ready,
+            waiting=waiting,
+            freed=() if self.retain_graph or grad_inputs is None else self._freed(node),
+            grad_before=before,
+            grad_after=after,
+            saved=self._log.saved.get(node),
+            made=self._made.get(index, ()),
+        )
 
     def _freed(self, node: int) -> tuple[str, ...]:
-        count = self._functions.get(node)
+        count = self._function_saved.get(node)
         if count is not None:  # once freed, a custom Function does not tell what it had saved
             return tuple(f"saved_tensors[{i}]" for i in range(count))
         saved = self.graph.nodes[node].saved
@@ -242,13 +213,53 @@ class Recording:
             return {}
         made = defaultdict[int, list[int]](list)
         numbered = sorted((number_of(fn), i) for i, fn in enumerate(self.second._fns))
-        step = 0
+        step, numbers = 0, self._log.numbers
         for number, i in numbered:
-            while step < len(self._numbers) and self._numbers[step][1] <= number:
+            while step < len(numbers) and numbers[step][1] <= number:
                 step += 1
-            if step < len(self._numbers) and self._numbers[step][0] <= number:
+            if step < len(numbers) and numbers[step][0] <= number:
                 made[step].append(i)
         return {step: tuple(nodes) for step, nodes in made.items()}
+
+
+class _Engine:
+    """What the engine knew in between: what came to which Node, and what was still to come.
+
+    Attributes:
+        came: by Node, what came to it; until it runs.
+    """
+
+    def __init__(self, graph: Graph, waiting: dict[int, int]) -> None:
+        self._graph, self._waiting = graph, waiting
+        self.came = defaultdict[int, list[Arrival]](list)
+        self._totals = dict[tuple[int, int], Tensor | None]()  # by Node and number of its input
+
+    def arrive(self, node: int, input_nr: int, edge: Edge | None, value: Tensor | None) -> None:
+        """A gradient comes to an input of a Node."""
+        with torch.no_grad():
+            total = added(self._totals.get((node, input_nr)), value)
+        self._totals[node, input_nr] = total
+        self.came[node].append(Arrival(edge, input_nr, value, total))
+
+    def send(self, node: int, gradients: Gradients) -> tuple[tuple[int, ...], dict[int, int]]:
+        """A Node gives gradients on: which Nodes are ready now, and for how many each waits."""
+        ready, waiting = list[int](), dict[int, int]()
+        for edge in self._graph.slots(node) if gradients else ():
+            if edge is None or edge.target not in self._waiting:
+                continue
+            self.arrive(edge.target, edge.input_nr, edge, gradients[edge.slot])
+            self._waiting[edge.target] -= 1
+            waiting[edge.target] = self._waiting[edge.target]
+            if waiting[edge.target] == 0:
+                ready.append(edge.target)
+        return tuple(ready), waiting
+
+
+def added(held: Tensor | None, value: Tensor | None) -> Tensor | None:
+    """What a buffer holds once a gradient came, added as the engine adds; None counts as zero."""
+    if held is None or value is None:
+        return held if value is None else value
+    return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
 
 
 def record_backward(
@@ -314,24 +325,17 @@ def record_backward(
 
     if not output.requires_grad:
         run()  # which raises
-    recording = Recording.__new__(Recording)
-    names = callers_names()
-    recording.graph = graph = Graph.of(output, names=names)
+    recording = _read_before(output, gradient, inputs)
     recording.retain_graph = create_graph if retain_graph is None else retain_graph
     recording.create_graph = create_graph
-    recording.error = recording.second = None
-    recording._targets = None if inputs is None else _targets(graph, inputs)
-    with torch.no_grad():
-        first = torch.ones_like(output) if gradient is None else gradient
-        # Torch casts a real one, and will refuse a complex one of another dtype.
-        recording._gradient = _copy(first if first.is_complex() else first.to(output.dtype))
-    recording._ran, recording._entered, recording._grads = [], {}, {}
-    recording._saved, recording._functions, recording._numbers = {}, {}, []
-    recording.values = _values(graph, names) if len(graph) <= DETAILED else {}
-    recording.sources = tuple(_source(fn) if len(graph) <= DETAILED else None for fn in graph._fns)
-    del names
+    hooks = Hooks(recording.graph, create_graph, detailed=len(recording.graph) <= DETAILED)
+    recording._log = hooks.log
     try:
-        with _hooks(recording), torch.autograd.set_multithreading_enabled(False):
+        with (
+            garbage_collection_paused(),
+            hooks.attached(),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             run()
     except BaseException as error:
         recording.error = error
@@ -339,193 +343,61 @@ def record_backward(
             error.recording = recording  # type: ignore[attr-defined]
         raise
     if create_graph:
-        grads = [leaf.grad_fn.variable.grad for leaf in graph.leaves]
-        roots = [grad for grad in grads if grad is not None and grad.grad_fn is not None]
-        recording.second = Graph.of(*roots, names=callers_names()) if roots else None
+        recording.second = _graph_of_gradients(recording.graph)
     return recording
 
 
-@contextmanager
-def _hooks(recording: Recording) -> Iterator[None]:
-    """Hooks that write into the recording: one after each Node, and before some as well."""
-    graph, create_graph = recording.graph, recording.create_graph
-    fns, detailed = graph._fns, len(graph) <= DETAILED
-    # Not graph.leaves, which makes an object for each Node.
-    leaves = {i: fn.variable for i, fn in enumerate(fns) if type(fn).__name__ == "AccumulateGrad"}
-    targets, first = graph._target, graph._first
-    entering = Counter(targets)
-    ran, entered = recording._ran, recording._entered
-    # Another pass may run over the same Nodes meanwhile, in another thread or begun by a hook.
-    # This one begins with the root, in this thread. A pass that a hook on the root began comes to
-    # the root before it, and has a higher number.
-    here, this_pass = threading.get_ident(), sys.maxsize
-    # New memory is what costs most: to copy 64 KB into it may take as long as an operation does. So
-    # in a large graph one copy of a gradient serves as long as nothing is written to it: on its way
-    # along the only edge into a Node, and, if it is large, through a view and as .grad of a leaf.
-    under_way: dict[int, _Copied] = {}
-    versions: dict[int, int | None] = {}  # of what came to a leaf
-
-    def arrived(i: int, gradients: Gradients) -> Gradients:
-        known = under_way.pop(i, None)
-        if known and len(gradients) == 1 and gradients[0] is known[0]:
-            if version_of(known[0]) == known[1]:
-                return (known[2],)
-        return _copies(gradients, create_graph)
-
-    def noted(tensor: Tensor | None, copy: Tensor | None) -> _Copied | None:
-        if detailed or tensor is None or copy is None or tensor.numel() < LARGE:
-            return None
-        version = version_of(tensor)
-        return None if version is None else (tensor, version, copy)
-
-    def enter(i: int, grad_outputs: Gradients) -> None:
-        nonlocal this_pass
-        number = running_pass()
-        if number != this_pass:
-            if i > 0 or number > this_pass or threading.get_ident() != here:
-                return
-            this_pass = number
-            for log in (ran, entered, recording._grads, recording._saved, recording._numbers):
-                log.clear()
-        entered[i] = arrived(i, grad_outputs)
-        if i in leaves:
-            recording._grads[i] = _copies((leaves[i].grad,), True)
-            # The gradient itself must go: the engine takes it for .grad if nobody else holds it.
-            known = noted(grad_outputs[0], entered[i][0])
-            versions[i] = known[1] if known else None
-        elif detailed:
-            recording._saved[i] = _saved_values(fns[i])
-        if create_graph:
-            recording._numbers.append((next_number(), sys.maxsize))
-
-    def leave(i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
-        if running_pass() != this_pass:
-            return
-        if i in entered:
-            given = entered.pop(i)
-            passed_on = _copies(grad_inputs, create_graph)
-        else:  # it is not one that may write into what it is given
-            given = arrived(i, grad_outputs)
-            passed_on = _copies(grad_inputs, create_graph, noted(grad_outputs[0], given[0]))
-        ran.append((i, given, passed_on))
-        if i in leaves:
-            known = noted(grad_outputs[0], given[0])
-            unchanged = known is not None and known[1] == versions[i]
-            recording._grads[i] += _copies((leaves[i].grad,), True, known if unchanged else None)
-        if create_graph:
-            recording._numbers[-1] = recording._numbers[-1][0], next_number()
-        if detailed:  # each copy is a new one, in case that hooks write where nobody counts it
-            return
-        place = first[i]
-        for tensor, copy in zip(grad_inputs, passed_on, strict=True):
-            target = targets[place]
-            place += 1
-            if tensor is None or copy is None or entering[target] > 1:
-                continue
-            if (version := version_of(tensor)) is not None:
-                under_way[target] = tensor, version, copy
-
-    with ExitStack() as stack, garbage_collection_paused():
-        handles = list[Any]()
-        stack.callback(lambda: [handle.remove() for handle in handles])
-        for i, fn in enumerate(fns):
-            is_function = isinstance(fn, BackwardCFunction)
-            # A Function may write into what it is given. Two hooks cost twice as much as one.
-            if i == 0 or i in leaves or is_function or detailed or create_graph:
-                handles.append(fn.register_prehook(partial(enter, i)))
-            handles.append(fn.register_hook(partial(leave, i)))
-            if is_function:
-                recording._functions[i] = 0
-                with suppress(RuntimeError):  # it was freed before
-                    recording._functions[i] = len(saved_raw(fn, "saved_tensors"))
-        yield
+def _read_before(output: Tensor, gradient: Tensor | None, inputs: Any) -> Recording:
+    """A recording with all that is known before the pass begins."""
+    recording = Recording.__new__(Recording)
+    names = callers_names()
+    recording.graph = graph = Graph.of(output, names=names)
+    recording.error = recording.second = None
+    recording._targets = None if inputs is None else _targets(graph, inputs)
+    with torch.no_grad():
+        first = torch.ones_like(output) if gradient is None else gradient
+        # Torch casts a real one, and will refuse a complex one of another dtype.
+        recording._gradient = copy_of(first if first.is_complex() else first.to(output.dtype))
+    detailed = len(graph) <= DETAILED
+    recording.values = _values(graph, names) if detailed else {}
+    recording.sources = tuple(_source(fn) if detailed else None for fn in graph._fns)
+    recording._function_saved = {
+        i: _saved_count(fn) for i, fn in enumerate(graph._fns) if isinstance(fn, BackwardCFunction)
+    }
+    return recording
 
 
-def added(held: Tensor | None, value: Tensor | None) -> Tensor | None:
-    """What a buffer holds once a gradient came, added as the engine adds; None counts as zero."""
-    if held is None or value is None:
-        return held if value is None else value
-    return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
+def _graph_of_gradients(graph: Graph) -> Graph | None:
+    """The graph of the gradients in the ``.grad`` of the leaves; None if they have none."""
+    grads = [leaf.grad_fn.variable.grad for leaf in graph.leaves]
+    roots = [grad for grad in grads if grad is not None and grad.grad_fn is not None]
+    return Graph.of(*roots, names=callers_names()) if roots else None
 
 
-def _copies(gradients: Gradients, has_graph: bool, known: _Copied | None = None) -> Gradients:
-    """Copies without a graph. A pass that makes no graph runs with gradients off."""
-    if known is None and has_graph:
-        return tuple([None if g is None else g.detach().clone() for g in gradients])
-    if known is None:
-        return tuple([None if g is None else g.clone() for g in gradients])
-    found = [None if g is None else _known_copy(g, *known) for g in gradients]
-    return tuple(
-        [
-            copy if copy is not None or g is None else g.detach().clone()
-            for g, copy in zip(gradients, found, strict=True)
-        ]
-    )
-
-
-def _known_copy(tensor: Tensor, source: Tensor, version: int, copy: Tensor) -> Tensor | None:
-    """The same view of a copy as the tensor is of its source; None if it is none, or no longer."""
-    if version_of(source) != version:
-        return None
-    if tensor is source:
-        return copy
-    plain = type(tensor) is type(source) is Tensor and tensor.layout is source.layout is _STRIDED
-    if not plain or tensor.data_ptr() != source.data_ptr() or tensor.dtype != source.dtype:
-        return None
-    # The copy has the strides of its source only if it holds all of its memory, gaps included.
-    if copy.stride() != source.stride() or _reach(tensor) > _reach(source):
-        return None
-    if tensor.is_conj() or source.is_conj() or tensor.is_neg() or source.is_neg():
-        return None
-    return copy.as_strided(tensor.shape, tensor.stride())
-
-
-def _reach(tensor: Tensor) -> int:
-    """How far from its first element its last one lies in memory."""
-    return sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """A copy without a graph, whatever a subclass of Tensor makes of ``clone``."""
-    with unseen_by_subclasses():
-        return tensor.detach().clone()
-
-
-def _saved_values(fn: Node) -> dict[str, Any] | None:
-    """What a Node saved: copies of tensors, and numbers. None if looking would run hooks."""
-    values, names = dict[str, Any](), saved_names(fn)
+def _saved_count(fn: Node) -> int:
+    """How many tensors a custom Function saved; 0 once they are freed."""
     try:
-        for raw in (saved_raw(fn, name) for name in names):
-            if any(one.unpack_hook for one in (raw if isinstance(raw, tuple) else (raw,)) if one):
-                return None
-        for name in names:
-            value = saved_value(fn, name)
-            if isinstance(value, tuple | list):
-                value = tuple(_copy(v) if isinstance(v, Tensor) else v for v in value)
-            elif isinstance(value, Tensor):
-                value = _copy(value)
-            values[name] = value
-    except RuntimeError:  # freed or modified in place: the Node itself will tell
-        return None
-    return values
+        return len(saved_raw(fn, "saved_tensors"))
+    except RuntimeError:
+        return 0
 
 
 def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], Tensor]:
     """What the leaves and the named tensors hold, by Node and number of its output."""
     index = {fn: i for i, fn in enumerate(graph._fns)}
-    found = {(leaf.index, 0): leaf.grad_fn.variable for leaf in graph.leaves}
+    tensors = {(leaf.index, 0): leaf.grad_fn.variable for leaf in graph.leaves}
     for tensor in names.values():
         if tensor.grad_fn in index:
-            found[index[tensor.grad_fn], tensor.output_nr] = tensor
-    return {place: _copy(tensor) for place, tensor in found.items()}
+            tensors[index[tensor.grad_fn], tensor.output_nr] = tensor
+    return {output: copy_of(tensor) for output, tensor in tensors.items()}
 
 
 def _source(fn: Node) -> Source | None:
     """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
     for entry in reversed(fn.metadata.get("traceback_", ())):
-        told = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
-        if told and told[3] and is_users(told[1]):
-            return Source(told[1], int(told[2]), told[3].strip())
+        line = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
+        if line and line[3] and is_users(line[1]):
+            return Source(line[1], int(line[2]), line[3].strip())
     return None
 
 
@@ -534,12 +406,9 @@ def _targets(graph: Graph, inputs: Any) -> list[int]:
     index = {fn: i for i, fn in enumerate(graph._fns)}
     fns = list[Node]()
     with torch.inference_mode(False), torch.enable_grad():  # others know no edge of a leaf
-        for one in [inputs] if isinstance(inputs, Tensor | GradientEdge) else inputs:
-            if isinstance(one, Tensor) and one.requires_grad:
-                one = get_gradient_edge(one)
-            if isinstance(one, GradientEdge):
-                fns.append(one.node)
+        for entry in [inputs] if isinstance(inputs, Tensor | GradientEdge) else inputs:
+            if isinstance(entry, Tensor) and entry.requires_grad:
+                entry = get_gradient_edge(entry)
+            if isinstance(entry, GradientEdge):
+                fns.append(entry.node)
     return [index[fn] for fn in fns if fn in index]
-
-
-_STRIDED = torch.strided

@@ -1,65 +1,58 @@
 """What will happen in ``output.backward()``, told from the graph alone, before it is called.
 
 Nothing runs: a loop over the Nodes looks at what they are, where they lead and what they saved.
+
+A case is what was given, looked at once. A question looks for one kind of finding in it. To add
+one, write the question and put it into the tuple of those like it: ``_OF_THE_OUTPUT``,
+``_OF_AN_INPUT``, ``_OF_A_NODE``, or ``_QUESTIONS`` if it is about all of the case.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 
-from companion.diagnosis.risks import is_plain, risks, tensors_in
+from companion.diagnosis.case import Case, Input, placed, shape_of, trouble_of
+from companion.diagnosis.custom_functions import peek_at
+from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
+from companion.diagnosis.risks import is_plain, risks
 from companion.findings import Finding, Severity, finding
+from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import (
-    Graph,
-    GraphNode,
-    edge_of,
-    shape_or_none,
-)
-from companion.graph.saved import Peek, peek
-from companion.internals import Node, hooks_on, is_wrapped, unseen
-from companion.naming import callers_names, is_tensor, one_line
+from companion.graph.reading import Graph, GraphNode, shape_or_none
+from companion.graph.saved import Peek
+from companion.internals import hooks_on, is_wrapped, unseen
+from companion.naming import callers_names, one_line
 
 Tensor = torch.Tensor
-_ORDER = {"error": 0, "warning": 1, "info": 2}
+_ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-class Diagnosis(Sequence[Finding]):
-    """What ``diagnose`` found: a sequence of findings, errors first. Its ``str`` reads as advice.
+class Diagnosis(tuple[Finding, ...]):
+    """What ``diagnose`` found: a tuple of findings, errors first. Its ``str`` reads as advice.
 
     Attributes:
         ok: True if ``output.backward()`` would run without an error and leave a gradient in every
             input.
     """
 
-    def __init__(self, findings: Sequence[Finding], subject: str) -> None:
-        self._findings = tuple(sorted(findings, key=lambda one: _ORDER[one.severity]))
-        self._subject = subject
+    _subject: str
+
+    def __new__(cls, findings: Iterable[Finding], subject: str = "") -> Self:
+        errors_first = sorted(findings, key=lambda found: _ORDER.index(found.severity))
+        diagnosis = super().__new__(cls, errors_first)
+        diagnosis._subject = subject
+        return diagnosis
 
     @property
     def ok(self) -> bool:
-        return all(one.severity != "error" for one in self)
-
-    @overload
-    def __getitem__(self, index: int) -> Finding: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
-        return self._findings[index]
-
-    def __len__(self) -> int:
-        return len(self._findings)
+        return all(found.severity != "error" for found in self)
 
     def __repr__(self) -> str:
-        return f"<Diagnosis: {', '.join(one.code for one in self) or 'nothing found'}>"
+        return f"<Diagnosis: {', '.join(found.code for found in self) or 'nothing found'}>"
 
     def __str__(self) -> str:
         if self.ok:
@@ -117,10 +110,10 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
         >>> diagnose(x * x, x)[0].code
         'non-scalar'
     """
-    for place, one in enumerate(inputs):
-        if not isinstance(one, Tensor):
+    for index, tensor in enumerate(inputs):
+        if not isinstance(tensor, Tensor):
             raise TypeError(
-                f"input {place} must be a tensor, got {type(one).__name__}; unpack lists and "
+                f"input {index} must be a tensor, got {type(tensor).__name__}; unpack lists and "
                 "generators with a star: diagnose(loss, *model.parameters())"
             )
     if watch is not None and not isinstance(watch, Watch):
@@ -129,425 +122,401 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
         )
     names = callers_names()
     with unseen(), torch.no_grad():
-        seen = _look(output, inputs, names, watch)
-        findings = [one for about in _QUESTIONS for one in about(seen)]
-        return Diagnosis(findings, seen.subject)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """What there is to be asked about."""
-
-    output: Any
-    inputs: list[tuple[str, Tensor]]  # with what the findings call them
-    graph: Graph | None  # None: the output has none
-    peeks: list[Peek]  # by Node
-    index: dict[Node, int]
-    reached: set[tuple[int, int]]  # by Node and number of its output: gradients come here
-    watch: Watch | None
-
-    @property
-    def subject(self) -> str:
-        if self.graph is None:
-            return "the output has no graph"
-        nodes, leaves = len(self.graph), len(self.graph.leaves)
-        s, ves = "s" * (nodes != 1), "f" if leaves == 1 else "ves"
-        return f"the graph has {nodes} node{s}, {leaves} lea{ves} among them"
-
-    def node(self, index: int) -> dict[str, Any]:
-        """Where a finding about a Node is."""
-        assert self.graph is not None
-        node = self.graph.nodes[index]
-        named = "" if node.label == node.name else f" ({one_line(node.label, 40)})"
-        source = self.watch.source_of(node.grad_fn) if self.watch else None
-        told = f"node {index}, {node.name}{named}" + (f", at {source}" if source else "")
-        return {"where": told, "node": index, "source": source}
+        case = _look(output, inputs, names, watch)
+        return Diagnosis(_ask(_QUESTIONS, case), case.subject)
 
 
 def _look(
     output: Any, inputs: Sequence[Tensor], names: Mapping[str, Tensor], watch: Watch | None
-) -> _Seen:
-    called = {tensor: name for name, tensor in names.items()}
-    given = list[tuple[str, Tensor]]()
-    for place, tensor in enumerate(inputs):
-        name = called.get(tensor) if is_tensor(tensor) else None
-        shape = _shape(tensor)
-        unnamed = f"input {place}" if shape is None else f"input {place}, of shape {shape},"
-        given.append((name or unnamed, tensor))
-    if not isinstance(output, Tensor) or not output.requires_grad or _trouble(output):
-        return _Seen(output, given, None, [], {}, set(), watch)
+) -> Case:
+    if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
+        return Case(output, placed(inputs, names), watch)
     graph = Graph.of(output, names=names)
-    peeks = [peek(node.grad_fn) for node in graph.nodes]
-    index = {node.grad_fn: node.index for node in graph.nodes}
-    reached = {(0, edge_of(output)[1]), *((e.target, e.input_nr) for e in graph.edges)}
-    return _Seen(output, given, graph, peeks, index, reached, watch)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...] | None:
-    try:
-        return tuple(tensor.shape)
-    except RuntimeError:  # a nested tensor; a parameter of a lazy module that has not run
-        return None
-
-
-# ---- the output
-
-
-def _about_the_output(seen: _Seen) -> Iterator[Finding]:
-    output = seen.output
-    if not isinstance(output, Tensor):
-        message = f"the output is a {type(output).__name__}, not a tensor"
-        yield finding("not-a-tensor", message)
-        return
-    if output.requires_grad and (trouble := _trouble(output)):
-        yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
-    elif seen.graph is None:
-        message = f"the output does not require grad: {_why_no_graph(seen)}"
-        cuts = seen.watch.first_reaching(output) if seen.watch else ()
-        source = cuts[0].source if cuts else None
-        yield finding("no-graph", message, where=str(source or ""), source=source)
-    elif _is_a_leaf_apart(seen):
-        message = "the output is itself a leaf: no other tensor can get a gradient from it"
-        # Without inputs to fill, this backward does what it says.
-        yield finding("leaf-output", message, severity="error" if seen.inputs else "warning")
-    if output.numel() != 1 and output.requires_grad:
-        what = "is nested" if (shape := _shape(output)) is None else f"has shape {shape}"
-        yield finding("non-scalar", f"the output {what}, and backward() needs one element")
-    elif output.layout is not torch.strided and output.requires_grad:
-        message = f"the output is {output.layout}, and backward() needs a dense tensor"
-        yield finding("non-scalar", message)
-    elif output.is_complex() and output.requires_grad:
-        message = f"the output is complex ({output.dtype}), and backward() needs a real number"
-        yield finding("complex-output", message)
-    if is_plain(output) and not output.isfinite().all():
-        yield finding("non-finite", "the output itself is infinite or NaN")
-
-
-def _is_a_leaf_apart(seen: _Seen) -> bool:
-    """Whether the output is a leaf, and none of the inputs."""
-    return seen.output.is_leaf and all(tensor is not seen.output for _, tensor in seen.inputs)
-
-
-def _trouble(tensor: Tensor) -> str:
-    """Why a tensor that requires grad has no place in a graph; "" if it has one."""
-    try:
-        edge_of(tensor)
-    except RuntimeError as error:  # a view whose base was changed in place
-        return str(error).partition(". ")[0]
-    except ValueError as error:
-        return str(error)
-    return ""
+    peeks = [peek_at(node) for node in graph.nodes]
+    return Case(output, placed(inputs, names, graph.nodes, peeks), watch, graph, peeks)
 
 
 def _code_of(trouble: str, otherwise: str) -> str:
     return "multi-view-in-place" if "modified inplace" in trouble else otherwise
 
 
-def _why_no_graph(seen: _Seen) -> str:
-    output = seen.output
+def _ask(questions: Sequence[Callable[..., Iterator[Finding]]], *about: Any) -> Iterator[Finding]:
+    for question in questions:
+        yield from question(*about)
+
+
+# ---- the output
+
+
+def _about_the_output(case: Case) -> Iterator[Finding]:
+    if isinstance(case.output, Tensor):
+        yield from _ask(_OF_THE_OUTPUT, case, case.output)
+    else:
+        message = f"the output is a {type(case.output).__name__}, not a tensor"
+        yield finding("not-a-tensor", message)
+
+
+def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
+    if output.requires_grad and case.graph is None:
+        trouble = trouble_of(output)
+        yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
+    elif case.graph is None:
+        message = f"the output does not require grad: {_why_no_graph(case)}"
+        cuts = first_reaching(case.watch, output) if case.watch else ()
+        yield finding("no-graph", message, source=cuts[0].source if cuts else None)
+
+
+def _why_no_graph(case: Case) -> str:
+    output = case.output
     if is_wrapped(output):
         return "it is inside a transform such as torch.vmap; diagnose the result, outside of it"
     if output.is_inference():
         return "it was made under torch.inference_mode()"
     if not (output.is_floating_point() or output.is_complex()):
         return f"it is {output.dtype}, and whole numbers have no derivative"
-    if seen.inputs and not any(tensor.requires_grad for _, tensor in seen.inputs):
+    if case.inputs and not any(given.tensor.requires_grad for given in case.inputs):
         return "none of the inputs requires grad"
-    if seen.watch and (cuts := seen.watch.first_reaching(output)):
+    if case.watch and (cuts := first_reaching(case.watch, output)):
         return cuts[0].message
     return "its history was cut, or no tensor in it required grad"
+
+
+def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
+    if case.graph is not None and case.is_a_leaf_apart:
+        message = "the output is itself a leaf: no other tensor can get a gradient from it"
+        # Without inputs to fill, this backward does what it says.
+        yield finding("leaf-output", message, severity="error" if case.inputs else "warning")
+
+
+def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
+    """Whether ``backward()`` can make up the gradient of the output, 1.0."""
+    if not output.requires_grad:
+        return
+    if output.numel() != 1:
+        shape = shape_of(output)
+        kind = "is nested" if shape is None else f"has shape {shape}"
+        yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
+    elif output.layout is not torch.strided:
+        message = f"the output is {output.layout}, and backward() needs a dense tensor"
+        yield finding("non-scalar", message)
+    elif output.is_complex():
+        message = f"the output is complex ({output.dtype}), and backward() needs a real number"
+        yield finding("complex-output", message)
+
+
+def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
+    if is_plain(output) and not output.isfinite().all():
+        yield finding("non-finite", "the output itself is infinite or NaN")
+
+
+_OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
+    _no_graph,
+    _leaf_output,
+    _first_gradient,
+    _non_finite,
+)
 
 
 # ---- the inputs
 
 
-def _about_the_inputs(seen: _Seen) -> Iterator[Finding]:
-    keepers = defaultdict[Tensor, list[int]](list)  # what was saved, and by which Nodes
-    for index, one in enumerate(seen.peeks):
-        for _, value in tensors_in(one):
-            if is_tensor(value):
-                keepers[value].append(index)
-    strangers, leaves = list[GraphNode](), dict[Tensor, int]()  # strangers are no inputs
-    given = {tensor for _, tensor in seen.inputs if is_tensor(tensor)}
-    for leaf in seen.graph.leaves if seen.graph is not None else ():
-        variable = leaf.grad_fn.variable
-        if is_tensor(variable):
-            leaves[variable] = leaf.index
-        if not is_tensor(variable) or variable not in given:
-            strangers.append(leaf)
-    told = seen.graph is not None and _is_a_leaf_apart(seen)
-    for name, tensor in seen.inputs:
-        kept = keepers.get(tensor, []) if is_tensor(tensor) else []
-        kept_by = kept[0] if kept else None
-        if not tensor.requires_grad:
-            yield _without_grad(seen, name, tensor, kept_by)
-            continue
-        place, nr = leaves.get(tensor) if is_tensor(tensor) else None, 0
-        if place is None:  # a leaf may have another Node now, such as since its dtype was changed
-            if trouble := _trouble(tensor):
-                code = _code_of(trouble, "input-without-grad")
-                yield finding(code, f"{name} cannot get a gradient: {trouble}")
-                continue
-            fn, nr = edge_of(tensor)[:2]
-            place = seen.index.get(fn)
-        if seen.graph is not None and (place, nr) not in seen.reached:
-            if not told:
-                yield _unreached(seen, name, tensor, kept_by, strangers)
-        elif tensor.is_leaf and (apart := [i for i in kept if not _leads_to(seen, i, place)]):
-            message = f"{name} counts as a constant in one place, where it required no grad yet"
-            yield finding("late-requires-grad", message, severity="warning", **seen.node(apart[0]))
-        elif not tensor.is_leaf and not tensor.retains_grad:
-            message = f"{name} is not a leaf: its .grad stays None"
-            yield finding("not-a-leaf", message, **({} if place is None else seen.node(place)))
-        if (tensor.is_leaf or tensor.retains_grad) and tensor.grad is not None:
-            message = f"{name} has a .grad already: backward() adds to it"
-            yield finding("accumulates", message)
-            if tensor.grad.requires_grad:
-                message = f"the .grad of {name} has a graph, which keeps all that is in it alive"
-                yield finding("reference-cycle", message)
-        if tensor.is_complex():
-            message = f"{name} is complex: its gradient is that of steepest ascent"
-            yield finding("complex-conjugate", message)
-        if hooks := hooks_on(tensor):
-            s = "s" * (hooks != 1)
-            yield finding("hook", f"{name} has {hooks} hook{s} that may change its gradient")
+def _about_the_inputs(case: Case) -> Iterator[Finding]:
+    for given in case.inputs:
+        if not given.tensor.requires_grad:
+            yield _without_grad(case, given)
+        elif given.trouble:
+            message = f"{given.name} cannot get a gradient: {given.trouble}"
+            yield finding(_code_of(given.trouble, "input-without-grad"), message)
+        else:
+            yield from _ask(_OF_AN_INPUT, case, given)
 
 
-def _leads_to(seen: _Seen, index: int, place: int | None) -> bool:
-    slots = seen.graph.slots(index) if seen.graph is not None else ()
-    return any(edge and edge.target == place for edge in slots)
-
-
-def _without_grad(seen: _Seen, name: str, tensor: Tensor, kept_by: int | None) -> Finding:
-    at = {} if kept_by is None else seen.node(kept_by)
-    as_constant = "" if kept_by is None else ", and the graph has it as a constant"
+def _without_grad(case: Case, given: Input) -> Finding:
+    name, tensor, at = given.name, given.tensor, case.at(given.first_saved_by)
     if tensor.is_inference():
         message = f"{name} was made under torch.inference_mode() and cannot get a gradient"
         return finding("inference-tensor", message, **at)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         message = f"{name} is {tensor.dtype} and cannot get a gradient"
         return finding("integer-tensor", message, **at)
+    as_constant = ", and the graph has it as a constant" if given.saved_by else ""
     message = f"{name} does not require grad{as_constant}: its .grad stays None"
     return finding("input-without-grad", message, **at)
 
 
-def _unreached(
-    seen: _Seen, name: str, tensor: Tensor, kept_by: int | None, strangers: list[GraphNode]
-) -> Finding:
-    if kept_by is not None and tensor.is_leaf:
-        message = f"{name} required no grad yet when it was used: its .grad stays None"
-        return finding("late-requires-grad", message, **seen.node(kept_by))
-    if tensor.is_leaf and seen.graph is not None:
-        for node in seen.graph.nodes:
-            if node.name == "CheckpointFunctionBackward":
-                message = (
-                    f"{name} is not in the graph of the output; the checkpoint runs a backward "
-                    "pass of its own (use_reentrant=True), which may give it a gradient"
-                )
-                at = seen.node(node.index)
-                return finding("unused-input", message, severity="warning", **at)
-        for leaf in strangers:
-            label = "" if leaf.label == leaf.name else f", {one_line(leaf.label, 40)}"
-            if label and name.isidentifier():  # two tensors with a variable each
-                continue
-            if shape_or_none(leaf) == _shape(tensor):
-                message = (
-                    f"{name} is not in the graph of the output, but another leaf of its shape "
-                    f"is{label}: its .grad stays None"
-                )
-                return finding("reassigned", message, **seen.node(leaf.index))
-    message = f"{name} is not in the graph of the output: its .grad stays None"
-    return finding("unused-input", message)
+def _unreached(case: Case, given: Input) -> Iterator[Finding]:
+    if case.is_reached(given) or case.is_a_leaf_apart:  # the output was told to be one
+        return
+    message = f"{given.name} is not in the graph of the output: its .grad stays None"
+    unused = finding("unused-input", message)
+    reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
+    yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
+
+
+def _used_early(case: Case, given: Input) -> Finding | None:
+    if not given.saved_by:
+        return None
+    message = f"{given.name} required no grad yet when it was used: its .grad stays None"
+    return finding("late-requires-grad", message, **case.at(given.first_saved_by))
+
+
+def _in_a_checkpoint(case: Case, given: Input) -> Finding | None:
+    for node in case.nodes:
+        if node.name == "CheckpointFunctionBackward":
+            message = (
+                f"{given.name} is not in the graph of the output; the checkpoint runs a backward "
+                "pass of its own (use_reentrant=True), which may give it a gradient"
+            )
+            return finding("unused-input", message, severity="warning", **case.at(node.index))
+    return None
+
+
+def _replaced(case: Case, given: Input) -> Finding | None:
+    """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
+    for leaf in case.leaves_not_given:
+        has_variable = leaf.label != leaf.name
+        if has_variable and given.name.isidentifier():  # two tensors with a variable each
+            continue
+        if shape_or_none(leaf) == shape_of(given.tensor):
+            label = f", {one_line(leaf.label, 40)}" if has_variable else ""
+            message = (
+                f"{given.name} is not in the graph of the output, but another leaf of its shape "
+                f"is{label}: its .grad stays None"
+            )
+            return finding("reassigned", message, **case.at(leaf.index))
+    return None
+
+
+def _constant_somewhere(case: Case, given: Input) -> Iterator[Finding]:
+    if not (given.tensor.is_leaf and case.is_reached(given)):
+        return
+    for index in given.saved_by:
+        if not any(edge and edge.target == given.node for edge in case.slots(index)):
+            name = given.name
+            message = f"{name} counts as a constant in one place, where it required no grad yet"
+            yield finding("late-requires-grad", message, severity="warning", **case.at(index))
+            return
+
+
+def _not_a_leaf(case: Case, given: Input) -> Iterator[Finding]:
+    if not (given.tensor.is_leaf or given.tensor.retains_grad) and case.is_reached(given):
+        message = f"{given.name} is not a leaf: its .grad stays None"
+        yield finding("not-a-leaf", message, **case.at(given.node))
+
+
+def _accumulates(case: Case, given: Input) -> Iterator[Finding]:
+    if given.grad is not None:
+        yield finding("accumulates", f"{given.name} has a .grad already: backward() adds to it")
+
+
+def _cycle(case: Case, given: Input) -> Iterator[Finding]:
+    if given.grad is not None and given.grad.requires_grad:
+        message = f"the .grad of {given.name} has a graph, which keeps all that is in it alive"
+        yield finding("reference-cycle", message)
+
+
+def _complex(case: Case, given: Input) -> Iterator[Finding]:
+    if given.tensor.is_complex():
+        message = f"{given.name} is complex: its gradient is that of steepest ascent"
+        yield finding("complex-conjugate", message)
+
+
+def _hooked(case: Case, given: Input) -> Iterator[Finding]:
+    if hooks := hooks_on(given.tensor):
+        s = "s" * (hooks != 1)
+        yield finding("hook", f"{given.name} has {hooks} hook{s} that may change its gradient")
+
+
+_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Finding]], ...] = (
+    _unreached,
+    _constant_somewhere,
+    _not_a_leaf,
+    _accumulates,
+    _cycle,
+    _complex,
+    _hooked,
+)
 
 
 # ---- the Nodes
 
 
-def _about_the_nodes(seen: _Seen) -> Iterator[Finding]:
-    freed = list[int]()
-    for index, node, one in _nodes(seen):
-        if node.name == "Error":
-            message = "the pass will raise at the end of a backward that was not recorded"
-            yield finding("once-differentiable", message, **seen.node(index))
-        if node.name == "NotImplemented" or _lacks_a_formula(seen, node):
-            message = "backward() will raise at a Node without a formula"
-            yield finding("not-implemented", message, **seen.node(index))
-        if node.is_leaf and node.grad_fn.variable.grad_fn is not None:
-            what = "a leaf" if node.label == node.name else f"the leaf {one_line(node.label, 40)}"
-            message = f"backward() will raise: {what} was overwritten by a result"
-            yield finding("leaf-in-place", message, **seen.node(index))
-        if not _differentiable(node):
-            message = f"backward() will raise: the values of {node.name} are {node.dtype}"
-            yield finding("integer-tensor", message, **seen.node(index))
-        if "freed" in one.broken.values():
-            freed.append(index)
-        elif "a stale view" in one.broken.values():
-            message = f"backward() will raise: {node.name} saved a view whose base was changed"
-            yield finding("multi-view-in-place", message, **seen.node(index))
-        elif one.broken:
-            what = " and ".join(one.broken)
-            message = f"backward() will raise: {node.name} saved {what}, which was changed since"
-            written = [seen.watch.written_at(one) for one in one.changed] if seen.watch else []
-            at = seen.node(index)
-            if source := next(filter(None, written), None):  # better than where it was saved
-                at |= {"where": f"{at['where']}; changed at {source}", "source": source}
-            yield finding("modified-in-place", message, **at)
+def _about_the_nodes(case: Case) -> Iterator[Finding]:
+    for node, saved in case.nodes_and_peeks:
+        yield from _ask(_OF_A_NODE, case, node, saved)
+
+
+def _not_recorded(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    if node.name == "Error":
+        message = "the pass will raise at the end of a backward that was not recorded"
+        yield finding("once-differentiable", message, **case.at(node.index))
+
+
+def _not_implemented(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    raising = NOT_IMPLEMENTED.get(node.name, ())
+    slots = case.slots(node.index) if raising else ()
+    if node.name == "NotImplemented" or any(slots[slot] for slot in raising if slot < len(slots)):
+        message = "backward() will raise at a Node without a formula"
+        yield finding("not-implemented", message, **case.at(node.index))
+
+
+def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    if node.is_leaf and node.grad_fn.variable.grad_fn is not None:
+        leaf = "a leaf" if node.label == node.name else f"the leaf {one_line(node.label, 40)}"
+        message = f"backward() will raise: {leaf} was overwritten by a result"
+        yield finding("leaf-in-place", message, **case.at(node.index))
+
+
+def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    """Torch lets floats with a graph into whole numbers, which can have no gradient."""
+    dtype = node.dtype
+    if not (dtype.is_floating_point or dtype.is_complex):
+        message = f"backward() will raise: the values of {node.name} are {dtype}"
+        yield finding("integer-tensor", message, **case.at(node.index))
+
+
+def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    reasons = saved.broken.values()
+    if not reasons or "freed" in reasons:  # all that are freed are told by one finding
+        return
+    at = case.at(node.index)
+    if "a stale view" in reasons:
+        message = f"backward() will raise: {node.name} saved a view whose base was changed"
+        yield finding("multi-view-in-place", message, **at)
+        return
+    names = " and ".join(saved.broken)
+    message = f"backward() will raise: {node.name} saved {names}, which was changed since"
+    written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
+    if source := next(filter(None, written), None):  # better than where it was saved
+        at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+    yield finding("modified-in-place", message, **at)
+
+
+_OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
+    _not_recorded,
+    _not_implemented,
+    _overwritten,
+    _whole_numbers,
+    _changed,
+)
+
+
+# ---- the graph as a whole
+
+
+def _about_freed_nodes(case: Case) -> Iterator[Finding]:
+    freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
     if freed:
-        those = (
-            "a Node has freed what it"
-            if len(freed) == 1
-            else f"{len(freed)} Nodes have freed what they"
+        several = len(freed) > 1
+        nodes = (
+            f"{len(freed)} Nodes have freed what they" if several else "a Node has freed what it"
         )
-        message = f"{those} saved: an earlier backward pass ran here"
-        yield finding("freed", message, **seen.node(freed[0]))
+        message = f"{nodes} saved: an earlier backward pass ran here"
+        yield finding("freed", message, **case.at(freed[0]))
 
 
-def _nodes(seen: _Seen) -> Iterator[tuple[int, GraphNode, Peek]]:
-    if seen.graph is not None:
-        for node, one in zip(seen.graph.nodes, seen.peeks, strict=True):
-            yield node.index, node, one
+def _about_zeros(case: Case) -> Iterator[Finding]:
+    """Inputs that every path leads to through a Node that sends zero."""
+    zeros = {
+        node.index
+        for node, saved in case.nodes_and_peeks
+        if sends_zero(node.name) or saved.values.get("rounding_mode")  # of torch.div
+    }
+    if case.graph is None or not zeros:
+        return
+    at = case.at(min(zeros))
+    alive = _reached_by_more_than_zero(case.graph, zeros)
+    for given in case.inputs:
+        if given.node is not None and given.node not in alive:
+            name = given.name
+            message = f"every path to {name} passes a Node that sends zero: so is its gradient"
+            yield finding("zero-derivative", message, **at)
+    if not case.inputs:
+        message = f"{case.nodes[min(zeros)].name} always sends zero"
+        yield finding("zero-derivative", message, **at)
 
 
-def _differentiable(node: GraphNode) -> bool:
-    """Whether its values can have a gradient. Torch lets floats with a graph into whole numbers."""
-    return node.dtype.is_floating_point or node.dtype.is_complex
+def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
+    reached = {0}
+    for index in graph.order:  # every Node after all that lead to it
+        if index in reached and index not in zeros:
+            reached |= {edge.target for edge in graph.slots(index) if edge}
+    return reached
 
 
-def _lacks_a_formula(seen: _Seen, node: GraphNode) -> bool:
-    """Whether a gradient is wanted that PyTorch's table of derivatives calls not implemented."""
-    if node.name not in NOT_IMPLEMENTED or seen.graph is None:
-        return False
-    slots = seen.graph.slots(node.index)
-    return any(slots[slot] for slot in NOT_IMPLEMENTED[node.name] if slot < len(slots))
+def _about_the_values(case: Case) -> Iterator[Finding]:
+    for node, saved in case.nodes_and_peeks:
+        outputs = {nr for nr in range(3) if (node.index, nr) in case.reached}
+        for code, message in risks(node.name, saved, case.slots(node.index), outputs):
+            yield finding(code, message, **case.at(node.index))
 
 
-def _about_the_values(seen: _Seen) -> Iterator[Finding]:
-    for index, node, one in _nodes(seen):
-        slots = seen.graph.slots(index) if seen.graph is not None else ()
-        outputs = {nr for nr in range(3) if (index, nr) in seen.reached}
-        for code, message in risks(node.name, one, slots, outputs):
-            yield finding(code, message, **seen.node(index))
-
-
-def _about_precision(seen: _Seen) -> Iterator[Finding]:
-    for index, node, _ in _nodes(seen):
+def _about_precision(case: Case) -> Iterator[Finding]:
+    for node in case.nodes:
         if node.dtype in (torch.float16, torch.bfloat16):
             message = f"gradients pass here as {node.dtype}"
-            yield finding("half-precision", message, **seen.node(index))
-            break  # one tells of all
+            yield finding("half-precision", message, **case.at(node.index))
+            return  # one tells of all
 
 
-def _about_custom_functions(seen: _Seen) -> Iterator[Finding]:
-    told = set[str]()
-    for index, node, _ in _nodes(seen):
-        if node.is_custom and node.name not in told:
-            told.add(node.name)
-            message = f"{node.name} is a custom Function, whose backward cannot be checked unrun"
-            yield finding("custom-gradients", message, severity="info", **seen.node(index))
-
-
-def _about_zeros(seen: _Seen) -> Iterator[Finding]:
-    """Inputs that only paths through Nodes lead to that always send zero."""
-    graph = seen.graph
-    if graph is None:
-        return
-    zeros = {n.index for n in graph.nodes if re.sub(r"(?<=Backward)\d+$", "", n.name) in _ZERO}
-    zeros |= {n.index for n in graph.nodes if n.name in ("FillBackward0", "FillBackward2")}
-    zeros |= {i for i, _, one in _nodes(seen) if one.values.get("rounding_mode")}  # of torch.div
-    if not zeros:
-        return
-    alive = {0}
-    for i in graph.order:  # every Node after all that lead to it
-        if i in alive and i not in zeros:
-            alive |= {edge.target for edge in graph.slots(i) if edge}
-    for name, tensor in seen.inputs:
-        known = tensor.requires_grad and not _trouble(tensor)
-        place = seen.index.get(edge_of(tensor)[0]) if known else None
-        if place is not None and place not in alive:
-            message = f"every path to {name} passes a Node that sends zero: so is its gradient"
-            yield finding("zero-derivative", message, **seen.node(min(zeros)))
-    if not seen.inputs:
-        at = seen.node(min(zeros))
-        yield finding("zero-derivative", f"{graph.nodes[min(zeros)].name} always sends zero", **at)
+def _about_custom_functions(case: Case) -> Iterator[Finding]:
+    first = dict[str, GraphNode]()
+    for node in case.nodes:
+        if node.is_custom:
+            first.setdefault(node.name, node)
+    for name, node in first.items():
+        message = f"{name} is a custom Function, whose backward cannot be checked unrun"
+        yield finding("custom-gradients", message, severity="info", **case.at(node.index))
 
 
 # ---- what a watch saw
 
 
-def _about_the_cuts(seen: _Seen) -> Iterator[Finding]:
-    if seen.watch is None:
+def _about_the_cuts(case: Case) -> Iterator[Finding]:
+    if case.watch is None:
         return
-    reaching = seen.watch.reaching(seen.output) if isinstance(seen.output, Tensor) else ()
-    if not reaching and seen.graph is not None:  # the output was computed after the block
-        nodes = (node.grad_fn for node in seen.graph.nodes)
-        found = {cut.index: cut for fn in nodes for _, cut in seen.watch.cut_off(fn)}
-        reaching = tuple(found[index] for index in sorted(found))
+    reaching = _cuts_reaching(case, case.watch)
+    yield from _counted(reaching)
     # What became of a number in Python, or of an array in NumPy, nobody followed.
-    known = {cut.index for cut in reaching}
-    lost = [cut for cut in seen.watch.cuts if not cut.follows and cut.index not in known]
-    unknown = "; whether it came back into the output is not known"
-    groups: tuple[tuple[Sequence[Cut], str, Severity | None], ...]
-    groups = (reaching, "", None), (lost, unknown, "info")
-    for cuts, end, severity in groups:
-        places = Counter((cut.code, cut.message, cut.source) for cut in cuts)
-        for (code, message, source), times in places.items():
-            told = message + (f" ({times} times)" if times > 1 else "") + end
-            where = str(source or "")
-            yield finding(code, told, severity=severity, where=where, source=source)
-    for mutation in seen.watch.mutations:
-        where = str(mutation.source or "")
-        yield finding("changed-behind", mutation.message, where=where, source=mutation.source)
+    reached = {cut.index for cut in reaching}
+    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
+    yield from _counted(lost, "; whether it came back into the output is not known", "info")
 
 
-_QUESTIONS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
+def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
+    """The cuts whose values went into the output."""
+    cuts = watch.reaching(case.output) if isinstance(case.output, Tensor) else ()
+    if cuts:
+        return cuts
+    # The output may have been computed after the block, from Nodes that were made in it.
+    found = {cut.index: cut for node in case.nodes for _, cut in cuts_into(watch, node.grad_fn)}
+    return [found[index] for index in sorted(found)]
+
+
+def _counted(
+    cuts: Iterable[Cut], end: str = "", severity: Severity | None = None
+) -> Iterator[Finding]:
+    """One finding for all the times that a line ran."""
+    lines = Counter((cut.code, cut.message, cut.source) for cut in cuts)
+    for (code, message, source), times in lines.items():
+        repeated = f" ({times} times)" if times > 1 else ""
+        yield finding(code, message + repeated + end, severity=severity, source=source)
+
+
+def _about_mutations(case: Case) -> Iterator[Finding]:
+    for mutation in case.watch.mutations if case.watch else ():
+        yield finding("changed-behind", mutation.message, source=mutation.source)
+
+
+_QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     _about_the_inputs,
     _about_the_nodes,
+    _about_freed_nodes,
     _about_the_cuts,
+    _about_mutations,
     _about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,
 )
-
-
-# Of first derivatives, and of second ones without lists of tensors: the slots whose formula is
-# not_implemented in PyTorch's derivatives.yaml.
-NOT_IMPLEMENTED = {
-    "AcoshBackward1": (0,),
-    "AsinhBackward1": (0,),
-    "AtanhBackward1": (0,),
-    "BatchNormBackwardBackward0": (3, 4, 5),
-    "CudnnBatchNormBackwardBackward0": (3, 4, 5),
-    "EmbeddingBagBackwardBackward0": (0, 1),
-    "EmbeddingBagDenseBackwardBackward0": (0, 1),
-    "EmbeddingRenormBackward0": (0,),
-    "GeqrfBackward0": (0,),
-    "IgammaBackward0": (0,),
-    "IgammacBackward0": (0,),
-    "MiopenBatchNormBackwardBackward0": (3, 4),
-    "NativeBatchNormBackwardBackward0": (3, 4),
-    "NativeDropoutBackwardBackward0": (1,),
-    "NativeLayerNormBackwardBackward0": (2, 3),
-    "SpecialZetaBackward0": (0,),
-    "SpecialZetaBackward2": (0,),
-    "StandardGammaGradBackward0": (0,),
-    "Unique2Backward0": (0,),
-    "UniqueBackward0": (0,),
-    "UniqueConsecutiveBackward0": (0,),
-    "UniqueDimBackward0": (0,),
-    "UniqueDimConsecutiveBackward0": (0,),
-}
-_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-if _TORCH < (2, 14):
-    NOT_IMPLEMENTED |= {"CdistBackwardBackward0": (0, 1, 2, 3), "PdistBackwardBackward0": (0, 1, 2)}
-if _TORCH < (2, 13):
-    NOT_IMPLEMENTED |= {"NextafterBackward0": (0, 1)}
-# Those whose formula is zeros, in the same file.
-_ZERO = {
-    f"{name}Backward"
-    for name in (
-        "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
-        "Poisson Random Round Sgn Sign Trunc Uniform Zero"
-    ).split()
-}

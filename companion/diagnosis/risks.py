@@ -6,12 +6,12 @@ zero can be seen beforehand.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
+from companion.diagnosis.derivatives_yaml import operation_of
 from companion.graph.reading import Edge
 from companion.graph.saved import Peek
 from companion.internals import is_wrapped
@@ -21,42 +21,33 @@ Risk = tuple[str, str]  # the code of a finding, and its message
 
 
 def risks(
-    name: str, one: Peek, slots: Sequence[Edge | None], outputs: Collection[int]
+    name: str, saved: Peek, slots: Sequence[Edge | None], outputs: Collection[int]
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node.
 
     Args:
         name: the class of the Node.
-        one: what it saved.
+        saved: what it saved.
         slots: where it leads.
         outputs: the numbers of the outputs that a gradient comes to.
     """
-    kind = re.sub(r"Backward\d+$", "", name)
-    values = {name: value for name, value in one.values.items() if is_plain(value)}
-    if kind in _POINTS and _POINTS[kind][0] in values:
-        saved, is_risky, told = _POINTS[kind]
-        if is_risky(values[saved]).any():
-            yield "nan-risk", f"{told}: the gradient is infinite"
-    if kind in _SPECTRA and _SPECTRA[kind][0] in values:
-        saved, needed, told = _SPECTRA[kind]
-        if (values[saved].diff(dim=-1) == 0).any() and any(nr in outputs for nr in needed):
-            yield "nan-risk", f"{told}: the gradient divides by their difference"
-    if kind in _RULES:
-        yield from _RULES[kind](one.values, values)
-    if kind in _WRITERS and slots[1] and (repeats := _WRITERS[kind](one.values)):
-        often = "once" if repeats == 1 else f"{repeats} times"
-        yield "duplicate-indices", f"the indices repeat {often}, and of several values one stays"
-    for saved, value in tensors_in(one):
+    operation = operation_of(name)
+    if rule := _RULES.get(operation):
+        values = {name: value for name, value in saved.values.items() if is_plain(value)}
+        if risk := rule(_Saved(saved.values, values, slots, outputs)):
+            yield risk
+    for argument, value in tensors_in(saved):
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
-        if is_plain(value) and (value.isnan() | (value.isinf() & (kind in _FACTORS))).any():
-            what = "infinite or NaN" if kind in _FACTORS else "NaN"
-            yield "non-finite", f"{name} saved {saved}, which has {what} values"
-            break
+        is_factor = operation in _FACTORS
+        if is_plain(value) and (value.isnan() | (value.isinf() & is_factor)).any():
+            kind = "infinite or NaN" if is_factor else "NaN"
+            yield "non-finite", f"{name} saved {argument}, which has {kind} values"
+            return
 
 
-def tensors_in(one: Peek) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(saved: Peek) -> Iterator[tuple[str, Tensor]]:
     """The tensors that a Node saved, those in lists too."""
-    for name, value in one.values.items():
+    for name, value in saved.values.items():
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, Tensor):
                 yield name, part
@@ -79,65 +70,118 @@ def _readable(value: object) -> TypeGuard[Tensor]:
     )
 
 
-# ---- rules: all that was saved, and of it what is_plain
+# ---- rules: what can be said of the Nodes of one operation
 
 
-def _pow(saved: Mapping[str, Any], values: Mapping[str, Tensor]) -> Iterator[Risk]:
-    exponent = saved.get("exponent")
-    if "self" in values and exponent is not None:
-        steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
-        if ((values["self"] == 0) & steep.to(values["self"].device)).any():
-            told = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-            yield "nan-risk", f"x ** {told} at 0: the gradient is infinite"
+class _Saved(NamedTuple):
+    """What a rule may look at."""
+
+    all: Mapping[str, Any]  # what the Node saved, by name
+    values: Mapping[str, Tensor]  # of these the tensors that are plain
+    slots: Sequence[Edge | None]  # where the Node leads
+    outputs: Collection[int]  # the numbers of the outputs that a gradient comes to
 
 
-def _relu(saved: Mapping[str, Any], values: Mapping[str, Tensor]) -> Iterator[Risk]:
-    if "result" in values and not (values["result"] > 0).any():
-        yield "dead-relu", "every output of relu is 0"
+_Rule = Callable[[_Saved], Risk | None]
 
 
-def _maximum_of_all(saved: Mapping[str, Any], values: Mapping[str, Tensor]) -> Iterator[Risk]:
+def _at(name: str, is_risky: Callable[[Tensor], Tensor], point: str) -> _Rule:
+    """The formula divides by zero where the value saved under a name is risky."""
+
+    def rule(saved: _Saved) -> Risk | None:
+        if name in saved.values and is_risky(saved.values[name]).any():
+            return "nan-risk", f"{point}: the gradient is infinite"
+        return None
+
+    return rule
+
+
+def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
+    """The gradient of some outputs divides by the gaps of the spectrum saved under a name."""
+
+    def rule(saved: _Saved) -> Risk | None:
+        if name in saved.values and (saved.values[name].diff(dim=-1) == 0).any():
+            if any(number in saved.outputs for number in dividing):
+                return "nan-risk", f"{equal}: the gradient divides by their difference"
+        return None
+
+    return rule
+
+
+def _writing(repeats_of: Callable[[Mapping[str, Any]], int]) -> _Rule:
+    """Some values were written in vain; slot 1 leads to what the values are."""
+
+    def rule(saved: _Saved) -> Risk | None:
+        repeats = repeats_of(saved.all) if saved.slots[1] else 0
+        often = "once" if repeats == 1 else f"{repeats} times"
+        message = f"the indices repeat {often}, and of several values one stays"
+        return ("duplicate-indices", message) if repeats else None
+
+    return rule
+
+
+def _pow(saved: _Saved) -> Risk | None:
+    base, exponent = saved.values.get("self"), saved.all.get("exponent")
+    if base is None or exponent is None:
+        return None
+    steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
+    if not ((base == 0) & steep.to(base.device)).any():
+        return None
+    power = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
+    return "nan-risk", f"x ** {power} at 0: the gradient is infinite"
+
+
+def _relu(saved: _Saved) -> Risk | None:
+    if "result" not in saved.values or (saved.values["result"] > 0).any():
+        return None
+    return "dead-relu", "every output of relu is 0"
+
+
+def _extremum_of_all(saved: _Saved) -> Risk | None:
     # The Node of max(dim) saved indices instead, and chooses one of several.
-    if {"self", "result"} <= set(values):
-        ties = int((values["self"] == values["result"]).sum())
-        if ties > 1:
-            yield "ties", f"{ties} elements tie: each gets 1/{ties} of the gradient"
+    if not {"self", "result"} <= set(saved.values):
+        return None
+    ties = int((saved.values["self"] == saved.values["result"]).sum())
+    message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
+    return ("ties", message) if ties > 1 else None
 
 
-def _maximum_of_some(saved: Mapping[str, Any], values: Mapping[str, Tensor]) -> Iterator[Risk]:
-    if {"self", "result"} <= set(values):
-        dims = [_signed(dim) for dim in saved["dim"]]
-        result = values["result"]
-        if not saved["keepdim"] and dims:
-            for dim in sorted(dim % values["self"].dim() for dim in dims):
-                result = result.unsqueeze(dim)
-        equal = values["self"] == result
-        ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
-        if ties:
-            yield "ties", f"{ties} elements tie: those of one result share its gradient"
+def _extremum_of_some(saved: _Saved) -> Risk | None:
+    if not {"self", "result"} <= set(saved.values):
+        return None
+    values, result = saved.values["self"], saved.values["result"]
+    dims = [_signed(dim) for dim in saved.all["dim"]]
+    if not saved.all["keepdim"] and dims:
+        for dim in sorted(dim % values.dim() for dim in dims):
+            result = result.unsqueeze(dim)
+    equal = values == result
+    ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
+    message = f"{ties} elements tie: those of one result share its gradient"
+    return ("ties", message) if ties else None
 
 
-def _maximum_of_two(saved: Mapping[str, Any], values: Mapping[str, Tensor]) -> Iterator[Risk]:
-    if {"self", "other"} <= set(values):
-        ties = int((values["self"] == values["other"]).sum())
-        if ties:
-            yield "ties", f"{ties} pairs tie: each of the two gets half of the gradient"
+def _extremum_of_two(saved: _Saved) -> Risk | None:
+    if not {"self", "other"} <= set(saved.values):
+        return None
+    ties = int((saved.values["self"] == saved.values["other"]).sum())
+    message = f"{ties} pairs tie: each of the two gets half of the gradient"
+    return ("ties", message) if ties else None
 
 
 def _written_twice(saved: Mapping[str, Any]) -> int:
-    """How many places ``index_put`` wrote to that another place of its index names as well."""
+    """How many elements ``index_put`` wrote to that its indices name a second time."""
     indices = [index for index in saved.get("indices", ()) if index is not None]
     if not indices or saved["accumulate"] or not all(map(_readable, indices)):
         return 0
-    if any(index.dtype is not torch.long for index in indices):  # a mask names each place once
+    if any(index.dtype is not torch.long for index in indices):  # a mask names each element once
         return 0
     shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
-    places = torch.stack([index.expand(shape).flatten() for index in indices])
-    return int(places.shape[1] - torch.unique(places, dim=1).shape[1])
+    elements = torch.stack([index.expand(shape).flatten() for index in indices])
+    return int(elements.shape[1] - torch.unique(elements, dim=1).shape[1])
 
 
 def _scattered_twice(saved: Mapping[str, Any]) -> int:
-    """The same of ``scatter``, whose index names places along one dimension."""
+    """The same of ``scatter``, whose index names elements along one dimension."""
     if not _readable(saved.get("index")) or saved["index"].dim() == 0:
         return 0
     dim = _signed(saved["dim"])
@@ -149,42 +193,33 @@ def _signed(dim: int) -> int:
     return dim - 2**64 if dim >= 2**63 else dim
 
 
-# By Node: the saved value to look at, where it is dangerous, and what to say.
-_POINTS: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
-    "Acos": ("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
-    "Acosh": ("self", lambda v: v == 1, "acosh at 1"),
-    "Asin": ("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
-    "Atanh": ("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
-    "Div": ("other", lambda v: v == 0, "division by 0"),
-    "Erfinv": ("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
-    "Log": ("self", lambda v: v == 0, "log at 0"),
-    "Log10": ("self", lambda v: v == 0, "log10 at 0"),
-    "Log1P": ("self", lambda v: v == -1, "log1p at -1"),
-    "Log2": ("self", lambda v: v == 0, "log2 at 0"),
-    "Reciprocal": ("result", lambda v: v.isinf(), "division by 0"),
-    "Rsqrt": ("result", lambda v: v.isinf(), "rsqrt at 0"),
-    "Sqrt": ("result", lambda v: v == 0, "sqrt at 0"),
-    "Xlogy": ("other", lambda v: v == 0, "xlogy at (x, 0)"),
-}
-# Decompositions: the saved spectrum, the outputs whose gradient divides by its gaps.
-_SPECTRA = {
-    "LinalgEigh": ("eigenvalues", (1,), "equal eigenvalues"),
-    "LinalgSvd": ("S", (0, 2), "equal singular values"),
-}
-_RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Iterator[Risk]]] = {
-    "Amax": _maximum_of_some,
-    "Amin": _maximum_of_some,
-    "Max": _maximum_of_all,
-    "Maximum": _maximum_of_two,
-    "Min": _maximum_of_all,
-    "Minimum": _maximum_of_two,
+_RULES: dict[str, _Rule] = {
+    "Acos": _at("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
+    "Acosh": _at("self", lambda v: v == 1, "acosh at 1"),
+    "Amax": _extremum_of_some,
+    "Amin": _extremum_of_some,
+    "Asin": _at("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
+    "Atanh": _at("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
+    "Div": _at("other", lambda v: v == 0, "division by 0"),
+    "Erfinv": _at("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
+    "IndexPut": _writing(_written_twice),
+    "LinalgEigh": _between_equal("eigenvalues", (1,), "equal eigenvalues"),
+    "LinalgSvd": _between_equal("S", (0, 2), "equal singular values"),
+    "Log": _at("self", lambda v: v == 0, "log at 0"),
+    "Log10": _at("self", lambda v: v == 0, "log10 at 0"),
+    "Log1P": _at("self", lambda v: v == -1, "log1p at -1"),
+    "Log2": _at("self", lambda v: v == 0, "log2 at 0"),
+    "Max": _extremum_of_all,
+    "Maximum": _extremum_of_two,
+    "Min": _extremum_of_all,
+    "Minimum": _extremum_of_two,
     "Pow": _pow,
+    "Reciprocal": _at("result", lambda v: v.isinf(), "division by 0"),
     "Relu": _relu,
-}
-# How often a Node wrote a value in vain; its second slot leads to what the values are.
-_WRITERS: dict[str, Callable[[Mapping[str, Any]], int]] = {
-    "IndexPut": _written_twice,
-    "Scatter": _scattered_twice,
+    "Rsqrt": _at("result", lambda v: v.isinf(), "rsqrt at 0"),
+    "Scatter": _writing(_scattered_twice),
+    "Sqrt": _at("result", lambda v: v == 0, "sqrt at 0"),
+    "Xlogy": _at("other", lambda v: v == 0, "xlogy at (x, 0)"),
 }
 # Those whose formula multiplies the gradient by what they saved.
 _FACTORS = set(

@@ -18,25 +18,33 @@ at each use, since lines from everywhere to one place are what makes a drawing u
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, Literal
+from itertools import chain, cycle
+from typing import Any, Literal, NamedTuple
 
 from companion.graph.modules import Call
-from companion.graph.reading import Edge, Graph, garbage_collection_paused, shape_or_none
+from companion.graph.reading import (
+    Edge,
+    Graph,
+    GraphNode,
+    garbage_collection_paused,
+    shape_or_none,
+)
 
 _Slots = tuple[Edge | None, ...]
-_Place = tuple[int, int, int]  # which Node of a box, which slot, which input_nr
+_Origin = tuple[int, int, int]  # of an edge: which Node of its box, which slot, which input_nr
+_Users = dict[tuple["Box", int], list[Edge]]  # of a leaf: which box, which slot, by which edges
+_Run = tuple[int, int]  # from which box to which equal stretches follow one another
 _Kind = Literal["node", "module", "copies", "chain", "rest"]
-_USES = 3  # of a leaf that is drawn once
+_FEW = 3  # uses of a leaf, or edges from a Node into a block, that are drawn as lines of their own
 _GAIN = 3  # more boxes than this must a fold save
 _TRIES = 16  # of the periods that are most likely
 
 
 @dataclass(slots=True, eq=False)
 class Box:
-    """A Node, or several Nodes that are drawn as one.
+    """A Node, or a block of several Nodes.
 
     Attributes:
         nodes: the indices of its Nodes, without ``leaves``: in the order in which they run, but
@@ -48,7 +56,7 @@ class Box:
         call: of a module, or of copies of a module, the (first) call.
         leaves: the indices of the leaves that are used in here and nowhere else.
         use: for a leaf that is drawn at each use: which use this is, and of how many.
-        nones: how many entries of ``next_functions`` are None in a block of several Nodes.
+        nones: how many entries of ``next_functions`` are None in a block.
     """
 
     nodes: list[int]
@@ -60,6 +68,36 @@ class Box:
     nones: int = 0
     content: int = -1  # equal for boxes with equal insides
 
+    @property
+    def is_block(self) -> bool:
+        return self.kind != "node"
+
+    @property
+    def first_copy(self) -> list[int]:
+        """The Nodes of the first of its copies; all of them where there is but one."""
+        return self.nodes[: len(self.nodes) // self.copies]
+
+    @property
+    def is_further_use(self) -> bool:
+        """Whether the same leaf has another box for an earlier use."""
+        return self.use is not None and self.use[0] > 1
+
+
+class Arrow(NamedTuple):
+    """What leads from a box: an entry of ``next_functions``, or several drawn as one.
+
+    Attributes:
+        target: the box that it leads to; None for an entry that is None.
+        slot: the position of the entry; None where there is but one, or it stands for several.
+        input_nr: which input of the target the gradient enters; of a block always 0.
+        edges: how many edges it stands for.
+    """
+
+    target: Box | None
+    slot: int | None
+    input_nr: int = 0
+    edges: int = 1
+
 
 @dataclass(slots=True)
 class Folded:
@@ -68,72 +106,119 @@ class Folded:
     Edges that stay inside a box are not among them.
     """
 
+    graph: Graph
+    slots: Sequence[_Slots]  # of each Node
     boxes: list[Box]
     edges: dict[Box, dict[Box, list[Edge]]]
+
+    def node(self, box: Box) -> GraphNode:
+        """The Node of a box; of a block the first."""
+        return self.graph.nodes[box.nodes[0]]
+
+    def is_root(self, box: Box) -> bool:
+        return min(box.nodes) < len(self.graph.roots)
+
+    def arrows(self, box: Box) -> list[Arrow]:
+        """What leads from a box, slot by slot; but one arrow to each target from a block.
+
+        A Node that leads to a block more than three times has one arrow to it as well.
+        """
+        targets = self.edges.get(box, {})
+        if box.is_block:
+            return [Arrow(target, None, edges=len(edges)) for target, edges in targets.items()]
+        slots = self.slots[box.nodes[0]]
+        target_at = {edge.slot: target for target, edges in targets.items() for edge in edges}
+        arrows: dict[object, Arrow] = {}
+        for number, edge in enumerate(slots):
+            slot = number if len(slots) > 1 else None
+            if edge is None:
+                arrows[number] = Arrow(None, slot)
+                continue
+            target = target_at[number]
+            if not target.is_block:
+                arrows[number] = Arrow(target, slot, edge.input_nr)
+            elif len(targets[target]) <= _FEW:
+                arrows[number] = Arrow(target, slot)
+            else:
+                arrows[target] = Arrow(target, None, edges=len(targets[target]))
+        return list(arrows.values())
 
 
 @garbage_collection_paused()  # it would go through all edges again and again
 def fold(graph: Graph, max_boxes: int | None) -> Folded:
     """The boxes of a graph: one for each Node where that gives no more than ``max_boxes``."""
     slots = [graph.slots(i) for i in range(len(graph))]
-    singles = [Box([node.index]) for node in graph.nodes if not node.is_leaf]
-    # There are no fewer boxes than Nodes, and a root that is a leaf has one whatever the limit.
-    if max_boxes is None or not singles or len(graph) <= max_boxes:
-        whole = _arrange(graph, slots, singles)
-        if max_boxes is None or not singles or len(whole.boxes) <= max_boxes:
+    operations = [Box([node.index]) for node in graph.nodes if not node.is_leaf]
+    if max_boxes is None or not operations:  # a root that is a leaf has a box whatever the limit
+        return _arrange(graph, slots, operations)
+    if len(graph) <= max_boxes:  # there are no fewer boxes than Nodes
+        whole = _arrange(graph, slots, operations)
+        if len(whole.boxes) <= max_boxes:
             return whole
     folder = _Folder(graph, slots)
-    boxes: list[Box] = []
     for boxes in folder.fewer_and_fewer():
         if len(boxes) <= max_boxes:
             folded = _arrange(graph, slots, boxes)
             if len(folded.boxes) <= max_boxes:
                 return folded
-    # As many boxes as fit, and one with all that lies deeper.
-    folded, kept = _arrange(graph, slots, [folder.join(boxes, "rest")]), 0
+    return _with_a_rest(folder, boxes, max_boxes)
+
+
+def _with_a_rest(folder: _Folder, boxes: list[Box], max_boxes: int) -> Folded:
+    """As many boxes as fit, and one with all that lies deeper."""
+
+    def keep(count: int) -> Folded:
+        rest = [folder.join(boxes[count:], "rest")] if count < len(boxes) else []
+        return _arrange(folder.graph, folder.slots, boxes[:count] + rest)
+
+    folded, kept = keep(0), 0
     for step in (2**k for k in reversed(range(max_boxes.bit_length()))):
-        more = boxes[: kept + step]
-        rest = boxes[kept + step :]
-        tried = _arrange(graph, slots, [*more, folder.join(rest, "rest")] if rest else more)
-        if len(tried.boxes) <= max_boxes:
-            folded, kept = tried, kept + step
+        with_more = keep(kept + step)
+        if len(with_more.boxes) <= max_boxes:
+            folded, kept = with_more, kept + step
     return folded
 
 
 def _arrange(graph: Graph, slots: Sequence[_Slots], operations: Sequence[Box]) -> Folded:
     """Find the edges between boxes, and put each leaf into a box of its own or of another."""
     boxes = [Box(box.nodes, box.kind, box.copies, box.call) for box in operations]
-    box_of = {i: box for box in boxes for i in box.nodes}
-    edges: dict[Box, dict[Box, list[Edge]]] = {box: {} for box in boxes}
-    uses: dict[int, dict[tuple[Box, int], list[Edge]]] = {leaf.index: {} for leaf in graph.leaves}
-    for edge in chain.from_iterable(slots):
-        if edge is None:
-            continue
-        source, target = box_of[edge.source], box_of.get(edge.target)
-        if target is None:  # a block uses a leaf once, a Node once for each slot
-            slot = edge.slot if source.kind == "node" else -1
-            uses[edge.target].setdefault((source, slot), []).append(edge)
-        elif source is not target:
-            edges[source].setdefault(target, []).append(edge)
-    for leaf, users in uses.items():
-        if len(users) == 1 and leaf >= len(graph.roots):
-            ((source, _),) = users
-            if source.kind != "node":
-                source.leaves.append(leaf)
-                continue
-        shared = len(users) > _USES
-        if not shared:
-            boxes.append(Box([leaf]))
-        for number, ((source, _), through) in enumerate(users.items(), start=1):
-            if shared:
-                boxes.append(Box([leaf], use=(number, len(users))))
-            edges[source].setdefault(boxes[-1], []).extend(through)
-    blocks = [box for box in boxes if box.kind != "node"]
+    folded = Folded(graph, slots, boxes, {box: {} for box in boxes})
+    for leaf, users in _connect(folded).items():
+        _place(folded, leaf, users)
+    blocks = [box for box in boxes if box.is_block]
     for box in blocks:
         box.nones = sum(slots[i].count(None) for i in box.nodes)
     if not blocks:
         boxes.sort(key=lambda box: box.nodes)
-    return Folded(boxes, edges)
+    return folded
+
+
+def _connect(folded: Folded) -> dict[int, _Users]:
+    """Note the edges between the boxes of operations; find for each leaf those that use it."""
+    box_of = {i: box for box in folded.boxes for i in box.nodes}
+    users: dict[int, _Users] = {leaf.index: {} for leaf in folded.graph.leaves}
+    for edge in filter(None, chain.from_iterable(folded.slots)):
+        source, target = box_of[edge.source], box_of.get(edge.target)
+        if target is None:  # a block uses a leaf once, a Node once for each slot
+            slot = -1 if source.is_block else edge.slot
+            users[edge.target].setdefault((source, slot), []).append(edge)
+        elif source is not target:
+            folded.edges[source].setdefault(target, []).append(edge)
+    return users
+
+
+def _place(folded: Folded, leaf: int, users: _Users) -> None:
+    """Put a leaf into the one block that uses it, or into a box of its own, or one for each use."""
+    sources = [source for source, _ in users]
+    if len(sources) == 1 and sources[0].is_block and leaf >= len(folded.graph.roots):
+        sources[0].leaves.append(leaf)
+        return
+    boxes = [Box([leaf])]
+    if len(users) > _FEW:
+        boxes = [Box([leaf], use=(number, len(users))) for number in range(1, len(users) + 1)]
+    folded.boxes += boxes
+    for source, box, edges in zip(sources, cycle(boxes), users.values(), strict=False):
+        folded.edges[source].setdefault(box, []).extend(edges)
 
 
 class _Folder:
@@ -165,6 +250,7 @@ class _Folder:
         return tuple(found)
 
     def fewer_and_fewer(self) -> Iterator[list[Box]]:
+        """The operations in ever fewer boxes: module by module, then folded and folded again."""
         boxes = self.singles
         depth = max((call.depth for call in self.graph.calls if call), default=0)
         for level in range(depth, 0, -1):
@@ -175,9 +261,9 @@ class _Folder:
                 yield alike
         fewer: list[Box] | None = boxes
         while fewer:
+            boxes = fewer
             yield boxes
             fewer = self.copies(boxes) or self.chains(boxes)
-            boxes = fewer or boxes
 
     def by_module(self, level: int) -> list[Box]:
         """A box for each call that lies ``level`` calls deep, or less where there is none."""
@@ -200,100 +286,76 @@ class _Folder:
         ahead = self.ahead(boxes)
 
         def equal(i: int, j: int) -> bool:
-            return (
-                boxes[i].content == boxes[j].content
-                and len(ahead[i]) == len(ahead[j])
-                and all(
-                    whence == other and (far == away or target == goal)
-                    for (whence, target, far), (other, goal, away) in zip(
-                        ahead[i], ahead[j], strict=True
-                    )
-                )
-            )
+            return boxes[i].content == boxes[j].content and _lead_alike(ahead[i], ahead[j])
 
-        best: tuple[int, int, list[tuple[int, int]]] = (_GAIN, 0, [])
-        for period in periods or _likely_periods(boxes):
-            runs, start = list[tuple[int, int]](), 0
-            while start + period < len(boxes):
-                end = start
-                while end + period < len(boxes) and equal(end, end + period):
-                    end += 1
-                if end - start >= period:
-                    end = start + ((end - start) // period + 1) * period
-                    runs.append((start, end))
-                start = max(end, start + 1)
-            saved = sum(end - start - 1 for start, end in runs)
-            if saved > best[0]:
-                best = (saved, period, runs)
+        most, period, runs = _GAIN, 0, list[_Run]()
+        for candidate in periods or _likely_periods(boxes):
+            found = _runs(len(boxes), candidate, equal)
+            saved = sum(end - start - 1 for start, end in found)
+            if saved > most:
+                most, period, runs = saved, candidate, found
             if saved > 0.95 * len(boxes):  # a longer period can save little more
                 break
-        _, period, runs = best
         result, done = list[Box](), 0
         for start, end in runs:
-            first = boxes[start : start + period]
-            one = self.join(first, "copies", call=first[0].call if period == 1 else None)
-            one.nodes = [i for box in boxes[start:end] for i in box.nodes]
-            one.copies = (end - start) // period
-            one.content = self.number((one.copies, one.content))
-            result += [*boxes[done:start], one]
+            result += [*boxes[done:start], self.joined_copies(boxes[start:end], period)]
             done = end
         return [*result, *boxes[done:]] if runs else None
 
+    def joined_copies(self, boxes: list[Box], period: int) -> Box:
+        """One box in place of stretches that are equal, each of ``period`` boxes."""
+        first = boxes[:period]
+        block = self.join(first, "copies", call=first[0].call if period == 1 else None)
+        block.nodes = [i for box in boxes for i in box.nodes]
+        block.copies = len(boxes) // period
+        block.content = self.number((block.copies, block.content))
+        return block
+
     def chains(self, boxes: list[Box]) -> list[Box] | None:
         """Boxes of which each leads to the next, and nothing else to either, become one box."""
-        place = {i: k for k, box in enumerate(boxes) for i in box.nodes}
+        box_number = {i: k for k, box in enumerate(boxes) for i in box.nodes}
         targets = [
-            sorted({place[target] for _, target, _ in out if target in place})
+            sorted({box_number[target] for _, target, _ in out if target in box_number})
             for out in self.ahead(boxes)
         ]
-        sources = Counter(target for out in targets for target in out)
-        result, taken = list[Box](), set[int]()
-        for i, out in enumerate(targets):
-            if i in taken:
-                continue
-            row = [i]
-            while len(out) == 1 and sources[out[0]] == 1:
-                row += out
-                out = targets[out[0]]
-            if len(row) > _GAIN:
-                taken.update(row)
-                result.append(self.join([boxes[k] for k in row], "chain"))
-            else:
-                result.append(boxes[i])
-        return result if taken else None
+        rows = list(_rows(targets))
+        if len(rows) == len(boxes):
+            return None
+        return [
+            self.join([boxes[k] for k in row], "chain") if len(row) > 1 else boxes[row[0]]
+            for row in rows
+        ]
 
-    def ahead(self, boxes: list[Box]) -> list[list[tuple[_Place, int, Any]]]:
-        """For each box its edges to other boxes and to leaves.
+    def ahead(self, boxes: list[Box]) -> list[list[tuple[_Origin, int, Any]]]:
+        """For each box its edges to other boxes and to leaves: origin, target and distance.
 
-        Each edge with the place in the box from which it comes, its target, and how far that is:
-        boxes ahead and the place in that box; or for a leaf, boxes back to where it was used last
-        and the place there.
+        The distance says how many boxes ahead the target is, and at which place in its box; of a
+        leaf, how many boxes back it was used last, and the origin of that use.
         """
-        place = {i: (k, n) for k, box in enumerate(boxes) for n, i in enumerate(box.nodes)}
-        used: dict[int, tuple[int, _Place]] = {}
-        found: list[list[tuple[_Place, int, Any]]] = [[] for _ in boxes]
+        place_of = {i: (k, n) for k, box in enumerate(boxes) for n, i in enumerate(box.nodes)}
+        last_use: dict[int, tuple[int, _Origin]] = {}
+        found: list[list[tuple[_Origin, int, Any]]] = [[] for _ in boxes]
         for k, box in enumerate(boxes):
             for n, i in enumerate(box.nodes):
-                for edge in self.slots[i]:
-                    if edge is None:
-                        continue
-                    whence = (n, edge.slot, edge.input_nr)
-                    if edge.target in place:
-                        there, at = place[edge.target]
+                for edge in filter(None, self.slots[i]):
+                    origin, target = (n, edge.slot, edge.input_nr), edge.target
+                    if target in place_of:
+                        there, at = place_of[target]
                         if there != k:
-                            found[k].append((whence, edge.target, (there - k, at)))
-                    elif self.graph.nodes[edge.target].is_leaf:
-                        last = used.get(edge.target)
-                        far = (k - last[0], last[1]) if last else None
-                        found[k].append((whence, edge.target, far))
-                        used[edge.target] = (k, whence)
+                            found[k].append((origin, target, (there - k, at)))
+                    elif self.graph.nodes[target].is_leaf:
+                        last = last_use.get(target)
+                        found[k].append((origin, target, (k - last[0], last[1]) if last else None))
+                        last_use[target] = k, origin
         return found
 
     def join(self, boxes: list[Box], kind: _Kind, call: Call | None = None) -> Box:
         """One box in place of several."""
         parts = tuple(box.content for box in boxes)
         inside = tuple(
-            (k, whence, far) for k, out in enumerate(self.ahead(boxes)) for whence, _, far in out
+            (k, origin, distance)
+            for k, out in enumerate(self.ahead(boxes))
+            for origin, _, distance in out
         )
         content = self.number((kind, call and call.kind, parts, inside))
         return Box([i for box in boxes for i in box.nodes], kind, call=call, content=content)
@@ -308,3 +370,45 @@ def _likely_periods(boxes: list[Box]) -> list[int]:
             covered[i - last[box.content]] += i - last[box.content]
         last[box.content] = i
     return sorted(period for period, _ in covered.most_common(_TRIES))
+
+
+def _lead_alike(
+    some: Sequence[tuple[_Origin, int, Any]], others: Sequence[tuple[_Origin, int, Any]]
+) -> bool:
+    """Whether the edges of two boxes lead equally far, or to the very same Node."""
+    return len(some) == len(others) and all(
+        origin == other_origin and (distance == other_distance or target == other_target)
+        for (origin, target, distance), (other_origin, other_target, other_distance) in zip(
+            some, others, strict=True
+        )
+    )
+
+
+def _runs(count: int, period: int, equal: Callable[[int, int], bool]) -> list[_Run]:
+    """Where among so many boxes a stretch of ``period`` is followed by equal ones."""
+    runs, start = list[_Run](), 0
+    while start + period < count:
+        end = start
+        while end + period < count and equal(end, end + period):
+            end += 1
+        if end - start >= period:
+            end = start + ((end - start) // period + 1) * period
+            runs.append((start, end))
+        start = max(end, start + 1)
+    return runs
+
+
+def _rows(targets: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Each box once: in a long chain of boxes, or alone."""
+    sources = Counter(chain.from_iterable(targets))
+    seen = set[int]()
+    for i, out in enumerate(targets):
+        if i in seen:
+            continue
+        row = [i]
+        while len(out) == 1 and sources[out[0]] == 1:
+            row += out
+            out = targets[out[0]]
+        row = row if len(row) > _GAIN else [i]
+        seen.update(row)
+        yield row

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
@@ -58,53 +59,73 @@ class Value(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Seen:
-    """What is known of a tensor."""
+class TensorState:
+    """What is known of a tensor that is alive."""
 
     value: Value
     version: int | None
-    since: int  # the notes from this one on are younger than what is known
-    bits: int | None = None  # a fingerprint of what it held at this version
-    end: Any = None  # calls when the tensor is gone
+    next_note: int  # the index of the first note that is younger than this state
+    fingerprint: int | None = None  # of its memory at this version
+    finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
+
+
+# Tensors with what is known of them.
+Known = list[tuple[Tensor, TensorState]]
+
+
+class Call(NamedTuple):
+    """A call that is about to run."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: Known  # the tensors whose values it takes
+    values: list[Value]  # of these tensors, and before them those of floats that came from tensors
+    live: bool  # one of these values requires grad
+    next_number: int  # the number that the next Node will get
 
 
 class Note(NamedTuple):
     """What is noted of a call while the block runs."""
 
     name: str
-    place: tuple[CodeType, int] | None
+    call_site: tuple[CodeType, int] | None  # the user's code, and the instruction in it
     inputs: list[Value]
     outputs: list[Value]
-    numbers: tuple[int, int]  # of the next Node: before, and after
-    live: bool = False  # an input required grad
-    gradients: str = ""  # where they were off, or for autograd.grad: the code of the cut
+    numbers: tuple[int, int]  # of the next Node: before the call, and after it
+    live: bool = False  # an input requires grad
+    mode_code: str = ""  # if gradients were off, or for autograd.grad: the code of the cut
     in_place: bool = False
-    memory: tuple[int | None, ...] = ()  # of what it wrote into, or gave out of autograd's sight
-    quiet: bool = False  # it is not listed
-    stands_for: int | None = None  # instead of it the operation of this note is named
+    addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
+    hidden: bool = False  # it is not listed among the operations
+    stands_for: int | None = None  # if hidden: the note whose operation is named for it
 
     @property
     def source(self) -> Source | None:
-        return None if self.place is None else source_at(*self.place)
+        return None if self.call_site is None else source_at(*self.call_site)
 
 
 class Recorder(TorchFunctionMode):
-    """Sees the calls, and keeps the notes."""
+    """Sees the calls, and keeps the notes.
+
+    Every operation passes through these methods, so each call in them makes ``watch`` slower.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.notes: list[Note] = []
-        self.seen: dict[ref[Tensor], Seen] = {}  # ref(t) is the same as long as t lives
-        self.floats: dict[complex, list[tuple[complex, Value]]] = {}  # by value; told by identity
-        self.wrote: dict[int | None, Value] = {}  # memory -> what was written into it last
-        self.functions: dict[CodeType, bool] = {}  # whether they are of a torch.autograd.Function
-        self.around: CodeType | None = None  # the code that entered the block
-        self.backward = running_pass()  # -1 outside of any backward pass
-        self.over = False
+        self.states: dict[ref[Tensor], TensorState] = {}  # ref(t) is the same as long as t lives
+        # A float that item() gave is known by identity; it is looked up by value.
+        self.floats: dict[complex, list[tuple[complex, Value]]] = {}
+        self.last_written: dict[int | None, Value] = {}  # by the address of the memory
+        self.is_function_code: dict[CodeType, bool] = {}  # of a torch.autograd.Function
+        self.entry_code: CodeType | None = None  # the code that entered the block
+        self.backward_pass = running_pass()  # -1 outside of any
+        self.closed = False
 
     def leave(self) -> None:
         """Stop noting."""
-        self.over, self.around = True, None
+        self.closed, self.entry_code = True, None
         self.floats.clear()
         leave_mode(self)
 
@@ -116,168 +137,221 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_dynamo_compiling():  # which would compile what stands below
+        if is_dynamo_compiling():  # which would compile what stands below
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name in ("__get__", "__set__"):
-            name, accessor = getattr(getattr(func, "__self__", None), "__name__", ""), name
-            skipped = name not in PROPERTIES
-        else:
-            accessor, skipped = "", name in _SKIPPED
-        if skipped or self.over or running_pass() != self.backward:
+        name = _noted_name(func)
+        if name is None or self.closed or running_pass() != self.backward_pass:
             return func(*args, **kwargs)
         with unseen():  # no other mode and no subclass sees us look
-            tensors, values = self.inputs(args[_READ[name]] if name in _READ else args, kwargs)
-            before = [self.read(tensor) for tensor in tensors]
-            values += [seen.value for seen in before]
-            live = name not in VALUELESS and any([value[2] for value in values])
-            first = next_number()
+            call = self.before(name, args, kwargs)
         result = func(*args, **kwargs)
         with unseen():
-            numbers = first, next_number()
-            given = [result] if type(result) in PLAIN else _tensors(_flat([result]))
-            if name == "__setitem__" or accessor == "__set__":  # the version need not tell
-                written = tensors[:1]
-            else:
-                pairs = zip(tensors, before, strict=True)
-                written = [t for t, seen in pairs if version_of(t) != seen.version]
-            leaves = name in LEAVING
-            if not (given or written or leaves or name in DECIDING):
-                return result
-            index = len(self.notes)
-            own = [*given, *[t for t in written if not any(t is one for one in given)]]
-            after = [self.wrote_to(tensor, index, nr) for nr, tensor in enumerate(own)]
-            outputs = [seen.value for seen in after]
-            if leaves:
-                outputs += self.numbers_in(result, values, index)
-            memory: tuple[int | None, ...] = ()
-            if written or name in _ALIASING:
-                memory = tuple(map(memory_of, written or tensors[:1]))
-                for tensor, address in zip(written, memory, strict=False):
-                    self.wrote[address] = self.seen[ref(tensor)].value
-            off = ""
-            if not torch.is_grad_enabled():
-                off = "inference-mode" if torch.is_inference_mode_enabled() else "no-grad"
-            if name == "grad":  # whatever the mode is, what it gives has a graph if it is told so
-                off = "constant-gradient" if kwargs.get("create_graph") else "penalty-detached"
-            place, quiet = self.place()
-            # Function.apply gives an input that forward returned as a view of itself.
-            quiet = quiet or (name == "view_as" and args[0] is args[-1])
-            note = (name, place, values, outputs, numbers, live and not quiet, off)
-            self.notes.append(_new(Note, (*note, bool(written), memory, quiet, None)))
-            if live and any([value[2] for value in outputs]):
-                for tensor, seen in zip(tensors + own, before + after, strict=True):
-                    if seen.bits is None:
-                        seen.bits, seen.since = fingerprint(tensor), index + 1
+            self.after(call, result)
         return result
 
-    def place(self) -> tuple[tuple[CodeType, int] | None, bool]:
-        """Where the user's code is, and whether that is inside ``Function.forward``.
+    # ---- before the call
 
-        If so the place is where ``apply`` was called.
-        """
-        frame, found, quiet = sys._getframe(2), None, False
-        while frame is not None:
-            code = frame.f_code
-            if found is None and is_users(code.co_filename):
-                found = code, frame.f_lasti
-            if code is self.around:
-                break
-            if code.co_name in ("forward", "setup_context") and self.is_of_a_function(code):
-                found, quiet = None, True
-            frame = frame.f_back  # type: ignore[assignment]
-        return found, quiet
-
-    def is_of_a_function(self, code: CodeType) -> bool:
-        """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
-        if code not in self.functions:
-            kinds: list[Any] = [torch.autograd.Function]
-            for kind in kinds:  # the list grows by the classes made from these
-                kinds += kind.__subclasses__()
-            methods = (inspect.unwrap(getattr(kind, code.co_name)) for kind in kinds)
-            self.functions[code] = any(getattr(m, "__code__", None) is code for m in methods)
-        return self.functions[code]
-
-    def inputs(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[list[Tensor], list[Value]]:
-        """The tensors among arguments, and the values of floats that came from tensors."""
-        if kwargs or any([type(thing) not in _SIMPLE for thing in args]):
-            args = _flat([*args, *kwargs.values()])
-            tensors = _tensors(args)
+    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """What is known of the tensors and floats that a call takes."""
+        read = args[_READ[name]] if name in _READ else args
+        if kwargs or any([type(argument) not in _SIMPLE for argument in read]):
+            read = tuple(_flat([*read, *kwargs.values()]))
+            tensors = _tensors(read)
         else:  # the usual case, in a third of the time
-            tensors = [thing for thing in args if type(thing) in PLAIN]
-        values = list[Value]()
+            tensors = [argument for argument in read if type(argument) in PLAIN]
+        inputs = [(tensor, self.state_of(tensor)) for tensor in tensors]
+        values = [state.value for _, state in inputs]
         if self.floats:
-            for thing in args:
-                if type(thing) in _NUMBERS and thing in self.floats:
-                    values += [value for one, value in self.floats[thing] if one is thing]
-        return tensors, values
+            values = self.values_of_floats(read) + values
+        live = name not in VALUELESS and any([value[2] for value in values])
+        call: Call = _new(Call, (name, args, kwargs, inputs, values, live, next_number()))
+        return call
 
-    def numbers_in(self, result: Any, values: list[Value], index: int) -> list[Value]:
-        """The value of the floats that left torch, which are kept to be known again."""
-        floats = [one for one in _flat([result]) if type(one) in _NUMBERS]
+    def values_of_floats(self, arguments: Iterable[Any]) -> list[Value]:
+        """The values of those arguments that are floats which came from tensors."""
+        floats = [x for x in arguments if type(x) in _NUMBERS and x in self.floats]
+        return [value for x in floats for known, value in self.floats[x] if known is x]
+
+    def state_of(self, tensor: Tensor) -> TensorState:
+        """What is known of a tensor, brought up to date."""
+        state = self.states.get(ref(tensor))
+        if state is None:
+            return self.first_sight(tensor)
+        if version_of(tensor) != state.version:
+            self.catch_up(tensor, state)
+        if tensor.requires_grad != state.value.requires_grad:  # requires_grad_(), Function.apply
+            state.value = state.value._replace(requires_grad=tensor.requires_grad)
+        return state
+
+    def first_sight(self, tensor: Tensor) -> TensorState:
+        """Begin to follow a tensor that no call of the block gave."""
+        value = Value(shape_of(tensor), tensor.dtype, tensor.requires_grad)
+        base = base_of(tensor)
+        base_state = None if base is None else self.states.get(ref(base))
+        if base_state is not None:  # a view made out of sight, as Function.apply makes them
+            origin = base_state.value
+            value = value._replace(made_by=origin.made_by, output_nr=origin.output_nr)
+        return self.follow(tensor, TensorState(value, version_of(tensor), len(self.notes)))
+
+    def catch_up(self, tensor: Tensor, state: TensorState) -> None:
+        """Note that the memory of a tensor was written into by way of another tensor."""
+        writer = self.last_written.get(memory_of(tensor))
+        if writer is not None and writer.made_by is not None and writer.made_by >= state.next_note:
+            last = self.notes[-1].numbers[1]
+            note = Note("", None, [state.value, writer], [writer], (last, last), hidden=True)
+            state.value = state.value._replace(made_by=len(self.notes), output_nr=0)
+            self.notes.append(note._replace(stands_for=writer.made_by))
+        state.version, state.fingerprint = version_of(tensor), None
+        state.next_note = len(self.notes)
+
+    def follow(self, tensor: Tensor, state: TensorState) -> TensorState:
+        """Keep what is known of a tensor for as long as it lives."""
+        key = ref(tensor)
+        self.states[key] = state
+        state.finalizer = ref(tensor, partial(self.states.pop, key))
+        return state
+
+    # ---- after it
+
+    def after(self, call: Call, result: Any) -> None:
+        """Note the call, if it gave a tensor, wrote into one or read the values of one."""
+        name, _, _, inputs, input_values, live, first = call
+        numbers = first, next_number()
+        given = _given(result)
+        written = _written(call, result)
+        if not (given or written or name in _NOTED_WITHOUT_TENSORS):
+            return
+        index = len(self.notes)
+        made = _union(given, written)
+        outputs = [(tensor, self.update(tensor, index, nr)) for nr, tensor in enumerate(made)]
+        values = [state.value for _, state in outputs]
+        if name in LEAVING:
+            values += self.floats_in(result, input_values, index)
+        has_graph = live and any([value[2] for value in values])
+        if has_graph:
+            self.take_fingerprints(inputs + outputs, index + 1)
+        mode_code = "" if has_graph else _mode_code(call)
+        addresses = self.addresses(call, written)
+        call_site, hidden = self.call_site(call)
+        note = (name, call_site, input_values, values, numbers, live and not hidden, mode_code)
+        self.notes.append(_new(Note, (*note, bool(written), addresses, hidden, None)))
+
+    def update(self, tensor: Tensor, index: int, nr: int) -> TensorState:
+        """Bring up to date what is known of a tensor that a call made or changed."""
+        fields = (shape_of(tensor), tensor.dtype, tensor.requires_grad, index, nr)
+        value: Value = _new(Value, fields)
+        state, version = self.states.get(ref(tensor)), version_of(tensor)
+        if state is None:
+            return self.follow(tensor, TensorState(value, version, index + 1))
+        state.value = value
+        if state.version != version:  # after .data = ... it is the same: the fingerprint counts
+            state.version, state.next_note, state.fingerprint = version, index + 1, None
+        return state
+
+    def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:
+        """The value that stands for the floats in a result; keep these to recognize them."""
+        floats = [x for x in _flat([result]) if type(x) in _NUMBERS]
         if not floats or not values:
             return []
         value = values[0]._replace(shape=(), requires_grad=False, made_by=index, output_nr=0)
-        for one in floats:
-            self.floats.setdefault(one, []).append((one, value))
+        for x in floats:
+            self.floats.setdefault(x, []).append((x, value))
         return [value]
 
-    def read(self, tensor: Tensor) -> Seen:
-        """What is known of a tensor, brought up to date."""
-        seen = self.seen.get(ref(tensor))
-        version = version_of(tensor)
-        if seen is None:
-            value = Value(shape_of(tensor), tensor.dtype, tensor.requires_grad)
-            base = None if (whole := base_of(tensor)) is None else self.seen.get(ref(whole))
-            if base is not None:  # a view that was made out of sight, as Function.apply makes them
-                value = value._replace(made_by=base.value.made_by, output_nr=base.value.output_nr)
-            return self.add(tensor, Seen(value, version, len(self.notes)))
-        if version != seen.version:  # somebody wrote into its memory by way of another tensor
-            writer = self.wrote.get(memory_of(tensor))
-            if writer is not None and writer.made_by is not None and writer.made_by >= seen.since:
-                last = self.notes[-1].numbers[1]
-                note = Note("", None, [seen.value, writer], [writer], (last, last), quiet=True)
-                seen.value = seen.value._replace(made_by=len(self.notes), output_nr=0)
-                self.notes.append(note._replace(stands_for=writer.made_by))
-            seen.version, seen.bits, seen.since = version, None, len(self.notes)
-        if tensor.requires_grad != seen.value.requires_grad:  # requires_grad_(), Function.apply
-            seen.value = seen.value._replace(requires_grad=tensor.requires_grad)
-        return seen
+    def addresses(self, call: Call, written: list[Tensor]) -> tuple[int | None, ...]:
+        """The addresses of what a call wrote into, or handed out of autograd's sight."""
+        if call.name in _ALIASING and not written:
+            return tuple([memory_of(tensor) for tensor, _ in call.inputs[:1]])
+        for tensor in written:
+            self.last_written[memory_of(tensor)] = self.states[ref(tensor)].value
+        return tuple(map(memory_of, written))
 
-    def wrote_to(self, tensor: Tensor, index: int, nr: int) -> Seen:
-        """Note that an operation made or changed a tensor."""
-        what = (shape_of(tensor), tensor.dtype, tensor.requires_grad, index, nr)
-        value: Value = _new(Value, what)
-        seen, version = self.seen.get(ref(tensor)), version_of(tensor)
-        if seen is None:
-            return self.add(tensor, Seen(value, version, index + 1))
-        seen.value = value
-        if seen.version != version:  # after .data = ... it is the same, and the old bits count
-            seen.version, seen.since, seen.bits = version, index + 1, None
-        return seen
+    def take_fingerprints(self, known: Known, next_note: int) -> None:
+        """Take the fingerprint of each tensor, to see later whether its memory was changed."""
+        for tensor, state in known:
+            if state.fingerprint is None:
+                state.fingerprint, state.next_note = fingerprint(tensor), next_note
 
-    def add(self, tensor: Tensor, seen: Seen) -> Seen:
-        """Keep what is known of a tensor for as long as it lives."""
-        key = ref(tensor)
-        self.seen[key] = seen
-        seen.end = ref(tensor, partial(self.seen.pop, key))
-        return seen
+    def call_site(self, call: Call) -> tuple[tuple[CodeType, int] | None, bool]:
+        """Where the user's code is, and whether ``Function.apply`` made the call.
+
+        If so the call site is that of ``apply``.
+        """
+        # apply gives an input that forward returned as a view of itself.
+        by_apply = call.name == "view_as" and call.args[0] is call.args[-1]
+        frame, site = sys._getframe(3), None  # of what called torch
+        while frame is not None:
+            code = frame.f_code
+            if site is None and is_users(code.co_filename):
+                site = code, frame.f_lasti
+            if code is self.entry_code:
+                break
+            if code.co_name in ("forward", "setup_context") and self.is_of_a_function(code):
+                site, by_apply = None, True
+            frame = frame.f_back  # type: ignore[assignment]
+        return site, by_apply
+
+    def is_of_a_function(self, code: CodeType) -> bool:
+        """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
+        if code not in self.is_function_code:
+            classes: list[Any] = [torch.autograd.Function]
+            for cls in classes:  # the list grows by the classes made from these
+                classes += cls.__subclasses__()
+            methods = (inspect.unwrap(getattr(cls, code.co_name)) for cls in classes)
+            self.is_function_code[code] = any(getattr(m, "__code__", None) is code for m in methods)
+        return self.is_function_code[code]
 
 
-def _flat(things: Iterable[Any]) -> list[Any]:
+def _noted_name(func: Callable[..., Any]) -> str | None:
+    """The name of a function or of a property; None if its calls are not noted."""
+    name: str = getattr(func, "__name__", "")
+    if name == "__get__" or name == "__set__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+        return name if name in PROPERTIES else None
+    return None if name in _SKIPPED else name
+
+
+def _given(result: Any) -> list[Tensor]:
+    """The tensors that a call gave."""
+    return [result] if type(result) in PLAIN else _tensors(_flat([result]))
+
+
+def _written(call: Call, result: Any) -> list[Tensor]:
+    """The tensors that a call wrote into."""
+    if result is None and call.name in _ASSIGNING:  # the version need not move
+        return [tensor for tensor, _ in call.inputs[:1]]
+    return [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+
+
+def _mode_code(call: Call) -> str:
+    """The code of the cut that is due to how gradients were asked for or switched off."""
+    if call.name == "grad":  # even where gradients are off, create_graph decides
+        return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
+    if torch.is_grad_enabled():
+        return ""
+    return "inference-mode" if torch.is_inference_mode_enabled() else "no-grad"
+
+
+def _union(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
+    """What a call gave, and what it wrote into and did not give."""
+    if not written:
+        return given
+    # Not ``in``, which would compare the elements.
+    return [*given, *[t for t in written if not any(t is other for other in given)]]
+
+
+def _flat(arguments: Iterable[Any]) -> list[Any]:
     """All that is in nested lists, tuples and dicts, and those themselves."""
-    flat = list(things)
-    for thing in flat:  # which grows
-        if isinstance(thing, _NESTS):
-            flat += thing.values() if isinstance(thing, dict) else thing
+    flat = list(arguments)
+    for argument in flat:  # which grows
+        if isinstance(argument, _NESTS):
+            flat += argument.values() if isinstance(argument, dict) else argument
     return flat
 
 
-def _tensors(things: Iterable[Any]) -> list[Tensor]:
-    """Those among them that can be looked up."""
-    return [t for t in things if isinstance(t, Tensor) and type(t).__hash__ is not None]
+def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
+    """The tensors among them that can be looked up."""
+    return [t for t in arguments if isinstance(t, Tensor) and type(t).__hash__ is not None]
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
@@ -298,10 +372,12 @@ _NESTS = list, tuple, dict
 _NUMBERS = float, complex
 _SIMPLE = {*PLAIN, *_NUMBERS, int, bool, str, type(None)}  # in which no tensors are
 PROPERTIES = set("data T mT H mH real imag".split())  # those that give a tensor of its values
+_ASSIGNING = {"__setitem__", *PROPERTIES}  # those that assign, where they give None
 DECIDING = set("__bool__ is_nonzero equal allclose __contains__".split())
 LEAVING = set(
     "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
 )
+_NOTED_WITHOUT_TENSORS = DECIDING | LEAVING
 _ALIASING = set("data numpy __array__ __dlpack__".split())
 # No values of the tensor that is given go into what comes out.
 VALUELESS = set(

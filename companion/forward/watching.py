@@ -1,15 +1,13 @@
 """A forward pass under ``watch()``: what ran, on which line, and where the graph was cut.
 
-What ``notes`` wrote down while the block was open is read here, when somebody asks.
+What ``recorder`` noted while the block was open is read here, when somebody asks.
 """
 
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -26,10 +24,11 @@ from companion.forward.recorder import (
     alive,
     shape_of,
 )
-from companion.internals import base_of, number_of, unseen, version_of
+from companion.internals import base_of, unseen, version_of
 from companion.source import Source
 
 Tensor = torch.Tensor
+Origin = tuple[int, int]  # of a value: the index of the note that made it, and which output it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Operation:
         """The operation as one would write it: ``argmax()``, ``.data``, ``float()``."""
         if self.name in PROPERTIES:
             return f".{self.name}"
-        return _WRITTEN.get(self.name, self.name.strip("_") + "()")
+        return _SPELLINGS.get(self.name, self.name.strip("_") + "()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +115,14 @@ class Watch:
     """What a forward pass did. Made by ``watch``; it keeps no tensor alive."""
 
     def __init__(self) -> None:
-        self._seen = Recorder()
+        self._recorder = Recorder()
         self._entered = False
         self._operations: list[Operation] = []
-        self._public: list[int | None] = []  # for each note the index of the operation
-        self._found: list[Mutation] = []
-        self._judged = -1  # how many notes there were when these were found out
-        self._deciding: set[int | None] = set()
-        self._away: set[int] = set()
+        self._operation_of: list[int | None] = []  # for each note the index of its operation
+        self._mutations: list[Mutation] = []
+        self._classified = -1  # how many notes there were when the next two were found out
+        self._deciding: set[int | None] = set()  # notes whose outputs only decided
+        self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
 
     def __enter__(self) -> Watch:
         if self._entered:
@@ -131,44 +130,30 @@ class Watch:
                 "this watch has been entered before; call watch() again for another block"
             )
         self._entered = True
-        self._seen.around = sys._getframe(1).f_code
-        self._seen.__enter__()  # type: ignore[no-untyped-call]
+        self._recorder.entry_code = sys._getframe(1).f_code
+        self._recorder.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._seen.leave()
+        self._recorder.leave()
         self._look_for_mutations()
 
     @property
     def operations(self) -> tuple[Operation, ...]:
         """Every operation, in the order in which they ran. Those inside ``Function.forward`` are
         not among them."""
-        notes = self._seen.notes
-        for note in notes[len(self._public) :]:
-            index = None if note.quiet else len(self._operations)
-            self._public.append(index if note.stands_for is None else self._public[note.stands_for])
-            if index is not None:
-                self._operations.append(
-                    Operation(
-                        index,
-                        note.name,
-                        note.source,
-                        tuple(map(self._publish, note.inputs)),
-                        tuple(map(self._publish, note.outputs)),
-                        note.in_place,
-                    )
-                )
+        self._update_operations()
         return tuple(self._operations)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
         """Every cut, in order; whether it does harm depends on whether its value is used."""
-        places = (
+        origins = (
             (i, 0)
-            for i, note in enumerate(self._seen.notes)
+            for i, note in enumerate(self._recorder.notes)
             if note.live and not any(value.requires_grad for value in note.outputs)
         )
-        return self._tell(places)
+        return self._cuts_at(origins)
 
     @property
     def mutations(self) -> tuple[Mutation, ...]:
@@ -179,7 +164,7 @@ class Watch:
         operation, one of a class of its own, and one made in inference mode are not compared.
         """
         self._look_for_mutations()
-        return tuple(self._found)
+        return tuple(self._mutations)
 
     def reaching(self, output: Tensor) -> tuple[Cut, ...]:
         """The cuts whose value went into a tensor, whether it has a graph or not.
@@ -205,173 +190,71 @@ class Watch:
             >>> [cut.index for cut in watched.reaching(y)]
             [0]
         """
-        behind = self._behind([self._value(output)])
-        return self._tell(place for place in behind if self._is_cut(*place))
-
-    def first_reaching(self, output: Tensor) -> tuple[Cut, ...]:
-        """Those of ``reaching`` whose value went into a tensor on some way without another cut.
-
-        Args:
-            output: a tensor of any shape, computed in the block.
-
-        Raises:
-            TypeError: ``output`` is not a tensor.
-
-        Examples:
-            >>> x = torch.ones(2, requires_grad=True)
-            >>> with watch() as watched:
-            ...     y = (x.detach() * x).sum().item() * x
-            >>> [cut.source.text for cut in watched.first_reaching(y)]
-            ['(x.detach() * x).sum().item()']
-        """
-        behind = self._behind([self._value(output)], through_cuts=False)
-        return self._tell(place for place in behind if self._is_cut(*place))
-
-    def cut_off(self, node: Any) -> tuple[tuple[int | None, Cut], ...]:
-        """The cuts whose values the operation of a Node took in place of something with a graph.
-
-        Args:
-            node: a live Node that was made in the block; of others nothing is known.
-
-        Returns:
-            For each such cut the slot of the Node that leads to None because of it, as far as it
-            can be told, and the cut. The slot is None where the value has none, as an index.
-
-        Raises:
-            TypeError: ``node`` is not a Node.
-
-        Examples:
-            >>> x = torch.ones(2, requires_grad=True)
-            >>> with watch() as watched:
-            ...     y = x * x.detach().exp()
-            >>> [(slot, cut.source.text) for slot, cut in watched.cut_off(y.grad_fn)]
-            [(1, 'x.detach()')]
-        """
-        at = self._notes_of(node)
-        inputs = [v for i in at for v in self._seen.notes[i].inputs if (v.made_by or 0) not in at]
-        slots = node.next_functions
-        nones = [slot for slot, (child, _) in enumerate(slots) if child is None]
-        found: list[tuple[int | None, Cut]] = []
-        for place, value in enumerate(inputs):
-            if value.requires_grad:
-                continue
-            behind = self._behind([value], through_cuts=False)
-            places = [one for one in behind if self._is_cut(*one)]
-            if not places:
-                continue
-            cuts = self._tell(places)
-            # Where each input has a slot they come in one order; a number's slot is found so too.
-            own = place if len(inputs) == len(slots) and place in nones else None
-            slot = nones[0] if own is None and nones else own
-            if value.dtype is torch.bool or value.dtype is torch.long:  # a mask, an index
-                slot = None
-            found += [(slot, cut) for cut in cuts]
-        return tuple(dict.fromkeys(found))
-
-    def source_of(self, node: Any) -> Source | None:
-        """Where in the user's code a Node was made; None if not in this block.
-
-        Of a custom Function it is the place of ``apply``. Autograd numbers the Nodes of each thread
-        by themselves, and a Node of another thread may be taken for one of this.
-
-        Args:
-            node: a ``grad_fn``, or what its ``next_functions`` lead to.
-
-        Raises:
-            TypeError: ``node`` is not a Node.
-
-        Examples:
-            >>> x = torch.ones(2, requires_grad=True)
-            >>> with watch() as watched:
-            ...     y = (x * 2).sum()
-            >>> watched.source_of(y.grad_fn.next_functions[0][0]).text
-            'x * 2'
-        """
-        at = self._notes_of(node)
-        return self._seen.notes[at[0]].source if at else None
-
-    def written_at(self, tensor: Tensor) -> Source | None:
-        """Where in the block torch last wrote into the memory of a tensor; None if it did not.
-
-        Args:
-            tensor: a tensor of any shape.
-
-        Raises:
-            TypeError: ``tensor`` is not a tensor.
-
-        Examples:
-            >>> x = torch.ones(2)
-            >>> with watch() as watched:
-            ...     x.add_(1)
-            tensor([2., 2.])
-            >>> watched.written_at(x).text
-            'x.add_(1)'
-        """
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"tensor must be a tensor, got {type(tensor).__name__}")
-        with unseen():
-            memory = memory_of(tensor)
-        for note in reversed(self._seen.notes):
-            if note.in_place and memory is not None and memory in note.memory:
-                return note.source
-        return None
+        return self._cuts_before([self._value_of(output)])
 
     def __str__(self) -> str:
         cuts, mutations = self.cuts, self.mutations
         counts = [(len(self.operations), "operation"), (len(cuts), "cut")]
         counts += [(len(mutations), "mutation")] if mutations else []
-        first = ", ".join(f"{n} {what}" + "s" * (n != 1) for n, what in counts)
+        first = ", ".join(f"{n} {noun}" + "s" * (n != 1) for n, noun in counts)
         return "\n".join([first, *map(str, cuts), *map(str, mutations)])
 
     def __repr__(self) -> str:
         return f"<Watch: {len(self.operations)} operations, {len(self.cuts)} cuts>"
 
-    def _publish(self, value: Value) -> Value:
+    def _update_operations(self) -> None:
+        """Turn the notes that came since the last time into operations."""
+        for note in self._recorder.notes[len(self._operation_of) :]:
+            if note.hidden:
+                stands_for = note.stands_for
+                index = None if stands_for is None else self._operation_of[stands_for]
+                self._operation_of.append(index)
+                continue
+            index = len(self._operations)
+            self._operation_of.append(index)
+            inputs = tuple(map(self._published, note.inputs))
+            outputs = tuple(map(self._published, note.outputs))
+            operation = Operation(index, note.name, note.source, inputs, outputs, note.in_place)
+            self._operations.append(operation)
+
+    def _published(self, value: Value) -> Value:
+        """A value whose ``made_by`` counts operations, and not notes."""
         shape = None if value.shape is None else tuple(value.shape)
-        made_by = None if value.made_by is None else self._public[value.made_by]
+        made_by = None if value.made_by is None else self._operation_of[value.made_by]
         return value._replace(shape=shape, made_by=made_by)
 
-    def _value(self, output: Tensor) -> Value:
+    def _value_of(self, output: Tensor) -> Value:
+        """What is known of a tensor now."""
         if not isinstance(output, Tensor):
             raise TypeError(f"output must be a tensor, got {type(output).__name__}")
         with unseen():
-            return self._seen.read(output).value
+            return self._recorder.state_of(output).value
 
-    def _notes_of(self, node: Any) -> range:
-        """Which notes tell of the operation that made a Node: several for a custom Function."""
-        if not isinstance(node, torch.autograd.graph.Node):
-            raise TypeError(f"node must be a grad_fn, got {type(node).__name__}")
-        number, notes = number_of(node), self._seen.notes
-        after = bisect_right(notes, number, key=lambda note: note.numbers[0])
-        at = after - 1
-        while at >= 0 and notes[at].numbers[1] == notes[at].numbers[0]:  # made no Node
-            at -= 1
-        if at >= 0 and number < notes[at].numbers[1]:
-            return range(at, at + 1)
-        # A custom Function has its Node before its forward runs.
-        end = after
-        while end < len(notes) and notes[end].quiet and notes[end].numbers[0] == number + 1:
-            end += 1
-        return range(after, end)
+    def _cuts_before(self, values: Iterable[Value], past_cuts: bool = True) -> tuple[Cut, ...]:
+        """The cuts that went into values; without ``past_cuts``, those with no other in between."""
+        upstream = self._upstream(values, past_cuts)
+        return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
-    def _behind(self, values: Iterable[Value], through_cuts: bool = True) -> set[tuple[int, int]]:
-        """Which outputs of which notes went into values."""
-        notes, found = self._seen.notes, set[tuple[int, int]]()
+    def _upstream(self, values: Iterable[Value], past_cuts: bool = True) -> set[Origin]:
+        """The origins of values, and of all that went into them.
+
+        Without ``past_cuts`` what went into a cut is left out.
+        """
+        found = set[Origin]()
         waiting = list(values)
         while waiting:
             value = waiting.pop()
-            place = value.made_by, value.output_nr
-            if value.made_by is not None and place not in found:
-                found.add((value.made_by, value.output_nr))
-                note = notes[value.made_by]
-                ends = note.name in VALUELESS
-                if not through_cuts and self._is_cut(value.made_by, value.output_nr):
-                    ends = True
-                waiting += () if ends else note.inputs
+            if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+                continue
+            found.add(origin)
+            note = self._recorder.notes[value.made_by]
+            if note.name not in VALUELESS and (past_cuts or not self._is_cut(*origin)):
+                waiting += note.inputs
         return found
 
     def _is_cut(self, i: int, nr: int) -> bool:
-        note = self._seen.notes[i]
+        """Whether output ``nr`` of note ``i`` has no gradient, while an input had."""
+        note = self._recorder.notes[i]
         if not note.live or note.outputs[nr].requires_grad:
             return False
         # An integer beside floats with a graph: indices. A float beside them is a constant that
@@ -379,74 +262,78 @@ class Watch:
         alone = not any(value.requires_grad for value in note.outputs)
         return alone or not _is_continuous(note.outputs[nr].dtype)
 
-    def _tell(self, places: Iterable[tuple[int, int]]) -> tuple[Cut, ...]:
-        operations, notes = self.operations, self._seen.notes
-        if self._judged != len(notes):
-            self._judge()
-        first: dict[int, int] = {}
-        for i, nr in sorted(places):
-            first.setdefault(i, nr)
-        cuts = []
-        for i, nr in first.items():
-            index = self._public[i]
-            if index is None:
-                continue
-            dtype = notes[i].outputs[nr].dtype if notes[i].outputs else None
-            code = "control-flow" if i in self._deciding else _code(notes[i], dtype)
-            called = operations[index].called
-            kind = str(dtype).removeprefix("torch.")
-            message = cut_message(code, called, kind)
-            cuts.append(Cut(index, code, operations[index], message, i not in self._away))
-        return tuple(cuts)
-
-    def _judge(self) -> None:
-        """Find out of which notes the outputs only decided, and of which they left torch."""
-        notes = self._seen.notes
-        used_by = [
-            (value.made_by, note.name in DECIDING) for note in notes for value in note.inputs
-        ]
-        self._deciding = {i for i, decides in used_by if decides}.difference(
-            i for i, decides in used_by if not decides
+    def _cuts_at(self, origins: Iterable[Origin]) -> tuple[Cut, ...]:
+        """The cuts at some outputs of notes, one for each operation, in order."""
+        self._update_operations()
+        if self._classified != len(self._recorder.notes):
+            self._classify()
+        outputs: dict[int, int] = {}
+        for i, nr in sorted(origins):
+            outputs.setdefault(i, nr)
+        return tuple(
+            self._cut(i, nr, self._operations[index])
+            for i, nr in outputs.items()
+            if (index := self._operation_of[i]) is not None
         )
-        left = [i for i, note in enumerate(notes) if note.name in LEAVING]
-        behind = self._behind(value for i in left for value in notes[i].inputs)
-        self._away = {i for i, _ in behind}.union(left)
-        self._judged = len(notes)
+
+    def _cut(self, i: int, nr: int, operation: Operation) -> Cut:
+        """The cut at output ``nr`` of note ``i``."""
+        note = self._recorder.notes[i]
+        dtype = note.outputs[nr].dtype if note.outputs else None
+        code = "control-flow" if i in self._deciding else _code(note, dtype)
+        message = cut_message(code, operation.called, str(dtype).removeprefix("torch."))
+        return Cut(operation.index, code, operation, message, follows=i not in self._leaving)
+
+    def _classify(self) -> None:
+        """Find the notes whose outputs only decided, and those whose values left torch."""
+        notes = self._recorder.notes
+        decided_by, computed_with = set[int | None](), set[int | None]()
+        for note in notes:
+            used = decided_by if note.name in DECIDING else computed_with
+            used.update(value.made_by for value in note.inputs)
+        self._deciding = decided_by - computed_with
+        last = [i for i, note in enumerate(notes) if note.name in LEAVING]
+        upstream = self._upstream(value for i in last for value in notes[i].inputs)
+        self._leaving = {i for i, _ in upstream}.union(last)
+        self._classified = len(notes)
 
     def _look_for_mutations(self) -> None:
-        recorder = self._seen
+        """Compare the tensors that are alive with their fingerprints."""
         changed: dict[int | None, tuple[Tensor, int]] = {}
         with unseen():
-            for reference, seen in list(recorder.seen.items()):
+            for reference, state in list(self._recorder.states.items()):
                 tensor = alive(reference)
-                if tensor is None or seen.bits is None or seen.version != version_of(tensor):
+                if tensor is None or state.fingerprint is None:
                     continue
-                if seen.bits != fingerprint(tensor):
-                    memory = memory_of(tensor)
-                    if memory not in changed or base_of(tensor) is None:  # of all views one
-                        changed[memory] = tensor, seen.since
-                    seen.bits = None  # and is told once
-        for memory, (tensor, since) in changed.items():
-            self._found.append(self._mutation(tensor, memory, since))
+                if state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
+                    address = memory_of(tensor)
+                    if address not in changed or base_of(tensor) is None:  # one of all views
+                        changed[address] = tensor, state.next_note
+                    state.fingerprint = None  # so that it is found once
+        for address, (tensor, next_note) in changed.items():
+            self._mutations.append(self._mutation(tensor, address, next_note))
 
-    def _mutation(self, tensor: Tensor, memory: int | None, since: int) -> Mutation:
-        """Who changed it: what wrote into its memory last, or handed the memory out."""
+    def _mutation(self, tensor: Tensor, address: int | None, next_note: int) -> Mutation:
+        """Who changed a tensor: the last to write into its memory, or to hand the memory out."""
         with unseen():
             shape, dtype = shape_of(tensor), tensor.dtype
         shape = None if shape is None else tuple(shape)
-        notes = [(i, note) for i, note in enumerate(self._seen.notes) if memory in note.memory]
-        wrote = [note for i, note in notes if note.in_place and i >= since]
-        gave = [note for _, note in notes if not note.in_place]
-        what = f"a tensor of shape {shape} and dtype {str(dtype).removeprefix('torch.')}"
-        if wrote:
-            how = f"{wrote[-1].name} wrote into {what} through an alias such as .data"
-        elif gave:
-            how = f"{what} was changed through what {gave[-1].name} gave"
+        changed = f"a tensor of shape {shape} and dtype {str(dtype).removeprefix('torch.')}"
+        notes = list(enumerate(self._recorder.notes))
+        touching = [(i, note) for i, note in notes if address in note.addresses]
+        writers = [note for i, note in touching if note.in_place and i >= next_note]
+        givers = [note for _, note in touching if not note.in_place]
+        source = None
+        if writers:
+            source = writers[-1].source
+            message = f"{writers[-1].name} wrote into {changed} through an alias such as .data"
+        elif givers:
+            source = givers[-1].source
+            message = f"{changed} was changed through what {givers[-1].name} gave"
         else:
-            how = f"{what} was changed outside of torch's operations"
-        end = ", which autograd cannot notice: its gradients may be silently wrong"
-        source = (wrote or gave)[-1].source if wrote or gave else None
-        return Mutation(source, how + end, shape, dtype)
+            message = f"{changed} was changed outside of torch's operations"
+        message += ", which autograd cannot notice: its gradients may be silently wrong"
+        return Mutation(source, message, shape, dtype)
 
 
 def watch() -> Watch:
@@ -497,13 +384,13 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
         return "left-torch"
     if dtype is not None and not _is_continuous(dtype):
         return "not-differentiable"
-    return note.gradients or "no-formula"
+    return note.mode_code or "no-formula"
 
 
 _SOMEWHERE = "an unknown place"
 _DETACHING = set("data detach detach_".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
-_WRITTEN = {
+_SPELLINGS = {
     "__array__": "the conversion to NumPy",
     "__index__": "the use as an index",
     "__contains__": "in",

@@ -1,10 +1,10 @@
 """Truncated power series, and a recurrence for each elementary function.
 
 A series of order n is the list of its coefficients c_0, …, c_n: tensors of one shape and dtype,
-where c_k is the k-th derivative divided by k!. None stands for a coefficient that is zero
-everywhere, except in c_0. A recurrence finds one coefficient of the result after the other, from
-sums of at most k products, so all of them cost O(n²). They can be differentiated themselves: the
-one operation in place is on a sum that is not complete, and so not used by anything.
+where c_k is the k-th derivative divided by k!. A coefficient that is zero everywhere may be None,
+c_0 excepted. A recurrence finds one coefficient of the result after the other, from sums of at most
+k products, so all of them cost O(n²). The coefficients can be differentiated themselves: only sums
+that nothing has used yet are changed in place.
 
 Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13; for
 powers D. E. Knuth, The Art of Computer Programming, vol. 2, 3rd ed., 1997, section 4.7.
@@ -43,10 +43,11 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
 def spread(
     y: Series, terms: Terms, w: Coefficient, k: int, zero: Tensor, sign: float = 1.0
 ) -> None:
-    """Add to y, where y' = ``sign`` w a', what follows from the coefficient k of w.
+    """Add to y, where y' = ``sign`` w a', all terms that hold the coefficient k of w.
 
-    That is ``j / (j + k) * a[j] * w[k]``, added to ``y[j + k]``, for each j. Then nobody needs
-    this coefficient of w any more: new memory takes most of the time of a large batch.
+    That is ``j / (j + k) * a[j] * w[k]``, added to ``y[j + k]``, for each j. Nothing needs this
+    coefficient of w afterwards, so its memory can be used again: in a large batch, getting new
+    memory takes most of the time.
     """
     if w is None:
         return
@@ -54,14 +55,14 @@ def spread(
         m = j + k
         if m >= len(y):
             break
-        if y[m] is None:  # one pass over memory, where a product and a factor take two
+        if y[m] is None:  # in one pass over memory, where p * w * factor takes two
             y[m] = torch.addcmul(zero, p, w, value=sign * j / m)
         else:
             y[m].addcmul_(p, w, value=sign * j / m)
 
 
 def terms_of(a: Series) -> Terms:
-    """The coefficients that ``spread`` multiplies by, and their numbers."""
+    """The coefficients of ``a`` that ``spread`` multiplies by, each after its number."""
     return [(j, p) for j, p in enumerate(a) if j and p is not None]
 
 
@@ -96,6 +97,11 @@ def minus(p: Coefficient, q: Coefficient) -> Coefficient:
 
 def times(p: Coefficient, factor: Any) -> Coefficient:
     return None if p is None else p * factor
+
+
+def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
+    """A function of each coefficient that is not zero."""
+    return [None if p is None else of(p) for p in a]
 
 
 # ---- arithmetic
@@ -342,7 +348,7 @@ def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
     Large ones are not copied together, which would take longer than it saves.
     """
     if a[0].numel() >= 4096:
-        return [None if p is None else of(p) for p in a]
+        return each(a, of)
     known = [p for p in a if p is not None]
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]

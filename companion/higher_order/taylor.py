@@ -1,7 +1,7 @@
 """Taylor mode: all derivatives of a function up to an order, in one run of the function.
 
 The function runs on a tensor that carries a truncated power series, and each operation in it
-computes with all coefficients at once (rules.py, series.py).
+computes with all coefficients at once: by its rule (table.py), from recurrences (series.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable
 import torch
 
 import companion.higher_order.series as series
-from companion.higher_order.rules import Carrier, carry, running
+from companion.higher_order.carrier import Carrier, carry, running
+from companion.higher_order.series import Series
+from companion.higher_order.table import lookup
 
 Tensor = torch.Tensor
 
@@ -62,6 +64,14 @@ def derivatives(
 
     Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13.
     """
+    _check_function(f, x)
+    _check_order(order)
+    start = [x, _direction(x, direction), *[None] * (order - 1)][: order + 1]
+    return _times_factorials(_series_of(f, start))
+
+
+def _check_function(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Raise unless these are a function and a tensor that it can be differentiated by."""
     if not callable(f):
         raise TypeError(f"f must be a function of a tensor, got {type(f).__name__}")
     if not isinstance(x, Tensor):
@@ -72,33 +82,48 @@ def derivatives(
         )
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"x must be floating or complex, got {x.dtype}; pass x.double()")
+
+
+def _check_order(order: int) -> None:
     if isinstance(order, bool) or not isinstance(order, int):
         raise TypeError(f"order must be an int, got {type(order).__name__}")
     if order < 0:
         raise ValueError(f"order must be 0 or more, got {order}")
     if order > 170:
         raise ValueError(f"order must be 170 or less, got {order}; 171! is no float64")
+
+
+def _direction(x: Tensor, direction: Tensor | None) -> Tensor:
+    """The direction in the dtype of ``x``; ones by default."""
     if direction is None:
-        direction = torch.ones_like(x)
-    elif not isinstance(direction, Tensor):
+        return torch.ones_like(x)
+    if not isinstance(direction, Tensor):
         raise TypeError(f"direction must be a tensor, got {type(direction).__name__}")
-    elif direction.shape != x.shape:
+    if direction.shape != x.shape:
         raise ValueError(
             f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"
         )
     if direction.is_complex() and not x.is_complex():
         raise TypeError("direction is complex and x is not; pass x as complex")
-    start = [x, direction.to(x.dtype), *[None] * (order - 1)][: order + 1]
-    with running():
+    return direction.to(x.dtype)
+
+
+def _series_of(f: Callable[[Tensor], Tensor], start: Series) -> Series:
+    """The series of ``f`` of a series, in one run of ``f``."""
+    with running(lookup):
         carrier = carry(start)
         with torch.enable_grad():
             y = f(carrier)
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-        coefficients = y.series if isinstance(y, Carrier) else series.constant(y, order)
-    found = series.filled(coefficients)
-    if not (found.is_floating_point() or found.is_complex()):
-        return found  # constant: beside its value, all are zero
-    factorials = [float(math.factorial(k)) for k in range(order + 1)]
-    weights = torch.tensor(factorials, dtype=found.dtype, device=found.device)
-    return found.mul_(weights.view(-1, *[1] * (found.dim() - 1)))  # nobody else has seen it
+        return y.series if isinstance(y, Carrier) else series.constant(y, len(start) - 1)
+
+
+def _times_factorials(coefficients: Series) -> Tensor:
+    """The derivatives, which are the coefficients times k!, along a new first dimension."""
+    stacked = series.filled(coefficients)
+    if not (stacked.is_floating_point() or stacked.is_complex()):
+        return stacked  # f(x) is constant: the derivatives are zero
+    factorials = [float(math.factorial(k)) for k in range(len(coefficients))]
+    weights = torch.tensor(factorials, dtype=stacked.dtype, device=stacked.device)
+    return stacked.mul_(weights.view(-1, *[1] * (stacked.dim() - 1)))  # nobody else has seen it

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.autograd.graph import get_gradient_edge, save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, record_backward
 
@@ -46,7 +47,7 @@ def names(recording) -> list[str]:
 def as_if_large(monkeypatch):
     """Graphs count as large, and so do gradients: one copy serves in several places."""
     monkeypatch.setattr(companion.backward.recording, "DETAILED", 0)
-    monkeypatch.setattr(companion.backward.recording, "LARGE", 1)
+    monkeypatch.setattr(companion.backward.copies, "LARGE", 1)
 
 
 both_ways = pytest.mark.parametrize("large", [False, True])
@@ -294,12 +295,9 @@ def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
     nodes = walk(ours)
     checkpointed = "checkpoint" in used  # a look at what it saved would run it forward
     before = {} if checkpointed else {fn: readable(fn) for fn in nodes}
-    size = (
-        (0, 1)
-        if large
-        else (companion.backward.recording.DETAILED, companion.backward.recording.LARGE)
-    )
-    with patch.multiple(companion.backward.recording, DETAILED=size[0], LARGE=size[1]):
+    module, copies = companion.backward.recording, companion.backward.copies
+    detailed, least = (0, 1) if large else (module.DETAILED, copies.LARGE)
+    with patch.object(module, "DETAILED", detailed), patch.object(copies, "LARGE", least):
         recording = record_backward(ours, inputs=inputs[0], **options)
     found = recording.steps
 

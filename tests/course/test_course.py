@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools.grammar import blocks, sections
+
 COURSE = Path(__file__).parents[2] / "course"
 LESSONS = sorted(COURSE.glob("[0-9]*.md"))
 WORDS = re.findall(r"^## (.*)\n\n(.*)$", (COURSE / "glossary.md").read_text("utf-8"), re.M)
@@ -21,23 +23,13 @@ def body(path: Path) -> str:
     return path.read_text(encoding="utf-8").split("---\n", 2)[2]
 
 
-def sections(text: str, level: int) -> dict[str, str]:
-    """The text below each heading of a level, by heading. Code is no heading."""
-    parts = re.split(rf"^{'#' * level} (?!#)(.*)\n", plain(text), flags=re.M)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def plain(text: str) -> str:
-    """The text with the comments in its snippets indented, so that they are no headings."""
-    code = r"^(```\w+\n)(.*?)(^```)"
-    return re.sub(
-        code, lambda m: m[1] + re.sub("^#", " #", m[2], flags=re.M) + m[3], text, flags=re.M | re.S
-    )
-
-
 def folds(text: str, title: str) -> list[str]:
     """What stands in the folds of this title."""
-    return re.findall(rf"^/// details \| {title}\n(.*?)^///$", text, re.M | re.S)
+    return [
+        inner
+        for opening, inner in blocks(text)
+        if opening.is_fold and re.fullmatch(title, opening.title)
+    ]
 
 
 # ---- the parts of a lesson
@@ -45,14 +37,14 @@ def folds(text: str, title: str) -> list[str]:
 
 @each_lesson
 def test_the_front_matter_says_what_the_page_says(path):
-    told, text = front(path), body(path)
-    assert set(told) == {"title", "description", "minutes", "objectives", "needs"}
-    assert re.search(r"^# (.*)$", text, re.M)[1] == told["title"]
-    assert 15 <= told["minutes"] <= 60
-    assert f"/// abstract | In {told['minutes']} minutes you will be able to\n" in text
-    assert re.search(r"/// abstract.*?\n\n((?:- .*\n)+)", text)[1] == "".join(
-        f"- {objective}\n" for objective in told["objectives"]
-    )
+    facts, text = front(path), body(path)
+    assert set(facts) == {"title", "description", "minutes", "objectives", "needs"}
+    assert [*sections(text, 1)] == [facts["title"]]
+    assert 15 <= facts["minutes"] <= 60
+    ((abstract, inner),) = (b for b in blocks(text) if b[0].kind == "abstract")
+    assert abstract.title == f"In {facts['minutes']} minutes you will be able to"
+    objectives = "".join(f"- {objective}\n" for objective in facts["objectives"])
+    assert re.match(r"(?:- .*\n)+", inner)[0] == objectives
     assert f"](notebooks/{path.stem}.ipynb)" in text
 
 
@@ -80,8 +72,8 @@ def test_a_lesson_has_its_parts_in_order(path):
 def test_each_step_predicts_and_goes_on_from_what_was_seen(path):
     model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
     for heading, step in sections(model, 3).items():
-        assert "/// question | Predict\n" in step
-        assert re.search(r"^/// details \| (Investigate|Modify): .+$", step, re.M), heading
+        assert ("question", "Predict") in [(block.kind, block.title) for block, _ in blocks(step)]
+        assert folds(step, "(Investigate|Modify): .+"), heading
 
 
 @each_lesson
@@ -156,8 +148,8 @@ def test_every_lesson_is_in_the_list_and_in_the_menu():
     index = (COURSE / "index.md").read_text(encoding="utf-8")
     menu = (COURSE.parent / "mkdocs.yml").read_text(encoding="utf-8")
     for path in LESSONS:
-        told = front(path)
-        row = f"| {int(path.stem[:2])} | [{told['title']}]({path.name}) | {told['minutes']} |"
+        facts = front(path)
+        row = f"| {int(path.stem[:2])} | [{facts['title']}]({path.name}) | {facts['minutes']} |"
         assert row in index
         assert f"\n  - {path.name}\n" in menu
 

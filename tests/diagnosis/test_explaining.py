@@ -12,7 +12,7 @@ from torch.autograd import Function, gradcheck
 from torch.autograd.function import once_differentiable
 
 from companion import Finding, explain
-from companion.diagnosis.explaining import _MESSAGES
+from companion.findings import KINDS
 
 
 def leaf(*numbers: float) -> torch.Tensor:
@@ -135,7 +135,7 @@ def complex_leaf():
     return torch.ones((), dtype=torch.complex64, requires_grad=True)
 
 
-# What raises, the code, and what is told.
+# What raises, the code, and the message.
 RAISED = [
     (
         lambda: torch.ones(1).backward(),
@@ -415,23 +415,28 @@ def test_other_wordings_are_explained_without_gaps_in_the_message(wording, code)
 
 
 @pytest.mark.usefixtures("warnings_are_errors")
-def test_every_wording_that_explain_knows_is_raised_here_or_listed():
-    told = [wording for wording, _ in OLDER]
+def test_every_pattern_is_the_first_to_fit_some_wording_here_and_no_wording_fits_two_codes():
+    wordings = [wording for wording, _ in OLDER]
     for raising, *_ in RAISED:
         try:
             raising()
         except Exception as error:
-            told.append(str(error))
-    for code, pattern, _ in _MESSAGES:
-        assert any(re.search(pattern, one) for one in told), (code, pattern)
+            wordings.append(str(error))
+    errors = [(code, pattern) for code, kind in KINDS.items() for pattern, _ in kind.errors]
+    first = set()
+    for wording in wordings:
+        fitting = [(code, pattern) for code, pattern in errors if re.search(pattern, wording)]
+        assert len({code for code, _ in fitting}) == 1, (wording, fitting)
+        first.add(fitting[0])
+    assert first == set(errors)
 
 
-class OddlyTold(RuntimeError):
-    def __init__(self, told):
-        self.told = told
+class OddlyWorded(RuntimeError):
+    def __init__(self, wording):
+        self.wording = wording
 
     def __str__(self):
-        return self.told
+        return self.wording
 
 
 @pytest.mark.parametrize(
@@ -443,7 +448,7 @@ class OddlyTold(RuntimeError):
         RuntimeError(1, ("a", b"b")),
         KeyError("loss"),
         KeyboardInterrupt(),
-        OddlyTold("ünï\n\0{code}"),
+        OddlyWorded("ünï\n\0{code}"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
         AttributeError("'Tensor' object has no attribute 'backwards'"),
     ],
@@ -454,8 +459,8 @@ def test_an_error_that_is_not_known_is_none(error):
 
 
 def test_braces_in_a_message_are_no_fields():
-    told = "derivative for '{op}{0}' is not implemented"
-    assert explain(OddlyTold(told)).message == "{op}{0} has no derivative formula"
+    wording = "derivative for '{op}{0}' is not implemented"
+    assert explain(OddlyWorded(wording)).message == "{op}{0} has no derivative formula"
 
 
 def test_what_is_no_exception_is_refused_with_a_cure():

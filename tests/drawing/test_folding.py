@@ -29,10 +29,10 @@ def check(graph: Graph, folded: Folded, limit: int) -> None:
     between = [e for targets in folded.edges.values() for among in targets.values() for e in among]
     inside = [edge for edge in graph.edges if box_of[edge.source] is box_of[edge.target]]
     assert sorted([*between, *inside], key=hash) == sorted(graph.edges, key=hash)
-    place = {box: i for i, box in enumerate(boxes)}
+    number = {box: i for i, box in enumerate(boxes)}
     for source, targets in folded.edges.items():
         for target, among in targets.items():
-            assert place[target] > place[source]
+            assert number[target] > number[source]
             assert all(e.source in source.nodes and e.target in target.nodes for e in among)
     for box in boxes:
         each = len(box.nodes) // box.copies
@@ -45,7 +45,7 @@ def check(graph: Graph, folded: Folded, limit: int) -> None:
 def inner(graph: Graph, part: list[int]) -> list[tuple[object, ...]]:
     """What the Nodes of a part of a box are, told by their places in it."""
     leaves: list[int] = []  # in the order of their first use here
-    told = []
+    contents = []
     for i in part:
         slots: list[object] = []
         for edge in graph.slots(i):
@@ -57,8 +57,8 @@ def inner(graph: Graph, part: list[int]) -> list[tuple[object, ...]]:
                 slots.append((part.index(edge.target), edge.input_nr))
             else:
                 slots.append(edge is None)
-        told.append((graph.nodes[i].name, *slots))
-    return told
+        contents.append((graph.nodes[i].name, *slots))
+    return contents
 
 
 # ---- what repeats

@@ -26,7 +26,7 @@ def far_gelu(t):
     return t * sigmoid(mpmath.sqrt(8 / mpmath.pi) * (t + mpf(0.044715) * t**3))
 
 
-# Name: with torch, with mpmath, where. Among the places: near 0, negative, large, near the ends.
+# Name: with torch, with mpmath, points. Among the points: near 0, negative, large, near the ends.
 RULES = {
     "exp": (torch.exp, mpmath.exp, [-30.0, -1.0, 1e-9, 20.0]),
     "exp2": (torch.exp2, lambda t: mpf(2) ** t, [-30.0, 1e-9, 5.5]),
@@ -150,20 +150,20 @@ def newton(x, y):
 
 def errors(names):
     """How far each derivative is from fifty digits, in units of what it may be off by."""
-    for name, (function, precise, places) in names.items():
-        got = derivatives(function, torch.tensor(places, dtype=torch.float64), 16)
-        for place, column in zip(places, got.T.tolist(), strict=True):
+    for name, (function, precise, points) in names.items():
+        got = derivatives(function, torch.tensor(points, dtype=torch.float64), 16)
+        for point, column in zip(points, got.T.tolist(), strict=True):
             with mpmath.workdps(50):
-                truth = mpmath.taylor(precise, mpf(place), 17, chop=place == 0)
+                truth = mpmath.taylor(precise, mpf(point), 17, chop=point == 0)
                 truth = [c * mpmath.factorial(k) for k, c in enumerate(truth)]
                 for k, value in enumerate(column):
                     bound = 1e-12 if k <= 10 else 1e-9
-                    allowed, slope = bound * abs(truth[k]), abs(place * truth[k + 1])
+                    allowed, slope = bound * abs(truth[k]), abs(point * truth[k + 1])
                     if abs(truth[k]) < 1e-9 * slope:
                         # It passes 0 here: what the last digits of x are worth is all there is.
                         allowed = 16 * EPS * slope
                     error = abs(value - truth[k]) if math.isfinite(value) else math.inf
-                    yield error / (allowed + mpf(1e-290)), (name, place, k)
+                    yield error / (allowed + mpf(1e-290)), (name, point, k)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -201,3 +201,21 @@ def test_a_series_without_a_first_coefficient_is_that_of_a_function_of_the_squar
     for k in range(4):
         wanted[2 * k] = once[k] * d**k / math.factorial(k)
     torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_logit_near_one_has_every_derivative_that_its_type_can_hold():
+    # The series of x / (1 - x), whose logarithm it is, is infinite from the fifth coefficient on.
+    x = torch.tensor(1 - 2.0**-24)
+    got = derivatives(torch.logit, x, 5)
+    wanted = derivatives(torch.logit, x.double(), 5)
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_logit_near_one_half_loses_no_digit_in_the_powers_of_a_quotient():
+    x = torch.tensor(0.49999, dtype=torch.float64)
+    got = derivatives(torch.logit, x, 16)[::2].tolist()  # which are 0 at one half
+    with mpmath.workdps(50):
+        truth = [*mpmath.diffs(lambda t: mpmath.log(t / (1 - t)), mpf(x.item()), 16)][::2]
+        for k, wanted in zip(range(0, 17, 2), truth, strict=True):
+            terms = 2 * mpmath.factorial(max(k - 1, 0)) * mpf(2) ** k
+            assert abs(got[k // 2] - wanted) <= 4 * EPS * terms

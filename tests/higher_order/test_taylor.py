@@ -1,4 +1,4 @@
-"""taylor.py and rules.py: every rule, every refusal, every promise."""
+"""taylor.py, carrier.py and the table: every rule, every refusal, every promise."""
 
 import gc
 import math
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import derivatives, nth_derivative
-from companion.higher_order import rules
+from companion.higher_order import carrier, table
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.9, -0.4]], dtype=torch.float64)
 Y = torch.tensor([[1.5, 0.2, -0.6], [-0.8, 1.1, 0.5]], dtype=torch.float64)
@@ -165,7 +165,7 @@ LINEAR = {
     "where": lambda x: torch.where(MASK, x, Y) + torch.where(MASK, 1.0, x),
     "where both": lambda x: torch.where(x > 0, x, x * x),
     "x.where": lambda x: x.where(MASK, Y) + Y.where(MASK, x) + x.where(x > 0, 0.0),
-    "where as places": lambda x: x[torch.where(x > 0)],
+    "where as indices": lambda x: x[torch.where(x > 0)],
     "dropout in eval": lambda x: F.dropout(x, 0.5, training=False),
 }
 
@@ -380,15 +380,15 @@ def nested(f, x, order):
 
 
 ELEMENTWISE = {
-    **{name: getattr(torch, name, None) or getattr(F, name) for name in rules._RECURRENCES},
-    **{name: getattr(torch, name) for name in rules._ALIASES if name.startswith("arc")},
+    **{name: getattr(torch, name, None) or getattr(F, name) for name in table.RECURRENCES},
+    **{name: getattr(torch, name) for name in table.ALIASES if name.startswith("arc")},
     **{name: getattr(torch.special, name) for name in "expit erf exp2 log1p logit".split()},
     **{name: getattr(F, name) for name in "silu softplus elu mish softsign tanhshrink".split()},
     "logit": torch.logit,
     "gelu": F.gelu,
     "gelu by tanh": nn.GELU("tanh"),
-    "softplus by its place": lambda x: F.softplus(x, 3, 1.5),
-    "elu by its place": nn.ELU(0.5),
+    "softplus by position": lambda x: F.softplus(x, 3, 1.5),
+    "elu by position": nn.ELU(0.5),
     "pow": lambda x: x**3 + torch.pow(x, 2.5) + x ** torch.tensor(-2),
     "__rpow__": lambda x: 2.5**x,
     "__rsub__": lambda x: 1 - x,
@@ -464,7 +464,7 @@ def test_a_random_program_agrees_with_nested_reverse_mode(program):
     found = derivatives(steps, x, 5)
     # Two steps that cancel leave their last digits: these are measured by the steps before.
     for k, got in enumerate(found[:, -1]):
-        allowed = 1e-9 * max(one[: k + 1].abs().amax() for one in (wanted, found[:, :-1])).item()
+        allowed = 1e-9 * max(a[: k + 1].abs().amax() for a in (wanted, found[:, :-1])).item()
         torch.testing.assert_close(got, wanted[k], rtol=1e-9, atol=allowed)
 
 
@@ -529,14 +529,14 @@ def test_what_depends_on_the_value_alone_is_that_of_the_value(name):
 
     derivatives(f, X, 2)
     wanted = PLAIN[name](X)
-    got, wanted = ([one] if not isinstance(one, tuple | list) else one for one in (*seen, wanted))
-    for one, other in zip(got, wanted, strict=True):
-        assert not isinstance(one, rules.Carrier)
-        assert type(one) is type(other)
-        if isinstance(one, torch.Tensor):
-            assert one.dtype == other.dtype and torch.equal(one, other)
+    results = ([y] if not isinstance(y, tuple | list) else y for y in (*seen, wanted))
+    for got, wanted in zip(*results, strict=True):
+        assert not isinstance(got, carrier.Carrier)
+        assert type(got) is type(wanted)
+        if isinstance(got, torch.Tensor):
+            assert got.dtype == wanted.dtype and torch.equal(got, wanted)
         else:
-            assert re.sub("Carrier", "tensor", str(one)) == str(other)
+            assert re.sub("Carrier", "tensor", str(got)) == str(wanted)
 
 
 # ---- kinds of numbers, and shapes
@@ -577,16 +577,16 @@ PRECISE = {
 }
 
 
-@pytest.mark.parametrize("place", [0.6 - 0.8j, -0.6 - 0.8j, -1.7 + 0.3j])
+@pytest.mark.parametrize("point", [0.6 - 0.8j, -0.6 - 0.8j, -1.7 + 0.3j])
 @pytest.mark.parametrize("name", HOLOMORPHIC)
-def test_complex_derivatives_agree_with_thirty_digits(name, place):
+def test_complex_derivatives_agree_with_thirty_digits(name, point):
     with mpmath.workdps(30):
         precise = PRECISE.get(name) or getattr(mpmath, name)
-        wanted = mpmath.taylor(precise, mpmath.mpc(place), 6)
+        wanted = mpmath.taylor(precise, mpmath.mpc(point), 6)
         wanted = [complex(c * mpmath.factorial(k)) for k, c in enumerate(wanted)]
         wanted = torch.tensor(wanted, dtype=torch.complex128)
     for dtype, rtol in ((torch.complex128, 1e-11), (torch.complex64, 2e-4)):
-        z = torch.tensor([place], dtype=dtype)
+        z = torch.tensor([point], dtype=dtype)
         got = derivatives(HOLOMORPHIC[name], z, 6)
         assert got.dtype == dtype and got.shape == (7, 1)
         torch.testing.assert_close(got[:, 0], wanted.to(dtype), rtol=rtol, atol=0)
@@ -814,10 +814,10 @@ def test_a_parameter_a_view_and_a_tensor_that_requires_grad_give_the_same():
     f = lambda x: (x.tanh() * x).cumsum(0)  # noqa: E731
     wanted = derivatives(f, x[:, 0], 3)
     assert not wanted.requires_grad
-    for one in (nn.Parameter(x[:, 0].clone()), x[:, 0].clone().requires_grad_()):
-        got = derivatives(f, one, 3)
+    for leaf in (nn.Parameter(x[:, 0].clone()), x[:, 0].clone().requires_grad_()):
+        got = derivatives(f, leaf, 3)
         assert got.requires_grad and torch.equal(got, wanted)
-        assert type(one) is not rules.Carrier and not hasattr(one, "series")
+        assert type(leaf) is not carrier.Carrier and not hasattr(leaf, "series")
 
 
 def test_under_no_grad_and_inference_mode_nothing_is_recorded_or_kept():
@@ -837,7 +837,7 @@ def test_under_no_grad_and_inference_mode_nothing_is_recorded_or_kept():
             got = derivatives(f, x, 3)
             assert not got.requires_grad and torch.equal(got, wanted)
     gc.collect()
-    assert len(inside) == 8 and not any(one() is not None for one in inside)
+    assert len(inside) == 8 and not any(tensor() is not None for tensor in inside)
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
@@ -876,12 +876,12 @@ def test_the_gradient_by_parameters_is_that_of_the_nested_way():
     y = net[3](plain_layer_norm(net[:2](x), -1, net[2].weight, net[2].bias))
     other = (nth_derivative(y, x, 2) + y).square().sum()
     torch.testing.assert_close(loss, other)
-    for one, two in zip(
+    for got, wanted in zip(
         torch.autograd.grad(loss, [*net.parameters()]),
         torch.autograd.grad(other, [*net.parameters()]),
         strict=True,
     ):
-        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -902,7 +902,7 @@ def test_gradcheck_passes(f):
 
 def test_vmap_and_grad_of_torch_func_go_around_derivatives():
     x = torch.tensor([0.4, 0.9], dtype=torch.float64)
-    rows = torch.func.vmap(lambda one: derivatives(torch.sin, one, 3))(x)
+    rows = torch.func.vmap(lambda element: derivatives(torch.sin, element, 3))(x)
     torch.testing.assert_close(rows, derivatives(torch.sin, x, 3).T)
     slope = torch.func.grad(lambda x: derivatives(torch.sin, x, 3)[2].sum())(x)
     torch.testing.assert_close(slope, -x.cos())
@@ -942,7 +942,7 @@ INF = math.inf
 
 
 @pytest.mark.parametrize(
-    ("f", "place"),
+    ("f", "point"),
     [
         (torch.log, 0.0),
         (torch.sqrt, 0.0),
@@ -978,8 +978,8 @@ INF = math.inf
         (lambda x: x ** (2 + x.detach() * x), 0.0),
     ],
 )
-def test_where_the_series_does_not_exist_the_first_derivative_is_that_of_torch(f, place):
-    x = torch.tensor([place], dtype=torch.float64)
+def test_where_the_series_does_not_exist_the_first_derivative_is_that_of_torch(f, point):
+    x = torch.tensor([point], dtype=torch.float64)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(f(leaf).sum(), leaf)
@@ -989,7 +989,7 @@ def test_where_the_series_does_not_exist_the_first_derivative_is_that_of_torch(f
 
 
 @pytest.mark.parametrize(
-    ("f", "place", "second"),
+    ("f", "point", "second"),
     [
         (torch.log, 0.0, -INF),
         (torch.sqrt, 0.0, -INF),
@@ -1001,9 +1001,9 @@ def test_where_the_series_does_not_exist_the_first_derivative_is_that_of_torch(f
     ],
 )
 def test_where_the_series_does_not_exist_the_second_is_infinite_or_that_of_the_branch(
-    f, place, second
+    f, point, second
 ):
-    got = derivatives(f, torch.tensor([place, place], dtype=torch.float64), 2)[2]
+    got = derivatives(f, torch.tensor([point, point], dtype=torch.float64), 2)[2]
     assert got.tolist() == (second if isinstance(second, list) else [second] * 2)
 
 
@@ -1117,7 +1117,10 @@ REFUSED = {
     "gather": (lambda x: torch.ones(2).gather(0, x), "gather with a series in another argument"),
     "slope": (lambda x: F.leaky_relu(-torch.ones(2), x[0]), "as torch.func and copies call it"),
     "diff": (lambda x: x.diff(prepend=torch.ones(1)), "diff with prepend or append"),
-    "diff by place": (lambda x: torch.diff(x, 1, 0, torch.ones(1)), "diff with prepend or append"),
+    "diff of 4": (
+        lambda x: torch.diff(x, 1, 0, torch.ones(1)),
+        "diff with prepend or append",
+    ),
     "full_like": (lambda x: torch.full_like(x, x[0]), "full_like with a series to fill in"),
     "new_full": (lambda x: torch.ones(2).new_full((2,), x[0]), "new_full with a series"),
     "masked_fill": (lambda x: x.masked_fill(x > 0, x[0]), "masked_fill with such arguments"),
@@ -1133,7 +1136,10 @@ REFUSED = {
     "backward": (lambda x: x.sum().backward(), "backward has no rule"),
     "grad": (lambda x: torch.autograd.grad(x.sum(), x), "grad has no rule"),
     "register_hook": (lambda x: x.register_hook(print), "register_hook has no rule"),
-    "vmap": (lambda x: torch.func.vmap(lambda one: one * one)(x), "as torch.func and copies"),
+    "vmap": (
+        lambda x: torch.func.vmap(torch.square)(x),
+        "as torch.func and copies",
+    ),
     "func.grad": (lambda x: torch.func.grad(lambda x: x.sum())(x), "as torch.func and copies"),
     "custom": (Straight.apply, "mul under no_grad or in a custom Function"),
     "no_grad": (silence, "mul under no_grad or in a custom Function"),
@@ -1185,14 +1191,14 @@ def test_two_threads_do_not_meet():
             found[order] = derivatives(lambda x: x.sin() * x, x, order)[order] / 1
 
     threads = [threading.Thread(target=run, args=(k,)) for k in range(1, 5)]
-    [one.start() for one in threads]
-    [one.join() for one in threads]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
     for order in range(1, 5):
         x = torch.full((3,), 0.1 * order, dtype=torch.float64)
         torch.testing.assert_close(found[order], nested(lambda x: x.sin() * x, x, order)[order])
 
 
-def test_a_wrong_argument_is_told():
+def test_a_wrong_argument_is_refused():
     x = torch.ones(2)
     for error, message, call in (
         (TypeError, "f must be a function of a tensor, got Tensor", lambda: derivatives(x, x, 1)),
@@ -1258,8 +1264,8 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
             used.add(name)
             return super().__getitem__(name)
 
-    monkeypatch.setattr(rules, "_RULES", Noting(rules._RULES))
-    monkeypatch.setattr(rules, "_PROPERTIES", Noting(rules._PROPERTIES))
+    monkeypatch.setattr(table, "RULES", Noting(table.RULES))
+    monkeypatch.setattr(table, "PROPERTIES", Noting(table.PROPERTIES))
     above = [*LINEAR.values(), *VECTORS.values(), *PLAIN.values()]
     for function, x in (
         *((f, X) for f in above),
@@ -1277,5 +1283,5 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
             return x
 
         derivatives(f, x, 1)
-    missing = ({*rules._RULES} | {*rules._PROPERTIES}) - used
+    missing = ({*table.RULES} | {*table.PROPERTIES}) - used
     assert not missing, " ".join(sorted(missing))

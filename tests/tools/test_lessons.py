@@ -81,8 +81,8 @@ def raises(error: str, code: str, output: str) -> str:
 
 
 def test_each_snippet_is_a_test_and_the_page_has_one_for_its_form(run):
-    told = run("--collect-only", a=f"# A\n\n{python('x = 1')}\n{python('assert x == 1')}")
-    assert re.findall(r"a\.md::(\S+)", told) == ["format", "line-3", "line-7"]
+    said = run("--collect-only", a=f"# A\n\n{python('x = 1')}\n{python('assert x == 1')}")
+    assert re.findall(r"a\.md::(\S+)", said) == ["format", "line-3", "line-7"]
 
 
 def test_a_single_snippet_runs_alone_with_what_it_needs(run):
@@ -96,8 +96,8 @@ def test_each_snippet_runs_once_in_any_order(run):
 
 
 def test_lessons_see_nothing_of_each_others_names(run):
-    told = run(a=python("secret = 1"), b=python("print(secret)"), exit=1)
-    assert "NameError: name 'secret' is not defined" in told
+    said = run(a=python("secret = 1"), b=python("print(secret)"), exit=1)
+    assert "NameError: name 'secret' is not defined" in said
 
 
 def test_lessons_see_nothing_of_each_others_state(run):
@@ -139,19 +139,19 @@ def test_what_a_lesson_defines_can_be_pickled_and_its_source_read(run):
 
 
 def test_a_traceback_points_at_the_line_of_the_page(run):
-    told = run(
+    said = run(
         a=f"# A\n\ntext\n\n{python('def f():' + chr(10) + '    1 / 0')}\n{python('f()')}", exit=1
     )
-    assert "a.md:7: in f" in told and "    1 / 0" in told
-    assert "a.md:11: in <module>" in told
-    assert "ZeroDivisionError" in told
-    assert "site-packages" not in told and "tools/lessons.py" not in told
+    assert "a.md:7: in f" in said and "    1 / 0" in said
+    assert "a.md:11: in <module>" in said
+    assert "ZeroDivisionError" in said
+    assert "site-packages" not in said and "tools/lessons.py" not in said
 
 
 def test_what_comes_after_a_failure_says_what_it_needs(run):
-    told = run(a=f"{python('1 / 0')}\n{python('x = 1')}", exit=1)
-    assert "needs a.md::line-1, which fails" in told
-    assert told.count("ZeroDivisionError") == 2  # once in the traceback, once in the summary
+    said = run(a=f"{python('1 / 0')}\n{python('x = 1')}", exit=1)
+    assert "needs a.md::line-1, which fails" in said
+    assert said.count("ZeroDivisionError") == 2  # once in the traceback, once in the summary
 
 
 # ---- what is compared
@@ -183,8 +183,8 @@ def test_an_output_that_is_right_passes(run):
     ],
 )
 def test_an_output_that_is_not_what_ran_fails_and_names_its_line(run, text, line):
-    told = run(a=text, exit=1)
-    assert re.search(rf"a\.md:{line}: is not what the snippet on line \d did", told), told
+    said = run(a=text, exit=1)
+    assert re.search(rf"a\.md:{line}: is not what the snippet on line \d did", said), said
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ def test_a_player_is_compared_with_its_link_and_its_file(run, pytester):
     text = f"{RECORDS}\n{PLAYER}\n"
     run(a=text)
     file.write_text(FRAGMENT.replace("Step 1", "Step 2"))
-    told = run("a.md", exit=1)
-    assert "01-step.html:2: is not what the snippet on line 1 did" in told
+    said = run("a.md", exit=1)
+    assert "01-step.html:2: is not what the snippet on line 1 did" in said
     file.unlink()
     assert "01-step.html:1: is not what the snippet on line 1 did" in run("a.md", exit=1)
 
@@ -259,8 +259,8 @@ def test_one_changed_character_of_the_course_fails_and_names_its_line(run, pytes
     lines = page.read_text().splitlines()
     if kind == "figure":
         image = next(n for n, line in enumerate(lines) if line.startswith("!["))
-        place = re.search(r"\]\((.*)\)", lines[image])[1]
-        target, snippet = pytester.path / place, image
+        file = re.search(r"\]\((.*)\)", lines[image])[1]
+        target, snippet = pytester.path / file, image
         lines = target.read_text().splitlines()
         changed = next(n for n, line in enumerate(lines) if "MulBackward0</text>" in line)
     else:
@@ -299,8 +299,8 @@ The end, without a newline."""
 
 
 def test_update_writes_every_kind_of_output_and_the_result_passes(run, pytester):
-    told = run("--update-outputs", a=FRESH)
-    assert "wrote" in told and "a.md" in told
+    said = run("--update-outputs", a=FRESH)
+    assert "wrote" in said and "a.md" in said
     text = (pytester.path / "a.md").read_text()
     assert prints("print('one')", "one") in text
     assert prints("int('x')", "ValueError: invalid literal for int() with base 10: 'x'") in text
@@ -363,8 +363,8 @@ def test_update_leaves_alone_what_fails_and_fails_itself(run, pytester):
 
 def test_update_leaves_alone_a_page_that_changed_meanwhile(run, pytester):
     edit = "from pathlib import Path\nPath('a.md').write_text('mine')\nprint(1)"
-    told = run("--update-outputs", a=python(edit), exit=1)
-    assert "a.md changed while it ran and was left alone" in told
+    said = run("--update-outputs", a=python(edit), exit=1)
+    assert "a.md changed while it ran and was left alone" in said
     assert (pytester.path / "a.md").read_text() == "mine"
 
 
@@ -419,10 +419,12 @@ def test_what_needs_no_test_is_let_through(text):
 
 
 @pytest.mark.parametrize("figure", ["![a](figures/x.svg)", "[a](figures/x.html)"])
-@pytest.mark.parametrize("after", ["", "\nText.\n", "///\n"])
-def test_a_snippet_with_its_output_and_figure_is_let_through(figure, after):
-    text = f"{prints('1', '1')}\n{figure}\n{after}"
-    assert list(problems(text, run=[1])) == []
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("", "\nText.\n"), ("/// details | Answer\n", "///\n")]
+)
+def test_a_snippet_with_its_output_and_figure_is_let_through(figure, before, after):
+    text = f"{before}{prints('1', '1')}\n{figure}\n{after}"
+    assert list(problems(text, run=[1 + before.count("\n")])) == []
 
 
 def test_a_player_with_text_in_its_paragraph_is_found_with_its_line():
@@ -431,8 +433,8 @@ def test_a_player_with_text_in_its_paragraph_is_found_with_its_line():
 
 
 def test_a_misformed_page_fails_with_file_and_line(run):
-    told = run(a="text\n\n```pycon\n>>> 1\n```\n", exit=1)
-    assert re.search(r"a\.md:3: a fence that nothing runs, ```pycon", told)
+    said = run(a="text\n\n```pycon\n>>> 1\n```\n", exit=1)
+    assert re.search(r"a\.md:3: a fence that nothing runs, ```pycon", said)
 
 
 def test_a_page_that_pytest_codeblocks_cannot_read_is_an_error(run):

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import jupytext
 import nbclient
 import nbformat
 import pytest
@@ -57,6 +58,16 @@ def test_the_committed_notebook_is_what_the_lesson_says(lesson):
     assert made == committed
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_jupytext_finds_the_same_code_in_the_lesson(lesson):
+    def code(cells: list) -> list[str]:
+        sources = [cell.source for cell in cells if cell.cell_type == "code"]
+        return [re.sub("^# @title .*\n", "", source) for source in sources]
+
+    made = nbformat.reads(notebook(lesson), as_version=4)
+    assert code(made.cells) == code(jupytext.read(lesson).cells)
+
+
 def test_every_notebook_has_a_lesson_and_every_lesson_a_notebook():
     notebooks = [notebook.stem for notebook in sorted((COURSE / "notebooks").iterdir())]
     assert notebooks == [lesson.stem for lesson in LESSONS]
@@ -84,8 +95,8 @@ def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path
             pinned or "pinned_torch" not in old.metadata.get("tags", [])
         ):
             # Another torch may warn of what it will change.
-            told = [fact for fact in facts(new, players) if pinned or fact[0] != "stderr"]
-            assert told == facts(old, players), source(old)
+            found = [fact for fact in facts(new, players) if pinned or fact[0] != "stderr"]
+            assert found == facts(old, players), source(old)
 
 
 def facts(cell: nbformat.NotebookNode, players: list[str]) -> list[tuple[str, str]]:

@@ -174,8 +174,8 @@ def test_players_share_one_style_sheet_above_and_one_script_below_them(course):
 
 def test_what_would_end_the_script_stays_in_it():
     read = Reader(page(LINK))
-    told = r"\x3Cscript>x\x3C/script>\x3C!-- \x3C/SCRIPT>"
-    assert read.texts("script")[-1] == "\n" + JS.replace("<script>x</script><!-- </SCRIPT>", told)
+    kept = r"\x3Cscript>x\x3C/script>\x3C!-- \x3C/SCRIPT>"
+    assert read.texts("script")[-1] == "\n" + JS.replace("<script>x</script><!-- </SCRIPT>", kept)
     assert read.open == []
 
 

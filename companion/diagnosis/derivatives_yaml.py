@@ -1,0 +1,63 @@
+"""What PyTorch's table of derivatives, ``tools/autograd/derivatives.yaml``, says of single Nodes.
+
+A test reads that table in the torch that is installed and compares.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+
+def operation_of(name: str) -> str:
+    """The operation of a Node: ``"Log1P"`` of ``"Log1PBackward0"``.
+
+    The Node of a custom Function has no number and keeps its name.
+    """
+    return re.sub(r"Backward\d+$", "", name)
+
+
+def sends_zero(name: str) -> bool:
+    """Whether the Node of a name sends zeros, whatever comes to it."""
+    return operation_of(name) in ZERO or name in ("FillBackward0", "FillBackward2")
+
+
+# The operations whose formula is zeros. Of the four Nodes of Fill two send something: a sum, to
+# the value that fills.
+ZERO = set(
+    "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
+    "Poisson Random Round Sgn Sign Trunc Uniform Zero".split()
+)
+# By Node the slots whose formula is not_implemented: of all first derivatives, and of those second
+# ones that take no lists of tensors.
+NOT_IMPLEMENTED = {
+    "AcoshBackward1": (0,),
+    "AsinhBackward1": (0,),
+    "AtanhBackward1": (0,),
+    "BatchNormBackwardBackward0": (3, 4, 5),
+    "CudnnBatchNormBackwardBackward0": (3, 4, 5),
+    "EmbeddingBagBackwardBackward0": (0, 1),
+    "EmbeddingBagDenseBackwardBackward0": (0, 1),
+    "EmbeddingRenormBackward0": (0,),
+    "GeqrfBackward0": (0,),
+    "IgammaBackward0": (0,),
+    "IgammacBackward0": (0,),
+    "MiopenBatchNormBackwardBackward0": (3, 4),
+    "NativeBatchNormBackwardBackward0": (3, 4),
+    "NativeDropoutBackwardBackward0": (1,),
+    "NativeLayerNormBackwardBackward0": (2, 3),
+    "SpecialZetaBackward0": (0,),
+    "SpecialZetaBackward2": (0,),
+    "StandardGammaGradBackward0": (0,),
+    "Unique2Backward0": (0,),
+    "UniqueBackward0": (0,),
+    "UniqueConsecutiveBackward0": (0,),
+    "UniqueDimBackward0": (0,),
+    "UniqueDimConsecutiveBackward0": (0,),
+}
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+if _TORCH < (2, 14):
+    NOT_IMPLEMENTED |= {"CdistBackwardBackward0": (0, 1, 2, 3), "PdistBackwardBackward0": (0, 1, 2)}
+if _TORCH < (2, 13):
+    NOT_IMPLEMENTED |= {"NextafterBackward0": (0, 1)}

@@ -1,0 +1,182 @@
+"""A drawing in sentences, for those who cannot see it, and words that its boxes share with them.
+
+A small graph is told box by box and arrow by arrow; a large one is summed up. Then follows what is
+in each block, and each place where the graph was cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+
+from companion.drawing.folding import Arrow, Box, Folded
+from companion.forward.watching import Cut
+from companion.graph.reading import GraphNode
+from companion.graph.saved import SavedTensor
+from companion.naming import one_line
+
+Saved = Mapping[int, Sequence[SavedTensor]]  # by the index of the Node
+
+_MOST = 15  # boxes of a graph that is told arrow by arrow; cuts that are told
+
+
+def alt_of(folded: Folded, saved: Saved, cuts: Sequence[Cut] = ()) -> str:
+    """The sentences for a graph."""
+    names = _names(folded)
+    is_large = len(folded.boxes) > _MOST
+    sentences = _summary(folded, names) if is_large else _arrow_by_arrow(folded, names, saved)
+    return " ".join([*sentences, *_insides(folded, names), *_cut_sentences(cuts)])
+
+
+def alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
+    """The sentences for an output that has no graph because of some cuts."""
+    return " ".join([f"Output {tuple(output.shape)} without grad_fn.", *_cut_sentences(cuts)])
+
+
+# ---- what boxes and sentences share
+
+
+def given_name(node: GraphNode) -> str:
+    """The name of the tensor that a Node stands for; "" where none is known."""
+    return "" if node.label == node.name else node.label
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number and the noun: ``1 leaf``, ``2 leaves``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def leaves_of(box: Box) -> str:
+    """How many leaves are in a block."""
+    return counted(len(box.leaves), "leaf", "leaves")
+
+
+def inside(folded: Folded, box: Box, most: int | None = None) -> str:
+    """What is in a block: all of it, or only the ``most`` frequent kinds."""
+    nodes = folded.graph.nodes
+    kinds = Counter(one_line(nodes[i].name, 40) for i in box.first_copy)
+    content = _few([name if n == 1 else f"{n} {name}" for name, n in kinds.most_common()], most)
+    if box.copies > 1:
+        content = f"{box.copies} × ({content})"
+    if box.call:
+        content = f"{one_line(box.call.kind, 40)}, {content}"
+    if box.nones:
+        content += f"; {box.nones} × None"
+    if box.leaves:
+        content += f"; {leaves_of(box)}"
+    return content if most is not None else content + _names_inside(folded, box)
+
+
+def _names_inside(folded: Folded, box: Box) -> str:
+    """The names of the leaves in a block, and the modules that made its Nodes."""
+    nodes = folded.graph.nodes
+    leaves = [one_line(name, 40) for i in box.leaves if (name := given_name(nodes[i]))]
+    modules = dict.fromkeys(path for i in box.nodes if (path := nodes[i].module))
+    return (f": {', '.join(leaves)}" if leaves else "") + (
+        f"; made in {', '.join(modules)}" if modules else ""
+    )
+
+
+# ---- the sentences
+
+
+def _names(folded: Folded) -> dict[Box, str]:
+    """A name for each box; boxes that would share one are told apart by a number."""
+    shared = {box: _name(folded, box) for box in folded.boxes}
+    boxes, numbers, names = Counter(shared.values()), Counter[str](), dict[Box, str]()
+    for box, name in shared.items():
+        numbers[name] += not box.is_further_use
+        names[box] = f"{name} #{numbers[name]}" if boxes[name] > 1 and not box.use else name
+    return names
+
+
+def _name(folded: Folded, box: Box) -> str:
+    """What a box is called, which others may share."""
+    node = folded.node(box)
+    if not box.is_block:
+        name = one_line(given_name(node), 40)
+        if node.is_leaf:
+            return f"leaf {name} {node.shape}" if name else f"leaf {node.shape}"
+        kind = "custom Function " if node.is_custom else ""
+        return kind + one_line(node.name, 40) + (f" ({name})" if name else "")
+    words = ["the rest" if box.kind == "rest" else "block"]
+    if box.call:
+        words.append(one_line(box.call.path, 40))
+    if box.copies > 1:
+        words.append(f"×{box.copies}")
+    if not box.call:
+        each = len(box.first_copy)
+        words.append(f"of {each} nodes" if each > 1 else f"of {one_line(node.name, 40)}")
+    return " ".join(words)
+
+
+def _start(folded: Folded) -> str:
+    """How every drawing of a graph begins."""
+    start = f"Backward graph with {counted(len(folded.graph), 'node')}"
+    is_folded = any(box.is_block for box in folded.boxes)
+    return f"{start}, drawn as {len(folded.boxes)}" if is_folded else start
+
+
+def _summary(folded: Folded, names: Mapping[Box, str]) -> Iterator[str]:
+    """A large graph: how many Nodes of which kinds, its roots and its leaves."""
+    kinds = Counter(one_line(node.name, 40) for node in folded.graph.nodes)
+    yield f"{_start(folded)}: {_few([f'{n} {name}' for name, n in kinds.most_common()])}."
+    roots = dict.fromkeys(names[box] for box in folded.boxes if folded.is_root(box))
+    yield f"Root {_few(roots)}."
+    leaves = dict.fromkeys(names[box] for box in folded.boxes if folded.node(box).is_leaf)
+    if leaves:
+        yield f"It ends at {_few(leaves)}."
+
+
+def _arrow_by_arrow(folded: Folded, names: Mapping[Box, str], saved: Saved) -> Iterator[str]:
+    """A small graph: of each box where it leads and what it saved."""
+    yield f"{_start(folded)}."
+    for box in folded.boxes:
+        root = "Root " if folded.is_root(box) else ""
+        ends = [_end(arrow, names) for arrow in folded.arrows(box)]
+        if ends:
+            yield f"{root}{names[box]} leads to {' and '.join(ends)}."
+        elif root and not box.is_further_use:
+            yield f"Root {names[box]}."
+        by_state: dict[str, list[str]] = {}
+        for tensor in saved.get(box.nodes[0], ()):
+            by_state.setdefault(tensor.state, []).append(tensor.name)
+        for state, tensors in by_state.items():
+            now = "" if state == "kept" else f", now {state}"
+            yield f"{names[box]} saved {' and '.join(tensors)}{now}."
+
+
+def _end(arrow: Arrow, names: Mapping[Box, str]) -> str:
+    """Where an arrow leads."""
+    if arrow.target is None:
+        return "None" if arrow.slot is None else f"None at slot {arrow.slot}"
+    output = f"output {arrow.input_nr} of " if arrow.input_nr > 0 else ""
+    edges = f" ({arrow.edges} edges)" if arrow.edges > 1 else ""
+    return f"{output}{names[arrow.target]}{edges}"
+
+
+def _insides(folded: Folded, names: Mapping[Box, str]) -> list[str]:
+    """What is in the blocks; equal ones are described once."""
+    described: dict[str, list[str]] = {}
+    for box in folded.boxes:
+        if box.is_block:
+            described.setdefault(inside(folded, box, 6), []).append(names[box])
+    return [f"In {_few(blocks)}: {content}." for content, blocks in described.items()]
+
+
+def _cut_sentences(cuts: Sequence[Cut]) -> list[str]:
+    """Each place where the graph was cut, once."""
+    where = [one_line(str(cut.source or "") or cut.operation.called, 80) for cut in cuts]
+    pairs = zip(where, cuts, strict=True)
+    sentences = list(dict.fromkeys(f"Cut at {line}: {cut.message}." for line, cut in pairs))
+    more = len(sentences) - _MOST
+    return [*sentences[:_MOST], *([f"And {more} more cuts."] if more > 0 else [])]
+
+
+def _few(words: Iterable[str], most: int | None = 6) -> str:
+    """The first of the words, and how many more there are; all of them where ``most`` is None."""
+    words = list(words)
+    more = 0 if most is None else len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,108 @@
+"""Which cut fed which Node, and where a Node was made: what drawing and diagnosis ask a ``Watch``.
+
+A lesson asks none of this, so these are functions beside the class, and use its private parts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import torch
+
+from companion.forward.fingerprints import memory_of
+from companion.forward.recorder import Note
+from companion.forward.watching import Cut, Watch
+from companion.internals import number_of, unseen
+from companion.source import Source
+
+Tensor = torch.Tensor
+Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+
+
+def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
+    """Those of ``watch.reaching(output)`` with a way to the output that passes no other cut.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    return watch._cuts_before([watch._value_of(output)], past_cuts=False)
+
+
+def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
+    """The cuts whose values the operation of a Node took in place of something with a graph.
+
+    Args:
+        node: a live Node that was made in the block; of others nothing is known.
+
+    Returns:
+        Each such cut after the slot of the Node that leads to None because of it, as far as that
+        can be determined. The slot is None where the value has none, as an index.
+
+    Raises:
+        TypeError: ``node`` is not a Node.
+    """
+    notes = watch._recorder.notes
+    own = _notes_of(notes, node)
+    inputs = [value for i in own for value in notes[i].inputs if value.made_by not in own]
+    slots = node.next_functions
+    empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
+    found = list[tuple[int | None, Cut]]()
+    for position, value in enumerate(inputs):
+        if value.requires_grad:
+            continue
+        # Where each input has a slot they come in one order; a number's slot is found so too.
+        slot = next(iter(empty), None)
+        if len(inputs) == len(slots) and position in empty:
+            slot = position
+        if value.dtype in (torch.bool, torch.long):  # a mask, an index
+            slot = None
+        found += [(slot, cut) for cut in watch._cuts_before([value], past_cuts=False)]
+    return tuple(dict.fromkeys(found))
+
+
+def source_of(watch: Watch, node: Node) -> Source | None:
+    """Where in the user's code a Node was made; None if not in the block.
+
+    For a custom Function it is the call of ``apply``. Autograd numbers the Nodes of each thread by
+    themselves, so a Node of another thread may be taken for one of this.
+
+    Raises:
+        TypeError: ``node`` is not a Node.
+    """
+    own = _notes_of(watch._recorder.notes, node)
+    return watch._recorder.notes[own[0]].source if own else None
+
+
+def written_at(watch: Watch, tensor: Tensor) -> Source | None:
+    """Where in the block torch last wrote into the memory of a tensor; None if it did not.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"tensor must be a tensor, got {type(tensor).__name__}")
+    with unseen():
+        address = memory_of(tensor)
+    if address is None:
+        return None
+    writers = (n for n in reversed(watch._recorder.notes) if n.in_place and address in n.addresses)
+    return next((writer.source for writer in writers), None)
+
+
+def _notes_of(notes: list[Note], node: Node) -> range:
+    """Which notes are of the operation that made a Node: several for a custom Function."""
+    if not isinstance(node, torch.autograd.graph.Node):
+        raise TypeError(f"node must be a grad_fn, got {type(node).__name__}")
+    number = number_of(node)
+    after = bisect_right(notes, number, key=lambda note: note.numbers[0])
+    i = after - 1
+    while i >= 0 and notes[i].numbers[1] == notes[i].numbers[0]:  # made no Node
+        i -= 1
+    if i >= 0 and number < notes[i].numbers[1]:
+        return range(i, i + 1)
+    # A custom Function has its Node before its forward runs.
+    end = after
+    while end < len(notes) and notes[end].hidden and notes[end].numbers[0] == number + 1:
+        end += 1
+    return range(after, end)

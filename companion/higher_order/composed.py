@@ -1,0 +1,209 @@
+"""Functions of torch that are written with others that have rules."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+import companion.higher_order.series as series
+from companion.higher_order.carrier import Rule, carry, plain, refuse, value_of
+from companion.higher_order.rules import HALF, call_with
+
+Tensor = torch.Tensor
+
+
+def composed(function: Callable[..., Any]) -> Rule:
+    """The rule that calls a function of this file, in float32 if all tensors are in half."""
+    signature = inspect.signature(function)
+
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            dtype = signature.bind(*args, **kwargs).arguments.get("dtype")
+        except TypeError:
+            refuse(f"{func.__name__} with these arguments")
+        if args and isinstance(args[0], Tensor) and not args[0].numel():
+            return plain(func, args, kwargs)  # it has no elements, and so it is constant
+        tensors = {
+            slot: argument
+            for slot, argument in (*enumerate(args), *kwargs.items())
+            if isinstance(argument, Tensor)
+        }
+        dtypes = {value_of(tensor).dtype for tensor in tensors.values()}
+        if len(dtypes) > 1 or not dtypes <= HALF:
+            return function(*args, **kwargs)
+        wide = {slot: tensor.float() for slot, tensor in tensors.items()}
+        return call_with(function, args, kwargs, wide).to(dtype or dtypes.pop())
+
+    return rule
+
+
+# ---- softmax
+
+
+def softmax(x: Any, dim: Any = None, dtype: Any = None, _stacklevel: int = 3) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    e = torch.exp(x - value_of(x).detach().amax(_one_dim(dim), keepdim=True))
+    return e / e.sum(dim, keepdim=True)
+
+
+def log_softmax(x: Any, dim: Any = None, dtype: Any = None, _stacklevel: int = 3) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    return x - logsumexp(x, _one_dim(dim), True)
+
+
+def _one_dim(dim: Any) -> int:
+    if not isinstance(dim, int):
+        refuse("softmax without dim")
+    return int(dim)
+
+
+def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
+    largest = value_of(x).detach().amax(dim, keepdim=True)
+    largest = largest.masked_fill(largest.isinf(), 0)
+    result = torch.exp(x - largest).sum(dim, keepdim=True).log() + largest
+    return result if keepdim else result.squeeze(dim)
+
+
+# ---- sums of squares, and products
+
+
+def var(
+    x: Any, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = 1
+) -> Any:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        correction = 1 if unbiased else 0
+    correction = 1 if correction is None else correction
+    if x.is_complex():
+        refuse("var of complex numbers")
+    dims = _dims(x, dim)
+    count = math.prod(x.shape[d] for d in dims)
+    centred = x - x.mean(dims, keepdim=True)
+    return (centred * centred).sum(dims, keepdim=keepdim) / max(count - correction, 0)
+
+
+def _dims(x: Any, dim: Any) -> tuple[int, ...]:
+    if isinstance(dim, int):
+        return (dim,)
+    return tuple(dim) if dim else tuple(range(x.dim()))
+
+
+def std(*args: Any, **kwargs: Any) -> Any:
+    return _root(var(*args, **kwargs))
+
+
+def _root(x: Any) -> Any:
+    """The square root whose first derivative at 0 is 0, as torch has it for ``norm``."""
+    y = x.sqrt().series
+    if len(y) > 1 and y[1] is not None:
+        y[1] = y[1].masked_fill(y[0] == 0, 0)
+    return carry(y)
+
+
+def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    p = 2 if p in (None, "fro") else p
+    if p not in (1, 2) or x.is_complex():
+        refuse(f"norm with p={p!r} of {x.dtype}")
+    x, dims = x if dtype is None else x.to(dtype), _dims(x, dim)
+    if p == 1:
+        return x.abs().sum(dims, keepdim=keepdim)
+    return _root((x * x).sum(dims, keepdim=keepdim))
+
+
+def linalg_norm(
+    x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    if ord not in (None, "fro") and (x.dim() if dim is None else len(_dims(x, dim))) != 1:
+        refuse(f"linalg.norm of a matrix with ord={ord!r}")
+    return norm(x, ord, dim, keepdim, dtype)
+
+
+def vector_norm(
+    x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    return norm(x, ord, dim, keepdim, dtype)
+
+
+def layer_norm(
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    result = centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def hypot(a: Any, b: Any) -> Any:
+    return carry(series.sqrt((a * a + b * b).series, torch.hypot(value_of(a), value_of(b))))
+
+
+def mse_loss(
+    x: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    if (size_average, reduce, weight) != (None, None, None):
+        refuse("mse_loss with other options than reduction")
+    square = (x - target) ** 2
+    return square if reduction == "none" else square.sum() if reduction == "sum" else square.mean()
+
+
+def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    if dim is None or x.dim() == 0:
+        x, dim, keepdim = x.flatten(), 0, False
+    factors = list(x.unbind(dim))
+    while len(factors) > 1:  # multiply neighbours
+        pairs = zip(factors[::2], factors[1::2], strict=False)
+        factors = [p * q for p, q in pairs] + factors[len(factors) // 2 * 2 :]
+    result = factors[0] if factors else torch.ones_like(value_of(x).sum(dim))
+    return result.unsqueeze(dim) if keepdim else result
+
+
+def add_matrix_product(first: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """``addmm``, ``baddbmm`` and ``addmv``."""
+    return beta * first + alpha * (a @ b)
+
+
+# ---- activations
+
+
+def silu(x: Any, inplace: bool = False) -> Any:
+    return x * torch.sigmoid(x)
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    if approximate == "tanh":
+        # Half of 1 + tanh(u) is the sigmoid of 2u, which keeps the digits far below 0.
+        return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * torch.special.erfc(x * -math.sqrt(0.5))
+
+
+def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
+    value = F.softplus(value_of(x), beta, threshold)
+    curved = carry([value, *(series.softplus((x * beta).series)[1:])])
+    curved = carry([value, *series.scale(curved.series, 1 / beta)[1:]])
+    return torch.where(value_of(x) * beta > threshold, x, curved)
+
+
+def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0, x)))
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    return refuse("dropout in training; call eval() first") if training else x
+
+
+def logit(x: Any) -> Any:
+    # log(x / (1 - x)) would lose digits near 1/2, and near 1 overflow an order too early.
+    return torch.log(x) - torch.log1p(-x)

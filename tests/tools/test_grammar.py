@@ -1,0 +1,137 @@
+"""tools.grammar: the parts of a page, and that what is written is read again."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.grammar import (
+    EXPECTED,
+    PINNED,
+    Closing,
+    Fence,
+    FrontMatter,
+    Heading,
+    Mark,
+    Opening,
+    Snippet,
+    Text,
+    blocks,
+    figure,
+    parse,
+    sections,
+    shown,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
+RAISES = "<!--pytest.mark.xfail(raises=ValueError)-->\n"
+LESSON = f"""---
+title: X
+---
+
+# X
+
+/// question | Predict
+    type: x
+
+Which?
+///
+
+{RAISES}
+{PINNED}
+
+```python
+# no heading
+1
+```
+
+{EXPECTED}
+
+```text
+# nor this
+```
+
+[a](figures/x.html)
+///
+"""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_parts_of_a_page_are_the_page_and_know_their_lines(page):
+    text = page.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    parts = parse(text)
+    assert "".join(part.text for part in parts) == text
+    assert all("".join(lines[part.line - 1 : part.end]) == part.text for part in parts)
+
+
+def test_each_part_is_found_on_its_line():
+    found = [(part.line, type(part)) for part in parse(LESSON) if part.text.strip()]
+    assert found == [
+        (1, FrontMatter),
+        (5, Heading),
+        (7, Opening),
+        (10, Text),
+        (11, Closing),
+        (13, Mark),
+        (15, Mark),
+        (17, Snippet),
+        (29, Text),  # it closes nothing
+    ]
+
+
+def test_a_snippet_has_its_marks_and_what_it_did():
+    (snippet,) = (part for part in parse(LESSON) if isinstance(part, Snippet))
+    assert [mark.line for mark in snippet.marks] == [13, 15]
+    assert snippet.raises == "ValueError" and snippet.is_pinned
+    assert snippet.fence.code == "# no heading\n1\n"
+    assert (snippet.output.line, snippet.output.code) == (24, "# nor this\n")
+    assert snippet.figure.file == "figures/x.html"
+    assert snippet.shown == LESSON[LESSON.index(f"\n{EXPECTED}") : LESSON.rindex("///")]
+
+
+@pytest.mark.parametrize(
+    "between", ["text", "```py\n1\n```", "///", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"]
+)
+def test_what_stands_between_keeps_marks_and_outputs_from_a_snippet(between):
+    below = shown("1\n", "![a](figures/x.svg)")
+    text = f"{RAISES}\n{between}\n\n```python\n1\n```\n\n{between}\n{below}"
+    (snippet,) = (part for part in parse(text) if isinstance(part, Snippet))
+    assert snippet.marks == ()
+    assert (snippet.output, snippet.figure, snippet.shown) == (None, None, "")
+
+
+@pytest.mark.parametrize("printed", ["", "1\n", "```\n", "````text\n1\n", "\n\n1\n\n"])
+@pytest.mark.parametrize("file", ["", "figures/x.svg", "../figures/x.html"])
+def test_what_is_written_below_a_snippet_is_read_again(printed, file):
+    alt = r"A [b] & c_d < `e` * \ &amp;."
+    written = shown(printed, figure(alt, file) if file else "")
+    snippet, *below = parse(f"```python\n1\n```\n{written}Text.\n\n![b](figures/y.svg)\n")
+    assert snippet.shown == written
+    assert (snippet.output.code if snippet.output else "") == printed
+    if file:
+        assert (snippet.figure.alt, snippet.figure.file) == (alt, file)
+    assert [part.text for part in below] == ["Text.\n", "\n", "![b](figures/y.svg)\n"]
+
+
+def test_a_part_knows_what_it_stands_in():
+    text = "/// note\na\n//// details | Why?\n\nb\n///\n////\nc\n///\nd\n"
+    inside = {part.text: [o.title for o in part.inside] for part in parse(text)}
+    assert inside["a\n"] == inside["c\n"] == ["Note"]
+    assert inside["b\n"] == ["Note", "Why?"]
+    assert inside["d\n"] == []
+    note, why = blocks(text)
+    assert (note[0].is_fold, why[0].is_fold) == (False, True)
+    assert why[1] == "b\n///\n"
+    assert note[1] == text[len("/// note\n") : -len("///\nd\n")]
+
+
+def test_a_fence_that_nothing_closes_goes_to_the_end_of_the_page():
+    (fence,) = parse("```py\n1\n")
+    assert isinstance(fence, Fence) and fence.code == "1\n"
+
+
+def test_a_comment_in_code_is_no_heading_of_a_section():
+    text = "a\n## B\n```python\n## 1\n```\n### C\nd\n## E\n"
+    assert sections(text, 2) == {"B": "```python\n## 1\n```\n### C\nd\n", "E": ""}
+    assert sections(text, 3) == {"C": "d\n## E\n"}
