@@ -93,7 +93,8 @@ def formula(
             found = found.sum_to_size(given.shape)
             of = rule if rule.isidentifier() else f"({rule})"
             rule = f"{of}.sum_to_size({tuple(given.shape)})"
-        # Rounded once where PyTorch computed it in low precision; and not cancelled to the digit.
+        # PyTorch computes in the exact dtype, with a few roundings, and rounds once to its own.
+        # Where numbers cancel, the roundings are those of the largest.
         exact = _exact(given)
         rtol = 2 * torch.finfo(given.dtype).eps + 16 * torch.finfo(exact.dtype).eps
         atol = rtol * float(exact.abs().max()) if exact.numel() else 0.0

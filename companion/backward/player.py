@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from companion.backward.player_data import Story
+from companion.backward.player_data import node_tags, player_data
+from companion.backward.player_format import EngineOrder, EngineStep, PlayerData
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
 from companion.graph.reading import Graph
@@ -146,28 +147,53 @@ def _record_and_give_back(output: torch.Tensor) -> Recording:
 
 
 def _player(recording: Recording) -> Player:
-    story = Story(recording)
-    ran = [story.names[step.node] for step in recording.steps]
-    count = f"{len(ran)} step" + "s" * (len(ran) != 1)
-    shown = ", ".join(ran[:12]) + (f" and {len(ran) - 12} more" if len(ran) > 12 else "")
-    alt = f"The backward pass from {story.names[0]} in {count}" + (f": {shown}." if ran else ".")
-    drawings = _drawing(recording.graph, story.tags, "player-graph")
-    if recording.second is not None and len(recording.second) <= DETAILED:
-        made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
-        drawings += _drawing(recording.second, made, "player-second")
-    data = json.dumps(story.data(), ensure_ascii=False, separators=(",", ":"))
-    for start in ('{"name":', '{"node":'):  # lines, so that a change can be found
-        data = data.replace(start, f"\n{start}")
-    for character in "<>&":  # so that no text of a user's ends the script
-        data = data.replace(character, f"\\u{ord(character):04x}")
-    key = hashlib.sha256((drawings + data).encode()).hexdigest()[:8]
+    data = player_data(recording)
+    drawings, text = _drawings(recording), _script_text(data)
+    key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
+    alt = _alt(data)
     return Player(
         alt,
         f'<figure class="player" data-key="{key}" aria-label="{html.escape(alt)}">\n'
         '<div class="player-story" tabindex="0" role="group" aria-label="Every step">\n'
-        f"{drawings}{_table(story)}</div>\n"
-        f'<script type="application/json" class="player-data">{data}</script>\n</figure>\n',
+        f"{drawings}{_table(data)}</div>\n"
+        f'<script type="application/json" class="player-data">{text}</script>\n</figure>\n',
     )
+
+
+def _alt(data: PlayerData) -> str:
+    """The steps of the engine in a sentence."""
+    names = _names(data)
+    ran = [names[step["node"]] for step in _engine_order(data)["steps"]]
+    count = f"{len(ran)} step" + "s" * (len(ran) != 1)
+    shown = ", ".join(ran[:12]) + (f" and {len(ran) - 12} more" if len(ran) > 12 else "")
+    return f"The backward pass from {names[0]} in {count}" + (f": {shown}." if ran else ".")
+
+
+def _names(data: PlayerData) -> list[str]:
+    return [node["name"] for node in data["nodes"]]
+
+
+def _engine_order(data: PlayerData) -> EngineOrder:
+    return cast(EngineOrder, data["modes"][0])
+
+
+def _script_text(data: PlayerData) -> str:
+    """The data as the text of a ``script``."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for start in ('{"name":', '{"node":'):  # lines, so that a change can be found
+        text = text.replace(start, f"\n{start}")
+    for character in "<>&":  # so that no text of a user's ends the script
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _drawings(recording: Recording) -> str:
+    """The graph of the pass, and the one that it made, if there is one."""
+    drawings = _drawing(recording.graph, node_tags(recording.graph), "player-graph")
+    if recording.second is not None and len(recording.second) <= DETAILED:
+        made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
+        drawings += _drawing(recording.second, made, "player-second")
+    return drawings
 
 
 def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
@@ -177,38 +203,54 @@ def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
     return svg.replace('class="drawing"', look, 1)
 
 
-def _table(story: Story) -> str:
+def _table(data: PlayerData) -> str:
     """The steps without JavaScript."""
-    names, rows = story.names, list[str]()
-    for place, step in enumerate(story.steps):
-        came = [
-            c["value"] + (" to begin with" if c["from"] is None else f" from {names[c['from']]}")
-            for c in step["came"]
-        ]
-        passed = [f"{p['value']} to {names[p['to']]}" for p in step["passed"]]
-        then = [f"{names[i]} is ready" for i in step["ready"]]
-        then += [f"{names[int(i)]} waits for {n} more" for i, n in step["waiting"].items() if n]
-        if step["grad"]:
-            then.append(".grad was {} and is {}".format(*step["grad"]))
-        if step["freed"]:
-            then.append(f"freed: {', '.join(step['freed'])}")
-        if step["made"]:
-            then.append(f"made: {', '.join(name for _, name in step['made'])}")
-        if step["changed"]:
-            then.append("a hook changed what came")
-        if step["raised"]:
-            then.append(f"raised {story.error}")
-        given = ", ".join(step["given"])
-        cells = [names[step["node"]], "; ".join(came), given, "; ".join(passed), "; ".join(then)]
-        row = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
-        rows.append(f'<tr><th scope="row">{place + 1}</th>{row}</tr>\n')
-    if story.error and not any(step["raised"] for step in story.steps):
-        rows.append(f'<tr><td colspan="6">{html.escape(story.error)}</td></tr>\n')
+    names, engine = _names(data), _engine_order(data)
+    steps, error = engine["steps"], engine["error"]
+    rows = [_row(names, number, step, error) for number, step in enumerate(steps, start=1)]
+    if error and not any(step["raised"] for step in steps):
+        rows.append(f'<tr><td colspan="6">{html.escape(error)}</td></tr>\n')
     head = "".join(f'<th scope="col">{text}</th>' for text in _HEAD)
     return (
         '<table class="player-table">\n<caption>Every step, in the order of the engine</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
     )
+
+
+def _row(names: Sequence[str], number: int, step: EngineStep, error: str | None) -> str:
+    came = [
+        f"{c['value']} " + ("to begin with" if c["from"] is None else f"from {names[c['from']]}")
+        for c in step["came"]
+    ]
+    passed = [f"{p['value']} to {names[p['to']]}" for p in step["passed"]]
+    cells = [
+        names[step["node"]],
+        "; ".join(came),
+        ", ".join(step["given"]),
+        "; ".join(passed),
+        "; ".join(_outcomes(names, step, error)),
+    ]
+    row = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
+    return f'<tr><th scope="row">{number}</th>{row}</tr>\n'
+
+
+def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iterator[str]:
+    """What else is to be said of a step."""
+    for i in step["ready"]:
+        yield f"{names[i]} is ready"
+    for node, count in step["waiting"].items():
+        if count:
+            yield f"{names[int(node)]} waits for {count} more"
+    if step["grad"]:
+        yield ".grad was {} and is {}".format(*step["grad"])
+    if step["freed"]:
+        yield f"freed: {', '.join(step['freed'])}"
+    if step["made"]:
+        yield f"made: {', '.join(name for _, name in step['made'])}"
+    if step["changed"]:
+        yield "a hook changed what came"
+    if step["raised"]:
+        yield f"raised {error}"
 
 
 _HEAD = ("Step", "Node", "Came", "Given to the Node", "Given on", "Then")

@@ -337,5 +337,6 @@ def _escaped(*lines: str) -> str:
     """Lines as a DOT label, in which a backslash, ``&`` or ``<`` has no meaning of its own."""
     import graphviz
 
-    escaped = (graphviz.escape(line.replace("&", "&amp;")) for line in lines)
-    return str(graphviz.nohtml("\\n".join(escaped)))
+    text = "\n".join(lines).replace("&", "&amp;").replace("\\", r"\\").replace("\n", r"\n")
+    label: str = graphviz.nohtml(text)
+    return label

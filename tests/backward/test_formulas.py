@@ -5,7 +5,7 @@ import torch
 
 from companion import record_backward
 from companion.backward.formulas import FORMULAS, filled, formula
-from companion.backward.player_data import show
+from companion.backward.player_steps import show
 
 # For each class of Node expressions that make it, of x (2), m (2, 3), n (3, 2), v (3) and b (2).
 MAKERS = {
@@ -83,8 +83,8 @@ def test_a_rule_gives_what_its_node_gives(name, text):
     made, step = first_step(text)
     assert made == name
     # Where the operation stretched its input, the rule says so.
-    told = [rule and rule.partition(".sum_to_size((")[0].strip("()") for rule in rules(name, step)]
-    assert told == [
+    found = [rule and rule.partition(".sum_to_size((")[0].strip("()") for rule in rules(name, step)]
+    assert found == [
         None if out is None else FORMULAS[name][i].partition(".sum_to_size((")[0].strip("()")
         for i, out in enumerate(step.grad_inputs)
     ]
@@ -119,6 +119,29 @@ def test_a_rule_holds_in_each_precision_and_a_small_change_ends_it(dtype, factor
         )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "accepted", "refused"),
+    [
+        # Twice the 2 roundings of low precision, or the 18 of others: relative and absolute.
+        (torch.bfloat16, 3, 5),
+        (torch.float16, 3, 5),
+        (torch.float32, 32, 40),
+        (torch.float64, 32, 40),
+    ],
+)
+def test_a_rule_may_differ_by_a_few_roundings_and_no_more(dtype, accepted, refused):
+    grad = torch.ones(1, dtype=dtype)
+    for roundings, rule in ((0, "-grad"), (accepted, "-grad"), (refused, None)):
+        given = -grad * (1 + roundings * torch.finfo(dtype).eps)
+        assert formula("NegBackward0", 0, grad, {}, given) == rule
+
+
+def test_where_numbers_cancel_a_rule_is_measured_by_the_largest():
+    grad = torch.tensor([1.0, 0.0])
+    for rest, rule in ((1e-6, "-grad"), (1e-5, None)):
+        assert formula("NegBackward0", 0, grad, {}, torch.tensor([-1.0, rest])) == rule
+
+
 @pytest.mark.parametrize("factor", [1.001, float("nan")])
 def test_no_rule_is_told_where_a_hook_changed_what_the_node_gave(factor):
     hook = lambda grad_inputs, _: tuple(g * factor for g in grad_inputs)  # noqa: E731
@@ -137,7 +160,7 @@ def test_no_rule_is_told_where_something_is_not_known():
 
 
 @pytest.mark.parametrize(
-    ("rule", "values", "told"),
+    ("rule", "values", "text"),
     [
         ("grad * other", {"grad": 2.0, "other": 3.5}, "2 * 3.5"),
         ("grad * cos(self)", {"grad": -2.0, "self": 1.0}, "(-2) * cos(1)"),
@@ -146,12 +169,12 @@ def test_no_rule_is_told_where_something_is_not_known():
         ("grad.expand(sizes)", {"grad": 1.0, "sizes": (2, 3)}, "(1).expand((2, 3))"),
     ],
 )
-def test_a_rule_with_numbers_put_in(rule, values, told):
+def test_a_rule_with_numbers_put_in(rule, values, text):
     tensors = {
         k: torch.tensor(v) if isinstance(v, float | complex) else v for k, v in values.items()
     }
     grad = tensors.pop("grad")
-    assert filled(rule, grad, tensors, show) == told
+    assert filled(rule, grad, tensors, show) == text
 
 
 def test_no_numbers_are_put_in_for_a_tensor_of_several():

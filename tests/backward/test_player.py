@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from companion import play, record_backward
 from companion.backward.player import Player
-from companion.backward.player_data import Story
+from companion.backward.player_data import node_names, player_data
+from companion.backward.player_steps import engine_steps
 
 
 def diamond(noted=True):
@@ -66,7 +67,7 @@ def test_what_was_played_adds_to_no_gradient_but_shows_how_it_would():
 def test_a_recording_is_played_as_it_is():
     x, y = diamond()
     recording = record_backward(y)
-    assert data_of(play(recording)) == Story(recording).data()
+    assert data_of(play(recording)) == player_data(recording)
 
 
 def test_a_recording_that_an_error_cut_short_is_played():
@@ -157,6 +158,23 @@ def test_a_player_keeps_nothing_alive():
     del x, y
     assert alive() is None
     assert player.html
+
+
+def test_the_key_is_the_same_for_the_same_content_and_no_other():
+    """A link to a step names the player by its key, and must not lead into another player."""
+
+    def key_of(player):
+        return re.search(r'data-key="([0-9a-f]{8})"', player.fragment)[1]
+
+    x, w = (torch.full((7,), 2.0, requires_grad=True) for _ in range(2))
+    y = torch.full((7,), 3.0)  # other numbers, which the data has
+    z = torch.full((7,), 2.0, dtype=torch.float64)  # another dtype, which the drawing has
+    players = [play(x.sin().sum()), play(x.cos().sum()), play(w.sin().sum())]
+    for x in (y.requires_grad_(), z.requires_grad_()):
+        players.append(play(x.sin().sum()))
+    keys = [key_of(player) for player in players]
+    assert len(set(keys)) == len(keys)
+    assert key_of(play(w.sin().sum())) == keys[2]
 
 
 def test_the_fragment_is_well_formed_and_has_no_ids():
@@ -255,7 +273,7 @@ def settle(page):
         button(page, "Show me").click()
 
 
-def told(page):
+def status(page):
     return page.locator(".player-told").first.inner_text()
 
 
@@ -266,14 +284,14 @@ def nth(n):
 def test_each_pane_tells_each_step_of_the_recording(open_page):
     x, y = diamond()
     recording = record_backward(y)
-    story = Story(recording)
-    names, page = story.names, open_page(play(recording))
-    data, waiting, buffers = story.data(), dict(recording.waiting), {}
+    names, page = node_names(recording.graph), open_page(play(recording))
+    data, waiting, buffers = player_data(recording), dict(recording.waiting), {}
+    steps = engine_steps(recording)
     operations = sum(not node["leaf"] for node in data["nodes"])
-    for place, step in enumerate(recording.steps):
+    for number, step in enumerate(recording.steps):
         button(page, "Next").click()
         settle(page)
-        assert told(page) == f"Step {place + 1} of 5: {names[step.node]} ran."
+        assert status(page) == f"Step {number + 1} of 5: {names[step.node]} ran."
         # The code.
         line = data["nodes"][step.node]["line"]
         lit = page.locator(".player-code [aria-current]").all_inner_texts()
@@ -286,11 +304,11 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
             )
         # What the Node did.
         rule = page.locator(".player-rule").inner_text()
-        for arrival in story.steps[place]["came"]:
+        for arrival in steps[number]["came"]:
             assert arrival["value"] in rule
-        given = ", ".join(story.steps[place]["given"])
+        given = ", ".join(steps[number]["given"])
         assert f"{names[step.node]} was given {given}" in rule
-        for passed in story.steps[place]["passed"]:
+        for passed in steps[number]["passed"]:
             several = data["nodes"][step.node]["slots"] > 1
             slot = f", slot {passed['slot']}" if several else ""
             assert f"to {names[passed['to']]}{slot}: {passed['rule']}" in rule
@@ -303,13 +321,13 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
         waiting.update(step.waiting)
         waiting.pop(step.node)
         buffers.pop(names[step.node], None)
-        for passed in story.steps[place]["passed"]:
+        for passed in steps[number]["passed"]:
             buffers[names[passed["to"]]] = passed["after"]
         engine = page.locator(".player-engine")
         cells = engine.locator("tbody tr").all()
         assert [row.locator("td").all_inner_texts() for row in cells] == [
             [names[p["to"]], p["before"], p["value"], p["after"], str(step.waiting[p["to"]])]
-            for p in story.steps[place]["passed"]
+            for p in steps[number]["passed"]
         ]
         items = engine.locator("li").all_inner_texts()
         made = [node["made"] for node in data["nodes"]]
@@ -327,7 +345,7 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
         ]
         assert items == ready + rest
         # The graph.
-        done = [earlier.node for earlier in recording.steps[:place]]
+        done = [earlier.node for earlier in recording.steps[:number]]
         for i in range(len(names)):
             wanted = (
                 "now"
@@ -340,7 +358,7 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
             )
             assert page.locator(f".player-live .node.n{i} .player-badge").text_content() == wanted
         flow = page.locator(".player-live .edge.flow").count()
-        assert flow == len(story.steps[place]["passed"])
+        assert flow == len(steps[number]["passed"])
     for name, off in (
         ("First", "false"),
         ("Previous", "false"),
@@ -365,32 +383,32 @@ def test_what_enters_a_node_by_several_inputs_is_told_apart(open_page):
 
 def test_buttons_keys_and_clicks_on_nodes_move(open_page):
     page = open_page(play(diamond()[1]))
-    assert told(page) == "Before step 1 of 5."
+    assert status(page) == "Before step 1 of 5."
     assert button(page, "Previous").get_attribute("aria-disabled") == "true"
     button(page, "Last").click()
-    assert told(page).startswith("Step 5 of 5")
+    assert status(page).startswith("Step 5 of 5")
     button(page, "Previous").press("ArrowLeft")
-    assert told(page).startswith("Step 4 of 5")
+    assert status(page).startswith("Step 4 of 5")
     page.keyboard.press("ArrowRight")
-    assert told(page).startswith("Step 5 of 5")
+    assert status(page).startswith("Step 5 of 5")
     page.keyboard.press("Home")
-    assert told(page).startswith("Before step 1")
+    assert status(page).startswith("Before step 1")
     page.keyboard.press("End")
-    assert told(page).startswith("Step 5 of 5")
+    assert status(page).startswith("Step 5 of 5")
     page.locator(".player-live .node.n1 text").first.click()
-    assert told(page) == "Step 2 of 5: MulBackward0 #1 ran."
+    assert status(page) == "Step 2 of 5: MulBackward0 #1 ran."
     page.get_by_label("Go to step").select_option("3")
-    assert told(page).startswith("Step 3 of 5: SinBackward0")
+    assert status(page).startswith("Step 3 of 5: SinBackward0")
     button(page, "First").click()
-    assert told(page).startswith("Before step 1")
+    assert status(page).startswith("Before step 1")
 
 
 def test_keys_go_through_all_steps_past_the_questions(open_page):
     page = open_page(play(diamond()[1]))
     button(page, "Next").focus()
-    for place in range(1, 6):
+    for number in range(1, 6):
         page.keyboard.press("ArrowRight")
-        assert told(page).startswith(f"Step {place} of 5")
+        assert status(page).startswith(f"Step {number} of 5")
 
 
 def test_a_link_to_a_step_leads_there(open_page):
@@ -399,11 +417,11 @@ def test_a_link_to_a_step_leads_there(open_page):
     assert re.search(r"#play-[0-9a-f]{8}-0-3$", page.url)
     assert page.get_by_role("link", name="Link to this step").get_attribute("href") in page.url
     page.reload()
-    assert told(page).startswith("Step 3 of 5")
+    assert status(page).startswith("Step 3 of 5")
     page.evaluate("location.hash = location.hash.replace(/3$/, '4')")
     page.wait_for_function("document.querySelector('.player-told').textContent.includes('Step 4')")
     page.evaluate("location.hash = '#play-00000000-0-1'")
-    assert told(page).startswith("Step 4 of 5")
+    assert status(page).startswith("Step 4 of 5")
 
 
 def test_a_question_is_asked_and_each_answer_is_explained(open_page):
@@ -437,18 +455,18 @@ def test_the_other_modes_are_played(open_page):
     button(page, "Last").click()
     assert "Its .grad was 36 and is 72." in page.locator(".player-rule").inner_text()
     page.get_by_label("What to play").select_option("Depth first (wrong)")
-    assert told(page) == "Before step 1 of 7."
+    assert status(page) == "Before step 1 of 7."
     button(page, "Last").click()
     assert "Its .grad was 18 and is 54." in page.locator(".player-rule").inner_text()
     assert "its buffer held" not in page.locator(".player-rule").inner_text().lower()
     page.locator(".player-live .player-bar").first.press("ArrowLeft")
-    assert told(page) == "Step 6 of 7: MulBackward0 (a) ran."
+    assert status(page) == "Step 6 of 7: MulBackward0 (a) ran."
     assert "Its buffer held 6 already" in page.locator(".player-rule").inner_text()
     page.keyboard.press("End")
     assert "MulBackward0 (a) ran 2 times" in page.locator(".player-engine").inner_text()
     assert page.locator(".player-live .node.n4 .player-badge").text_content() == "now, 2nd time"
     page.reload()
-    assert told(page).startswith("Step 7 of 7")
+    assert status(page).startswith("Step 7 of 7")
     assert "54" in page.locator(".player-rule").inner_text()
 
 
@@ -457,15 +475,15 @@ def test_a_second_pass_over_a_freed_graph_ends_in_the_error(open_page):
     page = open_page(play(record_backward(y)))
     page.get_by_label("What to play").select_option("A second backward()")
     button(page, "Last").click()
-    assert told(page) == "Step 2 of 2: MulBackward0 #1 raised an error."
+    assert status(page) == "Step 2 of 2: MulBackward0 #1 raised an error."
     assert "a second time" in page.locator(".player-error").inner_text()
 
 
-@pytest.mark.parametrize("place", ["root", "below", "inside"])
-def test_an_error_is_told_where_it_was_raised(open_page, place):
+@pytest.mark.parametrize("where", ["root", "below", "inside"])
+def test_an_error_is_told_where_it_was_raised(open_page, where):
     x, y = diamond()
-    node = y.grad_fn if place == "root" else y.grad_fn.next_functions[0][0]
-    node.register_hook(lambda *_: 1 / 0) if place == "inside" else node.register_prehook(
+    node = y.grad_fn if where == "root" else y.grad_fn.next_functions[0][0]
+    node.register_hook(lambda *_: 1 / 0) if where == "inside" else node.register_prehook(
         lambda _: 1 / 0
     )
     with pytest.raises(ZeroDivisionError) as raised:
@@ -473,19 +491,19 @@ def test_an_error_is_told_where_it_was_raised(open_page, place):
     player = play(raised.value.recording)
     assert "ZeroDivisionError: division by zero" in player.fragment.partition("<script")[0]
     page = open_page(player)
-    if place != "root":
+    if where != "root":
         button(page, "Last").click()
     settle(page)
     error = page.locator(".player-error").inner_text()
     assert error.endswith("ZeroDivisionError: division by zero")
-    assert error.startswith("The pass ended before the next Node ran.") == (place != "inside")
+    assert error.startswith("The pass ended before the next Node ran.") == (where != "inside")
     assert (
-        told(page)
+        status(page)
         == {
             "root": "Before step 1 of 0.",
             "below": "Step 1 of 1: AddBackward0 (y) ran.",
             "inside": "Step 2 of 2: MulBackward0 #1 raised an error.",
-        }[place]
+        }[where]
     )
 
 
@@ -508,15 +526,15 @@ def test_the_keyboard_keeps_its_place(open_page):
     button(page, "Show me").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert told(page).startswith(f"Step {question['before'] + 2} of 5")
+    assert status(page).startswith(f"Step {question['before'] + 2} of 5")
     page.locator(".player-live .node.n1 text").first.click()
     page.keyboard.press("ArrowRight")
-    assert told(page).startswith("Step 3 of 5")
+    assert status(page).startswith("Step 3 of 5")
     page.keyboard.press("Control+ArrowRight")
-    assert told(page).startswith("Step 3 of 5")
+    assert status(page).startswith("Step 3 of 5")
     page.get_by_label("What to play").select_option("A second backward()")
     page.keyboard.press("ArrowRight")
-    assert told(page).startswith("Step 1 of 5")
+    assert status(page).startswith("Step 1 of 5")
 
 
 def test_the_list_of_steps_gives_nothing_away(open_page):
@@ -556,18 +574,18 @@ def test_two_players_on_a_page_do_not_disturb_each_other(open_page):
     player = play(diamond()[1])
     x = torch.tensor(2.0, requires_grad=True)
     page = open_page(player, play(x.exp()), player)
-    one, two, three = page.locator(".player-told").all()
+    first, second, third = page.locator(".player-told").all()
     button(page, "Next", 2).click()
     button(page, "Next", 2).click()
-    assert one.inner_text().startswith("Before step 1 of 5")
-    assert two.inner_text().startswith("Before step 1 of 2")
-    assert three.inner_text().startswith("Step 2 of 5")
+    assert first.inner_text().startswith("Before step 1 of 5")
+    assert second.inner_text().startswith("Before step 1 of 2")
+    assert third.inner_text().startswith("Step 2 of 5")
     page.reload()
-    assert one.inner_text().startswith("Before step 1 of 5")
-    assert three.inner_text().startswith("Step 2 of 5")
+    assert first.inner_text().startswith("Before step 1 of 5")
+    assert third.inner_text().startswith("Step 2 of 5")
     button(page, "Next", 1).click()
-    assert two.inner_text().startswith("Step 1 of 2: ExpBackward0")
-    assert three.inner_text().startswith("Step 2 of 5")
+    assert second.inner_text().startswith("Step 1 of 2: ExpBackward0")
+    assert third.inner_text().startswith("Step 2 of 5")
 
 
 def test_names_and_values_stay_text(open_page):
@@ -579,7 +597,7 @@ def test_names_and_values_stay_text(open_page):
     fromstring(player.fragment)
     page = open_page(player)
     button(page, "Next").click()
-    assert told(page) == "Step 1 of 2: </script><b>&amp;Backward ran."
+    assert status(page) == "Step 1 of 2: </script><b>&amp;Backward ran."
     assert page.locator("b").count() == 0
     assert page.title() == player.alt
     page = open_page(player, java_script_enabled=False)
@@ -603,8 +621,8 @@ def test_nothing_stands_in_anybodys_way(open_page, scheme):
     page.evaluate(AXE_SCRIPT)
     page.evaluate("document.querySelector('main').prepend(document.createElement('h1'))")
     page.locator("h1").evaluate("heading => heading.append('A page')")
-    for place in (0, 2, 5):
-        page.get_by_label("Go to step").select_option(str(place))
+    for number in (0, 2, 5):
+        page.get_by_label("Go to step").select_option(str(number))
         assert page.evaluate(axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") == 320
     button(page, "The engine's steps as a table").click()

@@ -1,4 +1,4 @@
-"""player_data.py: what a player tells is what happened, or what would happen."""
+"""player_data.py, player_steps.py, depth_first.py: a player tells what happened or would happen."""
 
 import warnings
 
@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from companion import record_backward
-from companion.backward.player_data import Story, show
+from companion.backward.depth_first import depth_first
+from companion.backward.player_data import (
+    engine_order,
+    node_names,
+    player_data,
+    questions,
+    second_pass,
+)
+from companion.backward.player_steps import engine_steps, show
 
 
 def diamond():
@@ -63,9 +71,13 @@ def programs(draw):
     return build
 
 
-def mode(story, title):
-    found = [mode for mode in story.data()["modes"] if mode["title"].startswith(title)]
-    return found[0] if found else None
+def mode(recording, title):
+    modes = player_data(recording)["modes"]
+    return next((mode for mode in modes if mode["title"].startswith(title)), None)
+
+
+def names(recording):
+    return node_names(recording.graph)
 
 
 # ---- the Nodes
@@ -73,13 +85,17 @@ def mode(story, title):
 
 def test_nodes_that_are_called_the_same_are_numbered():
     x = torch.ones((), requires_grad=True)
-    names = Story(record_backward(x.sin() * x.sin())).names
-    assert names == ["MulBackward0", "SinBackward0 #1", "SinBackward0 #2", "x"]
+    assert names(record_backward(x.sin() * x.sin())) == [
+        "MulBackward0",
+        "SinBackward0 #1",
+        "SinBackward0 #2",
+        "x",
+    ]
 
 
 def test_a_node_is_told_with_its_variable_and_a_leaf_by_it():
     x, y = diamond()
-    assert Story(record_backward(y)).names == [
+    assert names(record_backward(y)) == [
         "MulBackward0 (y)",
         "MulBackward0 #1",
         "MulBackward0 #2",
@@ -88,16 +104,14 @@ def test_a_node_is_told_with_its_variable_and_a_leaf_by_it():
 
 
 def test_a_leaf_without_a_name_is_called_by_its_node():
-    assert Story(record_backward(torch.ones((), requires_grad=True) * 2)).names[-1] == (
-        "AccumulateGrad"
-    )
+    assert names(record_backward(torch.ones((), requires_grad=True) * 2))[-1] == ("AccumulateGrad")
 
 
 def test_nodes_tell_values_the_order_of_making_and_what_they_wait_for():
     x = torch.tensor(3.0, requires_grad=True)
     a = x * 2.0
     y = a.sin() + a
-    nodes = Story(record_backward(y)).data()["nodes"]
+    nodes = player_data(record_backward(y))["nodes"]
     assert [(n["made"], n["waits"], n["leaf"]) for n in nodes] == [
         (3, 0, False),
         (2, 1, False),
@@ -112,14 +126,14 @@ def test_lines_are_told_where_torch_noted_them_and_nowhere_else():
         x = torch.tensor(3.0, requires_grad=True)
         a = x * 2.0
         y = a.sin()
-    data = Story(record_backward(y + 1.0)).data()
+    data = player_data(record_backward(y + 1.0))
     assert data["lines"] == ["a = x * 2.0", "y = a.sin()", None]
     assert [node["line"] for node in data["nodes"]] == [2, 1, 0, None]
 
 
 def test_what_inputs_rules_out_waits_for_nothing():
     x, w = (torch.ones((), requires_grad=True) for _ in range(2))
-    nodes = Story(record_backward(x.sin() * w.cos(), inputs=[x])).data()["nodes"]
+    nodes = player_data(record_backward(x.sin() * w.cos(), inputs=[x]))["nodes"]
     assert {n["name"]: n["waits"] for n in nodes} == {
         "MulBackward0": 0,
         "SinBackward0": 1,
@@ -132,24 +146,24 @@ def test_what_inputs_rules_out_waits_for_nothing():
 # ---- what happened
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_each_step_tells_what_the_recording_holds(build):
     recording = record_backward(build()[1])
-    for told, step in zip(Story(recording).steps, recording.steps, strict=True):
-        assert told["node"] == step.node
-        assert told["given"] == [show(gradient) for gradient in step.grad_outputs]
-        assert [c["value"] for c in told["came"]] == [show(a.value) for a in step.arrivals]
+    for data, step in zip(engine_steps(recording), recording.steps, strict=True):
+        assert data["node"] == step.node
+        assert data["given"] == [show(gradient) for gradient in step.grad_outputs]
+        assert [c["value"] for c in data["came"]] == [show(a.value) for a in step.arrivals]
         edges = [edge for edge in recording.graph.slots(step.node) if edge]
-        assert [p["to"] for p in told["passed"]] == [edge.target for edge in edges]
-        assert [p["value"] for p in told["passed"]] == [
+        assert [p["to"] for p in data["passed"]] == [edge.target for edge in edges]
+        assert [p["value"] for p in data["passed"]] == [
             show(step.grad_inputs[edge.slot]) for edge in edges
         ]
-        assert told["ready"] == list(step.ready)
-        assert told["changed"] is False
+        assert data["ready"] == list(step.ready)
+        assert data["changed"] is False
     # What a buffer held after its last gradient is what the Node was given.
     steps = {step.node: step for step in recording.steps}
-    last = {(p["to"], p["input"]): p["after"] for s in Story(recording).steps for p in s["passed"]}
+    last = {(p["to"], p["input"]): p["after"] for s in engine_steps(recording) for p in s["passed"]}
     for (node, nr), after in last.items():
         assert after == show(steps[node].grad_outputs[nr])
 
@@ -157,7 +171,7 @@ def test_each_step_tells_what_the_recording_holds(build):
 def test_a_hook_that_changed_what_came_is_told():
     x, y = diamond()
     y.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * 2,))
-    assert [step["changed"] for step in Story(record_backward(y)).steps] == [
+    assert [step["changed"] for step in engine_steps(record_backward(y))] == [
         False,
         True,
         False,
@@ -170,7 +184,7 @@ def test_an_error_is_told_at_its_end():
     y.grad_fn.next_functions[0][0].register_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as raised:
         record_backward(y)
-    engine = Story(raised.value.recording).data()["modes"][0]
+    engine = player_data(raised.value.recording)["modes"][0]
     assert engine["error"] == "ZeroDivisionError: division by zero"
     assert [step["raised"] for step in engine["steps"]] == [False, True]
     assert engine["steps"][1]["passed"] == []
@@ -178,13 +192,13 @@ def test_an_error_is_told_at_its_end():
 
 
 def test_an_error_before_a_node_is_not_blamed_on_the_node_before():
-    for place, ran in ((0, 0), (1, 1)):
+    for ran in (0, 1):
         x, y = diamond()
-        fn = y.grad_fn if place == 0 else y.grad_fn.next_functions[0][0]
+        fn = y.grad_fn if ran == 0 else y.grad_fn.next_functions[0][0]
         fn.register_prehook(lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError) as raised:
             record_backward(y)
-        engine = Story(raised.value.recording).engine()
+        engine = engine_order(raised.value.recording)
         assert [step["raised"] for step in engine["steps"]] == [False] * ran
         assert engine["error"] == (
             "The pass ended before the next Node ran. ZeroDivisionError: division by zero"
@@ -195,7 +209,7 @@ def test_new_nodes_are_told_with_the_step_that_made_them():
     x = torch.tensor(3.0, requires_grad=True)
     with warnings.catch_warnings(action="ignore"):  # torch tells of the cycle once a process
         recording = record_backward(x.sin(), create_graph=True)
-    made = [{name for _, name in step["made"]} for step in Story(recording).steps]
+    made = [{name for _, name in step["made"]} for step in engine_steps(recording)]
     assert made[0] == {"MulBackward0", "CosBackward0"}
     x.grad = None
 
@@ -205,15 +219,13 @@ def test_new_nodes_are_told_with_the_step_that_made_them():
 
 def test_questions_come_where_a_walk_would_go_on_too_early():
     x, y = diamond()
-    story = Story(record_backward(y))
-    questions = story.questions()
-    assert questions == []  # here only one Node can ever be next
+    assert questions(record_backward(y)) == []  # here only one Node can ever be next
     x = torch.tensor(3.0, requires_grad=True)
     a = x * 2.0
-    story = Story(record_backward(a.sin() + a))
-    (question,) = story.questions()
+    recording = record_backward(a.sin() + a)
+    (question,) = questions(recording)
     assert question["before"] == 1
-    assert [(story.names[o["node"]], o["right"]) for o in question["options"]] == [
+    assert [(names(recording)[o["node"]], o["right"]) for o in question["options"]] == [
         ("SinBackward0", True),
         ("MulBackward0 (a)", False),
     ]
@@ -223,37 +235,38 @@ def test_questions_come_where_a_walk_would_go_on_too_early():
 
 def test_of_two_that_are_ready_the_one_made_last_is_right_and_a_leaf_goes_first():
     x, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
-    story = Story(record_backward(x.sin() * w.cos()))
-    told = [{story.names[o["node"]]: o["why"] for o in q["options"]} for q in story.questions()]
-    assert told[0] == {
+    recording = record_backward(x.sin() * w.cos())
+    called = names(recording)
+    reasons = [{called[o["node"]]: o["why"] for o in q["options"]} for q in questions(recording)]
+    assert reasons[0] == {
         "SinBackward0": "It is ready as well, but it was made before CosBackward0.",
         "CosBackward0": "It is ready, and was made last.",
     }
-    assert told[1] == {
+    assert reasons[1] == {
         "SinBackward0": "It is ready as well, but a leaf goes first.",
         "w": "It is ready, and a leaf goes first.",
     }
     # No rule tells which of two leaves goes first, so nobody is asked.
-    assert Story(record_backward(x * w)).questions() == []
+    assert questions(record_backward(x * w)) == []
 
 
 def test_a_leaf_that_still_waits_would_add_a_part():
     x = torch.tensor(2.0, requires_grad=True)
-    story = Story(record_backward(x * x.sin()))
-    (question,) = story.questions()
-    told = {story.names[o["node"]]: o["why"] for o in question["options"]}
-    assert told["x"] == (
+    recording = record_backward(x * x.sin())
+    (question,) = questions(recording)
+    reasons = {names(recording)[o["node"]]: o["why"] for o in question["options"]}
+    assert reasons["x"] == (
         "It waits for 1 more gradient. Now it would add a part to .grad, and have to run again."
     )
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_the_right_answer_is_the_node_that_ran(build):
     recording = record_backward(build()[1])
-    questions = Story(recording).questions()
-    assert len(questions) <= 3
-    for question in questions:
+    found = questions(recording)
+    assert len(found) <= 3
+    for question in found:
         right = [option["node"] for option in question["options"] if option["right"]]
         assert right == [recording.steps[question["before"]].node]
         assert len(question["options"]) > 1
@@ -263,41 +276,42 @@ def test_the_right_answer_is_the_node_that_ran(build):
 # ---- what would happen
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_a_second_pass_is_what_torch_does_then(build):
     x, y = build()
-    first = Story(record_backward(y, retain_graph=True))
-    told = first.second_pass()
-    second = Story(record_backward(y)).steps
-    told_steps = [
-        step | {"grad": told["grads"].get(i, step["grad"])} for i, step in enumerate(first.steps)
+    recording = record_backward(y, retain_graph=True)
+    predicted = second_pass(recording)
+    second = engine_steps(record_backward(y))
+    steps = [
+        step | {"grad": predicted["grads"].get(i, step["grad"])}
+        for i, step in enumerate(engine_steps(recording))
     ]
-    assert [step | {"freed": []} for step in second] == told_steps
+    assert [step | {"freed": []} for step in second] == steps
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_a_second_pass_over_a_freed_graph_stops_where_torch_stops(build):
     x, y = build()
-    told = Story(record_backward(y)).second_pass()
+    predicted = second_pass(record_backward(y))
     try:
         record_backward(y)
     except RuntimeError as error:
-        assert told["stop"] == len(error.recording.steps) - 1
-        assert told["last"]["node"] == error.recording.steps[-1].node
-        assert str(error).startswith(told["error"].removeprefix("RuntimeError: "))
+        assert predicted["stop"] == len(error.recording.steps) - 1
+        assert predicted["last"]["node"] == error.recording.steps[-1].node
+        assert str(error).startswith(predicted["error"].removeprefix("RuntimeError: "))
     else:
-        assert "stop" not in told
+        assert "stop" not in predicted
 
 
 def test_depth_first_gives_54_where_the_engine_gives_36():
     x = torch.tensor(3.0, requires_grad=True)
     a = x * 3.0
     y = a * 6.0 + a * 6.0
-    told = mode(Story(record_backward(y, retain_graph=True)), "Depth first")
+    walk = mode(record_backward(y, retain_graph=True), "Depth first")
     assert x.grad == 36.0
-    assert [step["grad"] for step in told["steps"] if step["grad"]] == [
+    assert [step["grad"] for step in walk["steps"] if step["grad"]] == [
         ["None", "18"],
         ["18", "54"],
     ]
@@ -326,18 +340,18 @@ def naive(y):
     return [show(gradient) for gradient in grads.values()]
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_depth_first_tells_what_a_naive_recursion_computes(build):
     x, y = build()
     recording = record_backward(y, retain_graph=True)
-    told = Story(recording).depth_first()
-    if told is None:
+    walk = depth_first(recording)
+    if walk is None:
         nodes = recording.graph.nodes
         many = any(len(s.arrivals) > 1 and not nodes[s.node].is_leaf for s in recording.steps)
         assert not many or len(recording.steps) > 8  # more than 200 visits
         return
-    last = [step["grad"][1] for step in told["steps"] if step["grad"]][-1:]
+    last = [step["grad"][1] for step in walk["steps"] if step["grad"]][-1:]
     assert last == naive(y)
 
 
@@ -345,7 +359,7 @@ def test_depth_first_is_not_told_where_it_would_run_code_of_the_users():
     x = torch.tensor(2.0, requires_grad=True)
     y = Double.apply(x) * x
     Double.ran = 0
-    assert mode(Story(record_backward(y, retain_graph=True)), "Depth first") is None
+    assert mode(record_backward(y, retain_graph=True), "Depth first") is None
     assert Double.ran == 1
     unpacked = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: unpacked.append(1) or t)
@@ -353,23 +367,23 @@ def test_depth_first_is_not_told_where_it_would_run_code_of_the_users():
         z = x.sin() * x
     recording = record_backward(z, retain_graph=True)
     count = len(unpacked)
-    assert mode(Story(recording), "Depth first") is None
+    assert mode(recording, "Depth first") is None
     assert len(unpacked) == count
     c = checkpoint(lambda t: t.sin() * t, x, use_reentrant=False)
-    assert mode(Story(record_backward(c, retain_graph=True)), "Depth first") is None
+    assert mode(record_backward(c, retain_graph=True), "Depth first") is None
 
 
 def test_a_second_pass_is_not_told_where_a_hook_changed_grad_or_something_was_modified():
     x = torch.tensor(2.0, requires_grad=True)
     x.register_post_accumulate_grad_hook(lambda leaf: setattr(leaf, "grad", None))
-    assert Story(record_backward(x * 3.0, retain_graph=True)).second_pass() is None
+    assert second_pass(record_backward(x * 3.0, retain_graph=True)) is None
     x = torch.tensor(2.0, requires_grad=True)
     h = x * 2.0
     recording = record_backward(h * h, retain_graph=True)
     h.detach().add_(1.0)
-    assert Story(recording).second_pass() is None
-    assert Story(record_backward(Double.apply(x))).second_pass() is None
-    about = Story(record_backward(x + 1.0)).second_pass()["about"]
+    assert second_pass(recording) is None
+    assert second_pass(record_backward(Double.apply(x))) is None
+    about = second_pass(record_backward(x + 1.0))["about"]
     assert "not retained" in about
 
 
@@ -377,14 +391,14 @@ def test_depth_first_starts_from_the_grad_that_was_there():
     x = torch.tensor(3.0, requires_grad=True)
     x.grad = torch.tensor(5.0)
     h = x * 2.0
-    steps = Story(record_backward(h * h, retain_graph=True)).depth_first()["steps"]
+    steps = depth_first(record_backward(h * h, retain_graph=True))["steps"]
     assert [step["grad"] for step in steps if step["grad"]] == [["5", "17"], ["17", "41"]]
     assert [step.get("held") for step in steps if step["node"] == 1] == [None, "6"]
 
 
 def test_depth_first_is_not_told_where_gradients_meet_at_leaves_alone():
     x = torch.tensor(3.0, requires_grad=True)
-    assert Story(record_backward(x * x, retain_graph=True)).depth_first() is None
+    assert depth_first(record_backward(x * x, retain_graph=True)) is None
 
 
 @pytest.mark.parametrize("where", ["tensor", "before", "after"])
@@ -398,26 +412,26 @@ def test_depth_first_is_not_told_where_a_hook_makes_the_difference(where):
     else:
         a.grad_fn.register_hook(lambda grads, _: (grads[0] * 1.00001, None))
     recording = record_backward(a * 6.0 + a * 6.0, retain_graph=True)
-    assert Story(recording).depth_first() is None
+    assert depth_first(recording) is None
 
 
 def test_depth_first_is_not_told_for_large_tensors_or_after_a_silent_change():
     x = torch.ones(1001, requires_grad=True)
     h = x * 2.0
-    assert Story(record_backward((h * h).sum(), retain_graph=True)).depth_first() is None
+    assert depth_first(record_backward((h * h).sum(), retain_graph=True)) is None
     x = torch.ones(3, requires_grad=True)
     h = x * 2.0
     recording = record_backward((h * h).sum(), retain_graph=True)
-    assert Story(recording).depth_first() is not None
+    assert depth_first(recording) is not None
     h.data.fill_(100.0)
-    assert Story(recording).depth_first() is None
+    assert depth_first(recording) is None
 
 
 def test_a_hook_that_only_swaps_numbers_is_told():
     x = torch.arange(8.0, requires_grad=True)
     h = x * x
     h.register_hook(lambda gradient: gradient.flip(0))
-    steps = Story(record_backward((h * torch.arange(8.0)).sum())).steps
+    steps = engine_steps(record_backward((h * torch.arange(8.0)).sum()))
     assert [step["changed"] for step in steps] == [False, False, True, False]
 
 
@@ -425,11 +439,11 @@ def test_sparse_gradients_and_dtypes_that_can_do_little_are_told():
     w = torch.ones(4, 2, requires_grad=True)
     picked = torch.nn.functional.embedding(torch.tensor([0, 1]), w, sparse=True)
     for y in (picked.sum() + (w * 2).sum(), (w * 2).sum() + picked.sum()):
-        data = Story(record_backward(y, retain_graph=True)).data()
+        data = player_data(record_backward(y, retain_graph=True))
         assert data["modes"][0]["steps"][-1]["grad"] is not None
         w.grad = None
     x = torch.ones(8).to(torch.float8_e4m3fn).requires_grad_()
-    data = Story(record_backward((x.to(torch.float32) * 2).sum(), retain_graph=True)).data()
+    data = player_data(record_backward((x.to(torch.float32) * 2).sum(), retain_graph=True))
     assert data["modes"][0]["steps"][-1]["given"] == ["a Tensor of float8_e4m3fn"]
 
 
@@ -443,7 +457,7 @@ def test_depth_first_is_not_told_where_it_cannot_be_or_shows_nothing(reason):
     if reason == "modified":
         with torch.no_grad():
             a.add_(1.0)
-    assert mode(Story(recording), "Depth first") is None
+    assert mode(recording, "Depth first") is None
 
 
 def test_depth_first_ends_before_its_steps_are_too_many():
@@ -451,14 +465,14 @@ def test_depth_first_ends_before_its_steps_are_too_many():
     y = x
     for _ in range(12):
         y = y * y
-    assert mode(Story(record_backward(y, retain_graph=True)), "Depth first") is None
+    assert mode(record_backward(y, retain_graph=True), "Depth first") is None
 
 
 def test_nothing_of_this_changes_a_gradient():
     x, y = diamond()
     recording = record_backward(y, retain_graph=True)
     before = x.grad.clone()
-    Story(recording).data()
+    player_data(recording)
     assert torch.equal(x.grad, before)
     assert len(recording.steps) == 4
 
@@ -467,7 +481,7 @@ def test_nothing_of_this_changes_a_gradient():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [
         (None, "None"),
         (2, "2"),
@@ -491,5 +505,5 @@ def test_nothing_of_this_changes_a_gradient():
         ("a\nb" * 40, "a\\nb" * 9 + "a\\n…"),
     ],
 )
-def test_a_value_is_told_in_one_short_line(value, told):
-    assert show(value) == told
+def test_a_value_is_told_in_one_short_line(value, text):
+    assert show(value) == text

@@ -257,7 +257,7 @@ def readable(fn):
             except RuntimeError:
                 continue
             value = value if isinstance(value, tuple | list) else [value]
-            if any(isinstance(one, torch.Tensor) for one in value):
+            if any(isinstance(part, torch.Tensor) for part in value):
                 found.add(name.removeprefix("_saved_"))
     return found
 
@@ -366,9 +366,9 @@ SIMPLE = sorted(
 )
 def test_sums_of_arrivals_have_the_bits_of_the_engines_in_other_types_too(steps, dtype):
     ours, plain = (run_program(steps, dtype) for _ in range(2))
-    one = torch.ones((), dtype=dtype)
-    recording = record_backward(ours[-1], one)
-    plain[-1].backward(one)
+    gradient = torch.ones((), dtype=dtype)
+    recording = record_backward(ours[-1], gradient)
+    plain[-1].backward(gradient)
     for mine, other in zip(leaves_of(ours[-1]), leaves_of(plain[-1]), strict=True):
         assert same(mine.grad, other.grad)
     for step in recording.steps:
@@ -466,8 +466,8 @@ def test_the_caller_changes_nothing_in_a_recording_that_is_done(large):
     with torch.no_grad():
         x.zero_()
     first, last = recording.steps
-    told = [first.arrivals[0].value, *first.grad_outputs, *first.grad_inputs, *last.grad_outputs]
-    assert [t.tolist() for t in (*told, last.grad_after)] == [[1.0, 1.0]] * 5
+    copies = [first.arrivals[0].value, *first.grad_outputs, *first.grad_inputs, *last.grad_outputs]
+    assert [t.tolist() for t in (*copies, last.grad_after)] == [[1.0, 1.0]] * 5
     assert recording.values[last.node, 0].tolist() == [1.0, 2.0] if not large else True
 
 

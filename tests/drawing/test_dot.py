@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion import Graph, draw, watch
+from companion import Graph, draw, modules, watch
 from companion.graph.text import indented
 from tests.drawing.pictures import SVG, Double, boxes, the_pass
 
@@ -216,6 +216,16 @@ def test_a_custom_function_with_a_nasty_name_is_drawn_as_text():
     evil = type('</svg>"&<b>', (Double,), {})
     x = torch.ones(2, requires_grad=True)
     assert boxes(draw(evil.apply(x)).svg)[0][1][-1] == '</svg>"&<b>Backward'
+
+
+def test_a_hover_text_in_angle_brackets_is_no_html():
+    inner = type("<Inner", (torch.nn.Module,), {"forward": lambda _, h: h.sin().cos().exp()})()
+    model = torch.nn.Sequential()
+    model.add_module("inner>", inner)
+    with modules(model) as names:
+        y = model(torch.ones(2, requires_grad=True))
+    (block,) = boxes(draw(y, names=names, max_nodes=1).svg)
+    assert block[2].startswith("<Inner, ") and block[2].endswith("; made in inner>")
 
 
 @pytest.mark.parametrize("name", ["A\nB", "\x01x", "\uffffx", "x" * 10_000])
