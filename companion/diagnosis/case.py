@@ -1,6 +1,6 @@
 """What is diagnosed: an output, the inputs that should get a gradient, and the graph between them.
 
-It is looked at once, before anything is asked about it.
+``diagnose`` looks at it once; then its questions ask about it.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Case:
 
     @property
     def subject(self) -> str:
+        """What was looked at, in words."""
         if self.graph is None:
             return "the output has no graph"
         nodes, leaves = len(self.graph), len(self.graph.leaves)
@@ -69,6 +70,7 @@ class Case:
 
     @property
     def nodes_and_peeks(self) -> Iterator[tuple[GraphNode, Peek]]:
+        """Each Node with what it saved."""
         return zip(self.nodes, self.peeks, strict=True)
 
     def slots(self, index: int) -> Sequence[Edge | None]:
