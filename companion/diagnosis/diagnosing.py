@@ -13,6 +13,7 @@ from typing import Any, overload
 
 import torch
 
+from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.risks import is_plain, risks, tensors_in
 from companion.findings import Finding, Severity, finding
 from companion.forward.watching import Cut, Watch
@@ -22,7 +23,7 @@ from companion.graph.reading import (
     edge_of,
     shape_or_none,
 )
-from companion.graph.saved import Peek, peek
+from companion.graph.saved import Peek
 from companion.internals import Node, hooks_on, is_wrapped, unseen
 from companion.naming import callers_names, is_tensor, one_line
 
@@ -177,7 +178,7 @@ def _look(
     if not isinstance(output, Tensor) or not output.requires_grad or _trouble(output):
         return _Seen(output, given, None, [], {}, set(), watch)
     graph = Graph.of(output, names=names)
-    peeks = [peek(node.grad_fn) for node in graph.nodes]
+    peeks = [peek_at(node) for node in graph.nodes]
     index = {node.grad_fn: node.index for node in graph.nodes}
     reached = {(0, edge_of(output)[1]), *((e.target, e.input_nr) for e in graph.edges)}
     return _Seen(output, given, graph, peeks, index, reached, watch)

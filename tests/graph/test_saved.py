@@ -143,3 +143,11 @@ def test_a_peek_gives_numbers_too_and_says_why_a_tensor_cannot_be_used():
     z = x.exp()
     z.sum().backward()
     assert peek(z.grad_fn).broken == {"result": "freed"} and not peek(z.grad_fn).changed
+
+
+def test_a_peek_reports_what_a_function_lost_whether_or_not_its_backward_asks_for_it():
+    x = torch.ones(2, requires_grad=True)
+    y = Both.apply(x, x)
+    assert len(peek(y.grad_fn).values["saved_tensors"]) == 2 and not peek(y.grad_fn).broken
+    y.sum().backward()
+    assert peek(y.grad_fn).broken == {"saved_tensors": "freed"} and not peek(y.grad_fn).values
