@@ -18,7 +18,8 @@ import torch
 
 from companion.backward.formulas import filled, formula
 from companion.backward.recording import Recording, Step, added
-from companion.graph.reading import Edge, Graph, GraphNode
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.reading import Graph
 from companion.naming import one_line
 
 _VISITS = 200  # of a depth-first walk, which may take 2^n

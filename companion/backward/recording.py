@@ -21,7 +21,8 @@ import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from companion.graph.reading import Edge, Graph, garbage_collection_paused
+from companion.graph.nodes import Edge
+from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import (
     Node,
     next_number,

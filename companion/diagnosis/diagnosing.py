@@ -17,12 +17,8 @@ from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.risks import is_plain, risks, tensors_in
 from companion.findings import Finding, Severity, finding
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import (
-    Graph,
-    GraphNode,
-    edge_of,
-    shape_or_none,
-)
+from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.internals import Node, hooks_on, is_wrapped, unseen
 from companion.naming import callers_names, is_tensor, one_line

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from companion.graph.reading import Edge
+from companion.graph.nodes import Edge
 from companion.graph.saved import Peek
 from companion.internals import is_wrapped
 

@@ -22,7 +22,8 @@ import torch
 
 from companion.drawing.folding import Box, Folded, fold
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import Edge, Graph, GraphNode
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.reading import Graph
 from companion.naming import one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone

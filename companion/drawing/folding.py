@@ -24,7 +24,8 @@ from itertools import chain
 from typing import Any, Literal
 
 from companion.graph.modules import Call
-from companion.graph.reading import Edge, Graph, garbage_collection_paused, shape_or_none
+from companion.graph.nodes import Edge, shape_or_none
+from companion.graph.reading import Graph, garbage_collection_paused
 
 _Slots = tuple[Edge | None, ...]
 _Place = tuple[int, int, int]  # which Node of a box, which slot, which input_nr
