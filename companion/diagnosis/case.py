@@ -16,7 +16,8 @@ import torch
 from companion.diagnosis.risks import tensors_in
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
-from companion.graph.reading import Edge, Graph, GraphNode, edge_of
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import is_tensor, one_line
 

@@ -22,7 +22,8 @@ from companion.diagnosis.risks import is_plain, risks
 from companion.findings import Finding, Severity, finding
 from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import Graph, GraphNode, shape_or_none
+from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_wrapped, unseen
 from companion.naming import callers_names, one_line

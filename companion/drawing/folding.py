@@ -24,13 +24,8 @@ from itertools import chain, cycle
 from typing import Any, Literal, NamedTuple
 
 from companion.graph.modules import Call
-from companion.graph.reading import (
-    Edge,
-    Graph,
-    GraphNode,
-    garbage_collection_paused,
-    shape_or_none,
-)
+from companion.graph.nodes import Edge, GraphNode, shape_or_none
+from companion.graph.reading import Graph, garbage_collection_paused
 
 _Slots = tuple[Edge | None, ...]
 _Origin = tuple[int, int, int]  # of an edge: which Node of its box, which slot, which input_nr
