@@ -393,9 +393,9 @@ def test_a_random_program_has_the_nodes_and_edges_of_a_naive_reading(steps, root
     assert [edge.source for edge in graph.edges] == sorted(e.source for e in graph.edges)
     assert [root.grad_fn for root in graph.roots] == list(dict.fromkeys(map(start, outputs)))
     assert graph.heights.tolist() == [height(fn, expected) for fn in fns]
-    place = {i: at for at, i in enumerate(graph.order)}
-    assert sorted(place) == list(range(len(graph)))
-    assert all(place[edge.source] < place[edge.target] for edge in graph.edges)
+    rank = {i: position for position, i in enumerate(graph.order)}
+    assert sorted(rank) == list(range(len(graph)))
+    assert all(rank[edge.source] < rank[edge.target] for edge in graph.edges)
 
 
 def height(node, edges):
