@@ -49,7 +49,7 @@ def test_columns_are_counted_in_bytes_as_python_counts_them():
 
 def test_an_assignment_to_a_part_is_told_with_what_is_assigned():
     class Noting:
-        def __setitem__(self, place: int, value: int) -> None:
+        def __setitem__(self, index: int, value: int) -> None:
             self.source = source_at(sys._getframe(1).f_code, sys._getframe(1).f_lasti)
 
     noting = Noting()
