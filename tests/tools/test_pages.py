@@ -50,10 +50,10 @@ def course(tmp_path, monkeypatch):
     return tmp_path / "course"
 
 
-def page(text: str, extensions: tuple[str, ...] = ("md_in_html",), **options: str) -> str:
+def page(text: str, **options: str) -> str:
     """The page of a text, without the line that says whether scripts run."""
     configs = {"tools.pages": options}
-    html = markdown(text, extensions=[*extensions, "tools.pages"], extension_configs=configs)
+    html = markdown(text, extensions=["md_in_html", "tools.pages"], extension_configs=configs)
     return html.replace(SCRIPTED, "")
 
 
