@@ -9,7 +9,8 @@ from companion.findings import Finding
 from companion.forward.recorder import Value
 from companion.forward.watching import Cut, Mutation, Operation, Watch, watch
 from companion.graph.modules import modules
-from companion.graph.reading import Edge, Graph, GraphNode
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.reading import Graph
 from companion.graph.saved import SavedTensor
 from companion.graph.text import walk_grad_fn
 from companion.higher_order.nth_derivative import nth_derivative

@@ -11,7 +11,7 @@ from companion.backward.copies import Gradients, Tensor
 from companion.backward.player_format import DepthFirst, Held, PassedData, WalkStep
 from companion.backward.player_steps import came_along, hook_changed, passed_along, same, show
 from companion.backward.recording import Arrival, Recording, Step, added
-from companion.graph.reading import GraphNode
+from companion.graph.nodes import GraphNode
 
 _VISITS = 200  # at most, since a walk may take 2^n
 _ELEMENTS = 1000  # at most, of each gradient

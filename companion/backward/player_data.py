@@ -25,7 +25,8 @@ from companion.backward.player_format import (
 )
 from companion.backward.player_steps import engine_step, engine_steps, same, show
 from companion.backward.recording import Recording, Step, added
-from companion.graph.reading import Graph, GraphNode
+from companion.graph.nodes import GraphNode
+from companion.graph.reading import Graph
 from companion.naming import one_line
 
 _QUESTIONS = 3

@@ -12,7 +12,8 @@ from companion.backward.copies import Gradients, Tensor
 from companion.backward.formulas import filled, formula
 from companion.backward.player_format import CameData, EngineStep, PassedData
 from companion.backward.recording import Arrival, Recording, Step
-from companion.graph.reading import Edge, Graph
+from companion.graph.nodes import Edge
+from companion.graph.reading import Graph
 from companion.naming import one_line
 
 

@@ -21,7 +21,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.backward.copies import Gradients, Tensor, copy_of
 from companion.backward.hooks import Hooks, Log
-from companion.graph.reading import Edge, Graph, garbage_collection_paused
+from companion.graph.nodes import Edge
+from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, number_of, saved_raw
 from companion.naming import callers_names
 from companion.source import Source, is_users

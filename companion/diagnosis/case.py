@@ -1,6 +1,6 @@
 """What is diagnosed: an output, the inputs that should get a gradient, and the graph between them.
 
-It is looked at once, before anything is asked about it.
+``diagnose`` looks at it once; then its questions ask about it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from companion.diagnosis.risks import tensors_in
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
-from companion.graph.reading import Edge, Graph, GraphNode, edge_of
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import is_tensor, one_line
 
@@ -57,6 +58,7 @@ class Case:
 
     @property
     def subject(self) -> str:
+        """What was looked at, in words."""
         if self.graph is None:
             return "the output has no graph"
         nodes, leaves = len(self.graph), len(self.graph.leaves)
@@ -69,6 +71,7 @@ class Case:
 
     @property
     def nodes_and_peeks(self) -> Iterator[tuple[GraphNode, Peek]]:
+        """Each Node with what it saved."""
         return zip(self.nodes, self.peeks, strict=True)
 
     def slots(self, index: int) -> Sequence[Edge | None]:

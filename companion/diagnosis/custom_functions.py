@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import CodeType, FunctionType
 from typing import Any
 
-from companion.graph.reading import GraphNode
+from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek, peek
 from companion.internals import Node, forward_class_of
 

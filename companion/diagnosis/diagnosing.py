@@ -1,10 +1,10 @@
-"""What will happen in ``output.backward()``, told from the graph alone, before it is called.
+"""What ``output.backward()`` will do, read from the graph alone, before it is called.
 
 Nothing runs: a loop over the Nodes looks at what they are, where they lead and what they saved.
 
-A case is what was given, looked at once. A question looks for one kind of finding in it. To add
-one, write the question and put it into the tuple of those like it: ``_OF_THE_OUTPUT``,
-``_OF_AN_INPUT``, ``_OF_A_NODE``, or ``_QUESTIONS`` if it is about all of the case.
+Each kind of finding has a question, a function that yields the findings of that kind. To add one,
+write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``_OF_AN_INPUT``,
+``_OF_A_NODE``, or ``_QUESTIONS`` if it looks at the whole case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from companion.diagnosis.risks import is_plain, risks
 from companion.findings import Finding, Severity, finding
 from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import Graph, GraphNode, shape_or_none
+from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_wrapped, unseen
 from companion.naming import callers_names, one_line
@@ -129,6 +130,7 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
 def _look(
     output: Any, inputs: Sequence[Tensor], names: Mapping[str, Tensor], watch: Watch | None
 ) -> Case:
+    """Read the graph and what its Nodes saved, all that the questions ask about."""
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
         return Case(output, placed(inputs, names), watch)
     graph = Graph.of(output, names=names)
@@ -141,6 +143,7 @@ def _code_of(trouble: str, otherwise: str) -> str:
 
 
 def _ask(questions: Sequence[Callable[..., Iterator[Finding]]], *about: Any) -> Iterator[Finding]:
+    """What all of these questions find."""
     for question in questions:
         yield from question(*about)
 
@@ -245,7 +248,7 @@ def _without_grad(case: Case, given: Input) -> Finding:
 
 
 def _unreached(case: Case, given: Input) -> Iterator[Finding]:
-    if case.is_reached(given) or case.is_a_leaf_apart:  # the output was told to be one
+    if case.is_reached(given) or case.is_a_leaf_apart:  # which _leaf_output says
         return
     message = f"{given.name} is not in the graph of the output: its .grad stays None"
     unused = finding("unused-input", message)
@@ -377,7 +380,7 @@ def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding
 
 def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     reasons = saved.broken.values()
-    if not reasons or "freed" in reasons:  # all that are freed are told by one finding
+    if not reasons or "freed" in reasons:  # _about_freed_nodes says that once for all
         return
     at = case.at(node.index)
     if "a stale view" in reasons:
@@ -407,16 +410,14 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 def _about_freed_nodes(case: Case) -> Iterator[Finding]:
     freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
     if freed:
-        several = len(freed) > 1
-        nodes = (
-            f"{len(freed)} Nodes have freed what they" if several else "a Node has freed what it"
-        )
+        count = len(freed)
+        nodes = "a Node has freed what it" if count == 1 else f"{count} Nodes have freed what they"
         message = f"{nodes} saved: an earlier backward pass ran here"
         yield finding("freed", message, **case.at(freed[0]))
 
 
 def _about_zeros(case: Case) -> Iterator[Finding]:
-    """Inputs that every path leads to through a Node that sends zero."""
+    """Whether every path to an input passes a Node that sends zero."""
     zeros = {
         node.index
         for node, saved in case.nodes_and_peeks
@@ -437,6 +438,7 @@ def _about_zeros(case: Case) -> Iterator[Finding]:
 
 
 def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
+    """The Nodes to which some path leads that passes none of those that send zero."""
     reached = {0}
     for index in graph.order:  # every Node after all that lead to it
         if index in reached and index not in zeros:
@@ -446,7 +448,7 @@ def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
-        outputs = {nr for nr in range(3) if (node.index, nr) in case.reached}
+        outputs = {number for number in range(3) if (node.index, number) in case.reached}
         for code, message in risks(node.name, saved, case.slots(node.index), outputs):
             yield finding(code, message, **case.at(node.index))
 
@@ -456,7 +458,7 @@ def _about_precision(case: Case) -> Iterator[Finding]:
         if node.dtype in (torch.float16, torch.bfloat16):
             message = f"gradients pass here as {node.dtype}"
             yield finding("half-precision", message, **case.at(node.index))
-            return  # one tells of all
+            return  # one finding is enough
 
 
 def _about_custom_functions(case: Case) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.graph.reading import Edge
+from companion.graph.nodes import Edge
 from companion.graph.saved import Peek
 from companion.internals import is_wrapped
 

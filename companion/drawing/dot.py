@@ -19,7 +19,7 @@ from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
 from companion.forward.tracing import cuts_into
 from companion.forward.watching import Cut, Watch
-from companion.graph.reading import GraphNode
+from companion.graph.nodes import GraphNode
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line
 

@@ -5,9 +5,9 @@ that order (a chain may be spread over it), so no box leads back to one before i
 
 1. Where the modules are known, each call of a module becomes a box.
 2. Stretches that repeat become one box: each Node of the next copy has the same class, and its
-   entries lead equally far ahead, or to the very same Node. A leaf is the same, or one of the same
-   shape that was used equally far back, or neither was used before. The shapes of results do not
-   count.
+   entries lead equally far ahead, or to the very same Node outside of it. A leaf is the same, or
+   one of the same shape that was used equally far back, or neither was used before. The shapes of
+   results do not count.
 3. A chain of operations, each of which leads to the next alone, becomes one box.
 4. If all that is not enough, what lies deepest becomes one last box.
 
@@ -24,16 +24,12 @@ from itertools import chain, cycle
 from typing import Any, Literal, NamedTuple
 
 from companion.graph.modules import Call
-from companion.graph.reading import (
-    Edge,
-    Graph,
-    GraphNode,
-    garbage_collection_paused,
-    shape_or_none,
-)
+from companion.graph.nodes import Edge, GraphNode, shape_or_none
+from companion.graph.reading import Graph, garbage_collection_paused
 
 _Slots = tuple[Edge | None, ...]
 _Origin = tuple[int, int, int]  # of an edge: which Node of its box, which slot, which input_nr
+_Lead = tuple[_Origin, int, Any]  # an edge from a box: its origin, its target, how far that is
 _Users = dict[tuple["Box", int], list[Edge]]  # of a leaf: which box, which slot, by which edges
 _Run = tuple[int, int]  # from which box to which equal stretches follow one another
 _Kind = Literal["node", "module", "copies", "chain", "rest"]
@@ -285,8 +281,8 @@ class _Folder:
         """Stretches that repeat become one box each; of all periods the one that saves most."""
         ahead = self.ahead(boxes)
 
-        def equal(i: int, j: int) -> bool:
-            return boxes[i].content == boxes[j].content and _lead_alike(ahead[i], ahead[j])
+        def equal(i: int, j: int, room: int) -> bool:
+            return boxes[i].content == boxes[j].content and _lead_alike(ahead[i], ahead[j], room)
 
         most, period, runs = _GAIN, 0, list[_Run]()
         for candidate in periods or _likely_periods(boxes):
@@ -326,15 +322,15 @@ class _Folder:
             for row in rows
         ]
 
-    def ahead(self, boxes: list[Box]) -> list[list[tuple[_Origin, int, Any]]]:
+    def ahead(self, boxes: list[Box]) -> list[list[_Lead]]:
         """For each box its edges to other boxes and to leaves: origin, target and distance.
 
         The distance says how many boxes ahead the target is, and at which place in its box; of a
-        leaf, how many boxes back it was used last, and the origin of that use.
+        leaf, how many boxes back it was used last, as a number below 1, and the origin of that use.
         """
         place_of = {i: (k, n) for k, box in enumerate(boxes) for n, i in enumerate(box.nodes)}
         last_use: dict[int, tuple[int, _Origin]] = {}
-        found: list[list[tuple[_Origin, int, Any]]] = [[] for _ in boxes]
+        found: list[list[_Lead]] = [[] for _ in boxes]
         for k, box in enumerate(boxes):
             for n, i in enumerate(box.nodes):
                 for edge in filter(None, self.slots[i]):
@@ -345,7 +341,7 @@ class _Folder:
                             found[k].append((origin, target, (there - k, at)))
                     elif self.graph.nodes[target].is_leaf:
                         last = last_use.get(target)
-                        found[k].append((origin, target, (k - last[0], last[1]) if last else None))
+                        found[k].append((origin, target, (last[0] - k, last[1]) if last else None))
                         last_use[target] = k, origin
         return found
 
@@ -372,24 +368,30 @@ def _likely_periods(boxes: list[Box]) -> list[int]:
     return sorted(period for period, _ in covered.most_common(_TRIES))
 
 
-def _lead_alike(
-    some: Sequence[tuple[_Origin, int, Any]], others: Sequence[tuple[_Origin, int, Any]]
-) -> bool:
-    """Whether the edges of two boxes lead equally far, or to the very same Node."""
-    return len(some) == len(others) and all(
-        origin == other_origin and (distance == other_distance or target == other_target)
-        for (origin, target, distance), (other_origin, other_target, other_distance) in zip(
-            some, others, strict=True
-        )
-    )
+def _lead_alike(some: Sequence[_Lead], others: Sequence[_Lead], room: int) -> bool:
+    """Whether two boxes lead equally far, or to the very same Node outside of their copies.
+
+    The copy of the second ends ``room`` boxes ahead of it.
+    """
+    if len(some) != len(others):
+        return False
+    pairs = zip(some, others, strict=True)
+    for (origin, target, distance), (origin_2, target_2, distance_2) in pairs:
+        if origin != origin_2:
+            return False
+        if distance != distance_2:
+            is_inside = distance_2 is not None and 0 < distance_2[0] < room
+            if target != target_2 or is_inside:
+                return False
+    return True
 
 
-def _runs(count: int, period: int, equal: Callable[[int, int], bool]) -> list[_Run]:
+def _runs(count: int, period: int, equal: Callable[[int, int, int], bool]) -> list[_Run]:
     """Where among so many boxes a stretch of ``period`` is followed by equal ones."""
     runs, start = list[_Run](), 0
     while start + period < count:
         end = start
-        while end + period < count and equal(end, end + period):
+        while end + period < count and equal(end, end + period, period - (end - start) % period):
             end += 1
         if end - start >= period:
             end = start + ((end - start) // period + 1) * period

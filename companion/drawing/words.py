@@ -13,7 +13,7 @@ import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.forward.watching import Cut
-from companion.graph.reading import GraphNode
+from companion.graph.nodes import GraphNode
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line
 

@@ -24,6 +24,12 @@ _freeing = threading.local()  # .waiting: what the first fuse that went off here
 # fuses as it goes, so that it is safe to interrupt, and begins after this many Nodes.
 SHALLOW = 1000
 
+# Where a breadth-first walk leaves fuses. An edge leads one level down, to a Node of its own level,
+# or back up. A fuse cuts each edge into every 32nd level; and of the edges that do not lead down,
+# each that leaves its row of 16 Nodes. So a path without a fuse has at most 2 * 32 * 16 edges, and
+# mostly 32.
+BAND, ROW = 32, 16
+
 
 class _Fuse(list[Any]):
     """Holds the Nodes below a Node until the Node itself is gone."""

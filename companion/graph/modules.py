@@ -56,7 +56,7 @@ class ModuleNames(dict[str, torch.Tensor]):
         self.events: list[Event] = []
 
 
-def calls_told(events: Iterable[Event]) -> list[Call]:
+def calls_from(events: Iterable[Event]) -> list[Call]:
     """Every call that events tell of, in the order in which it began."""
     calls, open_calls = list[Call](), list[Call]()
     for path, kind, number in events:

@@ -10,114 +10,25 @@ millions of objects more.
 from __future__ import annotations
 
 import gc
-import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from companion.graph.freeing import SHALLOW, fuse
-from companion.graph.modules import Call, Event, ModuleNames, calls_told, innermost
-from companion.graph.saved import SavedTensor, memory_kept, saved_tensors
-from companion.internals import Node, is_wrapped, metadata_of, number_of, unseen_by_subclasses
+from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
+from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
+from companion.graph.nodes import Edge, GraphNode
+from companion.graph.saved import memory_kept
+from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
 from companion.naming import callers_names, check_names, is_tensor
 
 if TYPE_CHECKING:
     import networkx
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One entry of ``next_functions`` that is not None.
-
-    Attributes:
-        source: index of the Node whose ``next_functions`` holds the entry.
-        target: index of the Node it leads to.
-        slot: position of the entry in ``next_functions``.
-        input_nr: which input of the target the gradient enters: the number of the forward output,
-            counting those that can have a gradient.
-    """
-
-    source: int
-    target: int
-    slot: int
-    input_nr: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GraphNode:
-    """One Node of a graph. What costs time or has a side effect is read when you ask for it.
-
-    Attributes:
-        index: its position in ``Graph.nodes``; Nodes nearer to a root come first.
-        label: the name of the tensor it stands for, where known; else the same as ``name``.
-        grad_fn: the live Node.
-        module: the path of the module that made it, where ``companion.modules`` noted it and the
-            module is not the model itself; else None.
-    """
-
-    index: int
-    label: str
-    grad_fn: Node = field(repr=False)
-    module: str | None = field(default=None, repr=False)
-    _output_nr: int = field(default=0, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The class of the Node: ``"MmBackward0"``, ``"AccumulateGrad"``."""
-        return type(self.grad_fn).__name__
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether this is the ``AccumulateGrad`` of a leaf tensor."""
-        return self.name == "AccumulateGrad"
-
-    @property
-    def is_custom(self) -> bool:
-        """Whether this Node is the backward of a ``torch.autograd.Function`` written in Python."""
-        return isinstance(self.grad_fn, torch.autograd.function.BackwardCFunction)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the leaf, or of the operation's output by which the graph reached this Node.
-
-        Raises:
-            ValueError: it is a nested tensor of the strided layout, which has no shape.
-        """
-        try:
-            return tuple(self._output.shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{self.name} belongs to a nested tensor of the strided layout, which has no "
-                "shape; make it with layout=torch.jagged"
-            ) from error
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the leaf, or of the same output as ``shape``."""
-        dtype: torch.dtype = self._output.dtype
-        return dtype
-
-    @property
-    def _output(self) -> Any:
-        if self.is_leaf:
-            return self.grad_fn.variable
-        return metadata_of(self.grad_fn, self._output_nr)
-
-    @property
-    def saved(self) -> tuple[SavedTensor, ...]:
-        """What this Node holds for the backward pass, by name.
-
-        Looking has a side effect where tensors were saved through hooks: it runs the unpack hooks
-        of ``torch.autograd.graph.saved_tensors_hooks``, and under a non-reentrant
-        ``torch.utils.checkpoint`` it runs the checkpointed forward pass again.
-        """
-        return tuple(saved_tensors(self.grad_fn))
 
 
 class Graph:
@@ -146,7 +57,7 @@ class Graph:
     _fns: list[Node]
     _output_nr: dict[int, int]  # by Node: the output by which it was reached first
     _target: list[int]
-    _input_nr: dict[int, int]  # by place in _target
+    _input_nr: dict[int, int]  # by position in _target
     _labels: dict[int, str]
     _root_count: int
     _events: list[Event]  # of calls of modules
@@ -205,21 +116,71 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
             )
         if names is not None:
             check_names(names)
-        for place, output in enumerate(outputs):
-            _check_output(place, output)
+        for i, output in enumerate(outputs):
+            _check_output(i, output)
         graph = cls.__new__(cls)
-        graph._edges_to_roots = edges = []
+        graph._start_at(outputs)
+        index, ends = graph._traverse()
+        graph._labels = _leaf_labels(ends, callers_names() if names is None else names)
+        if names is not None:
+            graph._labels |= _result_labels(index, names)
+        graph._events = names.events if isinstance(names, ModuleNames) else []
+        return graph
+
+    def _start_at(self, outputs: Iterable[Any]) -> None:
+        """Let the Nodes of the outputs be the roots."""
+        self._edges_to_roots = edges = []
         for output in outputs:
             edges.append(edge_of(output))
             if len(edges) > SHALLOW:
                 fuse(edges[-1][0])
-        graph._fns = list(dict.fromkeys(edge[0] for edge in edges))
-        graph._root_count = len(graph._fns)
-        reached = {edge[0]: edge[1] for edge in reversed(edges)}  # by which output
-        graph._output_nr = {i: nr for i, fn in enumerate(graph._fns) if (nr := reached[fn])}
-        graph._events = names.events if isinstance(names, ModuleNames) else []
-        _traverse(graph, callers_names() if names is None else names, names or {})
-        return graph
+        first = {edge[0]: edge[1] for edge in reversed(edges)}  # of several outputs of one Node
+        self._fns = list(dict.fromkeys(edge[0] for edge in edges))
+        self._root_count = len(self._fns)
+        self._output_nr = {i: first[fn] for i, fn in enumerate(self._fns) if first[fn]}
+
+    def _traverse(self) -> tuple[dict[Node, int], dict[int, Node]]:
+        """Find all Nodes below the roots. One loop, as lean as it can be.
+
+        Returns:
+            The index of each Node; and, by index, the Nodes without slots, leaves among them.
+        """
+        fns, output_nr = self._fns, self._output_nr
+        self._target, self._input_nr = target, input_nr = list[int](), dict[int, int]()
+        index = {fn: i for i, fn in enumerate(fns)}
+        ends: dict[int, Node] = {}
+        count = end = len(fns)  # of all Nodes known so far; of this level and those above
+        levels = BAND  # to the next one that gets fuses; graph/freeing.py says why these
+        with garbage_collection_paused():  # it would go through all Nodes again and again
+            for i, fn in enumerate(fns):  # the list grows while the loop runs along it
+                if i == end:  # the next level begins
+                    end = count
+                    levels -= 1
+                    if not levels:
+                        levels = BAND
+                        _fuse_level(fns, i)
+                slots = fn.next_functions
+                if not slots:
+                    ends[i] = fn
+                for child, nr in slots:
+                    if child is None:
+                        target.append(-1)
+                        continue
+                    if child in index:
+                        child_index = index[child]
+                        if child_index < end and child_index // ROW != i // ROW and count > SHALLOW:
+                            fuse(fn)
+                    else:
+                        child_index = index[child] = count
+                        count += 1
+                        fns.append(child)
+                        if nr:
+                            output_nr[child_index] = nr
+                    if nr:
+                        input_nr[len(target)] = nr
+                    target.append(child_index)
+                target.append(-2)
+        return index, ends
 
     def __len__(self) -> int:
         return len(self._fns)
@@ -231,7 +192,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     @cached_property
     def _first(self) -> list[int]:
         """Where in ``_target`` the slots of each Node begin, and where those of one more would."""
-        return [0, *(place for place, target in enumerate(self._target, start=1) if target == -2)]
+        return [0, *(end for end, target in enumerate(self._target, start=1) if target == -2)]
 
     def _targets(self, index: int) -> list[int]:
         """Where the slots of a Node lead, -1 for None."""
@@ -337,7 +298,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """For each Node the call of a module that made it, where ``companion.modules`` noted it."""
         if not self._events:
             return [None] * len(self)
-        return innermost(calls_told(self._events), self.sequence_numbers)
+        return innermost(calls_from(self._events), self.sequence_numbers)
 
     @property
     def saved_nbytes(self) -> int:
@@ -359,7 +320,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "to_networkx needs the package networkx, which the companion does not bring; "
-                "pip install networkx, or take to_json()"
+                "pip install networkx"
             ) from error
 
         result = networkx.MultiDiGraph()
@@ -371,103 +332,18 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
             )
         return result
 
-    def to_json(self) -> str:
-        """The graph as JSON, for other programs: plain data that keeps nothing alive.
-
-        An object with three lists: ``roots`` (indices), ``nodes`` (index, name, label, is_leaf,
-        shape, dtype, and how many slots there are) and ``edges`` (source, target, slot, input_nr).
-        A slot without an edge is None in ``next_functions``. The shape of a nested tensor of the
-        strided layout is null.
-
-        Examples:
-            >>> x = torch.ones(2, requires_grad=True)
-            >>> json.loads(Graph.of(x * 2.0).to_json())["edges"]
-            [{'source': 0, 'target': 1, 'slot': 0, 'input_nr': 0}]
-        """
-        nodes = [
-            {
-                "index": node.index,
-                "name": node.name,
-                "label": node.label,
-                "is_leaf": node.is_leaf,
-                "shape": shape_or_none(node),
-                "dtype": str(node.dtype).removeprefix("torch."),
-                "slots": len(self._targets(node.index)),
-            }
-            for node in self.nodes
-        ]
-        edges = [
-            {"source": e.source, "target": e.target, "slot": e.slot, "input_nr": e.input_nr}
-            for e in self.edges
-        ]
-        roots = list(range(self._root_count))
-        return json.dumps({"roots": roots, "nodes": nodes, "edges": edges})
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a Graph holds live Nodes, which cannot be copied or pickled; read it again where it "
-            "is needed, or take its data with to_json() or to_networkx()"
+            "is needed, or take its data with to_networkx()"
         )
 
 
-def shape_or_none(node: GraphNode) -> tuple[int, ...] | None:
-    """The shape of a Node; None for a nested tensor that has none."""
-    try:
-        return node.shape
-    except ValueError:
-        return None
-
-
-_BAND, _ROW = 32, 16  # levels, and Nodes of a level, from fuse to fuse
-
-
-def _traverse(
-    graph: Graph, leaf_names: Mapping[str, torch.Tensor], names: Mapping[str, torch.Tensor]
-) -> None:
-    """Find all Nodes below the roots, and their labels. One loop, as lean as it can be."""
-    fns, output_nr = graph._fns, graph._output_nr
-    target, input_nr = list[int](), dict[int, int]()
-    index: dict[Node, int] = {fn: i for i, fn in enumerate(fns)}
-    ends: list[Node] = []  # those without slots, leaves among them
-    # Where fuses are left: an edge leads one level down, to a Node of this level, or back up. In
-    # every 32nd level each edge is cut by a fuse; of those that do not lead down, each that leaves
-    # its row of 16 Nodes. So an uncut path has at most 2 * 32 * 16 edges, mostly 32.
-    count = end = len(fns)
-    last, levels = fns[-1], _BAND
-    with garbage_collection_paused():  # it would go through all Nodes again and again
-        for fn in fns:  # the list grows while the loop runs along it
-            slots = fn.next_functions
-            if not slots:
-                ends.append(fn)
-            for child, nr in slots:
-                if child is None:
-                    target.append(-1)
-                    continue
-                if child in index:
-                    at = index[child]
-                    if at < end and at // _ROW != index[fn] // _ROW and count > SHALLOW:
-                        fuse(fn)
-                else:
-                    at = index[child] = count
-                    count += 1
-                    fns.append(child)
-                    if nr:
-                        output_nr[at] = nr
-                if nr:
-                    input_nr[len(target)] = nr
-                target.append(at)
-            target.append(-2)
-            if fn is last:  # of its level
-                levels -= 1
-                if not levels:
-                    levels = _BAND
-                    if count > SHALLOW:
-                        for below in fns[end:]:
-                            fuse(below)
-                last, end = fns[-1], count
-    graph._target, graph._input_nr = target, input_nr
-    leaves = {index[fn]: fn for fn in ends if type(fn).__name__ == "AccumulateGrad"}
-    graph._labels = _labels(index, leaves, leaf_names, names)
+def _fuse_level(fns: list[Node], start: int) -> None:
+    """Leave fuses on the Nodes of a level, once so many were met that their freeing is deep."""
+    if len(fns) > SHALLOW:
+        for fn in fns[start:]:
+            fuse(fn)
 
 
 @contextmanager
@@ -482,45 +358,44 @@ def garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _check_output(place: int, output: Any) -> None:
+def _check_output(i: int, output: Any) -> None:
     """Raise unless it has a graph. Does not look at Nodes."""
     if isinstance(output, torch.Tensor):
         if output.requires_grad:
             return
         if is_wrapped(output):
             raise ValueError(
-                f"output {place} has no graph of its own: it is a tensor inside a transform "
+                f"output {i} has no graph of its own: it is a tensor inside a transform "
                 "such as torch.vmap; read the graph of the result, outside of it"
             )
         raise ValueError(
-            f"output {place} has no graph: it is a tensor that does not require grad; look for "
+            f"output {i} has no graph: it is a tensor that does not require grad; look for "
             "detach() or torch.no_grad() on the way, or call requires_grad_() on an input "
             "before computing it"
         )
     if output is None:
         raise ValueError(
-            f"output {place} is None, which is the grad_fn of a leaf and of a tensor without a "
+            f"output {i} is None, which is the grad_fn of a leaf and of a tensor without a "
             "graph; give the tensor itself"
         )
     if not hasattr(type(output), "next_functions"):
         raise TypeError(
-            f"output {place} must be a tensor or a Node (the grad_fn of a tensor), got "
+            f"output {i} must be a tensor or a Node (the grad_fn of a tensor), got "
             f"{type(output).__name__}"
         )
 
 
 def edge_of(output: Any) -> Any:
-    """The Node of an output and which of its outputs it is, and perhaps what keeps the Node."""
+    """The Node of a tensor and which of the Node's outputs it is, as torch's ``GradientEdge``.
+
+    Of a Node, the Node itself and its first output.
+    """
     if not isinstance(output, torch.Tensor):
         return output, 0
     if type(output) is torch.Tensor and output.grad_fn is not None:
         return torch.autograd.graph.get_gradient_edge(output)
     # A subclass, or a mode without gradients, would give the Node of a view or none at all.
-    with (
-        unseen_by_subclasses(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
+    with unseen_by_subclasses(), torch.inference_mode(False), torch.enable_grad():
         with suppress(AssertionError, AttributeError):  # torch found no Node
             try:
                 return torch.autograd.graph.get_gradient_edge(output)
@@ -537,25 +412,26 @@ def edge_of(output: Any) -> Any:
         )
 
 
-def _labels(
-    index: Mapping[Node, int],
-    leaves: Mapping[int, Node],
-    leaf_names: Mapping[str, torch.Tensor],
-    names: Mapping[str, torch.Tensor],
-) -> dict[int, str]:
-    """A label for each Node that a named tensor stands for; several names are joined."""
-    named: dict[torch.Tensor, list[str]] = {}
-    for name, tensor in leaf_names.items():
-        named.setdefault(tensor, []).append(name)
-    variables = {i: fn.variable for i, fn in leaves.items()}
-    labels = {i: list(named.get(v, ())) for i, v in variables.items() if is_tensor(v)}
+def _leaf_labels(ends: Mapping[int, Node], names: Mapping[str, torch.Tensor]) -> dict[int, str]:
+    """A label for each leaf that has names; several names are joined."""
+    names_of = defaultdict[torch.Tensor, list[str]](list)
+    for name, tensor in names.items():
+        names_of[tensor].append(name)
+    tensors = {i: n.variable for i, n in ends.items() if type(n).__name__ == "AccumulateGrad"}
+    named = {i: tensor for i, tensor in tensors.items() if is_tensor(tensor) and tensor in names_of}
+    return {i: ", ".join(names_of[tensor]) for i, tensor in named.items()}
+
+
+def _result_labels(index: Mapping[Node, int], names: Mapping[str, torch.Tensor]) -> dict[int, str]:
+    """A label for each Node that made a tensor with names; several names are joined."""
+    names_of = defaultdict[int, list[str]](list)
     for count, (name, tensor) in enumerate(names.items()):
         try:
             fn = tensor.grad_fn
         except RuntimeError:  # a view whose base was changed in place, which nobody may use
             continue
         if fn in index:
-            labels.setdefault(index[fn], []).append(name)
+            names_of[index[fn]].append(name)
         elif fn is not None and count > SHALLOW:
             fuse(fn)
-    return {i: ", ".join(found) for i, found in labels.items() if found}
+    return {i: ", ".join(found) for i, found in names_of.items()}

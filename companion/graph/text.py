@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from companion.graph.nodes import GraphNode
 from companion.graph.reading import Graph
 from companion.internals import Node
 from companion.naming import one_line
@@ -54,41 +55,53 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
 
 def indented(graph: Graph, max_depth: int) -> Iterator[str]:
     """The lines of ``walk_grad_fn``, for each root in turn."""
-    nodes, heights = graph.nodes, graph.heights
-    shown: dict[int, int] = {}  # Nodes whose edges were shown, and how deep they stood
-    told = set[int]()
-    stack: list[tuple[int, str, int | None]] = [(0, "", root.index) for root in graph.roots[::-1]]
+    heights = graph.heights
+    met = set[int]()
+    shown: dict[int, int] = {}  # the Nodes whose slots were shown, and how deep they stood
+    stack: list[_Line] = [(0, _name(root), root.index) for root in graph.roots[::-1]]
     while stack:
-        depth, before, index = stack.pop()
-        before = "  " * depth + before
+        depth, text, index = stack.pop()
+        line = "  " * depth + text
         if index is None:
-            yield before + "None (no grad path)"
+            yield line
             continue
-        node = nodes[index]
-        named = "" if node.label == node.name else f" ({one_line(node.label, _WIDTH)})"
-        before += one_line(node.name, _WIDTH) + named
         if index in shown:
-            # Met again nearer to the root, a Node is shown again if the limit hid a part of it.
+            # A Node nearer to the root is shown again if the limit hid a part of what is below it.
             hid_a_part = shown[index] + heights[index] > max_depth
             if not (hid_a_part and depth < shown[index]):
-                yield before + " (already seen)"
+                yield line + " (already seen)"
                 continue
-        yield before
-        told.add(index)
-        slots = graph.slots(index)
-        if slots and depth == max_depth:
+        yield line
+        met.add(index)
+        below = [(depth + 1, text, child) for text, child in _slots(graph, index)]
+        if below and depth == max_depth:
             yield "  " * (depth + 1) + "... (max depth reached)"
-            continue
-        shown[index] = depth
-        for slot, edge in reversed(list(enumerate(slots))):
-            before = f"input[{slot}] → "
-            if edge is not None and edge.input_nr > 0:
-                before += f"output {edge.input_nr} of "
-            stack.append((depth + 1, before, None if edge is None else edge.target))
-    hidden = len(graph) - len(told)
+        else:
+            shown[index] = depth
+            stack += below[::-1]
+    hidden = len(graph) - len(met)
     if hidden:
         verb = "is" if hidden == 1 else "are"
         yield f"({hidden} of {len(graph)} nodes {verb} not shown: max_depth={max_depth})"
+
+
+_Line = tuple[int, str, int | None]  # depth, text, and the index of the Node that it leads to
+
+
+def _slots(graph: Graph, index: int) -> Iterator[tuple[str, int | None]]:
+    """For each slot of a Node its text, and the index of the Node that it leads to."""
+    for slot, edge in enumerate(graph.slots(index)):
+        if edge is None:
+            yield f"input[{slot}] → None (no grad path)", None
+        else:
+            output = f"output {edge.input_nr} of " if edge.input_nr else ""
+            yield f"input[{slot}] → {output}{_name(graph.nodes[edge.target])}", edge.target
+
+
+def _name(node: GraphNode) -> str:
+    """The class of a Node, and what its tensor is called."""
+    name = one_line(node.name, _WIDTH)
+    return name if node.label == node.name else f"{name} ({one_line(node.label, _WIDTH)})"
 
 
 _WIDTH = 200  # characters of a name in a line

@@ -145,8 +145,10 @@ def of_lists(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _as_series(operands: Sequence[Any]) -> list[Series]:
     """Operands, of which at least one carries a series, as series of one order."""
-    order = next(len(x.series) for x in operands if isinstance(x, Carrier)) - 1
-    return [x.series if isinstance(x, Carrier) else series.constant(x, order) for x in operands]
+    carried = [x.series if isinstance(x, Carrier) else None for x in operands]
+    order = len(next(filter(None, carried))) - 1
+    pairs = zip(operands, carried, strict=True)
+    return [series.constant(x, order) if a is None else a for x, a in pairs]
 
 
 def filled(func: Any, args: Any, kwargs: Any) -> Any:

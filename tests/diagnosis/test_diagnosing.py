@@ -1,13 +1,16 @@
 """Each thing that ``diagnose`` can tell, from the smallest program, beside what backward does."""
 
+import copy
 import functools
 import gc
 import os
+import pickle
 import re
 import sys
 import types
 import warnings
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,21 +34,21 @@ def leaf(*numbers: float) -> torch.Tensor:
 
 
 def codes(diagnosis: Diagnosis) -> list[str]:
-    return [one.code for one in diagnosis]
+    return [found.code for found in diagnosis]
 
 
 def really(output, *inputs) -> bool:
     """Whether backward runs and leaves a gradient in every input. Left-over ones do not count."""
-    for one in inputs:
-        if one.is_leaf or one.retains_grad:
-            one.grad = None
+    for tensor in inputs:
+        if tensor.is_leaf or tensor.retains_grad:
+            tensor.grad = None
     try:
         output.backward()
     except Exception:
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a .grad that is no leaf's
-        return all(one.grad is not None for one in inputs)
+        return all(tensor.grad is not None for tensor in inputs)
 
 
 class Square(Function):
@@ -68,7 +71,7 @@ class Once(Square):
         return 2 * x * gradient
 
 
-# ---- errors, each from the smallest program: what is told, and that it is so
+# ---- errors, each from the smallest program: what is said, and that it is so
 
 
 def of_a_number():
@@ -78,55 +81,57 @@ def of_a_number():
 
 def of_a_cut_graph():
     x = leaf(1, 2)
-    told = "the output does not require grad: its history was cut, or no tensor in it required grad"
-    return x.detach().sum(), [x], "no-graph", told
+    message = (
+        "the output does not require grad: its history was cut, or no tensor in it required grad"
+    )
+    return x.detach().sum(), [x], "no-graph", message
 
 
 def of_inputs_that_require_nothing():
     x = torch.ones(2)
-    told = "the output does not require grad: none of the inputs requires grad"
-    return x.sum(), [x], "no-graph", told
+    message = "the output does not require grad: none of the inputs requires grad"
+    return x.sum(), [x], "no-graph", message
 
 
 def of_whole_numbers():
     x = leaf(1, 2)
-    told = "the output does not require grad: it is torch.int64, and whole numbers have no "
-    return x.argmax(), [x], "no-graph", told + "derivative"
+    message = "the output does not require grad: it is torch.int64, and whole numbers have no "
+    return x.argmax(), [x], "no-graph", message + "derivative"
 
 
 def of_inference_mode():
     x = leaf(1, 2)
     with torch.inference_mode():
         y = x.sum()
-    told = "the output does not require grad: it was made under torch.inference_mode()"
-    return y, [x], "no-graph", told
+    message = "the output does not require grad: it was made under torch.inference_mode()"
+    return y, [x], "no-graph", message
 
 
 def of_a_leaf():
     x = leaf(1, 2)
-    told = "the output is itself a leaf: no other tensor can get a gradient from it"
-    return x.detach().sum().requires_grad_(), [x], "leaf-output", told
+    message = "the output is itself a leaf: no other tensor can get a gradient from it"
+    return x.detach().sum().requires_grad_(), [x], "leaf-output", message
 
 
 def of_an_unused_input():
     x, w = leaf(1, 2), leaf(3)
-    told = "input 1, of shape (1,), is not in the graph of the output: its .grad stays None"
-    return x.sum(), [x, w], "unused-input", told
+    message = "input 1, of shape (1,), is not in the graph of the output: its .grad stays None"
+    return x.sum(), [x, w], "unused-input", message
 
 
 def of_a_new_tensor():
     w = leaf(1, 2)
     loss = (w * w).sum()
     w = w.detach().clone().requires_grad_()
-    told = "input 0, of shape (2,), is not in the graph of the output, but another leaf of its "
-    return loss, [w], "reassigned", told + "shape is: its .grad stays None"
+    message = "input 0, of shape (2,), is not in the graph of the output, but another leaf of its "
+    return loss, [w], "reassigned", message + "shape is: its .grad stays None"
 
 
 def of_requires_grad_that_came_late():
     x, w = leaf(1, 2), torch.ones(2)
     loss = (x * w).sum()
-    told = "input 0, of shape (2,), required no grad yet when it was used: its .grad stays None"
-    return loss, [w.requires_grad_()], "late-requires-grad", told
+    message = "input 0, of shape (2,), required no grad yet when it was used: its .grad stays None"
+    return loss, [w.requires_grad_()], "late-requires-grad", message
 
 
 def of_a_tensor_in_the_middle():
@@ -137,69 +142,71 @@ def of_a_tensor_in_the_middle():
 
 def of_an_input_that_requires_nothing():
     x, w = leaf(1, 2), torch.ones(2)
-    told = "input 0, of shape (2,), does not require grad, and the graph has it as a constant: "
-    return (x * w).sum(), [w], "input-without-grad", told + "its .grad stays None"
+    message = "input 0, of shape (2,), does not require grad, and the graph has it as a constant: "
+    return (x * w).sum(), [w], "input-without-grad", message + "its .grad stays None"
 
 
 def of_an_input_of_whole_numbers():
     x, i = leaf(1, 2), torch.tensor([0])
-    told = "input 0, of shape (1,), is torch.int64 and cannot get a gradient"
-    return x[i].sum(), [i], "integer-tensor", told
+    message = "input 0, of shape (1,), is torch.int64 and cannot get a gradient"
+    return x[i].sum(), [i], "integer-tensor", message
 
 
 def of_a_graph_written_into_whole_numbers():
     x = leaf(1, 2)
     whole = torch.zeros(2, dtype=torch.long).fill_(x.sum())  # torch lets that pass
-    told = "backward() will raise: the values of FillBackward3 are torch.int64"
-    return (whole * x).sum(), [x], "integer-tensor", told
+    message = "backward() will raise: the values of FillBackward3 are torch.int64"
+    return (whole * x).sum(), [x], "integer-tensor", message
 
 
 def of_an_input_of_inference_mode():
     x = leaf(1, 2)
     with torch.inference_mode():
         w = torch.ones(2)
-    told = "input 0, of shape (2,), was made under torch.inference_mode() and cannot get a gradient"
-    return x.sum(), [w], "inference-tensor", told
+    message = (
+        "input 0, of shape (2,), was made under torch.inference_mode() and cannot get a gradient"
+    )
+    return x.sum(), [w], "inference-tensor", message
 
 
 def of_several_elements():
     x = leaf(1, 2)
-    told = "the output has shape (2,), and backward() needs one element"
-    return x * x, [x], "non-scalar", told
+    message = "the output has shape (2,), and backward() needs one element"
+    return x * x, [x], "non-scalar", message
 
 
 def of_no_element():
     x = torch.ones(0, 3, requires_grad=True)
-    told = "the output has shape (0, 3), and backward() needs one element"
-    return x * x, [x], "non-scalar", told
+    message = "the output has shape (0, 3), and backward() needs one element"
+    return x * x, [x], "non-scalar", message
 
 
 def of_a_sparse_output():
     x = leaf(1)
-    told = "the output is torch.sparse_coo, and backward() needs a dense tensor"
-    return x.to_sparse() * 2, [x], "non-scalar", told
+    message = "the output is torch.sparse_coo, and backward() needs a dense tensor"
+    return x.to_sparse() * 2, [x], "non-scalar", message
 
 
 def of_a_complex_output():
     x = torch.ones((), dtype=torch.complex64, requires_grad=True)
-    told = "the output is complex (torch.complex64), and backward() needs a real number"
-    return x * x, [x], "complex-output", told
+    message = "the output is complex (torch.complex64), and backward() needs a real number"
+    return x * x, [x], "complex-output", message
 
 
 def of_a_second_pass():
     x = leaf(1, 2)
     loss = (x * x).exp().sum()
     loss.backward()
-    told = "2 Nodes have freed what they saved: an earlier backward pass ran here"
-    return loss, [x], "freed", told
+    message = "2 Nodes have freed what they saved: an earlier backward pass ran here"
+    return loss, [x], "freed", message
 
 
 def of_a_second_pass_through_a_custom_function():
     x = leaf(1, 2)
     loss = Square.apply(x).sum()
     loss.backward()
-    told = "a Node has freed what it saved: an earlier backward pass ran here"
-    return loss, [x], "freed", told
+    message = "a Node has freed what it saved: an earlier backward pass ran here"
+    return loss, [x], "freed", message
 
 
 def of_a_change_in_place():
@@ -207,8 +214,8 @@ def of_a_change_in_place():
     y = x.exp()
     loss = y.sum()
     y.add_(1)
-    told = "backward() will raise: ExpBackward0 saved result, which was changed since"
-    return loss, [x], "modified-in-place", told
+    message = "backward() will raise: ExpBackward0 saved result, which was changed since"
+    return loss, [x], "modified-in-place", message
 
 
 def of_a_detach_in_place():
@@ -216,8 +223,8 @@ def of_a_detach_in_place():
     y = x * 2
     loss = (y * y).sum()
     y.detach_()
-    told = "backward() will raise: MulBackward0 saved other and self, which was changed since"
-    return loss, [x], "modified-in-place", told
+    message = "backward() will raise: MulBackward0 saved other and self, which was changed since"
+    return loss, [x], "modified-in-place", message
 
 
 def of_an_overwritten_leaf():
@@ -225,8 +232,8 @@ def of_an_overwritten_leaf():
     loss = (x * w.requires_grad_()).sum()
     w.requires_grad_(False)
     w.add_(x)
-    told = "backward() will raise: a leaf was overwritten by a result"
-    return loss, [x], "leaf-in-place", told
+    message = "backward() will raise: a leaf was overwritten by a result"
+    return loss, [x], "leaf-in-place", message
 
 
 def of_a_view_whose_base_was_changed():
@@ -236,8 +243,8 @@ def of_a_view_whose_base_was_changed():
     base.mul_(2)
     with pytest.raises(RuntimeError, match="its base or another view") as caught:
         _ = y.grad_fn  # up to torch 2.12 it says UnbindBackward0, later Unbind
-    told = str(caught.value).partition(". ")[0]
-    return y, [x], "multi-view-in-place", f"backward() will raise: {told}"
+    message = str(caught.value).partition(". ")[0]
+    return y, [x], "multi-view-in-place", f"backward() will raise: {message}"
 
 
 def of_a_saved_view_whose_base_was_changed():
@@ -246,29 +253,29 @@ def of_a_saved_view_whose_base_was_changed():
     y, z = base.unbind()
     loss = y * z
     base.mul_(2)
-    told = "backward() will raise: MulBackward0 saved a view whose base was changed"
-    return loss, [x], "multi-view-in-place", told
+    message = "backward() will raise: MulBackward0 saved a view whose base was changed"
+    return loss, [x], "multi-view-in-place", message
 
 
 def of_no_formula():
     a, x = leaf(1, 2), leaf(3, 4)
-    told = "backward() will raise at a Node without a formula"
-    return torch.special.gammainc(a, x).sum(), [a, x], "not-implemented", told
+    message = "backward() will raise at a Node without a formula"
+    return torch.special.gammainc(a, x).sum(), [a, x], "not-implemented", message
 
 
 def of_no_second_derivative():
     q = torch.ones(1, 2, 4, 8, requires_grad=True)
     y = nn.functional.scaled_dot_product_attention(q, q, q)
     (g,) = torch.autograd.grad(y.sum(), q, create_graph=True)
-    told = "backward() will raise at a Node without a formula"
-    return g.sum(), [q], "not-implemented", told
+    message = "backward() will raise at a Node without a formula"
+    return g.sum(), [q], "not-implemented", message
 
 
 def of_a_second_derivative_of_once():
     x = leaf(1, 2)
     (g,) = torch.autograd.grad((Once.apply(x) * x).sum(), x, create_graph=True)
-    told = "the pass will raise at the end of a backward that was not recorded"
-    return g.sum(), [x], "once-differentiable", told
+    message = "the pass will raise at the end of a backward that was not recorded"
+    return g.sum(), [x], "once-differentiable", message
 
 
 PROGRAMS = [value for name, value in list(globals().items()) if name.startswith("of_")]
@@ -279,7 +286,7 @@ def test_an_error_is_told_with_its_code_and_backward_fails(program):
     output, inputs, code, message = program()
     diagnosis = diagnose(output, *inputs)
     assert not diagnosis.ok
-    (found,) = [one for one in diagnosis if one.code == code]
+    (found,) = [finding for finding in diagnosis if finding.code == code]
     assert found.severity == "error"
     assert found.message == message
     assert not really(output, *inputs)
@@ -288,7 +295,7 @@ def test_an_error_is_told_with_its_code_and_backward_fails(program):
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_a_finding_that_names_a_node_has_the_node_of_the_graph(program):
     output, inputs, code, _ = program()
-    (found,) = [one for one in diagnose(output, *inputs) if one.code == code]
+    (found,) = [finding for finding in diagnose(output, *inputs) if finding.code == code]
     if found.node is None:
         assert found.where == ""
     else:
@@ -305,8 +312,8 @@ def test_programs_without_a_fault_have_no_error_and_run():
     z = leaf(1).sum()
     z.retain_grad()
     assert diagnose(z, z).ok and really(z, z)
-    one = torch.ones((), requires_grad=True)
-    assert diagnose(one, one).ok and really(one, one)
+    scalar = torch.ones((), requires_grad=True)
+    assert diagnose(scalar, scalar).ok and really(scalar, scalar)
 
 
 def test_a_leaf_alone_is_no_error_where_nothing_was_asked_for():
@@ -416,7 +423,7 @@ def test_a_mask_and_accumulation_write_each_value():
 @pytest.mark.parametrize("dim", [0, -2, (0,), ()])
 def test_elements_that_tie_along_a_dimension_are_counted(dim):
     x = torch.tensor([[1.0, 2.0], [1.0, 5.0]], requires_grad=True)
-    ties = [one.message for one in diagnose(x.amin(dim).sum(), x)]
+    ties = [found.message for found in diagnose(x.amin(dim).sum(), x)]
     assert ties == ["2 elements tie: those of one result share its gradient"]
 
 
@@ -448,8 +455,8 @@ def test_infinities_that_mask_are_not_flagged():
 
 def test_a_saved_nan_is_flagged_wherever_it_is():
     x = torch.tensor([torch.nan, 1.0], requires_grad=True)
-    told = [one.message for one in diagnose(x.abs().max() * 0, x)]
-    assert "MaxBackward1 saved result, which has NaN values" in told
+    messages = [found.message for found in diagnose(x.abs().max() * 0, x)]
+    assert "MaxBackward1 saved result, which has NaN values" in messages
 
 
 def test_a_relu_without_any_positive_output_is_dead():
@@ -505,11 +512,13 @@ RISKS = [
 ]
 
 
-@pytest.mark.parametrize(("f", "at", "near", "told"), RISKS)
-def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else(f, at, near, told):
+@pytest.mark.parametrize(("f", "at", "near", "point"), RISKS)
+def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else(
+    f, at, near, point
+):
     x = leaf(at)
-    risks = [one for one in diagnose(f(x).sum(), x) if one.code == "nan-risk"]
-    assert [one.message for one in risks] == [f"{told}: the gradient is infinite"]
+    risks = [found for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
+    assert [found.message for found in risks] == [f"{point}: the gradient is infinite"]
     assert risks[0].severity == "warning"
     assert really(f(x).sum(), x) and not x.grad.isfinite().all()
     x = leaf(near)
@@ -562,6 +571,21 @@ def test_what_is_told_to_send_zero_sends_zero(f):
     assert really(f(x).sum(), x) and not x.grad.any()
 
 
+def test_a_custom_function_of_such_a_name_need_not_send_zero():
+    class Round(Function):  # a straight-through estimator
+        @staticmethod
+        def forward(ctx, x):
+            return x.round()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    x = leaf(1.4, -2.6)
+    assert codes(diagnose(Round.apply(x).sum(), x)) == ["custom-gradients"]
+    assert really(Round.apply(x).sum(), x) and x.grad.all()
+
+
 # ---- with a watch
 
 
@@ -572,7 +596,7 @@ def test_with_a_watch_findings_have_the_line_of_the_program():
         loss = (y.exp() * x.log()).sum()
     y.grad_fn  # noqa: B018
     diagnosis = diagnose(loss, x, w, watch=watched)
-    assert [(one.code, one.source.text) for one in diagnosis] == [("detached", "x.detach()")]
+    assert [(found.code, found.source.text) for found in diagnosis] == [("detached", "x.detach()")]
     assert diagnosis[0].where == str(diagnosis[0].source)
     with watch() as watched:
         loss = (x - 1).sqrt().sum()
@@ -618,7 +642,9 @@ def test_a_change_behind_autograd_is_a_warning_with_its_line():
     with watch() as watched:
         loss = (x * x).sum()
         x.data.mul_(10)
-    (found,) = [one for one in diagnose(loss, x, watch=watched) if one.code != "detached"]
+    (found,) = [
+        finding for finding in diagnose(loss, x, watch=watched) if finding.code != "detached"
+    ]
     assert (found.code, found.severity) == ("changed-behind", "warning")
     assert found.source.text == "x.data.mul_(10)"
 
@@ -630,15 +656,25 @@ def test_a_diagnosis_is_a_sequence_with_errors_first():
     x, w, v = leaf(-1), leaf(1), leaf(2, 3)
     x.register_hook(lambda gradient: gradient)
     diagnosis = diagnose((x.relu() + w.relu() * 0).sum(), x, w, v)
-    assert [one.severity for one in diagnosis] == ["error", "warning", "info"]
+    assert [found.severity for found in diagnosis] == ["error", "warning", "info"]
     assert codes(diagnosis) == ["unused-input", "dead-relu", "hook"]
     assert len(diagnosis) == 3
     assert diagnosis[1:] == (diagnosis[1], diagnosis[2])
     assert diagnosis[-1] is list(diagnosis)[2] and diagnosis[0] in diagnosis
-    assert all(isinstance(one, Finding) for one in reversed(diagnosis))
+    assert all(isinstance(found, Finding) for found in reversed(diagnosis))
     assert repr(diagnosis) == "<Diagnosis: unused-input, dead-relu, hook>"
     with pytest.raises(IndexError):
         diagnosis[3]
+
+
+def test_a_diagnosis_is_a_tuple_that_equals_one_and_can_be_copied():
+    x, w = leaf(1, 2), leaf(3)
+    diagnosis = diagnose(x.sum(), x, w)
+    assert isinstance(diagnosis, Sequence) and isinstance(diagnosis, tuple)
+    assert diagnosis == tuple(diagnosis) and type(diagnosis[:]) is tuple
+    for copied in (copy.deepcopy(diagnosis), pickle.loads(pickle.dumps(diagnosis))):
+        assert type(copied) is Diagnosis
+        assert (copied, str(copied), copied.ok) == (diagnosis, str(diagnosis), False)
 
 
 def test_a_diagnosis_without_findings_says_what_was_looked_at():
@@ -664,8 +700,8 @@ def test_a_diagnosis_reads_as_advice():
 
 def test_an_input_is_called_by_its_variable_or_by_its_place_and_shape():
     model = nn.Linear(2, 3)
-    told = [one.message for one in diagnose(leaf(1).sum(), *model.parameters())]
-    assert told == [
+    messages = [found.message for found in diagnose(leaf(1).sum(), *model.parameters())]
+    assert messages == [
         "input 0, of shape (3, 2), is not in the graph of the output: its .grad stays None",
         "input 1, of shape (3,), is not in the graph of the output: its .grad stays None",
     ]
@@ -748,7 +784,7 @@ def test_nothing_is_executed_and_nothing_is_kept_alive():
     seen = weakref.ref(y), weakref.ref(loss)
     del y, loss, watched
     gc.collect()
-    assert [one() for one in seen] == [None, None]
+    assert [reference() for reference in seen] == [None, None]
     loss = checkpoint(forward, x, use_reentrant=False).sum()
     loss.backward()
     assert "after" in calls
@@ -818,7 +854,7 @@ def test_an_unusual_input_is_told_rightly(kind):
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_an_unusual_input_that_is_not_used_is_told_as_such(kind):
     w, x = leaf(1, 2, 3), UNUSUAL[kind]()
-    found = [one.code for one in diagnose(w.sum(), x) if one.severity != "info"]
+    found = [finding.code for finding in diagnose(w.sum(), x) if finding.severity != "info"]
     assert found == ["unused-input"]
 
 
@@ -831,20 +867,20 @@ def test_an_unusual_output_of_several_elements_is_not_ok(kind):
 
 
 def test_inside_a_transform_diagnose_points_to_the_outside():
-    told = []
+    diagnoses = []
 
     def f(v):
         y = (v * v).sum()
-        told.append(diagnose(y, v))
+        diagnoses.append(diagnose(y, v))
         return y
 
     torch.vmap(f)(torch.ones(2, 2, requires_grad=True))
-    assert told[0][0].message == (
+    assert diagnoses[0][0].message == (
         "the output does not require grad: it is inside a transform such as torch.vmap; diagnose "
         "the result, outside of it"
     )
     torch.func.grad(f)(torch.ones(2))
-    assert len(told) == 2
+    assert len(diagnoses) == 2
 
 
 # ---- what was told wrongly once
@@ -865,8 +901,8 @@ def test_parameters_in_a_reentrant_checkpoint_are_no_error():
     loss = checkpoint(model, x, use_reentrant=True).sum()
     diagnosis = diagnose(loss, x, *model.parameters())
     assert diagnosis.ok
-    told = [one.message for one in diagnosis if one.code == "unused-input"]
-    assert len(told) == 2 and all("use_reentrant=True" in message for message in told)
+    messages = [found.message for found in diagnosis if found.code == "unused-input"]
+    assert len(messages) == 2 and all("use_reentrant=True" in message for message in messages)
     assert really(loss, x, *model.parameters())
 
 
@@ -959,9 +995,9 @@ def test_of_the_passes_of_the_lessons_those_that_run_have_no_error_and_the_other
 
     def diagnosed(output, gradient=None, *args, **kwargs):
         graph = Graph.of(output) if output.requires_grad else None
-        leaves = [one.grad_fn.variable for one in graph.leaves] if graph else []
-        leaves = [one for one in leaves if one.requires_grad]  # not those frozen afterwards
-        errors = {one.code for one in diagnose(output, *leaves) if one.severity == "error"}
+        leaves = [node.grad_fn.variable for node in graph.leaves] if graph else []
+        leaves = [leaf for leaf in leaves if leaf.requires_grad]  # not those frozen afterwards
+        errors = {found.code for found in diagnose(output, *leaves) if found.severity == "error"}
         if gradient is not None:
             errors -= {"non-scalar", "complex-output"}
         try:
@@ -987,7 +1023,7 @@ def test_of_the_passes_of_the_lessons_those_that_run_have_no_error_and_the_other
             except Exception:
                 assert any("xfail" in mark for mark in block.marks), block.lineno
     assert [errors for errors in ran if errors] == []
-    assert [told for errors, untold, told in raised if not errors and not untold] == []
+    assert [error for errors, untold, error in raised if not errors and not untold] == []
     calls = sum(len(re.findall(r"(?<!def )\bbackward\(", block.code)) for block in snippets)
     assert bool(ran) == bool(calls), calls
 
@@ -1008,8 +1044,10 @@ def test_leaves_made_in_inference_mode_get_what_they_really_get():
     loss = (x + 1).sum()
     assert diagnose(loss, x).ok and really(loss, x)
     loss = layer(torch.ones(1, 2)).sum()
-    told = diagnose(loss, layer.bias, layer.weight)
-    assert [one.code for one in told if one.severity == "error"] == ["input-without-grad"]
+    diagnosis = diagnose(loss, layer.bias, layer.weight)
+    assert [found.code for found in diagnosis if found.severity == "error"] == [
+        "input-without-grad"
+    ]
     loss.backward()
     assert layer.bias.grad is not None and layer.weight.grad is None
 
@@ -1022,6 +1060,6 @@ def test_a_cut_that_reached_the_output_once_is_not_told_as_unknown():
             number = x.sum().item()
             total = total * number if came_back else total
             print(2 * number)
-    told = [one for one in diagnose(total, x, watch=watched) if one.code == "left-torch"]
-    assert [one.severity for one in told] == ["warning", "info"]
-    assert "not known" not in told[0].message and "not known" in told[1].message
+    findings = [found for found in diagnose(total, x, watch=watched) if found.code == "left-torch"]
+    assert [found.severity for found in findings] == ["warning", "info"]
+    assert "not known" not in findings[0].message and "not known" in findings[1].message

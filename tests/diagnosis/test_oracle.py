@@ -262,12 +262,12 @@ class Program:
         self.pool.append(g[0])
 
     def reassign(self) -> None:
-        place = self.random.randrange(len(self.inputs))
-        old = self.inputs[place]
+        index = self.random.randrange(len(self.inputs))
+        old = self.inputs[index]
         new = old.detach().clone().requires_grad_()
         self.pool.append(new)
         if self.random.random() < 0.5:
-            self.inputs[place] = new
+            self.inputs[index] = new
 
     def rare(self) -> None:
         t = self.pick()
@@ -296,8 +296,10 @@ class Program:
         if choice < 0.2:
             return t.sum()
         # Most of what was computed goes into the output.
-        used = [one for one in self.pool if one.requires_grad and self.random.random() < 0.8]
-        return sum((one.sum() for one in used), t.sum())
+        used = [
+            tensor for tensor in self.pool if tensor.requires_grad and self.random.random() < 0.8
+        ]
+        return sum((tensor.sum() for tensor in used), t.sum())
 
 
 LEAVES_NONE = {"unused-input", "reassigned", "late-requires-grad", "not-a-leaf", "leaf-output"}
@@ -309,13 +311,13 @@ INSIDE = {"freed", "modified-in-place", "not-implemented"}
 
 def happened(output, inputs) -> BaseException | bool:
     """The error of backward, or whether every input got a gradient."""
-    for one in inputs:
-        one.grad = None
+    for tensor in inputs:
+        tensor.grad = None
     try:
         output.backward()
     except Exception as error:
         return error
-    return all(one.grad is not None for one in inputs)
+    return all(tensor.grad is not None for tensor in inputs)
 
 
 def untold(graph: Graph | None, hooked: bool, result) -> str | None:
@@ -361,11 +363,11 @@ def test_diagnose_tells_what_backward_does(chunk, record_property):
             warnings.simplefilter("ignore")
             program = Program(seed)
         output, inputs = program.output, program.inputs
-        told, graph = diagnose(output, *inputs), graph_of(output)
+        diagnosis, graph = diagnose(output, *inputs), graph_of(output)
         hooked = graph is not None and any(peek(node.grad_fn).hooked for node in graph.nodes)
         result = happened(output, inputs)
-        trouble = f"seed {seed}: {program.lines}\ntold: {told!r}\nhappened: {result!r}"
-        errors = {one.code for one in told if one.severity == "error"}
+        trouble = f"seed {seed}: {program.lines}\ntold: {diagnosis!r}\nhappened: {result!r}"
+        errors = {found.code for found in diagnosis if found.severity == "error"}
         if isinstance(result, Exception):
             explained = explain(result)
             kind = explained.code if explained else type(result).__name__
@@ -379,7 +381,7 @@ def test_diagnose_tells_what_backward_does(chunk, record_property):
             why = untold(graph, hooked, result)
             assert why, trouble
             kind = f"not told: {why}"
-        assert told.ok is not bool(errors), trouble
+        assert diagnosis.ok is not bool(errors), trouble
         table[kind] += 1
     for kind, count in table.items():
         record_property(kind, count)

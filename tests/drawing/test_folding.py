@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from companion import Graph, draw, modules
@@ -207,6 +207,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=40)
 @given(STEPS, st.integers(1, 40))
+@example([("mul", 0, 0)] * 18 + [("loop", 0, 1), ("loop", 0, 93)], 6)  # copies share their inside
 def test_random_programs_lose_nothing_at_any_limit(steps, limit):
     tensors = [torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True) * 1]
     for step, i, j in steps:

@@ -178,7 +178,7 @@ def look_in_every_way(levels: int) -> None:
         lambda y: walk_grad_fn(y, max_depth=2),
         lambda y: draw(y).alt,
         lambda y: len(Graph.of(y).nodes) + Graph.of(y).depth,
-        lambda y: Graph.of(y, names={"loss": y}).to_json(),
+        lambda y: Graph.of(y, names={"loss": y}).edges,
     ):
         y, _ = chain(levels)
         look(y)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import companion
 from companion import Graph, draw, modules
-from companion.graph.modules import calls_told
+from companion.graph.modules import calls_from
 
 
 class Twice(nn.Module):
@@ -73,7 +73,7 @@ def test_several_passes_in_one_block_are_told_apart_by_their_nodes():
         first, second = model(torch.ones(1, 2)), model(torch.ones(1, 2))
     assert made_by(first, names) == made_by(second, names)
     assert [m for _, m in made_by(first + second, names)][:3] == [None] * 3
-    assert len(calls_told(names.events)) == 6
+    assert len(calls_from(names.events)) == 6
 
 
 def test_hooks_are_gone_after_the_block_and_after_an_error():
@@ -128,7 +128,7 @@ def test_a_global_hook_that_raises_before_the_call_began_ends_no_other_call():
             model[1](x)
         y = model[0](x)
     assert made_by(y, names) == [("TanhBackward0", "0")]
-    assert [call.path for call in calls_told(names.events)] == ["0"]
+    assert [call.path for call in calls_from(names.events)] == ["0"]
 
 
 def test_a_graph_read_while_a_call_is_open_knows_its_module_when_asked_later():
@@ -147,7 +147,7 @@ def test_to_read_a_graph_takes_no_time_for_the_calls_before(monkeypatch):
     model = nn.Tanh()
     with modules(model) as names:
         y = model(torch.ones(2, requires_grad=True))
-    monkeypatch.setattr(companion.graph.reading, "calls_told", lambda events: 1 / 0)
+    monkeypatch.setattr(companion.graph.reading, "calls_from", lambda events: 1 / 0)
     graph = Graph.of(y, names=names)
     with pytest.raises(ZeroDivisionError):
         _ = graph.calls
@@ -158,7 +158,7 @@ def test_the_class_is_that_at_the_time_of_the_call():
     with modules(model) as names:
         model(torch.ones(1, 2))
         model(torch.ones(1, 2))
-    kinds = [call.kind for call in calls_told(names.events) if call.path == "0"]
+    kinds = [call.kind for call in calls_from(names.events) if call.path == "0"]
     assert kinds == ["LazyLinear", "Linear"]
 
 

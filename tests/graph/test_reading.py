@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import json
 import pickle
 import sys
 import threading
@@ -590,35 +589,10 @@ def test_networkx_that_is_missing_is_asked_for_by_name(monkeypatch):
         Graph.of(torch.ones(2, requires_grad=True)).to_networkx()
 
 
-# ---- as data
-
-
-def test_json_has_the_plain_data():
-    x = torch.ones(2, 3, requires_grad=True)
-    first, second = (x * 2.0).split([1, 2], dim=1)
-    graph = Graph.of(second.sum(), first)
-    data = json.loads(graph.to_json())
-    assert data["roots"] == [0, 1]
-    assert data["nodes"][1] == {
-        "index": 1,
-        "name": "SplitWithSizesBackward0",
-        "label": "SplitWithSizesBackward0",
-        "is_leaf": False,
-        "shape": [2, 1],
-        "dtype": "float32",
-        "slots": 1,
-    }
-    assert data["nodes"][3]["label"] == "x"
-    assert [node["slots"] for node in data["nodes"]] == [1, 1, 2, 0]
-    assert [tuple(edge.values()) for edge in data["edges"]] == [
-        (e.source, e.target, e.slot, e.input_nr) for e in graph.edges
-    ]
-
-
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_copy_is_refused_with_the_reason(make):
     graph = Graph.of(torch.ones(2, requires_grad=True) * 2)
-    with pytest.raises(TypeError, match=r"holds live Nodes.*to_json\(\)"):
+    with pytest.raises(TypeError, match=r"holds live Nodes.*to_networkx\(\)"):
         make(graph)
 
 
