@@ -97,7 +97,8 @@ def test_a_snippet_has_its_marks_and_what_it_did():
 
 
 @pytest.mark.parametrize(
-    "between", ["text", "```py\n1\n```", "</details>", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"]
+    "between",
+    ["text", "```py\n1\n```", "</details>", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"],
 )
 def test_what_stands_between_keeps_marks_and_outputs_from_a_snippet(between):
     below = shown("1\n", "![a](figures/x.svg)")
