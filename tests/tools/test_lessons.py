@@ -37,6 +37,7 @@ Player()
 """
 FRAGMENT = '<figure class="player">\n<p>Step 1</p>\n</figure>\n'
 PLAYER = r"[One &lt;step>.](figures/01-step.html)"
+FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -419,9 +420,7 @@ def test_what_needs_no_test_is_let_through(text):
 
 
 @pytest.mark.parametrize("figure", ["![a](figures/x.svg)", "[a](figures/x.html)"])
-@pytest.mark.parametrize(
-    ("before", "after"), [("", ""), ("", "\nText.\n"), ("/// details | Answer\n", "///\n")]
-)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("", "\nText.\n"), (FOLD, "</details>\n")])
 def test_a_snippet_with_its_output_and_figure_is_let_through(figure, before, after):
     text = f"{before}{prints('1', '1')}\n{figure}\n{after}"
     assert list(problems(text, run=[1 + before.count("\n")])) == []
