@@ -53,10 +53,12 @@ READING, EXERCISES = 30, 30  # minutes, at most
 LONGER = {"18-kinks": 35, "19-power-series": 35}  # to read
 PROJECT = "20-your-own"  # takes as long as it takes
 
-REASON = re.compile(r"\b(because|since|so that|for example)\b", re.IGNORECASE)
-# What is written into pages: a list of the lessons, how long all of them take, what comes next.
+REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
+# What is written into pages: a list of the lessons, how long all of them take, where they can be
+# read, which one comes next.
 LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
 SUM = re.compile(r"\d+ lessons, about \d+ hours to read and \d+ hours of exercises")
+SITE = re.compile(r"^Read it on its site.*$", re.MULTILINE)
 NEXT = re.compile(r"(?<=\nNext: )\[.*?\]\(.*?\)")
 
 
@@ -215,10 +217,19 @@ def in_all(course: Sequence[Lesson]) -> str:
     )
 
 
-def updated(page: Path, course: Sequence[Lesson]) -> str:
-    """The text of a page, with what it shows of the lessons as it is now."""
+def site(repository: str) -> str:
+    """Where to read the course. ``repository`` is OWNER/NAME on GitHub, or nothing."""
+    owner, _, name = repository.partition("/")
+    if not name:
+        return "Read it on its site, which `make serve` builds on your machine."
+    return f"Read it on its site, <https://{owner.lower()}.github.io/{name}/>."
+
+
+def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
+    """The text of a page, with what it shows of the course as it is now."""
     text = page.read_text(encoding="utf-8")
-    text = SUM.sub(in_all(course), LIST.sub(lambda _: "\n" + cards(course), text))
+    text = LIST.sub(lambda _: "\n" + cards(course), text)
+    text = SITE.sub(site(repository), SUM.sub(in_all(course), text))
     below = next((after for before, after in pairwise(course) if before.path == page), None)
     return NEXT.sub(lambda _: below.link, text) if below else text
 
@@ -236,8 +247,9 @@ def table(course: Sequence[Lesson]) -> Iterator[str]:
 
 def main(root: Path) -> None:
     course = lessons(root / "course")
+    settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
     for page in [root / "README.md", *sorted((root / "course").glob("*.md"))]:
-        text = updated(page, course)
+        text = updated(page, course, settings["extra"]["repository"])
         if text != page.read_text(encoding="utf-8"):
             page.write_text(text, encoding="utf-8")
             print(f"wrote {page}")
