@@ -39,7 +39,8 @@ CARD = """<!doctype html><meta charset="utf-8"><style>
   p {{ margin: 0; font-size: 38px; line-height: 1.4 }}
   .words {{ flex: 1 }} .words img {{ height: 130px }}
   body > svg {{ width: 480px; height: auto }}
-</style><body><div class="words"><img src="data:image/svg+xml;base64,{logo}"><h1>Inside Autograd</h1>
+</style><body><div class="words"><img src="data:image/svg+xml;base64,{logo}">
+<h1>Inside Autograd</h1>
 <p>See what <code>.backward()</code> does,<br>step by step.</p></div>{drawing}</body>"""
 
 
