@@ -251,7 +251,7 @@ def test_what_is_both_is_a_drawing(run):
 
 
 @pytest.mark.parametrize(
-    ("kind", "lesson"), [("output", "index"), ("error", "01-nodes"), ("figure", "index")]
+    ("kind", "lesson"), [("output", "index"), ("error", "01-nodes"), ("figure", "00-first-look")]
 )
 def test_one_changed_character_of_the_course_fails_and_names_its_line(run, pytester, kind, lesson):
     shutil.copytree(ROOT / "course/figures", pytester.path / "figures")
