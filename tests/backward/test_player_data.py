@@ -5,11 +5,11 @@ import warnings
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from companion import record_backward
 from companion.backward.player_data import Story, show
+from tests.programs import programs, run
 
 
 def diamond():
@@ -20,7 +20,7 @@ def diamond():
     return x, y
 
 
-class Double(torch.autograd.Function):
+class Counted(torch.autograd.Function):
     ran = 0
 
     @staticmethod
@@ -30,37 +30,18 @@ class Double(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        Double.ran += 1
+        Counted.ran += 1
         return grad * 2 + 0 * ctx.saved_tensors[0]
 
 
-@st.composite
-def programs(draw):
-    """A random program of one leaf, with tensors that are used several times and with splits."""
-    choices = draw(st.lists(st.integers(0, 10_000), min_size=2, max_size=8))
+any_program = given(programs(["sin", "mul", "add", "split", "unbind", "expand", "div"], 2, 8))
 
-    def build():
-        x = torch.tensor([0.5, 1.5], requires_grad=True)
-        pool = [x]
-        for choice in choices:
-            a, b = pool[choice % len(pool)], pool[choice // 7 % len(pool)]
-            kind = choice // 50 % 6
-            if kind == 0:
-                pool.append(a.sin())
-            elif kind == 1:
-                pool.append(a * b)
-            elif kind == 2:
-                pool.append(a + b)
-            elif kind == 3:
-                first, second = (a * 2).split(1)
-                pool.append(torch.cat([second, first]))
-            elif kind == 4:
-                pool.append((a * 1.5).unbind()[0].expand(2))
-            else:
-                pool.append(a / (b * b + 1))
-        return x, (pool[-1] + pool[len(pool) // 2]).sum()
 
-    return build
+def build(program):
+    """A leaf, and the output of a program that begins with it."""
+    x = torch.tensor([0.5, 1.5, -0.5, 1.0], requires_grad=True)
+    tensors = run(program, [x])
+    return x, (tensors[-1] + tensors[len(tensors) // 2]).sum()
 
 
 def mode(story, title):
@@ -133,9 +114,9 @@ def test_what_inputs_rules_out_waits_for_nothing():
 
 
 @settings(max_examples=60)
-@given(programs())
-def test_each_step_tells_what_the_recording_holds(build):
-    recording = record_backward(build()[1])
+@any_program
+def test_each_step_tells_what_the_recording_holds(program):
+    recording = record_backward(build(program)[1])
     for told, step in zip(Story(recording).steps, recording.steps, strict=True):
         assert told["node"] == step.node
         assert told["given"] == [show(gradient) for gradient in step.grad_outputs]
@@ -248,9 +229,9 @@ def test_a_leaf_that_still_waits_would_add_a_part():
 
 
 @settings(max_examples=60)
-@given(programs())
-def test_the_right_answer_is_the_node_that_ran(build):
-    recording = record_backward(build()[1])
+@any_program
+def test_the_right_answer_is_the_node_that_ran(program):
+    recording = record_backward(build(program)[1])
     questions = Story(recording).questions()
     assert len(questions) <= 3
     for question in questions:
@@ -264,9 +245,9 @@ def test_the_right_answer_is_the_node_that_ran(build):
 
 
 @settings(max_examples=60)
-@given(programs())
-def test_a_second_pass_is_what_torch_does_then(build):
-    x, y = build()
+@any_program
+def test_a_second_pass_is_what_torch_does_then(program):
+    x, y = build(program)
     first = Story(record_backward(y, retain_graph=True))
     told = first.second_pass()
     second = Story(record_backward(y)).steps
@@ -277,9 +258,9 @@ def test_a_second_pass_is_what_torch_does_then(build):
 
 
 @settings(max_examples=60)
-@given(programs())
-def test_a_second_pass_over_a_freed_graph_stops_where_torch_stops(build):
-    x, y = build()
+@any_program
+def test_a_second_pass_over_a_freed_graph_stops_where_torch_stops(program):
+    x, y = build(program)
     told = Story(record_backward(y)).second_pass()
     try:
         record_backward(y)
@@ -327,9 +308,9 @@ def naive(y):
 
 
 @settings(max_examples=60)
-@given(programs())
-def test_depth_first_tells_what_a_naive_recursion_computes(build):
-    x, y = build()
+@any_program
+def test_depth_first_tells_what_a_naive_recursion_computes(program):
+    x, y = build(program)
     recording = record_backward(y, retain_graph=True)
     told = Story(recording).depth_first()
     if told is None:
@@ -343,10 +324,10 @@ def test_depth_first_tells_what_a_naive_recursion_computes(build):
 
 def test_depth_first_is_not_told_where_it_would_run_code_of_the_users():
     x = torch.tensor(2.0, requires_grad=True)
-    y = Double.apply(x) * x
-    Double.ran = 0
+    y = Counted.apply(x) * x
+    Counted.ran = 0
     assert mode(Story(record_backward(y, retain_graph=True)), "Depth first") is None
-    assert Double.ran == 1
+    assert Counted.ran == 1
     unpacked = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: unpacked.append(1) or t)
     with hooks:
@@ -368,7 +349,7 @@ def test_a_second_pass_is_not_told_where_a_hook_changed_grad_or_something_was_mo
     recording = record_backward(h * h, retain_graph=True)
     h.detach().add_(1.0)
     assert Story(recording).second_pass() is None
-    assert Story(record_backward(Double.apply(x))).second_pass() is None
+    assert Story(record_backward(Counted.apply(x))).second_pass() is None
     about = Story(record_backward(x + 1.0)).second_pass()["about"]
     assert "not retained" in about
 

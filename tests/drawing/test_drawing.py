@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from companion import Graph, draw, watch
 from companion.graph.text import indented
+from tests.programs import Double
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,18 +36,6 @@ NASTY = [
     " ",
     "x" * 10_000,
 ]
-
-
-class Double(torch.autograd.Function):
-    """Two times its input."""
-
-    @staticmethod
-    def forward(ctx, a):
-        return a * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
 
 
 def boxes(svg: str) -> list[tuple[str, list[str], str]]:
@@ -210,7 +199,7 @@ def attributes(svg: str) -> list[set[str]]:
     return [set(element.attrib) for element in fromstring(svg).iter()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.text(min_size=1, max_size=60))
 def test_a_random_name_is_drawn_as_text(name):
     x = torch.ones(2, requires_grad=True)

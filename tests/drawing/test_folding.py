@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from companion import Graph, draw, modules
 from companion.drawing.folding import Box, Folded, fold
+from tests.programs import LOOPS, OPERATIONS, programs, run
 
 
 def kinds(folded: Folded) -> list[tuple[str, int, int]]:
@@ -198,29 +199,14 @@ def test_what_does_not_repeat_is_drawn_near_the_root_and_the_rest_is_one_block()
     assert folded.boxes[0].nodes == [0]
 
 
-STEPS = st.lists(
-    st.tuples(st.sampled_from("mul sin split loop detach leaf".split()), *[st.integers(0, 99)] * 2),
-    min_size=20,
-    max_size=60,
-)
+STEPS = {name: OPERATIONS[name] for name in ("mul", "sin", "split", "detach", "leaf")} | LOOPS
 
 
-@settings(deadline=None, max_examples=40)
-@given(STEPS, st.integers(1, 40))
-def test_random_programs_lose_nothing_at_any_limit(steps, limit):
-    tensors = [torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True) * 1]
-    for step, i, j in steps:
-        a, b = tensors[-1 - i % len(tensors)], tensors[-1 - j % 3 % len(tensors)]
-        if step == "split":
-            tensors += [torch.cat([part, part]) for part in a.split(2)]
-        elif step == "loop":
-            for _ in range(j % 7):
-                b = (b * a).tanh()
-            tensors.append(b)
-        elif step == "leaf":
-            tensors.append(torch.ones(4, requires_grad=True))
-        else:
-            tensors.append({"mul": a * b, "sin": b.sin(), "detach": a * b.detach()}[step])
+@settings(max_examples=40)
+@given(programs(STEPS, 20, 60), st.integers(1, 40))
+def test_random_programs_lose_nothing_at_any_limit(program, limit):
+    x, y = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
+    tensors = run(program, [x, y * 1], STEPS)
     graph = Graph.of(torch.stack(tensors).sum(), tensors[-1])
     folded = fold(graph, limit)
     if all(box.kind == "node" for box in folded.boxes):
