@@ -6,12 +6,14 @@ import html
 import json
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import jupytext
 import nbclient
 import nbformat
 import pytest
 
+from tests.tools.kernels import Kernels
 from tools.lessons import torch_is_pinned
 from tools.notebooks import notebook, repository, storyboard, write_all
 
@@ -77,15 +79,26 @@ def test_a_notebook_is_the_same_bytes_each_time():
     assert notebook(LESSONS[0]).encode() == notebook(LESSONS[0]).encode()
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    kernels = Kernels()
+    with patch("jupyter_client.provisioning.local_provisioner.launch_kernel", kernels.launch):
+        yield
+    kernels.end()
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path):
+def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, kernels, tmp_path):
     shown = nbformat.read(COURSE / "notebooks" / f"{lesson.stem}.ipynb", as_version=4)
     if repository(COURSE):
         del shown.cells[0]  # installs the companion
     ran = copy.deepcopy(shown)
     for cell in ran.cells:
         cell.outputs = []
-    client = nbclient.NotebookClient(ran, coalesce_streams=True, shutdown_kernel="immediate")
+    patience = {"startup_timeout": 600, "iopub_timeout": 600}  # seconds
+    client = nbclient.NotebookClient(
+        ran, coalesce_streams=True, shutdown_kernel="immediate", **patience
+    )
     client.execute(cwd=str(tmp_path))
     links = re.findall(r"^\[.*\]\((figures/.*\.html)\)$", lesson.read_text("utf-8"), re.M)
     players = [(COURSE / link).read_text("utf-8") for link in links]
