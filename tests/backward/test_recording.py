@@ -7,7 +7,6 @@ import threading
 import warnings
 import weakref
 from collections import Counter, defaultdict
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -22,7 +21,6 @@ import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, record_backward
 from tests.programs import OPERATIONS, Double, Silent, programs, run
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
 
 
@@ -91,10 +89,11 @@ def observed(a, how):
     return b
 
 
-def watched_leaf(dtype):
+def leaf(dtype, how=None):
     x = torch.linspace(-1, 1, 4, dtype=dtype).requires_grad_()
-    x.register_hook(lambda g: LOG.append(("leaf", None if g is None else g.tolist())))
-    x.register_post_accumulate_grad_hook(lambda p: LOG.append(("done", str(p.grad))))
+    if how:
+        x.register_hook(lambda g: LOG.append(("leaf", None if g is None else g.tolist())))
+        x.register_post_accumulate_grad_hook(lambda p: LOG.append(("done", str(p.grad))))
     return x
 
 
@@ -114,7 +113,7 @@ SHARED = (
 STEPS = programs([*SHARED, *OBSERVED], max_size=8)
 
 
-def run_program(program, dtype=torch.float32):
+def run_program(steps, dtype=torch.float32):
     """The tensors of a program, its output last."""
     tensors = run(steps, [leaf(dtype), leaf(dtype) * 2], OPERATIONS | OBSERVED)
     return [*tensors, (tensors[-1] * tensors[-2]).sum()]
@@ -181,21 +180,16 @@ def readable(fn):
 MODES = ["plain", "plain", "plain", "retain", "twice", "a leaf", "an inner one", "create"]
 
 
-@settings(max_examples=350)
+@settings(deadline=None, max_examples=350)
 @given(
-    programs(STEPS.keys() - UNFIT),
-    st.sampled_from(MODES),
-    st.booleans(),
-    st.sampled_from([torch.float32, torch.float64]),
+    STEPS, st.sampled_from(MODES), st.booleans(), st.sampled_from([torch.float32, torch.float64])
 )
 def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
     used = {step for step, _, _ in steps}
     if mode != "plain":  # torch refuses them
         steps = [step for step in steps if step[0] != "reentrant"]
     if mode == "create":  # to write into a gradient that a graph holds is refused
-        steps = [
-            step for step in steps if step[0] not in ("custom, writes in place", "tensor writes")
-        ]
+        steps = [step for step in steps if step[0] not in ("writes in place", "tensor writes")]
     runs = [run_program(steps, dtype) for _ in range(3)]
     ours, watched, plain = (tensors[-1] for tensors in runs)
     options: dict = {"retain_graph": mode in ("retain", "twice"), "create_graph": mode == "create"}
@@ -275,11 +269,16 @@ def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
 
 
 OTHER_TYPES = [torch.float16, torch.bfloat16, torch.complex64, torch.complex128]
-SIMPLE = {"add", "mul", "same twice", "split", "unbind", "expand", "view", "custom", "in place"}
+SIMPLE = sorted(
+    {"add", "mul", "same twice", "split", "unbind", "expand", "view", "custom", "in place"}
+)
 
 
-@settings(max_examples=100)
-@given(programs(SIMPLE, min_size=0), st.sampled_from(OTHER_TYPES))
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(st.sampled_from(SIMPLE), *[st.integers(0, 99)] * 2), max_size=8),
+    st.sampled_from(OTHER_TYPES),
+)
 def test_sums_of_arrivals_have_the_bits_of_the_engines_in_other_types_too(steps, dtype):
     ours, plain = (run_program(steps, dtype) for _ in range(2))
     gradient = torch.ones((), dtype=dtype)
@@ -293,10 +292,10 @@ def test_sums_of_arrivals_have_the_bits_of_the_engines_in_other_types_too(steps,
             assert same(totals.get(nr), gradient)
 
 
-@settings(max_examples=60)
-@given(programs(STEPS.keys() - UNFIT))
+@settings(deadline=None, max_examples=60)
+@given(STEPS)
 def test_under_create_graph_each_step_tells_the_nodes_it_made(steps):
-    unfit = {"reentrant", "custom, writes in place", "tensor writes", "checkpoint"}
+    unfit = {"reentrant", "writes in place", "tensor writes", "checkpoint"}
     unfit |= {"tensor changes", "pre changes"}  # what they make, they make before the step
     with torch.autograd.set_detect_anomaly(True, check_nan=False):  # it notes who made a Node
         output = run_program([step for step in steps if step[0] not in unfit])[-1]
@@ -468,7 +467,7 @@ def test_steps_tell_of_undefined_gradients():
     first, _, last = x.unbind()
     unbind = record_backward(first * 2 + last).steps[2]
     assert [g if g is None else g.item() for g in unbind.grad_outputs] == [2.0, None, 1.0]
-    steps = record_backward(GivesOneOfTwo.apply(x * 1, x.sin()).sum()).steps
+    steps = record_backward(Silent.apply(x * 1, x.sin()).sum()).steps
     assert steps[1].grad_inputs[0] is None
     undefined = [a for step in steps for a in step.arrivals if a.value is None]
     assert len(undefined) == 2 and undefined[0].total is None
@@ -974,8 +973,7 @@ def test_a_pass_of_another_thread_that_began_earlier_is_not_recorded():
 
 
 def test_deep_graphs_are_recorded_on_a_small_stack_and_freed():
-    command = [sys.executable, "-m", __name__]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -995,7 +993,7 @@ def main() -> None:
     thread.start()
     thread.join()
     assert not failed, failed
-    record_deep(45_000)
+    record_deep(60_000)
     print("done")
 
 

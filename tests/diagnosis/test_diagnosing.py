@@ -771,14 +771,14 @@ def test_nothing_is_executed_and_nothing_is_kept_alive():
     assert "after" in calls
 
 
-def test_a_graph_of_20_000_nodes_is_diagnosed():
+def test_a_graph_of_100_000_nodes_is_diagnosed():
     x = leaf(1)
     y = x
-    for _ in range(20_000):
+    for _ in range(100_000):
         y = y * 1.0
     diagnosis = diagnose(y, x)
     assert diagnosis.ok
-    assert str(diagnosis).startswith("backward() will run: the graph has 20001 nodes")
+    assert str(diagnosis).startswith("backward() will run: the graph has 100001 nodes")
 
 
 # ---- unusual tensors: a clear answer, never a crash
@@ -912,8 +912,17 @@ def test_a_freed_function_that_reads_saved_tensors_elsewhere_is_told(how):
 
 
 def test_a_freed_function_that_saved_no_tensors_runs_again():
+    class Double(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2
+
     x = leaf(1, 2)
-    loss = Twice.apply(x).sum()
+    loss = Double.apply(x).sum()
     loss.backward()
     assert diagnose(loss, x).ok and really(loss, x)
 
@@ -972,7 +981,7 @@ def every_warning():
 
 @pytest.mark.parametrize("page", LESSONS, ids=lambda page: page.stem)
 def test_of_the_passes_of_the_lessons_those_that_run_have_no_error_and_the_others_have(
-    page, monkeypatch, warn_always
+    page, monkeypatch
 ):
     ran, raised, backward = [], [], torch.Tensor.backward
 

@@ -4,10 +4,10 @@ What nobody can tell from a graph is listed in the docstring of ``diagnose``; he
 told apart by the kind of their error and the Nodes of their graph, and counted.
 """
 
-import functools
 import random
 import re
 import traceback
+import warnings
 from collections import Counter
 
 import pytest
@@ -27,69 +27,169 @@ def doubled(gradient):
     return gradient * 2
 
 
-def slope(a, create_graph):
-    """The derivative by the first leaf below."""
-    fn = a.grad_fn
-    while fn is not None and not hasattr(fn, "variable"):
-        fn = next((child for child, _ in fn.next_functions if child), None)
-    one = torch.ones((), dtype=torch.float64, requires_grad=True)
-    leaf = a if fn is None else fn.variable
-    return torch.autograd.grad(a.sum(), leaf, create_graph=create_graph, grad_outputs=one)[0]
+class Program:
+    """One random program: it runs as it is made, and refused steps are left out."""
 
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.lines: list[str] = []
+        torch.manual_seed(seed)
+        self.pool = [self.leaf() for _ in range(self.random.randint(1, 3))]
+        self.inputs = list(self.pool)
+        for _ in range(self.random.randint(2, 9)):
+            self.step()
+        try:
+            self.output = self.end()
+        except RuntimeError:  # a view that nobody may use any more
+            self.output = self.pool[-1]
+        chosen = [t for t in self.inputs if self.random.random() < 0.7]
+        extra = [t for t in self.pool if self.random.random() < 0.06]
+        self.inputs = chosen + extra
 
-def with_hooks(a):
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-        return a.exp()
+    def leaf(self):
+        shape = self.random.choice([(), (3,), (2, 3), (2, 3)])
+        leaf = torch.rand(shape, dtype=torch.float64) + 0.5
+        if self.random.random() < 0.05:
+            return leaf.long()
+        return leaf.requires_grad_(self.random.random() < 0.9)
 
+    def pick(self):
+        return self.random.choice(self.pool[-4:] if self.random.random() < 0.7 else self.pool)
 
-RARE = [
-    lambda a: torch.special.gammainc(a, a + 1),
-    lambda a: torch.floor_divide(a, 2.0),
-    lambda a: torch.special.zeta(2.0, a + 1),
-    with_hooks,
-    lambda a: checkpoint(lambda t: t.exp() * t, a, use_reentrant=False),
-    lambda a: torch.view_as_real(torch.complex(a, a)),
-]
-CUSTOM = [Square.apply] * 12 + [Double.apply] * 6 + [Once.apply] * 12
-CUSTOM += [GivesNone.apply, GivesTwo.apply]
-SLOPES = [functools.partial(slope, create_graph=True)] * 4
-SLOPES += [functools.partial(slope, create_graph=False)]
+    def step(self) -> None:
+        kinds = [
+            *[self.unary] * 6,
+            *[self.binary] * 6,
+            *[self.view] * 3,
+            *[self.in_place] * 4,
+            *[self.cut] * 2,
+            self.custom,
+            self.custom,
+            self.flags,
+            self.backward_before,
+            *[self.second_order] * 3,
+            self.reassign,
+            self.rare,
+        ]
+        kind = self.random.choice(kinds)
+        try:
+            kind()
+        except (RuntimeError, TypeError, IndexError, NotImplementedError, ValueError) as error:
+            self.lines.append(f"# {kind.__name__}: {error}"[:90])
+        else:
+            self.lines.append(kind.__name__)
 
+    def unary(self) -> None:
+        f = self.random.choice(
+            [torch.exp, torch.sin, torch.tanh, torch.sigmoid, torch.relu, torch.round, torch.sign]
+            + [torch.square, torch.neg, torch.clone, torch.abs, lambda t: t * 2, lambda t: t + 1]
+            + [lambda t: t**3, lambda t: (t * t + 1).sqrt(), lambda t: t.sum(), lambda t: t.mean()]
+            + [lambda t: t.float().double(), lambda t: t.cumsum(-1), lambda t: t.softmax(-1)]
+            + [lambda t: t.max(), lambda t: t.max(-1).values, lambda t: t.sort(-1).values]
+        )
+        self.pool.append(f(self.pick()))
 
-def of_one(function):
-    return lambda a, b: [function(a)]
+    def binary(self) -> None:
+        f = self.random.choice(
+            [torch.add, torch.mul, torch.sub, torch.div, torch.maximum, torch.atan2]
+            + [lambda a, b: torch.where(a > b, a, b), lambda a, b: torch.stack([a, b]).sum(0)]
+            + [lambda a, b: (a * b).sum(), lambda a, b: torch.cat([a.view(-1), b.view(-1)])]
+        )
+        self.pool.append(f(self.pick(), self.pick()))
 
+    def view(self) -> None:
+        f = self.random.choice(
+            [lambda t: t[0], lambda t: t.view(-1), lambda t: t.T, lambda t: t.expand(2, *t.shape)]
+            + [lambda t: t.split(1)[self.random.randrange(2)], lambda t: t.unbind()[0]]
+            + [lambda t: t[..., 1:], lambda t: t[t > 0.7], lambda t: t.view_as(t)]
+        )
+        self.pool.append(f(self.pick()))
 
-def of_two(function):
-    return lambda a, b: [function(a, b)]
+    def in_place(self) -> None:
+        t, other = self.pick(), self.pick()
+        choice = self.random.randrange(8)
+        if choice == 0:
+            t.add_(1)
+        elif choice == 1:
+            t.mul_(other)
+        elif choice == 2:
+            t[0] = other if other.dim() < t.dim() else 1.0
+        elif choice == 3:
+            t.exp_()
+        elif choice == 4:
+            with torch.no_grad():
+                t.add_(1)
+        elif choice == 5:
+            t[..., 0] += 1
+        elif choice == 6:
+            t.zero_()
+        else:
+            t.detach().add_(1)
 
+    def cut(self) -> None:
+        t = self.pick()
+        choice = self.random.randrange(9)
+        if choice == 0:
+            t = t.detach()
+        elif choice == 1:
+            t = t.data
+        elif choice == 2:
+            with torch.no_grad():
+                t = t * 2
+        elif choice == 3:
+            with torch.inference_mode():
+                t = t * 2
+        elif choice == 4:
+            t = t.long().double()
+        elif choice == 5:
+            t = (t > 0.7).double()
+        elif choice == 6:
+            t = torch.tensor(t.tolist(), dtype=torch.float64)
+        elif choice == 7:
+            t = t.argmax()
+        else:
+            t.detach_()
+            return
+        self.pool.append(t)
 
-def changing(function):
-    return lambda a, b: [function(a, b)][:0]
+    def custom(self) -> None:
+        bad = [GivesNone, GivesTwo] if self.random.random() < 0.1 else []
+        f = self.random.choice([Square, Square, Halves, Unused, Once, Once, *bad])
+        if f is Halves:
+            self.pool += f.apply(self.pick(), self.pick())[self.random.randrange(2) :]
+        else:
+            self.pool.append(f.apply(self.pick()))
 
+    def flags(self) -> None:
+        t = self.pick()
+        choice = self.random.randrange(4)
+        if choice == 0:
+            t.requires_grad_()
+            if t.is_leaf:
+                self.inputs.append(t)
+        elif choice == 1:
+            t.requires_grad_(False)
+        elif choice == 2:
+            t.retain_grad()
+            self.inputs.append(t)
+        elif t.grad_fn is not None:  # on a leaf that is a view torch 2.13 ends the process
+            t.register_hook(doubled)
 
-# How often each kind comes, and its operations.
-KINDS = {
-    "unary": (12, map(of_one, UNARY)),
-    "binary": (12, map(of_two, BINARY)),
-    "view": (6, map(of_one, VIEWS)),
-    "in place": (8, map(changing, IN_PLACE)),
-    "cut": (4, map(of_one, CUTS)),
-    "custom": (3, map(of_one, CUSTOM)),
-    "custom, of two": (1, [Halves.apply, lambda a, b: Halves.apply(a, b)[1:]]),
-    "flag": (2, map(changing, FLAGS)),
-    "backward": (2, map(changing, BACKWARD)),
-    "second order": (6, map(of_one, SLOPES)),
-    "reassigned": (2, [lambda a, b: [a.detach().clone().requires_grad_()]]),
-    "rare": (2, map(of_one, RARE)),
-}
-OPERATIONS, OFTEN = {}, {}
-for kind, (often, functions) in KINDS.items():
-    named = {f"{kind} {i}": function for i, function in enumerate(functions)}
-    OPERATIONS |= named
-    OFTEN |= dict.fromkeys(named, often / len(named))
-REFUSED = (RuntimeError, TypeError, IndexError, NotImplementedError, ValueError)
+    def backward_before(self) -> None:
+        t = self.pick()
+        keep = self.random.random() < 0.3
+        t.sum().backward(retain_graph=keep)
 
+    def second_order(self) -> None:
+        y = self.pick()
+        leaves = [t for t in self.inputs if t.requires_grad]
+        g = torch.autograd.grad(
+            y.sum(),
+            self.random.choice(leaves or self.pool),
+            create_graph=self.random.random() < 0.8,
+            grad_outputs=torch.ones((), dtype=torch.float64, requires_grad=True),
+        )
+        self.pool.append(g[0])
 
     def reassign(self) -> None:
         index = self.random.randrange(len(self.inputs))
@@ -99,6 +199,22 @@ REFUSED = (RuntimeError, TypeError, IndexError, NotImplementedError, ValueError)
         if self.random.random() < 0.5:
             self.inputs[index] = new
 
+    def rare(self) -> None:
+        t = self.pick()
+        choice = self.random.randrange(6)
+        if choice == 0:
+            self.pool.append(torch.special.gammainc(t, t + 1))
+        elif choice == 1:
+            self.pool.append(torch.floor_divide(t, 2.0))
+        elif choice == 2:
+            self.pool.append(torch.special.zeta(2.0, t + 1))
+        elif choice == 3:
+            with torch.autograd.graph.saved_tensors_hooks(lambda s: s, lambda s: s):
+                self.pool.append(t.exp())
+        elif choice == 4:
+            self.pool.append(checkpoint(lambda s: s.exp() * s, t, use_reentrant=False))
+        else:
+            self.pool.append(torch.view_as_real(torch.complex(t, t)))
 
     def end(self):
         t = self.random.choice(self.pool[-3:])
