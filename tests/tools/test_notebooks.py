@@ -6,6 +6,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import jupytext
 import nbclient
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tests.tools.kernels import Kernels
 from tools.lessons import torch_is_pinned
 from tools.notebooks import AFTER_PREDICT, notebook, repository, storyboard, write_all
 
@@ -86,14 +88,25 @@ def test_a_notebook_is_the_same_bytes_each_time():
     assert notebook(LESSONS[0]).encode() == notebook(LESSONS[0]).encode()
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    kernels = Kernels()
+    with patch("jupyter_client.provisioning.local_provisioner.launch_kernel", kernels.launch):
+        yield
+    kernels.end()
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path):
+def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, kernels, tmp_path):
     made = notebook(lesson, repository(COURSE), covered=False)
     shown = nbformat.reads(made, as_version=4)
     ran = nbformat.read(COURSE / "notebooks" / f"{lesson.stem}.ipynb", as_version=4)
     for cell in ran.cells:
         cell.outputs = []
-    client = nbclient.NotebookClient(ran, coalesce_streams=True, shutdown_kernel="immediate")
+    patience = {"startup_timeout": 600, "iopub_timeout": 600}  # seconds
+    client = nbclient.NotebookClient(
+        ran, coalesce_streams=True, shutdown_kernel="immediate", **patience
+    )
     client.execute(cwd=str(tmp_path))
     links = re.findall(r"^\[.*\]\((figures/.*\.html)\)$", lesson.read_text("utf-8"), re.M)
     players = [(COURSE / link).read_text("utf-8") for link in links]
