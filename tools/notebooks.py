@@ -67,7 +67,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     """
     lesson = Lesson(path)
     parts = [*_covered(lesson.parts)] if covered else lesson.parts
-    cells = [*_first(lesson.title, repository), *_cells(parts, path.parent)]
+    cells = [*_first(lesson, repository), *_cells(parts, path.parent)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     book = v4.new_notebook(cells=cells, metadata=METADATA)
@@ -75,7 +75,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _first(title: str, repository: str) -> Iterator[Any]:
+def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
     """The title, and how to get the companion where it is missing."""
     address = f"git+https://github.com/{repository}"
     if repository:
@@ -84,8 +84,10 @@ def _first(title: str, repository: str) -> Iterator[Any]:
     else:
         missing = f"Where it is missing: {MAKE_LAB}."
         cure = f'raise ModuleNotFoundError("companion is missing: {MAKE_LAB}") from None'
-    yield v4.new_markdown_cell(f"# {title}\n\n{NEEDS}\n{missing}")
-    source = f"%xmode Minimal\ntry:\n    import companion\nexcept ModuleNotFoundError:\n    {cure}"
+    yield v4.new_markdown_cell(f"# {lesson.title}\n\n{NEEDS}\n{missing}")
+    magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
+    source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
+    source = "\n".join([*magics, *source])
     yield v4.new_code_cell(source, outputs=[v4.new_output("stream", text=SHORT_ERRORS)])
 
 
