@@ -82,10 +82,11 @@ def svg(figure: Figure) -> str:
     """
     written = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        figure.savefig(written, format="svg", metadata=NO_METADATA)
+        # As in a notebook, nothing is cut off at the border.
+        figure.savefig(written, format="svg", metadata=NO_METADATA, bbox_inches="tight")
     source = ElementTree.fromstring(written.getvalue())
     named = {f"#{element.get('id')}": element for element in source.iter()}
-    size = {name: source.attrib[name] for name in ("width", "height", "viewBox")}
+    size = {name: _rounded(source.attrib[name], 1) for name in ("width", "height", "viewBox")}
     root = Element("svg", {"class": "plot", **size, "xmlns": "http://www.w3.org/2000/svg"})
     shared = {"fill": "black", "stroke-linejoin": "round", "stroke-linecap": "butt"}
     graph = SubElement(root, "g", {"class": "graph", **shared})

@@ -116,6 +116,15 @@ def test_text_is_text():
     assert "DejaVu" not in svg
 
 
+def test_nothing_is_cut_off_at_the_border():
+    made = Figure(figsize=(4, 2))
+    made.subplots().set_xlabel("below")
+    svg = plots.svg(made)
+    height = float(fromstring(svg).get("viewBox").split()[3])
+    (label,) = (e for e in elements(svg) if e.text == "below")
+    assert float(label.get("y")) < height - 2
+
+
 def test_what_lies_outside_of_the_axes_is_not_seen():
     made = Figure(figsize=(4, 3))
     made.subplots().set(xlim=(0, 1), ylim=(0, 1))
