@@ -84,11 +84,18 @@ def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
     else:
         missing = f"Where it is missing: {MAKE_LAB}."
         cure = f'raise ModuleNotFoundError("companion is missing: {MAKE_LAB}") from None'
-    yield v4.new_markdown_cell(f"# {lesson.title}\n\n{NEEDS}\n{missing}")
+    yield v4.new_markdown_cell(f"# {_title(lesson)}\n\n{NEEDS}\n{missing}")
     magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
     source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
     source = "\n".join([*magics, *source])
     yield v4.new_code_cell(source, outputs=[v4.new_output("stream", text=SHORT_ERRORS)])
+
+
+def _title(lesson: Lesson) -> str:
+    """The title of the front matter, which has the lesson's number; without one, the heading."""
+    if any(isinstance(part, FrontMatter) for part in lesson.parts):
+        return lesson.title
+    return next((part.title for part in lesson.parts if _is_title(part)), lesson.slug)
 
 
 def _covered(parts: list[Part]) -> Iterator[Part]:

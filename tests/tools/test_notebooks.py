@@ -428,6 +428,12 @@ def test_the_first_cells_say_what_it_is_and_how_to_get_the_companion(tmp_path):
     assert source(code).startswith("%xmode Minimal\ntry:\n    import companion\n")
 
 
+def test_without_front_matter_the_title_is_the_heading(tmp_path):
+    (tmp_path / "01-x.md").write_text("# X\n\nText.\n")
+    title, _, text = json.loads(notebook(tmp_path / "01-x.md"))["cells"]
+    assert source(title).startswith("# X\n") and source(text) == "Text."
+
+
 def test_where_a_lesson_has_plots_they_are_drawn_in_its_notebook(tmp_path):
     _, code, *_ = book(tmp_path, python("from matplotlib.figure import Figure"))
     assert source(code).splitlines()[1] == "%matplotlib inline"
