@@ -83,7 +83,8 @@ def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
         cure = f"%pip install -q {address}"
     else:
         missing = f"Where it is missing: {MAKE_LAB}."
-        cure = f'raise ModuleNotFoundError("companion is missing: {MAKE_LAB}") from None'
+        message = f'"companion is missing; "\n        "{MAKE_LAB}"'
+        cure = f"raise ModuleNotFoundError(\n        {message}\n    ) from None"
     yield v4.new_markdown_cell(f"# {_title(lesson)}\n\n{NEEDS}\n{missing}")
     magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
     source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
@@ -279,9 +280,10 @@ def _fold(fold: Opening) -> list[str]:
 
 def _as_text(snippet: Snippet, folder: Path) -> list[str]:
     """A snippet that does not run, and what it did."""
-    fences = [snippet.fence.text, snippet.output.text if snippet.output else ""]
+    did = "It raises:\n" if snippet.raises else "It prints:\n"  # so that it is not taken for code
+    output = [did, snippet.output.text] if snippet.output else []
     figures = [_html(snippet.figure, folder)] if snippet.figure else []
-    return "\n".join(filter(None, [*fences, *figures])).splitlines()
+    return "\n".join([snippet.fence.text, *output, *figures]).splitlines()
 
 
 def _links(source: str) -> str:

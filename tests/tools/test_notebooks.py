@@ -327,7 +327,7 @@ def test_a_snippet_in_a_fold_is_text_in_it(cells):
     (cell,) = cells(fold(RUNS))
     assert source(cell) == (
         "<details>\n<summary>Answer</summary>\n\nYes.\n\n"
-        "```python\nn = 1\nprint(n)\n```\n\n```text\n1\n```\n\nSee?\n\n</details>"
+        "```python\nn = 1\nprint(n)\n```\n\nIt prints:\n\n```text\n1\n```\n\nSee?\n\n</details>"
     )
 
 
@@ -467,7 +467,7 @@ def test_where_the_companion_is_missing_the_first_cell_acts(tmp_path, repository
         run()
         assert ran[1:] == [("pip", "install -q git+https://github.com/someone/course")]
     else:
-        with pytest.raises(ModuleNotFoundError, match="companion is missing: .*make lab"):
+        with pytest.raises(ModuleNotFoundError, match="companion is missing; .*make lab"):
             run()
     assert ran[0] == ("xmode", "Minimal")
 
