@@ -130,7 +130,7 @@ class PagesExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        parts.add_to(md)
+        parts.add_to(md, self.getConfig("docs"))
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         md.treeprocessors.register(Pages(md, **self.getConfigs()), "pages", 1)
 
