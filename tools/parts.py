@@ -10,7 +10,7 @@ is; a tree processor turns options into radio buttons. Without JavaScript all of
 - Question: ``[data-part=question][data-key]`` holds the stem, ``ul.options`` and
   ``details.answer``, in which ``[data-option=A]`` is the sentence on option A.
 - Exercise: ``[data-part=exercise]`` holds all that belongs to it, and ``.helps`` its folds.
-- Output: ``.language-text.output``, with ``.error`` or ``.error.todo`` where an error is on purpose.
+- Output: ``.language-text.output``, which is ``.error`` or ``.error.todo`` if it is one on purpose.
 - In short: ``[data-part=in-short]`` holds the sentences, each with its ``details.proof``.
 - A link to a word of the glossary is ``a[data-tip]``, with the first sentence of its entry.
 """
@@ -43,8 +43,8 @@ from tools.grammar import (
 )
 
 REVEAL = "I have an answer: show what PyTorch did"
-# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves. Where
-# course.js cannot be had, nothing stays covered.
+# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves.
+# Where course.js cannot be had, nothing stays covered.
 SCRIPTED = """<script>
 document.documentElement.classList.add("js")
 try {
