@@ -311,7 +311,8 @@ def _of_text(line: str) -> Iterator[str]:
     for alt, target in images:
         if not alt.strip():
             yield f"the image {target} has no alternative text"
-        yield f"the image {target} is not below a snippet that draws it"
+        if not grammar.PICTURE.fullmatch(target):
+            yield f"the image {target} is not below a snippet that draws it"
     for link in TO_PLAYER.finditer(line):
         yield f"the player {link[1]} is not below a snippet that makes it"
 

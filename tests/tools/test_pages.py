@@ -213,28 +213,45 @@ def test_the_folder_of_the_players_style_sheet_and_script_is_an_option(tmp_path)
     assert CSS in page(LINK, player="parts")
 
 
-def test_a_link_to_a_notebook_becomes_a_download_button():
-    link = tree(page("[Download the notebook](notebooks/01-x.ipynb)")).find(".//a")
-    assert link.get("class") == "md-button"
-    assert link.get("download") == ""
-    assert link.get("href") == "notebooks/01-x.ipynb"
+NOTEBOOK = "[Download the notebook](notebooks/01-x.ipynb)"
+
+
+def test_below_the_title_is_a_bar_with_minutes_a_download_and_the_controls_of_the_page():
+    bar = tree(page(f"{'word ' * 300}\n\n{NOTEBOOK}\n\n**1.** Why?")).find("div")
+    assert bar.get("class") == "lesson-bar"
+    assert bar.get("data-lesson") == "01-x"
+    assert bar.find("span").text == "2 min to read · 1 min of exercises"
+    (link,) = bar.findall("a")
+    assert link.attrib == {"class": "md-button", "download": "", "href": "notebooks/01-x.ipynb"}
+    (box,) = bar.findall("label/input")
+    assert box.attrib == {"type": "checkbox", "data-everything": ""}
+    (button,) = bar.findall("button")
+    assert button.attrib == {"type": "button", "data-forget": ""}
 
 
 def test_without_a_repository_there_is_no_link_to_colab():
-    assert "colab" not in page("[Download the notebook](notebooks/01-x.ipynb)", repository="")
+    assert "colab" not in page(NOTEBOOK, repository="")
 
 
 def test_with_a_repository_a_button_opens_the_notebook_in_colab():
-    text = "Get [the notebook](notebooks/01-x.ipynb), and run it."
-    body = tree(page(text, repository="someone/course"))
-    download, colab = body.findall(".//a")
+    _, colab = tree(page(NOTEBOOK, repository="someone/course")).findall("div/a")
     assert colab.get("href") == (
         "https://colab.research.google.com/github/someone/course/blob/main/course/"
         "notebooks/01-x.ipynb"
     )
     assert colab.get("class") == "md-button"
     assert colab.get("download") is None
-    assert "".join(body.itertext()) == "Get the notebook Open in Colab, and run it."
+
+
+def test_a_link_to_a_notebook_in_a_sentence_stays_a_link():
+    assert "md-button" not in page("Get [the notebook](notebooks/01-x.ipynb), and run it.")
+
+
+def test_links_in_a_box_of_buttons_are_buttons_and_the_first_stands_out():
+    text = '<div class="buttons" markdown="1">\n\n- [A](a.md)\n- [B](b.md)\n\n</div>'
+    html = markdown(text, extensions=["md_in_html", "tools.pages"])
+    links = [link.get("class") for link in tree(html).findall(".//a")]
+    assert links == ["md-button md-button--primary", "md-button"]
 
 
 def test_other_links_stay_links():
