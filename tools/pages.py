@@ -161,7 +161,7 @@ class PagesExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        parts.add_to(md)
+        parts.add_to(md, self.getConfig("docs"))
         minutes = Minutes(md)
         md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
