@@ -4,33 +4,15 @@
 (() => {
   "use strict";
 
-  const fill = (element, attributes, inside) => {
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else element.setAttribute(name, value);
-    }
-    element.append(...inside);
-    return element;
-  };
-  const make = (tag, attributes = {}, ...inside) => fill(document.createElement(tag), attributes, inside);
-  const draw = (tag, attributes, ...inside) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, inside);
-  const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
-  const paragraph = (...inside) => make("p", {}, ...inside);
-  const labelled = (label, ...inside) => paragraph(make("b", {}, label), " ", ...inside);
-  const listOf = (items) => {
-    const more = items.length > 9 ? [`and ${items.length - 8} more`] : [];
-    return make("ul", {}, ...[...items.slice(0, more.length ? 8 : 9), ...more].map((item) => make("li", {}, item)));
-  };
-  const scrolls = (name, ...inside) => make("div", { class: "player-scroll", role: "group", "aria-label": name }, ...inside);
-  const times = (n) => (n === 1 ? "once" : `${n} times`);
-  const nth = (n) => `${n}${n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th"}`;
+  const { Texts, button, labelled, listOf, make, nth, paragraph, scrolls, times } = playerTexts;
+  const { Drawing, brief, numbersIn } = playerDrawing;
   const framed = location.protocol === "about:"; // made from text, as in a notebook: it has no address of its own
 
   // Said of each part at the step at which it first has something to say.
   const HINTS = {
     start: "Next runs one Node. A click on a Node leads to the step in which it runs.",
     rule: "A Node takes the gradient that came and sends one along each of its arrows. In its rule, grad is what it was given; other names are of what the operation got or gave.",
-    engine: "The engine runs the Nodes. It counts how many gradients each still waits for; at 0 a Node is ready, and of the ready ones a leaf goes first, then what was made last.",
+    engine: "The engine runs the Nodes. It counts how many gradients each still waits for; a Node that waits for none is ready.",
     code: "The marked line made the Node that ran.",
   };
 
@@ -45,177 +27,6 @@
     const about = "Click each next Node, or go to it with Tab and press Enter. An arrow with a number has brought its gradient.";
     if (!engine.error && engine.steps.length > 1) all.push({ title: "You are the engine", about, steps: engine.steps, yours: true });
     return all;
-  }
-
-  // ---- the drawing. All of it is measured in its own units, as Graphviz wrote them, so it can be laid out unseen.
-
-  const numbersIn = (text) => (text.match(/-?\d+(\.\d+)?(e-?\d+)?/g) || []).map(Number);
-  const pairs = (numbers) => numbers.flatMap((x, i) => (i % 2 ? [] : [[x, numbers[i + 1]]]));
-  const widthOf = (text, size) => [...text].reduce((width, letter) => width + (/[\[\]().,:; -]/.test(letter) ? 0.36 : 0.6) * size, 0);
-  const around = (points) => {
-    const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
-    return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
-  };
-  const overlap = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
-  const inside = (box, [x, y]) => box[0] < x && x < box[2] && box[1] < y && y < box[3];
-
-  // Points along an arrow, close to each other. Its path consists of Bézier curves.
-  function pointsOf(edge) {
-    const [first, ...rest] = pairs(numbersIn(edge.querySelector("path").getAttribute("d")));
-    const found = [first];
-    for (let from = first, i = 0; i + 2 < rest.length; from = rest[i + 2], i += 3) {
-      const curve = [from, ...rest.slice(i, i + 3)];
-      for (let t = 0.02; t < 1.01; t += 0.02) {
-        const weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3];
-        found.push([0, 1].map((axis) => curve.reduce((sum, point, k) => sum + weights[k] * point[axis], 0)));
-      }
-    }
-    return found;
-  }
-
-  // A value that has room on an arrow.
-  const brief = (value) => (value.length <= 12 ? value : value[0] === "(" ? value.slice(0, value.indexOf(")") + 1) : "[…]");
-
-  class Drawing {
-    constructor(svg, nodes) {
-      this.svg = svg;
-      svg.setAttribute("role", "group"); // what is in an image cannot be reached
-      this.nodes = nodes.map((_, node) => {
-        const part = svg.querySelector(`.node.n${node}:not(.none)`);
-        const shape = part.querySelector("polygon:last-of-type, path");
-        const line = [...part.querySelectorAll("text")].pop();
-        const [number] = line.textContent.match(/^#\d+/) || [""];
-        return { part, line, number, box: around(pairs(numbersIn(shape.getAttribute("points") || shape.getAttribute("d")))) };
-      });
-      this.edges = [...svg.querySelectorAll(".edge")].map((part) => {
-        const text = part.querySelector("text");
-        const [x, y] = ["x", "y"].map((name) => Number(text?.getAttribute(name)));
-        const half = text ? widthOf(text.textContent, 10) / 2 : 0;
-        const tip = part.querySelector("polygon")?.getAttribute("points");
-        return { part, key: part.getAttribute("class").match(/e\d+-\d+/)?.[0], points: pointsOf(part), head: tip ? [around(pairs(numbersIn(tip)))] : [], label: text ? [[x - half, y - 9, x + half, y + 3]] : [] };
-      });
-      this.places = new Map();
-    }
-
-    // Where the numbers of a mode stand: on their own arrows, and on nothing else. One that has no room is left out.
-    placesOf(mode) {
-      if (this.places.has(mode)) return this.places.get(mode);
-      const widest = new Map();
-      for (const { node, passed } of mode.steps) {
-        for (const { slot, value } of passed) {
-          const key = `e${node}-${slot}`;
-          widest.set(key, Math.max(widest.get(key) || 0, widthOf(this.pillText(node, slot, value).join(""), 10)));
-        }
-      }
-      const places = new Map();
-      const taken = this.nodes.map(({ box }) => box);
-      for (const [key, width] of widest) {
-        const edge = this.edges.find((candidate) => candidate.key === key);
-        const place = edge && this.freePlace(edge, width + 8, taken);
-        if (place) {
-          places.set(key, place);
-          taken.push(place);
-        }
-      }
-      this.places.set(mode, places);
-      return places;
-    }
-
-    freePlace(edge, width, taken) {
-      const others = this.edges.filter((other) => other !== edge);
-      const full = [...taken, ...edge.head, ...others.flatMap(({ label, head }) => [...label, ...head])];
-      for (const along of [0.5, 0.4, 0.6, 0.32, 0.68, 0.24, 0.76]) {
-        const [x, y] = edge.points[Math.round(along * (edge.points.length - 1))];
-        for (const shift of [0, 0.25, -0.25, 0.45, -0.45]) {
-          const left = x - width / 2 + shift * width;
-          const place = [left, y - 7, left + width, y + 7];
-          const clear = [left - 1, y - 8, left + width + 1, y + 8];
-          if (!full.some((box) => overlap(clear, box)) && !others.some(({ points }) => points.some((point) => inside(clear, point)))) return place;
-        }
-      }
-      return null;
-    }
-
-    pillText(node, slot, value) {
-      const several = this.edges.filter(({ key }) => key?.startsWith(`e${node}-`)).length > 1;
-      return [several ? `[${slot}] ` : "", brief(value)];
-    }
-
-    // A number on each arrow along which something was sent; those of the last step stand out.
-    paintNumbers(mode, taken) {
-      for (const pill of this.svg.querySelectorAll(".player-pill")) pill.remove();
-      for (const { part } of this.edges) part.classList.remove("flow", "sent");
-      const places = this.placesOf(mode);
-      const last = new Map(mode.steps.slice(0, taken).flatMap((step, index) => step.passed.map((sent) => [`e${step.node}-${sent.slot}`, { ...sent, node: step.node, now: index === taken - 1 }])));
-      for (const { key, part } of this.edges) {
-        if (!last.has(key)) continue;
-        const { node, slot, value, now } = last.get(key);
-        if (now) part.classList.add("flow");
-        if (!places.has(key)) continue;
-        part.classList.add("sent");
-        const [left, top, right, bottom] = places.get(key);
-        const [slotText, valueText] = this.pillText(node, slot, value);
-        const text = draw("text", { x: (left + right) / 2, y: bottom - 3.5 }, draw("tspan", { class: "player-slot" }, slotText), valueText);
-        part.append(draw("g", { class: "player-pill" }, draw("rect", { x: left, y: top, width: right - left, height: bottom - top, rx: 6 }), text));
-      }
-    }
-
-    // The state of a Node as the last line in its box, where no arrow goes, and what it was given.
-    paintState(node, kind, text, number) {
-      const { part, line, number: tag, box } = this.nodes[node];
-      part.classList.remove("now", "ready", "done");
-      if (kind) part.classList.add(kind);
-      const room = box[2] - box[0] - 10 - widthOf(`${tag} ${text} `, 10.5);
-      const value = number && widthOf(number, 10.5) <= room ? ` ${number}` : "";
-      const parts = [["tag", tag && `${tag} `], ["badge", text], ["number", value]].filter(([, words]) => words);
-      line.replaceChildren(...parts.map(([name, words]) => draw("tspan", { class: `player-${name}` }, words)));
-    }
-  }
-
-  // ---- the texts beside the drawing. A player has two: one to read, and one that nobody sees, to measure all steps in.
-
-  class Texts {
-    constructor(lines) {
-      this.told = make("p", { class: "player-told", "aria-live": "polite" });
-      this.about = make("p", { class: "player-hint" });
-      this.ask = paragraph();
-      this.options = make("div", { class: "player-bar" });
-      this.said = make("p", { class: "player-said", "aria-live": "polite" });
-      this.gate = make("div", { class: "player-gate" }, this.ask, this.options, this.said);
-      this.panes = { rule: "What this Node did", engine: "What the engine knows", code: "Code" };
-      this.tabs = make("div", { class: "player-bar player-tabs", role: "group", "aria-label": "What to show" });
-      for (const [name, title] of Object.entries(this.panes)) {
-        const body = make("div", {});
-        const element = make("div", { class: `player-pane player-${name}`, role: "group", "aria-label": title }, make("p", { class: "player-title" }, title), body);
-        const tab = button(title.replace(/^What (this |the )?/, ""), () => this.choose(name, true));
-        this.tabs.append(tab);
-        this.panes[name] = { body, element, tab };
-      }
-      this.lines = make("ol", {}, ...lines.map((line) => make("li", {}, line === null ? "(not recorded)" : make("code", {}, line))));
-      this.hasCode = lines.some((line) => line !== null);
-      this.element = make("div", { class: "player-side" }, this.told, this.about, this.gate, this.tabs, ...Object.values(this.panes).map(({ element }) => element));
-      this.tab = "rule";
-    }
-
-    // On a narrow screen one pane is shown at a time.
-    choose(name, chosen = false) {
-      if (chosen) this.tab = name;
-      for (const [other, { element, tab }] of Object.entries(this.panes)) {
-        tab.setAttribute("aria-pressed", String(other === name));
-        element.classList.toggle("chosen", other === name);
-      }
-      if (chosen) this.onchoose?.();
-    }
-
-    // A pane that has nothing to say is not shown.
-    show(panes) {
-      for (const [name, { body, element, tab }] of Object.entries(this.panes)) {
-        body.replaceChildren(...panes[name]);
-        element.hidden = tab.hidden = !panes[name].length;
-      }
-      const shown = Object.keys(panes).filter((name) => panes[name].length);
-      this.choose(shown.includes(this.tab) ? this.tab : shown[0]);
-    }
   }
 
   // ---- a player
@@ -236,7 +47,7 @@
       this.ghost.element.classList.add("player-ghost");
       const pictures = make("div", { class: "player-pictures" }, scrolls("Graph", this.drawing.svg));
       if (this.second) {
-        this.made = make("div", { class: "player-made" }, make("p", { class: "player-title" }, "The graph that the pass makes: it is recorded, too"), scrolls("New graph", this.second));
+        this.made = make("div", { class: "player-made" }, make("p", { class: "player-title" }, "The graph that the pass makes"), scrolls("New graph", this.second));
         pictures.append(this.made);
       }
       this.panes = make("div", { class: "player-panes" }, pictures, this.texts.element);
@@ -278,7 +89,7 @@
       this.link = make("a", {}, "Link to this step");
       this.unfold = button("All steps as a table", () => {
         this.unfold.setAttribute("aria-expanded", String(this.figure.classList.toggle("player-unfolded")));
-        this.fillFrame();
+        this.settle();
       }, { "aria-expanded": "false" });
       return make("div", { class: "player-bar player-quiet" }, ...(this.modes.length > 1 ? [this.kind] : []), ...(framed ? [] : [this.link]), this.unfold);
     }
@@ -344,16 +155,21 @@
       const { leaf } = this.nodes[node];
       const { ran, waits } = known[node];
       const right = node === next;
-      let why = `It is ready as well, but it was made before ${this.name(next)}.`;
-      if (ran) why = "It has run already.";
-      else if (waits === null) why = "This pass does not need it.";
-      else if (waits > 0) {
-        const senders = mode.steps.slice(taken).flatMap((step) => (step.passed.some(({ to }) => to === node) ? [this.name(step.node)] : []));
-        why = `It still waits for ${waits}: from ${senders.join(" and ")}. Now it would ${leaf ? "add a part to .grad" : "send on a part"}, and have to run again.`;
-      } else if (right && known.filter((other) => other.waits === 0 && !other.ran).length === 1) why = "It is the only Node that is ready.";
-      else if (right) why = leaf ? "It is ready, and a leaf goes first." : "It is ready, and was made last.";
-      else if (this.nodes[next].leaf) why = leaf ? `It is ready as well, but PyTorch took the leaf ${this.name(next)} first.` : "It is ready as well, but a leaf goes first.";
+      let why = `is ready as well, but was made before ${this.name(next)}.`;
+      if (ran) why = "has run already.";
+      else if (waits === null) why = "is not needed by this pass.";
+      else if (waits > 0) why = `still waits for ${waits}: ${this.senders(mode, taken, node)}. Now it would ${leaf ? "add a part to .grad" : "send on a part"}, and have to run again.`;
+      else if (right && known.filter((other) => other.waits === 0 && !other.ran).length === 1) why = "is the only Node that is ready.";
+      else if (right) why = leaf ? "is ready, and a leaf goes first." : "is ready, and was made last.";
+      else if (this.nodes[next].leaf) why = leaf ? `is ready as well, but PyTorch took the leaf ${this.name(next)} first.` : "is ready as well, but a leaf goes first.";
       return { node, right, why };
+    }
+
+    // Who is still to send something to a Node.
+    senders(mode, taken, node) {
+      const counts = mode.steps.slice(taken).map((step) => [this.name(step.node), step.passed.filter(({ to }) => to === node).length]);
+      const sending = counts.filter(([, count]) => count);
+      return sending.map(([name, count]) => `${sending.length > 1 || count > 1 ? `${count} ` : ""}from ${name}`).join(" and ");
     }
 
     // ---- what is shown
@@ -395,7 +211,7 @@
         const [kind, text] = this.state(view, node, ran, waits);
         this.drawing.paintState(node, kind, text, ran ? brief(given[0]) : "");
         const { part } = this.drawing.nodes[node];
-        const asked = { tabindex: "0", role: "button", "aria-label": text ? `${this.name(node)}, ${text}` : this.name(node) };
+        const asked = { tabindex: "0", role: "button", "aria-label": ran ? `${this.name(node)}, ${text}` : this.name(node) };
         for (const [name, value] of Object.entries(asked)) {
           if (open) part.setAttribute(name, value);
           else part.removeAttribute(name);
@@ -410,7 +226,8 @@
       if (step && step.node === node) return ["now", ran > 1 ? `now, ${nth(ran)} time` : "now"];
       if (ran) return ["done", mode.free ? `ran ${times(ran)}` : "done"];
       if (waits === null) return ["", "not needed"];
-      if (mode.free || open) return ["", ""];
+      if (open) return ["", "?"];
+      if (mode.free) return ["", ""];
       return waits === 0 ? ["ready", "ready"] : ["", `waits for ${waits}`];
     }
 
@@ -457,8 +274,8 @@
       }
       texts.said.className = `player-said ${answer ? (answer.right ? "player-right" : "player-wrong") : ""}`;
       const sign = answer && make("span", { "aria-hidden": "true" }, answer.right ? "✓ " : "✗ ");
-      const verdict = answer && make("b", {}, answer.shown ? "The answer: " : answer.right ? "Right: " : "Not this one: ");
-      texts.said.replaceChildren(...(answer ? [sign, verdict, `${this.name(answer.node)}. ${answer.why}`] : []));
+      const verdict = answer && make("strong", {}, answer.shown ? "The answer: " : answer.right ? "Right: " : "Not this one: ");
+      texts.said.replaceChildren(...(answer ? [sign, verdict, `${this.name(answer.node)} ${answer.why}`] : []));
     }
 
     whatNodeDid(step) {
@@ -474,7 +291,7 @@
       const passed = step.passed.map(({ to, slot, rule, filled, value }) => {
         const terms = [rule, filled, value].filter((text, index, all) => text !== null && text !== all[index - 1]);
         const label = this.nodes[step.node].slots > 1 ? `to ${this.name(to)}, slot ${slot}: ` : `to ${this.name(to)}: `;
-        return make("span", {}, label, make("code", {}, terms.join(" = ")));
+        return make("span", {}, label, make("code", {}, ...terms.flatMap((term, index) => [make("span", {}, index ? `= ${term}` : term), " "])));
       });
       const value = this.nodes[step.node].value;
       const parts = [labelled("What came:", `${came.join("; ")}.`), labelled("What it was given:", `${given.join(" and ")}.`)];
@@ -544,15 +361,11 @@
       let tallest = 0;
       for (const view of this.views()) {
         this.write(this.ghost, view);
-        tallest = Math.max(tallest, this.ghost.element.offsetHeight);
+        tallest = Math.max(tallest, this.ghost.element.getBoundingClientRect().height);
       }
       this.ghost.element.remove();
-      this.texts.element.style.minHeight = `${tallest}px`;
-      for (const box of this.figure.querySelectorAll(".player-scroll, .player-story")) {
-        if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
-        else box.removeAttribute("tabindex"); // the keyboard need not stop where nothing scrolls
-      }
-      this.fillFrame();
+      this.texts.element.style.minHeight = `${Math.ceil(tallest)}px`;
+      this.settle();
     }
 
     // Every moment, and at each question the longest answers.
@@ -570,8 +383,13 @@
       }
     }
 
-    // In a notebook the frame is as tall as what is in it.
-    fillFrame() {
+    // What scrolls must be in reach of the keyboard, which need not stop elsewhere; and the frame of a notebook is as
+    // tall as what is in it.
+    settle() {
+      for (const box of this.figure.querySelectorAll(".player-scroll, .player-story")) {
+        if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
+        else box.removeAttribute("tabindex");
+      }
       if (framed && window.frameElement) window.frameElement.style.height = `${document.documentElement.offsetHeight + 4}px`;
     }
   }
@@ -606,6 +424,5 @@
       if (!("started" in figure.dataset)) new Player(figure, seen[key] > 1 ? `${key}.${seen[key]}` : key);
     }
   }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  start(); // it stands below all players of its page
 })();

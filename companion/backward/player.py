@@ -49,12 +49,12 @@ class Player:
     @cached_property
     def html(self) -> str:
         """A page of its own, which loads nothing from anywhere."""
-        parts = {name: (_HERE / name).read_text("utf-8") for name in ("player.css", "player.js")}
+        css, *js = ((_HERE / name).read_text("utf-8") for name in _FILES)
         return _PAGE.format(
             title=html.escape(self.alt),
-            css=parts["player.css"],
+            css=css,
             fragment=self.fragment,
-            js=parts["player.js"],
+            js="".join(js),
         )
 
     def _repr_html_(self) -> str:
@@ -260,6 +260,7 @@ def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iter
 
 
 _HEAD = ("Step", "Node", "What came", "What it was given", "What it sent", "Then")
+_FILES = ("player.css", "player_texts.js", "player_drawing.js", "player.js")
 _FRAME = 'style="width:100%;height:44rem;border:0"'
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

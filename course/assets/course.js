@@ -131,7 +131,7 @@ for (const part of every("[data-part=predict], [data-part=question]")) {
 
 // An address that leads into what is covered shows it.
 const follow = () => {
-  const [, key] = location.hash.match(/^#player-(\w+)/) ?? []
+  const [, key] = location.hash.match(/^#play-(\w+)/) ?? []
   const target = key ? document.querySelector(`figure[data-key="${key}"]`) : document.getElementById(location.hash.slice(1))
   const part = target?.closest(".covered")?.closest("[data-part=predict]")
   if (part) reveal(part)
