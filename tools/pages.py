@@ -173,7 +173,7 @@ class PagesExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        parts.add_to(md)
+        parts.add_to(md, self.getConfig("docs"))
         minutes = Minutes(md)
         md.preprocessors.register(Anchors(md), "anchors", 28)
         md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
