@@ -17,6 +17,18 @@ from markdown.treeprocessors import Treeprocessor
 from tools import course, parts
 from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
 
+ANCHOR = re.compile(r'^(## .*)\n\n<a id="([\w-]+)"></a>', re.MULTILINE)
+
+
+class Anchors(Preprocessor):
+    """Gives a heading the id of the empty anchor below it, so that links lead to the heading.
+
+    On GitHub, where a heading has the id of its words, they lead to the anchor itself.
+    """
+
+    def run(self, lines: list[str]) -> list[str]:
+        return ANCHOR.sub(r"\1 { #\2 }\n\n", "\n".join(lines)).split("\n")
+
 
 class Minutes(Preprocessor):
     """Reads how long a page takes, from its text as it is written."""
@@ -162,6 +174,7 @@ class PagesExtension(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
         parts.add_to(md, self.getConfig("docs"))
         minutes = Minutes(md)
+        md.preprocessors.register(Anchors(md), "anchors", 28)
         md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         md.treeprocessors.register(Pages(md, minutes, **self.getConfigs()), "pages", 1)
