@@ -280,3 +280,4 @@ if (finder) {
 }
 
 window.courseRuns = true // else what is covered is shown
+document.documentElement.classList.remove("returning")
