@@ -56,8 +56,15 @@ def test_it_is_the_same_bytes_each_time_and_in_another_process(tmp_path):
 
 
 def test_the_last_digits_of_the_values_are_not_seen():
+    def drawn(shift: float) -> str:
+        made = Figure()
+        made.subplots().set(xlim=(0, 2), ylim=(0, 1))
+        made.axes[0].plot([0, 1, 2], [0.2 + shift, 0.6 - shift, 0.9 + shift])
+        return plots.svg(made)
+
+    assert drawn(1e-5) == drawn(0) == drawn(-1e-5)
+    assert drawn(1e-2) != drawn(0)
     assert plots.svg(figure(1e-12)) == plots.svg(figure())
-    assert plots.svg(figure(0.1)) != plots.svg(figure())
 
 
 def test_a_long_line_keeps_its_points():
