@@ -80,8 +80,10 @@ def _with_labels_beside_arrows(svg: str) -> str:
         taken = boxes + [other for j, other in enumerate(areas) if other and i != j]
         for place in _places(lines[i], area):
             inside = canvas.left <= place.left and place.right <= canvas.right
-            if inside and not any(map(place.meets, taken)) and not any(
-                line.crosses(place) for line in lines
+            if (
+                inside
+                and not any(map(place.meets, taken))
+                and not any(line.crosses(place) for line in lines)
             ):
                 areas[i] = place
                 break

@@ -164,7 +164,9 @@ def _numbers(name: str, folded: Folded, box: Box, numbers: Numbers) -> Iterator[
     """The value of a box, its gradient, and what it sent, in the order of its arrows."""
     has = [f"{word} {number}" for word, number in numbers.of(box)]
     sent = [number for arrow in folded.arrows(box) if (number := numbers.along(box, arrow))]
-    phrases = [f"{verb} {' and '.join(what)}" for verb, what in (("has", has), ("sends", sent)) if what]
+    phrases = [
+        f"{verb} {' and '.join(what)}" for verb, what in (("has", has), ("sends", sent)) if what
+    ]
     if phrases:
         yield f"{name[0].upper()}{name[1:]} {', and '.join(phrases)}."
 

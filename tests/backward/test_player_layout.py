@@ -119,7 +119,9 @@ def test_a_player_is_one_screen_high_and_nothing_moves_from_step_to_step(open_pl
             heights.add(page.evaluate(HEIGHT))
             while button(page, "Next").get_attribute("aria-disabled") == "false":
                 # Every answer, the right one last.
-                for i in range(len(modes[0]["steps"][0]["given"]) and len(data_of(figure)["nodes"])):
+                for i in range(
+                    len(modes[0]["steps"][0]["given"]) and len(data_of(figure)["nodes"])
+                ):
                     if node(page, i).get_attribute("role") == "button":
                         node(page, i).dispatch_event("click")
                         heights.add(page.evaluate(HEIGHT))
@@ -192,7 +194,9 @@ def test_you_are_the_engine_by_clicks(open_player):
         "MulBackward0 (c) is the only Node that is ready.",
     ]
     assert reasons[3] == "MulBackward0 (b) is ready, and was made last."
-    assert "That was the whole pass, with 1 wrong pick." in page.locator(".player-gate").inner_text()
+    assert (
+        "That was the whole pass, with 1 wrong pick." in page.locator(".player-gate").inner_text()
+    )
 
 
 def test_you_are_the_engine_by_the_keyboard(open_player):
