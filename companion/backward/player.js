@@ -219,6 +219,15 @@
       }
       this.drawing.paintNumbers(mode, taken);
       this.showMade();
+      this.follow(step);
+    }
+
+    // In a drawing that scrolls, the Node that ran comes into sight.
+    follow(step) {
+      const box = this.drawing.svg.parentNode;
+      const [inside, part] = [box, step ? this.drawing.nodes[step.node].part : box.firstChild].map((element) => element.getBoundingClientRect());
+      if (part.top < inside.top || part.bottom > inside.bottom) box.scrollTop += part.top - inside.top - box.clientHeight / 3;
+      if (part.left < inside.left || part.right > inside.right) box.scrollLeft += part.left - inside.left - box.clientWidth / 3;
     }
 
     // The class of a Node in the graph, and its label.

@@ -233,7 +233,7 @@ def test_of_two_that_are_ready_one_is_chosen_but_not_of_two_leaves():
     x, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
     recording = record_backward(x.sin() * w.cos())
     called = names(recording)
-    asked = [{called[option] for option in question["options"]} for question in questions(recording)]
+    asked = [{called[option] for option in asked["options"]} for asked in questions(recording)]
     assert asked == [{"SinBackward0", "CosBackward0"}, {"SinBackward0", "w"}]
     # No rule tells which of two leaves goes first, so nobody is asked.
     assert questions(record_backward(x * w)) == []
