@@ -293,6 +293,8 @@ def test_a_link_to_a_step_hides_nothing_below_the_header(open_player):
     page.wait_for_function("scrollY > 0", timeout=5000)
     top = page.locator(".player-controls").evaluate("bar => bar.getBoundingClientRect().top")
     assert 48 <= top <= 60
+    below = "panes => panes.getBoundingClientRect().top - panes.previousSibling.offsetHeight"
+    assert page.locator(".player-panes").evaluate(below) >= 48
     # Further down the controls stay in sight.
     page.evaluate("scrollBy(0, 300)")
     assert button(page, "Next").evaluate("next => next.getBoundingClientRect().top") >= 48
