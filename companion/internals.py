@@ -33,6 +33,11 @@ def metadata_of(node: Node, output_nr: int) -> Any:
     return node._input_metadata[output_nr]
 
 
+def output_count(node: Node) -> int:
+    """How many outputs that can have a gradient the operation has that a Node stands for."""
+    return len(node._input_metadata)
+
+
 def forward_class_of(node: Node) -> Any:
     """The ``torch.autograd.Function`` whose backward the Node of a custom Function runs."""
     return node._forward_cls

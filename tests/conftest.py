@@ -3,10 +3,19 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, Page, sync_playwright
+
+# A thread for each of the two workers, here and in what tests start; before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing depends on how fast the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+PATIENCE = 600_000  # milliseconds that a browser has for anything
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # No sandbox, because there is none in a container; and no traffic of the browser's own.
@@ -21,9 +30,21 @@ def browser() -> Iterator[Browser]:
         reason = "no browser; apt-get install chromium, or set CHROMIUM to the path of a Chrome"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=PATIENCE)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def new_page(browser) -> Callable[..., Page]:
+    """Open a window of its own. Closing the page closes it."""
+
+    def new_page(**options: Any) -> Page:
+        page = browser.new_page(**options)
+        page.set_default_timeout(PATIENCE)
+        return page
+
+    return new_page
 
 
 def pytest_terminal_summary(terminalreporter):

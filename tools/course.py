@@ -1,18 +1,22 @@
 """The list of lessons, their minutes and counts, computed from the pages: nobody types them.
 
+``python -m tools.course`` writes them where a page shows them, and prints a table of all lessons.
+
 The model: 200 words of prose a minute, 12 lines of code, 30 lines of output; a Predict 1 minute, a
-drawing half a minute, a player 3, a fold half a minute and what is in it. Exercises are counted
-apart: a worked one 2 minutes, a last step 6, a broken program 6, any other 10, *Make it* 10; a
-question 1 and its answer. Hints, solutions, wrong answers and alternative texts count nothing.
+drawing half a minute, a player 3, a fold half a minute and what is in it. Headings, tables, and the
+stems and options of questions are prose. Exercises are counted apart: a worked one 2 minutes, a
+last step 6, a broken program 6, any other 10, *Make it* 10; a question 1 and its answer. Hints,
+solutions, wrong answers and alternative texts count nothing.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -30,6 +34,7 @@ from tools.grammar import (
     Opening,
     Part,
     Snippet,
+    Text,
     parse,
 )
 
@@ -45,7 +50,16 @@ FIRST_EDITION = (
     "12-kinks",
 )
 READING, EXERCISES = 30, 30  # minutes, at most
-LONGER = {"18-kinks": 35, "19-power-series": 35, "20-your-own": 60}
+LONGER = {"18-kinks": 35, "19-power-series": 35}  # to read
+PROJECT = "20-your-own"  # takes as long as it takes
+
+REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
+# What is written into pages: a list of the lessons, how long all of them take, where they can be
+# read, which one comes next.
+LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
+SUM = re.compile(r"\d+ lessons, about \d+ hours to read and \d+ hours of exercises")
+SITE = re.compile(r"^Read it on its site.*$", re.MULTILINE)
+NEXT = re.compile(r"(?<=\nNext: )\[.*?\]\(.*?\)")
 
 
 @dataclass(frozen=True)
@@ -78,12 +92,25 @@ class Lesson:
 
     @property
     def title(self) -> str:
+        """Its title, which begins with its number."""
         return str(self.front_matter["title"])
+
+    @property
+    def link(self) -> str:
+        """A link to it from a page beside it."""
+        return f"[{self.title}]({self.path.name})"
 
     @cached_property
     def minutes(self) -> tuple[int, int]:
         """Minutes to read it, and minutes for its questions and exercises."""
         return minutes(self.parts)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The minutes that it may have at most."""
+        if self.slug in (*FIRST_EDITION, PROJECT):
+            return math.inf, math.inf
+        return LONGER.get(self.slug, READING), EXERCISES
 
 
 def lessons(course: Path) -> list[Lesson]:
@@ -91,32 +118,37 @@ def lessons(course: Path) -> list[Lesson]:
     return [Lesson(path) for path in sorted(course.glob("[0-9][0-9]-*.md"))]
 
 
+# ---- minutes
+
+
 def minutes(parts: Sequence[Part]) -> tuple[int, int]:
     """Minutes to read a page, and minutes for its questions and exercises, each rounded up."""
     reading, exercises = 0.0, 0.0
-    section = ""
+    section, asked_by_question = "", False
     for part in parts:
         if isinstance(part, Heading) and part.level <= 2:
             section = part.title
             exercises += 10 if section == "Make it" else 0
-        in_answer = any(fold.title == "Answer" for fold in part.inside_below)
-        exercise = EXERCISE.match(part.text)
+        is_question = not part.inside and bool(QUESTION.match(part.text))
+        is_predict = isinstance(part, Callout) and part.title == "Predict"
+        if is_question or is_predict:  # which may have an answer too
+            asked_by_question = is_question
         if section in ("Exercises", "Make it"):
+            exercise = EXERCISE.match(part.text) if section == "Exercises" else None
             exercises += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
-        elif in_answer:
+        elif asked_by_question and any(fold.title == "Answer" for fold in part.inside_below):
             exercises += content_minutes(part)
         else:
             reading += content_minutes(part)
-            exercises += bool(QUESTION.match(part.text)) and not part.inside
-    return math.ceil(reading), math.ceil(exercises)
+            exercises += is_question
+    return math.ceil(round(reading, 6)), math.ceil(round(exercises, 6))
 
 
 def exercise_minutes(title: str) -> float:
     """Minutes for an exercise of a title, such as ``"The last step is yours."``."""
-    title = title.lower()
-    if "worked" in title:
+    if re.search(r"\bworked\b", title, re.IGNORECASE):
         return 2
-    return 6 if "last step" in title or "broken" in title or "fix" in title else 10
+    return 6 if re.search(r"\b(last step|broken|fix)\b", title, re.IGNORECASE) else 10
 
 
 def content_minutes(part: Part) -> float:
@@ -146,5 +178,83 @@ def count_lines(code: str) -> int:
 
 
 def count_words(text: str) -> int:
-    text = re.sub(r"\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)  # addresses of links, marks
+    """The words that a reader sees; what Markdown and HTML are written with is none of them."""
+    text = re.sub(r"(!\[[^\]]*)?\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
     return sum(1 for word in text.split() if re.search(r"\w", word))
+
+
+def minutes_shown(reading: int, exercises: int) -> str:
+    """How minutes are shown, under the title of a lesson and in lists."""
+    return f"{reading} min to read · {exercises} min of exercises"
+
+
+def reasons(parts: Sequence[Part]) -> float:
+    """How often a page gives a reason, per 1,000 words: because, since, so that, for example."""
+    prose = "".join(part.text for part in parts if isinstance(part, Text | Callout | Heading))
+    return 1000 * len(REASON.findall(prose)) / max(1, count_words(prose))
+
+
+# ---- what pages show of it
+
+
+def cards(course: Sequence[Lesson]) -> str:
+    """The list of lessons, which course.css shows as cards."""
+    return "\n".join(
+        f"- {lesson.link}\n\n"
+        f"    {lesson.front_matter['description']}\n\n"
+        f"    {minutes_shown(*lesson.minutes)}\n"
+        for lesson in course
+    )
+
+
+def in_all(course: Sequence[Lesson]) -> str:
+    """How many lessons there are, and how long they take."""
+    reading, exercises = (
+        round(sum(times) / 60) for times in zip(*(lesson.minutes for lesson in course), strict=True)
+    )
+    return (
+        f"{len(course)} lessons, about {reading} hours to read and {exercises} hours of exercises"
+    )
+
+
+def site(repository: str) -> str:
+    """Where to read the course. ``repository`` is OWNER/NAME on GitHub, or nothing."""
+    owner, _, name = repository.partition("/")
+    if not name:
+        return "Read it on its site, which `make serve` builds on your machine."
+    return f"Read it on its site, <https://{owner.lower()}.github.io/{name}/>."
+
+
+def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
+    """The text of a page, with what it shows of the course as it is now."""
+    text = page.read_text(encoding="utf-8")
+    text = LIST.sub(lambda _: "\n" + cards(course), text)
+    text = SITE.sub(site(repository), SUM.sub(in_all(course), text))
+    below = next((after for before, after in pairwise(course) if before.path == page), None)
+    return NEXT.sub(lambda _: below.link, text) if below else text
+
+
+def table(course: Sequence[Lesson]) -> Iterator[str]:
+    """For each lesson its minutes, those it may have, and its reasons."""
+    yield "lesson              reading      exercises    reasons per 1,000 words (5 or more)"
+    for lesson in course:
+        times = [
+            f"{time} of {bound}" if bound < math.inf else str(time)
+            for time, bound in zip(lesson.minutes, lesson.bounds, strict=True)
+        ]
+        yield f"{lesson.slug:20}{times[0]:13}{times[1]:13}{reasons(lesson.parts):.1f}"
+
+
+def main(root: Path) -> None:
+    course = lessons(root / "course")
+    settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
+    for page in [root / "README.md", *sorted((root / "course").glob("*.md"))]:
+        text = updated(page, course, settings["extra"]["repository"])
+        if text != page.read_text(encoding="utf-8"):
+            page.write_text(text, encoding="utf-8")
+            print(f"wrote {page}")
+    print(*table(course), sep="\n")
+
+
+if __name__ == "__main__":
+    main(Path())

@@ -28,6 +28,8 @@ LINK = re.compile(r"!?\[(.*)\]\((.*)\)")  # or an image, alone on its line
 DRAWING = re.compile(r"(?:[\w.-]*/)*(figures/[\w./-]+\.svg)")
 PLAYER = re.compile(r"(?:[\w.-]*/)*(figures/[\w./-]+\.html)")
 NOTEBOOK = re.compile(r"(?:[\w.-]*/)*(notebooks/[\w-]+\.ipynb)")
+# A picture that no page's snippet makes, but course/assets/pictures.py.
+PICTURE = re.compile(r"(?:[\w.-]*/)*assets/([\w-]+\.(?:png|svg))")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the page shows and Markdown cannot say: figures as part of the page, notebooks as buttons.
+"""What the page shows and Markdown cannot say: figures as part of the page, the bar of a lesson.
 
 A Python-Markdown extension and no MkDocs hook, because both MkDocs and Zensical run extensions. An
 extension cannot copy files into the site. So a page with a player has its style sheet and script
@@ -11,17 +11,41 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, fromstring
 
 from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
-from tools import parts
-from tools.grammar import DRAWING, NOTEBOOK, PLAYER
+from tools import course, parts
+from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
+
+ANCHOR = re.compile(r'^(## .*)\n\n<a id="([\w-]+)"></a>', re.MULTILINE)
+
+
+class Anchors(Preprocessor):
+    """Gives a heading the id of the empty anchor below it, so that links lead to the heading.
+
+    On GitHub, where a heading has the id of its words, they lead to the anchor itself.
+    """
+
+    def run(self, lines: list[str]) -> list[str]:
+        return ANCHOR.sub(r"\1 { #\2 }\n\n", "\n".join(lines)).split("\n")
+
+
+class Minutes(Preprocessor):
+    """Reads how long a page takes, from its text as it is written."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        self.shown = course.minutes_shown(*course.minutes(parse("\n".join(lines) + "\n")))
+        return lines
 
 
 class Pages(Treeprocessor):
     """Works on the parsed page, where alt texts and links are data and need no escaping."""
 
-    def __init__(self, md: Markdown, docs: str, player: str, repository: str) -> None:
+    def __init__(
+        self, md: Markdown, minutes: Minutes, docs: str, player: str, repository: str
+    ) -> None:
         super().__init__(md)
+        self.minutes = minutes
         self.docs = docs
         self.player = player
         self.repository = repository
@@ -33,9 +57,13 @@ class Pages(Treeprocessor):
                 address = child.get("src" if child.tag == "img" else "href", "")
                 if child.tag == "img" and (drawing := DRAWING.fullmatch(address)):
                     self.inline(child, drawing[1])
-                elif child.tag == "a" and (notebook := NOTEBOOK.fullmatch(address)):
+                elif child.get("class") == "buttons":
+                    show_as_buttons(child)
+                elif not is_paragraph_of(child, parent):
+                    continue
+                elif notebook := NOTEBOOK.fullmatch(address):
                     self.offer(parent, child, notebook[1])
-                elif is_paragraph_of(child, parent) and (player := PLAYER.fullmatch(address)):
+                elif player := PLAYER.fullmatch(address):
                     players.append((parent, player[1]))
         if players:
             self.play(root, players)
@@ -101,16 +129,31 @@ class Pages(Treeprocessor):
         drawing.text = self.md.htmlStash.store(inside)
 
     def offer(self, parent: Element, link: Element, notebook: str) -> None:
-        """Turn the link into a download button, followed by one that opens it in Colab."""
+        """Turn the paragraph of the link into a bar: minutes, buttons, what course.js drives."""
         link.set("class", "md-button")
         link.set("download", "")
+        parent.tag = "div"
+        parent.attrib = {"class": "lesson-bar", "data-lesson": Path(notebook).stem}
+        parent.set("data-search-exclude", "")
+        parent.remove(link)
+        SubElement(parent, "span").text = self.minutes.shown
+        parent.append(link)
         if self.repository:
             address = f"{self.repository}/blob/main/{self.docs}/{notebook}"
-            colab = Element("a", {"class": "md-button"})
-            colab.set("href", f"https://colab.research.google.com/github/{address}")
+            href = f"https://colab.research.google.com/github/{address}"
+            colab = SubElement(parent, "a", {"class": "md-button", "href": href})
             colab.text = "Open in Colab"
-            link.tail, colab.tail = " ", link.tail
-            parent.insert(list(parent).index(link) + 1, colab)
+        label = SubElement(parent, "label")
+        everything = SubElement(label, "input", {"type": "checkbox", "data-everything": ""})
+        everything.tail = " Show everything"
+        forget = SubElement(parent, "button", {"type": "button", "data-forget": ""})
+        forget.text = "Forget my answers"
+
+
+def show_as_buttons(links: Element) -> None:
+    """The first one is the one that most readers need."""
+    for number, link in enumerate(links.iter("a")):
+        link.set("class", "md-button" if number else "md-button md-button--primary")
 
 
 def is_paragraph_of(link: Element, parent: Element) -> bool:
@@ -129,9 +172,12 @@ class PagesExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        parts.add_to(md)
+        parts.add_to(md, self.getConfig("docs"))
+        minutes = Minutes(md)
+        md.preprocessors.register(Anchors(md), "anchors", 28)
+        md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
-        md.treeprocessors.register(Pages(md, **self.getConfigs()), "pages", 1)
+        md.treeprocessors.register(Pages(md, minutes, **self.getConfigs()), "pages", 1)
 
 
 def makeExtension(**kwargs: Any) -> PagesExtension:

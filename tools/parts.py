@@ -10,16 +10,20 @@ is; a tree processor turns options into radio buttons. Without JavaScript all of
 - Question: ``[data-part=question][data-key]`` holds the stem, ``ul.options`` and
   ``details.answer``, in which ``[data-option=A]`` is the sentence on option A.
 - Exercise: ``[data-part=exercise]`` holds all that belongs to it, and ``.helps`` its folds.
+- Output: ``.language-text.output``, which is ``.error`` or ``.error.todo`` if it is one on purpose.
 - In short: ``[data-part=in-short]`` holds the sentences, each with its ``details.proof``.
+- A link to a word of the glossary is ``a[data-tip]``, with the first sentence of its entry.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement
 
 from markdown import Markdown
+from markdown.extensions.toc import slugify
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
@@ -35,11 +39,30 @@ from tools.grammar import (
     Part,
     Snippet,
     parse,
+    sections,
 )
 
 REVEAL = "I have an answer: show what PyTorch did"
-# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves.
-SCRIPTED = '<script>document.documentElement.classList.add("js")</script>\n\n'
+# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves: also
+# where course.js has first to put back what the reader did here before. Where course.js cannot be
+# had, nothing stays covered.
+SCRIPTED = """<script>
+{
+  const page = document.documentElement.classList
+  page.add("js")
+  try {
+    const { everything, answers } = JSON.parse(localStorage.getItem("inside-autograd"))
+    if (everything) page.add("everything")
+    if (Object.keys(answers).some((path) => location.pathname.includes(path))) page.add("returning")
+  } catch {}
+  addEventListener("load", () => {
+    if (!window.courseRuns) page.remove("js")
+    page.remove("returning")
+  })
+}
+</script>
+
+"""
 # The class of a fold, by the first word of its summary.
 FOLDS = {
     "Answer": "answer",
@@ -48,18 +71,20 @@ FOLDS = {
     "Two": "help",
     "Look": "deeper",
     "Change": "deeper",
+    "The": "deeper",
     "Proof": "proof",
 }
-SECTIONS = {"A puzzle": "puzzle", "Break it": "break", "Make it": "make"}
+SECTIONS = {"A puzzle": "puzzle", "Break it": "break", "Make it": "make", "In short": "short"}
 AFTER_IN_SHORT = re.compile(r"\*\*(New words|Where PyTorch)|Next:")
+WORD = re.compile(r"(?:\.\./)*glossary\.md#([\w-]+)")  # the address of a word of the glossary
 
 
 class Parts(Preprocessor):
-    """Marks the parts."""
+    """Marks the parts. A page without any, such as a docstring, stays as it is."""
 
     def run(self, lines: list[str]) -> list[str]:
-        text = "\n".join(lines) + "\n"
-        return (SCRIPTED + "".join(Marked(parse(text)))).split("\n")
+        marked = "".join(Marked(parse("\n".join(lines) + "\n")))
+        return ((SCRIPTED if "<div data-part=" in marked else "") + marked).split("\n")
 
 
 class Marked:
@@ -178,11 +203,11 @@ class Marked:
         return part.text
 
     def did(self, snippet: Snippet) -> str:
-        """What a snippet did; an error on purpose says so in its class, and a stub is a to-do."""
-        if not snippet.raises:
-            return snippet.shown
-        to_do = " .todo" if snippet.raises == "NotImplementedError" else ""
-        return re.sub(r"^(`{3,})text$", rf"\1 {{ .text .error{to_do} }}", snippet.shown, flags=re.M)
+        """What a snippet did; its class says that it is an output, an error, or still to do."""
+        kind = ".output"
+        if snippet.raises:
+            kind += " .error .todo" if snippet.raises == "NotImplementedError" else " .error"
+        return re.sub(r"^(`{3,})text$", rf"\1 {{ .text {kind} }}", snippet.shown, flags=re.M)
 
 
 class Answers(Treeprocessor):
@@ -191,10 +216,8 @@ class Answers(Treeprocessor):
     def run(self, root: Element) -> None:
         for part in root.iter("div"):
             kind = part.get("data-part")
-            if kind == "predict" and (covered := part.find("div[@class='covered']")) is not None:
-                button = Element("button", {"type": "button", "data-reveal": ""})
-                button.text = REVEAL
-                part.insert(list(part).index(covered), button)
+            if kind == "predict":
+                cover(part)
             if kind in ("predict", "question") and part.get("data-key"):
                 around = part.find("blockquote") if kind == "predict" else part
                 if around is not None and (options := around.findall("ul")):
@@ -203,16 +226,28 @@ class Answers(Treeprocessor):
                     split(answer)
 
 
+def cover(predict: Element) -> None:
+    """Put a button above what a Predict covers, if there is anything."""
+    covered = predict.find("div[@class='covered']")
+    if covered is None:
+        return
+    if not len(covered) and not (covered.text or "").strip():
+        predict.remove(covered)
+        return
+    button = Element("button", {"type": "button", "data-reveal": ""})
+    button.text = REVEAL
+    predict.insert(list(predict).index(covered), button)
+
+
 def offer(options: Element, name: str) -> None:
     """Turn a list of options into radio buttons of one name."""
-    options.attrib |= {"class": "options", "role": "radiogroup", "aria-label": "Options"}
+    options.set("class", "options")
     for item in options:
         paragraph = item.find("p")
         inside = item if paragraph is None else paragraph
         words = Element("span")
         words.text, words[:] = inside.text, list(inside)
         item.clear()
-        item.set("role", "none")
         label = SubElement(item, "label")
         letter = (words.text or "")[:1]
         SubElement(label, "input", {"type": "radio", "name": name, "value": letter})
@@ -223,10 +258,12 @@ def split(answer: Element) -> None:
     """Give each sentence on an option a paragraph of its own, which says which option it is."""
     for paragraph in answer.findall("p"):
         sentences = list[Element]()
+        before = f"{paragraph.text or ''}\n"  # the text above a child, which begins a line or not
         for child in list(paragraph):
             letter = child.tag == "strong" and re.fullmatch(r"([A-D])\.?", child.text or "")
-            if letter:
+            if letter and before.endswith("\n"):
                 sentences.append(Element("p", {"data-option": letter[1]}))
+            before = child.tail or ""
             if sentences:
                 paragraph.remove(child)
                 sentences[-1].append(child)
@@ -238,8 +275,37 @@ def split(answer: Element) -> None:
         answer[place:place] = sentences
 
 
-def add_to(md: Markdown) -> None:
+class Tips(Treeprocessor):
+    """Gives each link to a word of the glossary the first sentence of its entry."""
+
+    def __init__(self, md: Markdown, docs: str) -> None:
+        super().__init__(md)
+        self.glossary = Path(docs, "glossary.md")
+
+    def run(self, root: Element) -> None:
+        links = [(link, WORD.fullmatch(link.get("href", ""))) for link in root.iter("a")]
+        words = [(link, word[1]) for link, word in links if word]
+        if not words or not self.glossary.is_file():
+            return
+        meanings = {
+            slugify(title, "-"): first_sentence(entry)
+            for title, entry in sections(self.glossary.read_text(encoding="utf-8"), 2).items()
+        }
+        for link, word in words:
+            if word in meanings:
+                link.set("data-tip", meanings[word])
+
+
+def first_sentence(entry: str) -> str:
+    """The first sentence of some Markdown, as plain text."""
+    text = " ".join(entry.split()).replace("<sub>", "_")
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)|<[^>]+>|[`*]", r"\1", text)
+    return re.split(r"(?<=[.!?]) ", text, maxsplit=1)[0]
+
+
+def add_to(md: Markdown, docs: str) -> None:
     # Before fences are taken out of the text (25), and raw HTML (20).
     md.preprocessors.register(Parts(md), "parts", 26)
-    # After the text within paragraphs is parsed (20).
+    # After the text within paragraphs is parsed (20), before MkDocs moves the addresses (0).
     md.treeprocessors.register(Answers(md), "answers", 2)
+    md.treeprocessors.register(Tips(md, docs), "tips", 2)

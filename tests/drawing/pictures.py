@@ -1,4 +1,4 @@
-"""What the tests of drawings share: a graph to draw, a custom Function, and an SVG read back."""
+"""What the tests of drawings share: a graph to draw, and an SVG read back."""
 
 from xml.etree.ElementTree import fromstring
 
@@ -7,18 +7,6 @@ import torch
 from companion import Drawing, draw
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-class Double(torch.autograd.Function):
-    """Two times its input."""
-
-    @staticmethod
-    def forward(ctx, a):
-        return a * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
 
 
 def boxes(svg: str) -> list[tuple[str, list[str], str]]:

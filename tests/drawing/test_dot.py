@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from companion import Graph, draw, modules, watch
 from companion.graph.text import indented
-from tests.drawing.pictures import SVG, Double, boxes, the_pass
+from tests.drawing.pictures import SVG, boxes, the_pass
+from tests.programs import Double
 
 NASTY = [
     'say "hi"',

@@ -11,6 +11,8 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 from markdown import markdown
 
+from tools.parts import SCRIPTED
+
 ROOT = Path(__file__).parents[2]
 SVG = """<svg width="232pt" height="90pt"
  viewBox="0.00 0.00 232.00 90.00" xmlns="http://www.w3.org/2000/svg">
@@ -27,6 +29,7 @@ FRAGMENT = f"""<figure class="player" aria-label="Steps">
 <table><tr><td>x &amp; y</td></tr></table>
 {SVG}</figure>
 """
+FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
 LINK = "[Two steps: a < b, `x_y` and \\*.](figures/01-p.html)"
 CSS = "figure.player { color: only-style }\n"
 JS = """const html = "<script>x</script><!-- </SCRIPT>" // only script
@@ -48,7 +51,10 @@ def course(tmp_path, monkeypatch):
 
 
 def page(text: str, **options: str) -> str:
-    return markdown(text, extensions=["tools.pages"], extension_configs={"tools.pages": options})
+    """The page of a text, without the line that says whether scripts run."""
+    configs = {"tools.pages": options}
+    html = markdown(text, extensions=["md_in_html", "tools.pages"], extension_configs=configs)
+    return html.replace(SCRIPTED, "")
 
 
 def tree(html: str) -> Element:
@@ -191,8 +197,7 @@ def test_a_link_in_a_sentence_stays_a_link():
 
 
 def test_a_player_in_a_fold_is_part_of_it():
-    text = f"/// details | Answer\n{LINK}\n///\n\nText."
-    html = markdown(text, extensions=["pymdownx.blocks.details", "tools.pages"])
+    html = page(f"{FOLD}{LINK}\n\n</details>\n\nText.")
     assert FRAGMENT in html.split("</details>")[0]
     assert Reader(html).texts("p") == ["Step 1", "Text."]
 
@@ -213,28 +218,45 @@ def test_the_folder_of_the_players_style_sheet_and_script_is_an_option(tmp_path)
     assert CSS in page(LINK, player="parts")
 
 
-def test_a_link_to_a_notebook_becomes_a_download_button():
-    link = tree(page("[Download the notebook](notebooks/01-x.ipynb)")).find(".//a")
-    assert link.get("class") == "md-button"
-    assert link.get("download") == ""
-    assert link.get("href") == "notebooks/01-x.ipynb"
+NOTEBOOK = "[Download the notebook](notebooks/01-x.ipynb)"
+
+
+def test_below_the_title_is_a_bar_with_minutes_a_download_and_the_controls_of_the_page():
+    bar = tree(page(f"{'word ' * 300}\n\n{NOTEBOOK}\n\n**1.** Why?")).find("div")
+    assert bar.get("class") == "lesson-bar"
+    assert bar.get("data-lesson") == "01-x"
+    assert bar.find("span").text == "2 min to read · 1 min of exercises"
+    (link,) = bar.findall("a")
+    assert link.attrib == {"class": "md-button", "download": "", "href": "notebooks/01-x.ipynb"}
+    (box,) = bar.findall("label/input")
+    assert box.attrib == {"type": "checkbox", "data-everything": ""}
+    (button,) = bar.findall("button")
+    assert button.attrib == {"type": "button", "data-forget": ""}
 
 
 def test_without_a_repository_there_is_no_link_to_colab():
-    assert "colab" not in page("[Download the notebook](notebooks/01-x.ipynb)", repository="")
+    assert "colab" not in page(NOTEBOOK, repository="")
 
 
 def test_with_a_repository_a_button_opens_the_notebook_in_colab():
-    text = "Get [the notebook](notebooks/01-x.ipynb), and run it."
-    body = tree(page(text, repository="someone/course"))
-    download, colab = body.findall(".//a")
+    _, colab = tree(page(NOTEBOOK, repository="someone/course")).findall("div/a")
     assert colab.get("href") == (
         "https://colab.research.google.com/github/someone/course/blob/main/course/"
         "notebooks/01-x.ipynb"
     )
     assert colab.get("class") == "md-button"
     assert colab.get("download") is None
-    assert "".join(body.itertext()) == "Get the notebook Open in Colab, and run it."
+
+
+def test_a_link_to_a_notebook_in_a_sentence_stays_a_link():
+    assert "md-button" not in page("Get [the notebook](notebooks/01-x.ipynb), and run it.")
+
+
+def test_links_in_a_box_of_buttons_are_buttons_and_the_first_stands_out():
+    text = '<div class="buttons" markdown="1">\n\n- [A](a.md)\n- [B](b.md)\n\n</div>'
+    html = markdown(text, extensions=["md_in_html", "tools.pages"])
+    links = [link.get("class") for link in tree(html).findall(".//a")]
+    assert links == ["md-button md-button--primary", "md-button"]
 
 
 def test_other_links_stay_links():
@@ -268,13 +290,13 @@ out
         (FAILS + OUTPUT + FAILS + OUTPUT, [True, True]),
         (FAILS + OUTPUT + RUNS + OUTPUT, [True, False]),
         (FAILS + RUNS + OUTPUT, [False]),
-        (f"/// details | Answer\n{FAILS}{OUTPUT}\n///\n", [True]),
+        (f"{FOLD}{FAILS}{OUTPUT}\n</details>\n", [True]),
     ],
 )
 def test_the_output_of_a_snippet_that_fails_on_purpose_is_marked(lesson, errors):
     html = markdown(
         lesson,
-        extensions=[*FENCES, "pymdownx.blocks.details", "tools.pages"],
+        extensions=[*FENCES, "md_in_html", "tools.pages"],
         extension_configs={"pymdownx.highlight": {"pygments_lang_class": True}},
     )
     assert ["error" in found for found in re.findall('class="language-text(.*?)"', html)] == errors
