@@ -4,7 +4,7 @@
 (() => {
   "use strict";
 
-  const { Texts, button, labelled, listOf, make, nth, paragraph, scrolls, times } = playerTexts;
+  const { Texts, button, few, labelled, listOf, make, nth, paragraph, scrolls, times } = playerTexts;
   const { Drawing, brief, numbersIn } = playerDrawing;
   const framed = location.protocol === "about:"; // made from text, as in a notebook: it has no address of its own
 
@@ -169,7 +169,7 @@
     senders(mode, taken, node) {
       const counts = mode.steps.slice(taken).map((step) => [this.name(step.node), step.passed.filter(({ to }) => to === node).length]);
       const sending = counts.filter(([, count]) => count);
-      return sending.map(([name, count]) => `${sending.length > 1 || count > 1 ? `${count} ` : ""}from ${name}`).join(" and ");
+      return few(sending.map(([name, count]) => `${sending.length > 1 || count > 1 ? `${count} ` : ""}from ${name}`)).join(" and ");
     }
 
     // ---- what is shown
@@ -219,6 +219,15 @@
       }
       this.drawing.paintNumbers(mode, taken);
       this.showMade();
+      this.follow(step);
+    }
+
+    // In a drawing that scrolls, the Node that ran comes into sight.
+    follow(step) {
+      const box = this.drawing.svg.parentNode;
+      const [inside, part] = [box, step ? this.drawing.nodes[step.node].part : box.firstChild].map((element) => element.getBoundingClientRect());
+      if (part.top < inside.top || part.bottom > inside.bottom) box.scrollTop += part.top - inside.top - box.clientHeight / 3;
+      if (part.left < inside.left || part.right > inside.right) box.scrollLeft += part.left - inside.left - box.clientWidth / 3;
     }
 
     // The class of a Node in the graph, and its label.
@@ -262,12 +271,13 @@
     writeGate(texts, { mode, taken, question, answer, open, wrong }) {
       texts.gate.hidden = !question && !mode.yours;
       if (texts.gate.hidden) return;
-      texts.ask.textContent = open ? "Which Node runs next? Click it in the drawing" + (mode.yours ? "." : ", or here:") : mode.yours ? `That was the whole pass, with ${wrong} wrong ${wrong === 1 ? "pick" : "picks"}.` : "Which Node runs next?";
-      const options = open && question ? question.options : [];
-      if (texts.optionsOf !== options.join()) { // or the focus would be lost
-        texts.optionsOf = options.join();
-        const showAnswer = button("Show me", () => this.answer(mode.steps[taken].node, true));
-        texts.options.replaceChildren(...options.map((node) => button(this.name(node), () => this.answer(node), { "data-node": node })), ...(options.length ? [showAnswer] : []));
+      const options = open && question?.options.length < 9 ? question.options : [];
+      texts.ask.textContent = open ? `Which Node runs next? Click it in the drawing${options.length ? ", or here:" : "."}` : mode.yours ? `That was the whole pass, with ${wrong} wrong ${wrong === 1 ? "pick" : "picks"}.` : "Which Node runs next?";
+      const shown = open && question ? `asks ${options}` : "";
+      if (texts.optionsOf !== shown) { // or the focus would be lost
+        texts.optionsOf = shown;
+        const showAnswer = button("Show me", () => this.answer(this.view().mode.steps[this.taken].node, true));
+        texts.options.replaceChildren(...options.map((node) => button(this.name(node), () => this.answer(node), { "data-node": node })), ...(shown ? [showAnswer] : []));
       }
       for (const choice of texts.options.querySelectorAll("[data-node]")) {
         choice.setAttribute("aria-pressed", String(Number(choice.dataset.node) === answer?.node));
@@ -294,14 +304,14 @@
         return make("span", {}, label, make("code", {}, ...terms.flatMap((term, index) => [make("span", {}, index ? `= ${term}` : term), " "])));
       });
       const value = this.nodes[step.node].value;
-      const parts = [labelled("What came:", `${came.join("; ")}.`), labelled("What it was given:", `${given.join(" and ")}.`)];
+      const parts = [labelled("What came:", `${few(came).join("; ")}.`), labelled("What it was given:", `${few(given).join(" and ")}.`)];
       if (step.held) parts.push(paragraph(`It held ${step.held} already, which it had sent on before.`));
       if (step.changed) parts.push(paragraph("A hook changed it on the way."));
       if (passed.length) parts.push(labelled("It sent"), listOf(passed));
       if (step.passed.some(({ rule }) => rule === null)) parts.push(paragraph("Where no rule stands, only the numbers were recorded."));
       if (step.grad) parts.push(paragraph(`Its .grad was ${step.grad[0]} and is ${step.grad[1]}.`));
       if (step.freed.length) parts.push(paragraph(`Then the engine freed what it had saved: ${step.freed.join(", ")}.`));
-      if (step.made.length) parts.push(paragraph(`It made ${step.made.map(([, made]) => made).join(", ")}.`));
+      if (step.made.length) parts.push(paragraph(`It made ${few(step.made.map(([, made]) => made)).join(", ")}.`));
       if (value !== null) parts.push(paragraph(`Its value when the pass began: ${value}.`));
       return parts;
     }

@@ -57,27 +57,31 @@ var playerDrawing = (() => {
         return { part, key: part.getAttribute("class").match(/e\d+-\d+/)?.[0], points: pointsOf(part), head: tip ? [around(pairs(numbersIn(tip)))] : [], label: text ? [[x - half, y - 9, x + half, y + 3]] : [] };
       });
       this.places = new Map();
+      const [, , width] = numbersIn(svg.getAttribute("viewBox"));
+      this.sides = [-3, width - 5]; // Graphviz leaves 4 on each side
     }
 
-    // Where the numbers of a mode stand: on their own arrows, and on nothing else. One that has no room is left out.
+    // Where the numbers of a mode stand: on their own arrows, and on nothing else; with their slot, where there is room.
     placesOf(mode) {
       if (this.places.has(mode)) return this.places.get(mode);
-      const widest = new Map();
+      const widest = new Map(); // by arrow: with its slot, and without
       for (const { node, passed } of mode.steps) {
         for (const { slot, value } of passed) {
           const key = `e${node}-${slot}`;
-          widest.set(key, Math.max(widest.get(key) || 0, widthOf(this.pillText(node, slot, value).join(""), 10)));
+          const [slotText, number] = this.pillText(node, slot, value);
+          const widths = [slotText + number, number].map((text) => widthOf(text, 10) + 8);
+          widest.set(key, widths.map((width, i) => Math.max(width, widest.get(key)?.[i] || 0)));
         }
       }
       const places = new Map();
       const taken = this.nodes.map(({ box }) => box);
-      for (const [key, width] of widest) {
+      for (const [key, widths] of widest) {
         const edge = this.edges.find((candidate) => candidate.key === key);
-        const place = edge && this.freePlace(edge, width + 8, taken);
-        if (place) {
-          places.set(key, place);
-          taken.push(place);
-        }
+        const found = edge && widths.map((width) => this.freePlace(edge, width, taken));
+        const box = found?.find((place) => place);
+        if (!box) continue;
+        places.set(key, { box, withSlot: box === found[0] });
+        taken.push(box);
       }
       this.places.set(mode, places);
       return places;
@@ -91,6 +95,7 @@ var playerDrawing = (() => {
         const left = x - width / 2 + shift * width;
         const place = [left, y - 7, left + width, y + 7];
         const clear = [left - 1, y - 7.5, left + width + 1, y + 7.5];
+        if (left < this.sides[0] || left + width > this.sides[1]) continue;
         if (!full.some((box) => overlap(clear, box)) && !others.some(({ points }) => points.some((point) => inside(clear, point)))) return place;
       }
       return null;
@@ -113,9 +118,9 @@ var playerDrawing = (() => {
         if (now) part.classList.add("flow");
         if (!places.has(key)) continue;
         part.classList.add("sent");
-        const [left, top, right, bottom] = places.get(key);
-        const [slotText, valueText] = this.pillText(node, slot, value);
-        const text = draw("text", { x: (left + right) / 2, y: bottom - 3.5 }, draw("tspan", { class: "player-slot" }, slotText), valueText);
+        const { box: [left, top, right, bottom], withSlot } = places.get(key);
+        const [slotText, number] = this.pillText(node, slot, value);
+        const text = draw("text", { x: (left + right) / 2, y: bottom - 3.5 }, draw("tspan", { class: "player-slot" }, withSlot ? slotText : ""), number);
         part.append(draw("g", { class: "player-pill" }, draw("rect", { x: left, y: top, width: right - left, height: bottom - top, rx: 6 }), text));
       }
     }

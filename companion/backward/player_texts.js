@@ -15,10 +15,8 @@ var playerTexts = (() => {
   const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
   const paragraph = (...inside) => make("p", {}, ...inside);
   const labelled = (label, ...inside) => paragraph(make("strong", {}, label), " ", ...inside);
-  const listOf = (items) => {
-    const more = items.length > 9 ? [`and ${items.length - 8} more`] : [];
-    return make("ul", {}, ...[...items.slice(0, more.length ? 8 : 9), ...more].map((item) => make("li", {}, item)));
-  };
+  const few = (items) => (items.length > 9 ? [...items.slice(0, 8), `${items.length - 8} more`] : items); // so many can be read
+  const listOf = (items) => make("ul", {}, ...few(items).map((item) => make("li", {}, item)));
   const scrolls = (name, ...inside) => make("div", { class: "player-scroll", role: "group", "aria-label": name }, ...inside);
   const times = (n) => (n === 1 ? "once" : `${n} times`);
   const nth = (n) => `${n}${n % 100 > 10 && n % 100 < 14 ? "th" : ["th", "st", "nd", "rd"][n % 10] || "th"}`;
@@ -67,5 +65,5 @@ var playerTexts = (() => {
     }
   }
 
-  return { Texts, button, fill, labelled, listOf, make, nth, paragraph, scrolls, times };
+  return { Texts, button, few, fill, labelled, listOf, make, nth, paragraph, scrolls, times };
 })();

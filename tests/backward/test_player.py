@@ -639,6 +639,10 @@ def test_nothing_stands_in_anybodys_way(open_page, scheme):
     button(page, "All steps as a table").click()
     assert page.locator(".player-table").is_visible()
     assert page.evaluate(axe) == []
+    page.get_by_label("What to play").select_option("You are the engine")
+    page.locator(".player-live .node.n1").press("Enter")
+    assert "still waits for 1" in page.locator(".player-said").inner_text()
+    assert page.evaluate(axe) == []
 
 
 def test_what_has_nothing_to_say_is_not_shown(open_page):
