@@ -9,6 +9,7 @@
   and ``llms.txt`` lists them.
 - Each of them gets links to edit it and to report a problem, if mkdocs.yml names a repository.
 - A page that has moved tells search engines so.
+- A page that describes no code loads no style sheet for that.
 """
 
 import base64
@@ -30,6 +31,7 @@ from tools.grammar import FrontMatter
 CHARSET = re.compile(r'<meta charset="?utf-8"?>', re.IGNORECASE)
 MOVED = re.compile(r'<meta content="0; url=(.*?)" http-equiv="refresh" />')
 POLICY = '<meta http-equiv="Content-Security-Policy" content="'
+REFERENCE_STYLE = re.compile(r'\s*<link rel="?stylesheet"? href="?[^">]*_mkdocstrings\.css"?>')
 CANONICAL = re.compile(r'\s*<link rel="?canonical"?.*?>')
 
 
@@ -96,6 +98,8 @@ def published(page: str, source: Path | None, markdown: str, repository: str) ->
     elif source:
         head += [f'<link rel="alternate" type="text/markdown" href="{markdown}">']
         page = with_links(page, source, repository) if repository else page
+    if 'class="doc ' not in page:
+        page = REFERENCE_STYLE.sub("", page)
     return CHARSET.sub(lambda charset: "\n".join([charset[0], *head]), page, count=1)
 
 
