@@ -33,8 +33,8 @@ test: check ## Run every check: style, types, tests, and each snippet of the les
 deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
 	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
 
-site: notebooks ## Build the course into site/
-	$(BIN)/python -m mkdocs build --strict
+site: notebooks ## Build the course into site/, as it is published
+	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish
 
 notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 	@$(BIN)/python -m tools.notebooks

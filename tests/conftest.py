@@ -1,9 +1,15 @@
-"""What tests share: the browser, and the report below them."""
+"""What tests share: the browser, the built site, and the report below them."""
 
+import functools
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +23,7 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 PATIENCE = 600_000  # milliseconds that a browser has for anything
 
+ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # No sandbox, because there is none in a container; and no traffic of the browser's own.
 QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -45,6 +52,55 @@ def new_page(browser) -> Callable[..., Page]:
         return page
 
     return new_page
+
+
+def run(*command: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
+    folder = tmp_path_factory.mktemp("mkdocs")
+    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
+    run("tools.publish", str(folder), cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zensical_site(tmp_path_factory) -> Path:
+    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
+    folder = tmp_path_factory.mktemp("zensical")
+    for name in ("companion", "course", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    run("zensical", "build", "--strict", cwd=folder)
+    run("tools.publish", cwd=folder)
+    return folder / "site"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # one connection for many files
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def address(site) -> Iterator[str]:
+    """The site, served as from a web host."""
+    handler = functools.partial(Handler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -3,18 +3,10 @@
 A real browser opens every page, light and dark, at the width of a desk and of a phone.
 """
 
-import functools
-import os
 import re
-import shutil
-import subprocess
-import sys
 import textwrap
-import threading
 import traceback
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,36 +18,6 @@ LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 PAGES = ["", *(f"{page.stem}/" for page in sorted((ROOT / "course").glob("*.md")))]
 PAGES = [page for page in PAGES if page != "index/"] + ["404.html"]
 DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
-
-
-def run(*command: str, cwd: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The course, built strictly by MkDocs: a broken link or anchor fails here."""
-    folder = tmp_path_factory.mktemp("mkdocs")
-    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def zensical_site(tmp_path_factory) -> Path:
-    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
-    folder = tmp_path_factory.mktemp("zensical")
-    for name in ("companion", "course", "tools"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "mkdocs.yml", folder)
-    run("zensical", "build", "--strict", cwd=folder)
-    return folder / "site"
 
 
 def drawings(site: Path, lesson: Path) -> list[str]:
@@ -110,23 +72,6 @@ def test_nothing_is_left_as_markup(site):
     for file in sorted(site.rglob("*.html")):
         text = re.sub(r"<(pre|script)\b.*?</\1>", "", file.read_text(), flags=re.DOTALL)
         assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
-
-
-class Handler(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # one connection for many files
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="session")
-def address(site) -> Iterator[str]:
-    """The site, served as from a web host."""
-    handler = functools.partial(Handler, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 320, "height": 800}

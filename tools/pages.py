@@ -150,6 +150,22 @@ class Pages(Treeprocessor):
         forget.text = "Forget my answers"
 
 
+class Moved(Treeprocessor):
+    """A page of ``> **Moved.** ... [new](../new.md)`` sends its readers on to where its link leads.
+
+    It is the ``index.md`` in a folder of the old name, so that its address is the old one, and the
+    link leads from the address as it does from the file.
+    """
+
+    def run(self, root: Element) -> None:
+        for quotation in root.iter("blockquote"):
+            word, link = quotation.find("p/strong"), quotation.find("p/a")
+            if word is not None and word.text == "Moved." and link is not None:
+                address = re.sub(r"(?<![^/])index\.md", "", link.get("href", ""))
+                content = f"0; url={address.replace('.md', '/')}"
+                SubElement(quotation, "meta", {"http-equiv": "refresh", "content": content})
+
+
 def show_as_buttons(links: Element) -> None:
     """The first one is the one that most readers need."""
     for number, link in enumerate(links.iter("a")):
@@ -178,6 +194,7 @@ class PagesExtension(Extension):
         md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         md.treeprocessors.register(Pages(md, minutes, **self.getConfigs()), "pages", 1)
+        md.treeprocessors.register(Moved(md), "moved", 1)
 
 
 def makeExtension(**kwargs: Any) -> PagesExtension:
