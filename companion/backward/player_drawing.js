@@ -73,17 +73,22 @@ var playerDrawing = (() => {
           widest.set(key, widths.map((width, i) => Math.max(width, widest.get(key)?.[i] || 0)));
         }
       }
+      const [most, all] = [true, false].map((slots) => this.placed(widest, slots));
+      this.places.set(mode, most.size < all.size ? all : most);
+      return this.places.get(mode);
+    }
+
+    placed(widest, slots) {
       const places = new Map();
       const taken = this.nodes.map(({ box }) => box);
-      for (const [key, widths] of widest) {
+      for (const [key, [wide, narrow]] of widest) {
         const edge = this.edges.find((candidate) => candidate.key === key);
-        const found = edge && widths.map((width) => this.freePlace(edge, width, taken));
-        const box = found?.find((place) => place);
+        const withSlot = slots && this.freePlace(edge, wide, taken);
+        const box = withSlot || this.freePlace(edge, narrow, taken);
         if (!box) continue;
-        places.set(key, { box, withSlot: box === found[0] });
+        places.set(key, { box, withSlot });
         taken.push(box);
       }
-      this.places.set(mode, places);
       return places;
     }
 
