@@ -191,6 +191,36 @@ def test_the_address_in_the_settings_is_that_of_the_repository():
     assert SETTINGS["site_url"] == address_of(SETTINGS["extra"]["repository"]), "see make update"
 
 
+# ---- the workflow
+
+
+def test_the_workflow_tests_every_change_and_publishes_the_main_branch_alone():
+    text = (ROOT / ".github/workflows/pages.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    test, deploy = workflow["jobs"]["test"], workflow["jobs"]["publish"]
+    commands = [step.get("run", step.get("uses")) for step in test["steps"]]
+    _, _, tests, builds, uploads = commands
+    assert (tests, builds) == ("make test", "make site")
+    assert uploads.startswith("actions/upload-pages-artifact@")
+    assert workflow[True] == {"push": {"branches": ["main"]}, "pull_request": None}  # its key is on
+    assert deploy["if"] == test["steps"][-1]["if"] == "github.event_name == 'push'"
+    assert deploy["needs"] == "test"
+    browser = re.search("apt-get install .*?(?=;)", (ROOT / ".ci/run").read_text())[0]
+    assert commands[1].endswith(browser)
+    assert re.search(r"python:3\.(\d+)-", test["container"])[1] >= "11"
+
+
+def test_the_workflow_may_do_little_and_runs_official_actions_alone():
+    text = (ROOT / ".github/workflows/pages.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "permissions" not in workflow["jobs"]["test"]
+    allowed = workflow["jobs"]["publish"]["permissions"]
+    assert allowed == {"pages": "write", "id-token": "write"}
+    used = re.findall("uses: (.*)", text)
+    assert used and all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in used)
+
+
 # ---- a tiny site: pages that moved, and all of it with a repository
 
 TINY = """

@@ -302,6 +302,31 @@ def test_the_output_of_a_snippet_that_fails_on_purpose_is_marked(lesson, errors)
     assert ["error" in found for found in re.findall('class="language-text(.*?)"', html)] == errors
 
 
+def test_an_anchor_below_a_heading_gives_the_heading_its_id():
+    html = markdown(
+        '## A message\n\n<a id="freed"></a>Code: `freed`.\n\n## Another\n',
+        extensions=["attr_list", "toc", "tools.pages"],
+    )
+    assert re.findall('id="(.*?)">(.*?)<', html) == [("freed", "A message"), ("another", "Another")]
+    assert "<p>Code: <code>freed</code>.</p>" in html
+
+
+@pytest.mark.parametrize(
+    ("link", "to"),
+    [("../02-new.md", "../02-new/"), ("../02-new.md#a", "../02-new/#a"), ("../index.md", "../")]
+    + [("../some-index.md", "../some-index/"), ("new/index.md", "new/")],
+)
+def test_a_page_that_has_moved_sends_its_readers_on(link, to):
+    body = tree(page(f"# Old\n\n> **Moved.** This page is now [New]({link}).\n"))
+    refresh = body.find(".//meta")
+    assert refresh.attrib == {"http-equiv": "refresh", "content": f"0; url={to}"}
+    assert body.find(".//a").get("href") == link
+
+
+def test_another_quotation_sends_nobody_anywhere():
+    assert "<meta" not in page("> **Note.** See [New](../02-new.md).\n\n**Moved.** [x](../x.md)")
+
+
 def build(config: str) -> subprocess.CompletedProcess[str]:
     """Build the site in the working directory, with the real tools."""
     Path("mkdocs.yml").write_text(config)
