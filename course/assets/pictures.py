@@ -20,9 +20,8 @@ from base64 import b64encode
 from pathlib import Path
 
 import torch
-from playwright.sync_api import Page, sync_playwright
-
 from companion import Drawing, draw, play
+from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 BROWSERS = (
