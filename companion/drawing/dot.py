@@ -30,7 +30,7 @@ from companion.naming import one_line
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
 _SHORT = 5  # characters of a label at an edge that an arrow seldom bends through
-_NUMBERS = 28  # characters in a line of numbers
+_NUMBERS = 30  # characters in a line of numbers
 # Of what is less important, and of gradients.
 GREY, ORANGE = "#5a6270", "#8a3b00"
 # A space that no text of a user's has: of a line in a box that is a gradient it is the first
@@ -209,7 +209,7 @@ def _edge_text(arrow: Arrow, cut: Cut | None = None) -> str:
 
 def _pill(arrow: Arrow, number: str) -> str:
     """What stands in the pill of an edge: what an edge says anyway, and the gradient."""
-    words = _edge_text(arrow)
+    words = _edge_text(arrow) + (":" if arrow.input_nr else "")
     return _escaped(*_broken(words and f"{words}{MARK}", number))
 
 

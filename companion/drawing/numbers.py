@@ -121,7 +121,7 @@ def _of_outputs(word: str, tensors: Mapping[int, Tensor | None], count: int) -> 
     defined = {nr: tensor for nr, tensor in tensors.items() if tensor is not None}
     some = [*(defined or tensors).items()]
     rows = [
-        (f"{word} {nr}" if count > 1 else word, text)
+        (f"{word} {nr}:" if count > 1 else word, text)
         for nr, tensor in some[:_OUTPUTS]
         if (text := written(tensor))
     ]
