@@ -283,7 +283,7 @@ def test_every_file_that_a_page_or_a_command_names_exists():
 def test_what_make_makes_is_removed_by_clean_and_ignored_by_git():
     made = [".venv", "site", "build", "dist", "inside_autograd.egg-info", ".mypy_cache"]
     removed = re.search(r"^\trm -rf (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
     for name in made:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in removed), name
         assert any(fnmatch.fnmatch(name, pattern) for pattern in ignored), name
