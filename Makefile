@@ -18,6 +18,7 @@ BENCH  := $(VENV)/bench-ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export NO_MKDOCS_2_WARNING := 1
+export PYTHONDONTWRITEBYTECODE := # else each run compiles the tests again
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -27,19 +28,19 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 	$(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:$(PORT)
 
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
-	$(BIN)/python -m pytest -rs -n 2 --dist worksteal
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
 	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
 
-site: notebooks ## Build the course into site/
-	$(BIN)/python -m mkdocs build --strict
+site: notebooks ## Build the course into site/, as it is published
+	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish
 
 notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 	@$(BIN)/python -m tools.notebooks
 
 update: $(READY) ## Write what the snippets print, raise and draw into the lessons
-	$(BIN)/python -m pytest course README.md --update-outputs && $(BIN)/python -m tools.course && $(BIN)/python course/assets/pictures.py && $(MAKE) --no-print-directory notebooks
+	$(BIN)/python -m pytest course README.md --update-outputs && $(BIN)/python -m tools.course && $(BIN)/python -m course.assets.pictures && $(MAKE) --no-print-directory notebooks
 
 lab: notebooks $(LAB) ## Open the notebooks in JupyterLab: copies in lab/, which are yours
 	@mkdir -p lab; cd course/notebooks; for book in *.ipynb; do test -e ../../lab/$$book || sed 's|](\.\./|](../course/|g' $$book > ../../lab/$$book; done

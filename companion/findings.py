@@ -11,6 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal, NamedTuple
 
 from companion.source import Source
@@ -52,6 +53,14 @@ class Finding:
         parts += [("  read:  ", f"{self.lesson}, clinic.md#{self.code}")]
         lines = [_wrapped(label, text) for label, text in parts]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
+
+def as_html(text: str) -> str:
+    """Text as a notebook shows it below a cell: line by line, and nothing in it is HTML."""
+    return f"<pre>{escape(text)}</pre>"
 
 
 def _wrapped(label: str, text: str) -> str:

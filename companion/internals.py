@@ -1,7 +1,7 @@
 """Every private name of torch that the companion uses, each behind a function with a plain name.
 
 No other file may use one, and a test holds that. So when a new torch comes, this is the file to
-read. Where a name is younger than torch 2.6, the oldest that the companion claims, it says so.
+read. A name that not every torch from 2.6 on has, the oldest that the companion claims, says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes 
 # The sequence number that the next Node made in this thread will get.
 next_number = torch._C._autograd._get_sequence_nr
 
-# The number of the backward pass that runs in this thread; -1 outside of any.
+# The number of the backward pass that runs in this thread; -1 if none does.
 running_pass = torch._C._current_graph_task_id
 
 
@@ -33,6 +33,11 @@ def metadata_of(node: Node, output_nr: int) -> Any:
     return node._input_metadata[output_nr]
 
 
+def output_count(node: Node) -> int:
+    """How many outputs that can have a gradient the operation has that a Node stands for."""
+    return len(node._input_metadata)
+
+
 def forward_class_of(node: Node) -> Any:
     """The ``torch.autograd.Function`` whose backward the Node of a custom Function runs."""
     return node._forward_cls
@@ -40,7 +45,7 @@ def forward_class_of(node: Node) -> Any:
 
 # ---- what a Node saved
 
-_OF_FUNCTIONS: Final = "saved_tensors"  # the author of a Function chose its other attributes
+_OF_FUNCTIONS: Final = "saved_tensors"  # what a custom Function saved; its author chose the rest
 
 
 def saved_names(node: Node) -> list[str]:
@@ -60,10 +65,10 @@ def saved_value(node: Node, name: str) -> Any:
 
 
 def saved_raw(node: Node, name: str) -> Any:
-    """The same before it is unpacked: torch's ``SavedTensor``, or a tuple of them. Runs nothing.
+    """The same before it is unpacked: torch's ``SavedTensor``, or a tuple of them. Runs no hooks.
 
-    None where a Node saved no tensor but a number. A ``SavedTensor`` has ``data``, which is None
-    for a tensor that went through hooks, ``unpack_hook`` and ``unpack()``.
+    None if the Node saved a number. A ``SavedTensor`` has ``unpack()``, ``unpack_hook`` and
+    ``data``, which is None for a tensor that was saved through hooks.
 
     Raises:
         RuntimeError: a custom Function freed them.
@@ -76,7 +81,7 @@ def saved_raw(node: Node, name: str) -> Any:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """How often torch wrote into a tensor or a view of it; None for one of inference mode."""
+    """How often a tensor was written to, itself or through a view; None for an inference tensor."""
     try:
         return tensor._version
     except RuntimeError:
@@ -110,24 +115,24 @@ def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def revive(tensor: Any) -> None:
-    """Make a tensor that a weak reference gave usable: before torch 2.10, if only C++ kept it."""
+    """Make usable what a weak reference gave of a tensor that only C++ kept. Before torch 2.10."""
     if hasattr(tensor, "_fix_weakref"):
         tensor._fix_weakref()
 
 
 # ---- modes and subclasses that look at calls
 
-# In this block no mode of ``__torch_function__`` and no subclass sees a call.
+# ``with unseen():`` no mode of ``__torch_function__`` and no subclass sees a call.
 unseen = torch._C.DisableTorchFunction
 
-# In this block no subclass does; torch's manual on subclasses tells to use it.
+# ``with unseen_by_subclasses():`` no subclass does. Torch's manual on subclasses recommends it.
 unseen_by_subclasses = torch._C.DisableTorchFunctionSubclass
 
 
 def leave_mode(mode: TorchFunctionMode) -> None:
-    """Take a mode off torch's stack, wherever on it it is.
+    """Take a mode off torch's stack of modes, also from below others, if it is there.
 
-    A generator that is closed late may find other modes on top; in another thread, none.
+    A generator that is closed late may find other modes above its own; in another thread, none.
     """
     stack: Any = overrides  # whose functions have no annotations
     if any(other is mode for other in stack._get_current_function_mode_stack()):
@@ -139,15 +144,14 @@ def leave_mode(mode: TorchFunctionMode) -> None:
 
 
 def has_dispatch_mode() -> bool:
-    """Whether a ``__torch_dispatch__`` mode is on, which would see each operation of ours."""
+    """Whether a ``__torch_dispatch__`` mode is on, which would see our operations."""
     return bool(torch._C._len_torch_dispatch_stack())
 
 
-# What ``torch.set_grad_enabled``, ``torch.nn.functional.threshold`` and the version of a tensor are
-# called where a ``__torch_function__`` sees them.
-SET_GRAD_ENABLED: Final = "_set_grad_enabled"
-THRESHOLD: Final = "_threshold"
-VERSION: Final = "_version"
+# The names by which a ``__torch_function__`` sees what has another name in public.
+SET_GRAD_ENABLED: Final = "_set_grad_enabled"  # torch.set_grad_enabled
+THRESHOLD: Final = "_threshold"  # torch.nn.functional.threshold
+VERSION: Final = "_version"  # the attribute that version_of reads
 
 
 # ---- modules

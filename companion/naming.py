@@ -17,7 +17,7 @@ def callers_names() -> dict[str, torch.Tensor]:
 
     The caller is the first function outside the companion, however deep inside it this is asked.
 
-    Of several names for one tensor the first counts. Names with a leading underscore are skipped,
+    A tensor with several names goes by the first. Names with a leading underscore are skipped,
     among them those that IPython gives to outputs; and those that nobody can write, such as the
     ``@py_assert1`` of pytest.
     """
@@ -26,25 +26,38 @@ def callers_names() -> dict[str, torch.Tensor]:
         frame = frame.f_back
     if frame is None:  # called from C, with no Python around it
         return {}
-    names: dict[torch.Tensor, str] = {}
+    names = _names_in(frame)
+    _drop_copy_of_variables(frame)
+    return names
+
+
+def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
     local = frame.f_locals
+    names: dict[torch.Tensor, str] = {}
     for scope in (local, frame.f_globals):
         # Few values are tensors, so that question comes first. Another thread may change the
         # variables meanwhile, hence the list.
         for name, value in [item for item in list(scope.items()) if is_tensor(item[1])]:
-            # A global of a local's name is another thing by that name.
-            told = isinstance(name, str) and name.isidentifier() and name[0] != "_"
-            if told and (scope is local or name not in local):
+            is_public = isinstance(name, str) and name.isidentifier() and name[0] != "_"
+            # In the caller's code the name of a local does not mean the global.
+            if is_public and (scope is local or name not in local):
                 names.setdefault(value, name)
-    # Up to Python 3.12 a function's frame keeps this copy of its variables, and the tensors in it
-    # would outlive them. Two references, of the frame and of ``local``, mean that nobody else looks
-    # at the copy; getrefcount adds its own.
-    copied = isinstance(local, dict) and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
-    if copied and sys.getrefcount(local) <= 3:
-        code = frame.f_code
-        for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
-            local.pop(name, None)  # and leave what exec() may have put there
     return {name: tensor for tensor, name in names.items()}
+
+
+def _drop_copy_of_variables(frame: FrameType) -> None:
+    """Empty the dict that ``f_locals`` made of a function's variables, up to Python 3.12.
+
+    The frame keeps that dict, so the tensors in it would outlive the variables. Where somebody else
+    has the dict too, who called ``locals()``, it is left alone.
+    """
+    copy, code = frame.f_locals, frame.f_code
+    if not isinstance(copy, dict) or not code.co_flags & inspect.CO_OPTIMIZED:
+        return  # Python 3.13 gives no copy; and of a module or a class it is no copy
+    # The frame, ``copy`` and the argument of getrefcount refer to it; anything more is another's.
+    if sys.getrefcount(copy) <= 3:
+        for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+            copy.pop(name, None)  # what exec() may have put there stays
 
 
 def is_tensor(value: object) -> bool:

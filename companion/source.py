@@ -1,6 +1,6 @@
 """Where in the user's code something happened: the innermost line of a file that is the user's.
 
-A place in running code is a code object and the offset of an instruction. From these Python tells
+A place in running code is a code object and the offset of an instruction. From these Python knows
 the exact segment, such as ``x @ w`` of ``y = (x @ w).relu()``. It is looked up when asked for.
 """
 
@@ -30,8 +30,8 @@ class Source:
     Attributes:
         file: the name of the file.
         line: the number of the line.
-        text: what stands there: of an operation under ``watch`` its own segment of the source, such
-            as ``x @ w``; else the line. ``""`` where the source cannot be found.
+        text: what the source says there: for an operation under ``watch`` its own segment, such as
+            ``x @ w``; else the line. ``""`` where the source cannot be found.
     """
 
     file: str
@@ -39,10 +39,13 @@ class Source:
     text: str
 
     def __str__(self) -> str:
+        parts = list[str]()
         # The cell of a notebook and the snippet of a page are no files with lines of their own.
-        is_program = self.file.endswith(".py") and os.path.exists(self.file)
-        place = f"{os.path.basename(self.file)}:{self.line}" if is_program else ""
-        return ": ".join(part for part in (place, f"`{self.text}`" if self.text else "") if part)
+        if self.file.endswith(".py") and os.path.exists(self.file):
+            parts.append(f"{os.path.basename(self.file)}:{self.line}")
+        if self.text:
+            parts.append(f"`{self.text}`")
+        return ": ".join(parts)
 
 
 @cache
@@ -69,27 +72,27 @@ def users_place() -> tuple[CodeType, int] | None:
 
 
 def source_at(code: CodeType, instruction: int) -> Source:
-    """What the source says where an instruction comes from.
+    """The source that an instruction was compiled from.
 
     Args:
         code: the code object.
         instruction: the offset of the instruction, as in ``frame.f_lasti``.
     """
-    at = islice(code.co_positions(), max(instruction, 0) // 2, None)
-    line, last, start, end = next(at, (None, None, None, None))
+    file = code.co_filename
+    positions = islice(code.co_positions(), max(instruction, 0) // 2, None)
+    line, last, start, end = next(positions, (None, None, None, None))
     line = line or code.co_firstlineno
-    whole = line_of(code.co_filename, line).strip()
+    whole_line = Source(file, line, line_of(file, line).strip())
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
-        return Source(code.co_filename, line, whole)
-    name = dis.opname[code.co_code[instruction]]
-    if name.startswith("STORE_"):  # x[0] = y, whose segment is x[0]
-        return Source(code.co_filename, line, whole)
+        return whole_line
+    if dis.opname[code.co_code[instruction]].startswith("STORE_"):  # of x[0] = y it would be x[0]
+        return whole_line
     # Columns count bytes.
-    lines = [line_of(code.co_filename, n).encode() for n in range(line, last + 1)]
+    lines = [line_of(file, number).encode() for number in range(line, last + 1)]
     lines[-1] = lines[-1][:end]
     lines[0] = lines[0][start:]
     text = " ".join(part.decode(errors="replace").strip() for part in lines)
-    return Source(code.co_filename, line, text.strip())
+    return Source(file, line, text.strip())
 
 
 def line_of(file: str, number: int) -> str:

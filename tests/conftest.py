@@ -1,13 +1,29 @@
-"""What tests share: the browser, and the report below them."""
+"""What tests share: the browser, the built site, and the report below them."""
 
+import functools
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, Page, sync_playwright
 
+# A thread for each of the two workers, here and in what tests start; before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing depends on how fast the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+PATIENCE = 600_000  # milliseconds that a browser has for anything
+
+ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # No sandbox, because there is none in a container; and no traffic of the browser's own.
 QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -21,9 +37,70 @@ def browser() -> Iterator[Browser]:
         reason = "no browser; apt-get install chromium, or set CHROMIUM to the path of a Chrome"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=PATIENCE)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def new_page(browser) -> Callable[..., Page]:
+    """Open a window of its own. Closing the page closes it."""
+
+    def new_page(**options: Any) -> Page:
+        page = browser.new_page(**options)
+        page.set_default_timeout(PATIENCE)
+        return page
+
+    return new_page
+
+
+def run(*command: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
+    folder = tmp_path_factory.mktemp("mkdocs")
+    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
+    run("tools.publish", str(folder), cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zensical_site(tmp_path_factory) -> Path:
+    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
+    folder = tmp_path_factory.mktemp("zensical")
+    for name in ("companion", "course", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    run("zensical", "build", "--strict", cwd=folder)
+    run("tools.publish", cwd=folder)
+    return folder / "site"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # one connection for many files
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def address(site) -> Iterator[str]:
+    """The site, served as from a web host."""
+    handler = functools.partial(Handler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,11 +1,14 @@
 """The table of findings: complete, and in sentences of its own for each kind."""
 
 import re
+from html import escape
 from pathlib import Path
 
 import pytest
+import torch
+from IPython.core.formatters import DisplayFormatter
 
-from companion import Cut
+from companion import Cut, diagnose, explain, watch
 from companion.findings import KINDS, cut_message, finding
 from companion.source import Source
 
@@ -90,3 +93,35 @@ def test_a_finding_fits_a_terminal_and_loses_no_word(code):
     assert max(map(len, text.splitlines())) <= 90
     words = " ".join(text.split())
     assert " ".join(kind.cause.split()) in words and " ".join(kind.cure.split()) in words
+
+
+# ---- what a notebook shows of them
+
+
+def shown(value: object) -> str:
+    """The HTML that a notebook shows of the value of a last line."""
+    return DisplayFormatter().format(value)[0]["text/html"]
+
+
+def test_a_notebook_shows_advice_as_text_in_which_nothing_of_the_user_is_html():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x * (x + len("<b>&")).detach()
+    (cut,) = watched.cuts
+    diagnosis = diagnose(y, watch=watched)
+    texts = {diagnosis: diagnosis, diagnosis[0]: diagnosis[0], watched.cuts: cut}
+    for advice, text in texts.items():
+        html = shown(advice)
+        assert html == f"<pre>{escape(str(text))}</pre>"
+        assert "<" not in html.removeprefix("<pre>").removesuffix("</pre>")
+    assert "&quot;&lt;b&gt;&amp;&quot;" in shown(watched.cuts)
+    assert shown(watched.cuts) == shown(watched.reaching(y))
+    explained = explain(RuntimeError("grad can be implicitly created only for scalar outputs"))
+    assert "error non-scalar: " in shown(explained) and "  cure:  " in shown(explained)
+
+
+def test_cuts_are_a_tuple_and_without_one_it_is_said():
+    with watch() as watched:
+        pass
+    assert watched.cuts == () and isinstance(watched.cuts, tuple)
+    assert shown(watched.cuts) == "<pre>no cuts</pre>"

@@ -55,10 +55,11 @@ PROJECT = "20-your-own"  # takes as long as it takes
 
 REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
 # What is written into pages: a list of the lessons, how long all of them take, where they can be
-# read, which one comes next.
+# read, which one comes next. The settings of the site have its address too.
 LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
 SUM = re.compile(r"\d+ lessons, about \d+ hours to read and \d+ hours of exercises")
 SITE = re.compile(r"^Read it on its site.*$", re.MULTILINE)
+SITE_URL = re.compile(r'(?<=^site_url: )".*?"', re.MULTILINE)
 NEXT = re.compile(r"(?<=\nNext: )\[.*?\]\(.*?\)")
 
 
@@ -179,7 +180,7 @@ def count_lines(code: str) -> int:
 
 def count_words(text: str) -> int:
     """The words that a reader sees; what Markdown and HTML are written with is none of them."""
-    text = re.sub(r"!\[[^\]]*\]|\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
+    text = re.sub(r"(!\[[^\]]*)?\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
     return sum(1 for word in text.split() if re.search(r"\w", word))
 
 
@@ -217,12 +218,20 @@ def in_all(course: Sequence[Lesson]) -> str:
     )
 
 
-def site(repository: str) -> str:
-    """Where to read the course. ``repository`` is OWNER/NAME on GitHub, or nothing."""
+def address(repository: str) -> str:
+    """The address that GitHub gives a site. ``repository`` is OWNER/NAME on GitHub, or nothing."""
     owner, _, name = repository.partition("/")
+    host = f"{owner.lower()}.github.io"
     if not name:
+        return ""
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
+def site(repository: str) -> str:
+    """Where to read the course."""
+    if not repository:
         return "Read it on its site, which `make serve` builds on your machine."
-    return f"Read it on its site, <https://{owner.lower()}.github.io/{name}/>."
+    return f"Read it on its site, <{address(repository)}>."
 
 
 def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
@@ -230,6 +239,7 @@ def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
     text = page.read_text(encoding="utf-8")
     text = LIST.sub(lambda _: "\n" + cards(course), text)
     text = SITE.sub(site(repository), SUM.sub(in_all(course), text))
+    text = SITE_URL.sub(f'"{address(repository)}"', text)
     below = next((after for before, after in pairwise(course) if before.path == page), None)
     return NEXT.sub(lambda _: below.link, text) if below else text
 
@@ -248,7 +258,7 @@ def table(course: Sequence[Lesson]) -> Iterator[str]:
 def main(root: Path) -> None:
     course = lessons(root / "course")
     settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
-    for page in [root / "README.md", *sorted((root / "course").glob("*.md"))]:
+    for page in [root / "README.md", root / "mkdocs.yml", *sorted((root / "course").glob("*.md"))]:
         text = updated(page, course, settings["extra"]["repository"])
         if text != page.read_text(encoding="utf-8"):
             page.write_text(text, encoding="utf-8")

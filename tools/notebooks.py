@@ -2,16 +2,23 @@
 
 Nothing runs here. What stands below a snippet in the lesson is what it did, since the tests say so,
 and it becomes the output of the cell; so a notebook is a function of its lesson alone.
+
+The cell after a Predict comes without its output: running it shows it, and the text on it is
+folded. A snippet in a fold is text, so that *Run all* does not print its answer, unless a later
+cell needs a name that it binds; then it is a hidden cell.
 """
 
 from __future__ import annotations
 
+import dis
 import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from html import escape
+from dataclasses import replace
+from html import escape, unescape
 from pathlib import Path
+from types import CodeType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,57 +26,150 @@ import nbformat
 import yaml
 from nbformat import v4
 
+from tools.course import Lesson
 from tools.grammar import (
     PLAYER,
+    Callout,
     Closing,
     Download,
+    Fence,
+    Figure,
     FrontMatter,
+    Heading,
     Mark,
     Opening,
     Part,
     Snippet,
-    parse,
+    Text,
 )
 
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
 FOLDED = ["", "</details>"]  # the end of a fold
+FILES = "(?:md|ipynb|svg|html|css|js|png)"  # what links lead to, unlike x[0](y) in code
+AFTER_PREDICT = "Read on when you have run the cell"
+NEEDS = "This notebook uses the package `companion` of the course."
+MAKE_LAB = "in the folder of the course, `make lab` installs it and opens the notebooks"
+SHORT_ERRORS = "Exception reporting mode: Minimal\n"  # what %xmode prints
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
 
 
-def notebook(lesson: Path, repository: str = "") -> str:
+def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     """The notebook of a lesson, as the text of its ``.ipynb`` file.
 
     Args:
-        lesson: the Markdown file; drawings and players are read from beside it.
-        repository: ``OWNER/NAME`` on GitHub. Where it is given, a first cell installs the companion
-            from there, which Colab needs.
+        path: the Markdown file; drawings and players are read from beside it.
+        repository: ``OWNER/NAME`` on GitHub. Where it is given, the companion is installed from
+            there if it is missing.
+        covered: whether what follows a Predict is covered.
     """
-    cells = [*_cells(parse(lesson.read_text(encoding="utf-8")), lesson.parent)]
-    if repository:
-        cells.insert(0, v4.new_code_cell(f"%pip install -q git+https://github.com/{repository}"))
+    lesson = Lesson(path)
+    parts = [*_covered(lesson.parts)] if covered else lesson.parts
+    cells = [*_first(lesson, repository), *_cells(parts, path.parent)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
-    for number, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
-        cell.execution_count = number
     book = v4.new_notebook(cells=cells, metadata=METADATA)
     nbformat.validate(book)
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _cells(parts: list[Part], folder: Path) -> Iterator[Any]:
-    """A cell for each snippet, and one for what stands between two snippets."""
-    text: list[Part] = []
+def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
+    """The title, and how to get the companion where it is missing."""
+    address = f"git+https://github.com/{repository}"
+    if repository:
+        missing = f"Where it is missing, the next cell installs it: `pip install {address}`."
+        cure = f"%pip install -q {address}"
+    else:
+        missing = f"Where it is missing: {MAKE_LAB}."
+        message = f'"companion is missing; "\n        "{MAKE_LAB}"'
+        cure = f"raise ModuleNotFoundError(\n        {message}\n    ) from None"
+    yield v4.new_markdown_cell(f"# {_title(lesson)}\n\n{NEEDS}\n{missing}")
+    magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
+    source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
+    source = "\n".join([*magics, *source])
+    yield v4.new_code_cell(source, outputs=[v4.new_output("stream", text=SHORT_ERRORS)])
+
+
+def _title(lesson: Lesson) -> str:
+    """The title of the front matter, which has the lesson's number; without one, the heading."""
+    if any(isinstance(part, FrontMatter) for part in lesson.parts):
+        return lesson.title
+    return next((part.title for part in lesson.parts if _is_title(part)), lesson.slug)
+
+
+def _covered(parts: list[Part]) -> Iterator[Part]:
+    """The parts; the snippet after a Predict is without what it did, the text below it folded."""
+    asked, fold = False, None
     for part in parts:
-        if isinstance(part, Snippet):
-            yield from _text(text)
+        if fold and not isinstance(part, Text | Fence):
+            yield Closing(part.line, "", (fold,))
+            fold = None
+        if isinstance(part, Heading | Callout):
+            asked = isinstance(part, Callout) and part.title == "Predict"
+        if isinstance(part, Snippet) and not part.inside and asked:
+            yield replace(part, output=None, figure=None)
+            fold, asked = Opening(part.line, "", (), AFTER_PREDICT), False
+            yield fold
+        else:
+            yield replace(part, inside=(fold,)) if fold else part
+    if fold:
+        yield Closing(parts[-1].end, "", (fold,))
+
+
+def _cells(parts: list[Part], folder: Path) -> Iterator[Any]:
+    """A cell for each snippet that is to run, and one for what stands between two of them."""
+    text: list[Part] = []
+    to_run = _to_run(parts)
+    for part in parts:
+        if isinstance(part, Snippet) and part.line in to_run:
+            yield from _text(text, folder)
             yield _code(part, folder)
             text = []
-        elif not isinstance(part, FrontMatter | Download):
+        elif not isinstance(part, FrontMatter | Download) and not _is_title(part):
             text.append(part)
-    yield from _text(text)
+    yield from _text(text, folder)
+
+
+def _is_title(part: Part) -> bool:
+    return isinstance(part, Heading) and part.level == 1
+
+
+# ---- what runs
+
+
+def _to_run(parts: list[Part]) -> set[int]:
+    """The lines of the snippets outside of folds, and of those that a later one of them needs."""
+    lines = set[int]()
+    needed = set[str]()
+    for part in reversed(parts):
+        if isinstance(part, Snippet):
+            reads, binds = _names(part.fence.code)
+            if not part.inside or binds & needed:
+                lines.add(part.line)
+                needed = needed - binds | reads
+    return lines
+
+
+def _names(code: str) -> tuple[set[str], set[str]]:
+    """The names that a snippet reads before it binds them, and those that it binds."""
+    reads, binds = set[str](), set[str]()
+    # Instructions come in the order in which they run: in x = x + 1 x is read, then bound.
+    module = compile(code, "snippet", "exec")
+    waiting = [(module, instruction) for instruction in dis.get_instructions(module)][::-1]
+    while waiting:
+        within, instruction = waiting.pop()
+        name = instruction.argval
+        if isinstance(name, CodeType):  # of a function or a class
+            waiting += [(name, inner) for inner in dis.get_instructions(name)][::-1]
+        elif instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL") and name not in binds:
+            reads.add(name)
+        elif instruction.opname == "STORE_GLOBAL":
+            binds.add(name)
+        elif instruction.opname == "STORE_NAME" and within is module:
+            binds.add(name)
+    return reads, binds
 
 
 # ---- code cells
@@ -83,7 +183,8 @@ def _code(snippet: Snippet, folder: Path) -> Any:
     if folds := [opening.title for opening in snippet.inside]:
         # JupyterLab and VS Code fold by the first, Colab by the second and the title.
         metadata |= {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "cellView": "form"}
-        source = f"# @title {folds[-1]}\n{source}"
+        title = unescape(re.sub("<[^>]+>", "", folds[-1]))
+        source = f"# @title {title}\n{source}"
     outputs = [*_printed(snippet), *_drawn(snippet, folder)]
     return v4.new_code_cell(source, metadata=metadata, outputs=outputs)
 
@@ -108,10 +209,13 @@ def _drawn(snippet: Snippet, folder: Path) -> list[Any]:
     """The drawing of a snippet or its player, as an output."""
     if snippet.figure is None:
         return []
-    alt, file = snippet.figure.alt, snippet.figure.file
-    text = (folder / file).read_text(encoding="utf-8")
-    html = storyboard(text) if PLAYER.fullmatch(file) else _image(text, alt)
-    return [v4.new_output("display_data", {"text/html": html, "text/plain": alt})]
+    data = {"text/html": _html(snippet.figure, folder), "text/plain": snippet.figure.alt}
+    return [v4.new_output("display_data", data)]
+
+
+def _html(figure: Figure, folder: Path) -> str:
+    text = (folder / figure.file).read_text(encoding="utf-8")
+    return storyboard(text) if PLAYER.fullmatch(figure.file) else _image(text, figure.alt)
 
 
 def storyboard(player: str) -> str:
@@ -134,12 +238,11 @@ def _image(svg: str, alt: str) -> str:
 # ---- text cells
 
 
-def _text(parts: list[Part]) -> list[Any]:
-    """The cell of what stands between two snippets, if anything does.
+def _text(parts: list[Part], folder: Path) -> list[Any]:
+    """The cell of what stands between two code cells, if anything does.
 
-    A fold ends with its cell, and what comes below a snippet in it is folded by itself. Where it
-    has no text nothing is left of it: its title
-    stands in the cell of its snippet.
+    A fold ends with its cell, and what comes below a hidden cell in it is folded by itself. Where
+    it has no text nothing is left of it: its title stands in the hidden cell.
     """
     written = [n for n, part in enumerate(parts) if part.text.strip()]
     if not written:
@@ -147,13 +250,13 @@ def _text(parts: list[Part]) -> list[Any]:
     parts = parts[written[0] : written[-1] + 1]
     lines = [line for fold in parts[0].inside for line in _fold(fold)]
     for part in parts:
-        lines += _lines(part)
+        lines += _lines(part, folder)
     lines += FOLDED * len(parts[-1].inside_below)
-    text = EMPTY.sub("", "\n".join(lines)).strip()
-    return [v4.new_markdown_cell(_links(text))] if text.strip("> \n") else []
+    text = re.sub("\n+</details>", "\n\n</details>", EMPTY.sub("", "\n".join(lines))).strip()
+    return [v4.new_markdown_cell(text)] if text else []
 
 
-def _lines(part: Part) -> list[str]:
+def _lines(part: Part, folder: Path) -> list[str]:
     match part:
         case Opening():
             return _fold(part)
@@ -161,17 +264,32 @@ def _lines(part: Part) -> list[str]:
             return FOLDED
         case Mark():
             return []
-    return part.text.splitlines()
+        case Fence():
+            return part.text.splitlines()
+        case Snippet():
+            return _as_text(part, folder)
+        case Callout(title="Predict"):  # a box in JupyterLab and VS Code
+            text = re.sub("^> ?", "", _links(part.text), flags=re.M)
+            return ['<div class="alert alert-block alert-info">', "", text, "</div>"]
+    return _links(part.text).splitlines()
 
 
 def _fold(fold: Opening) -> list[str]:
     return ["<details>", f"<summary>{fold.title}</summary>", ""]
 
 
+def _as_text(snippet: Snippet, folder: Path) -> list[str]:
+    """A snippet that does not run, and what it did."""
+    did = "It raises:\n" if snippet.raises else "It prints:\n"  # so that it is not taken for code
+    output = [did, snippet.output.text] if snippet.output else []
+    figures = [_html(snippet.figure, folder)] if snippet.figure else []
+    return "\n".join([snippet.fence.text, *output, *figures]).splitlines()
+
+
 def _links(source: str) -> str:
     """Links to other lessons lead to their notebooks, all others out of the notebooks' folder."""
     source = re.sub(r"\]\((\d\d-[\w-]+)\.md(?:#[\w-]+)?\)", r"](\1.ipynb)", source)
-    return re.sub(r"\]\((?!https?:|#|\d\d-[\w-]+\.ipynb)", "](../", source)
+    return re.sub(rf"\]\((?!\d\d-[\w-]+\.ipynb)(?=[\w./-]+\.{FILES}\b)", "](../", source)
 
 
 def repository(course: Path) -> str:

@@ -17,6 +17,18 @@ from markdown.treeprocessors import Treeprocessor
 from tools import course, parts
 from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
 
+ANCHOR = re.compile(r'^(## .*)\n\n<a id="([\w-]+)"></a>', re.MULTILINE)
+
+
+class Anchors(Preprocessor):
+    """Gives a heading the id of the empty anchor below it, so that links lead to the heading.
+
+    On GitHub, where a heading has the id of its words, they lead to the anchor itself.
+    """
+
+    def run(self, lines: list[str]) -> list[str]:
+        return ANCHOR.sub(r"\1 { #\2 }\n\n", "\n".join(lines)).split("\n")
+
 
 class Minutes(Preprocessor):
     """Reads how long a page takes, from its text as it is written."""
@@ -84,10 +96,9 @@ class Pages(Treeprocessor):
         The style sheet stands above the first, so that none is seen without it, and not at the top
         of the page, where MkDocs looks for the title. The script stands below the last.
         """
-        style, script = (
-            Path(self.player, name).read_text(encoding="utf-8")
-            for name in ("player.css", "player.js")
-        )
+        style = Path(self.player, "player.css").read_text(encoding="utf-8")
+        scripts = sorted(Path(self.player).glob("player*.js"), reverse=True)  # player.js is last
+        script = "".join(file.read_text(encoding="utf-8") for file in scripts)
         before = f"<style>\n{style}</style>\n"
         for paragraph, figure in players:
             _, fragment = self.read(figure, f"the player {figure}")
@@ -139,6 +150,22 @@ class Pages(Treeprocessor):
         forget.text = "Forget my answers"
 
 
+class Moved(Treeprocessor):
+    """A page of ``> **Moved.** ... [new](../new.md)`` sends its readers on to where its link leads.
+
+    It is the ``index.md`` in a folder of the old name, so that its address is the old one, and the
+    link leads from the address as it does from the file.
+    """
+
+    def run(self, root: Element) -> None:
+        for quotation in root.iter("blockquote"):
+            word, link = quotation.find("p/strong"), quotation.find("p/a")
+            if word is not None and word.text == "Moved." and link is not None:
+                address = re.sub(r"(?<![^/])index\.md", "", link.get("href", ""))
+                content = f"0; url={address.replace('.md', '/')}"
+                SubElement(quotation, "meta", {"http-equiv": "refresh", "content": content})
+
+
 def show_as_buttons(links: Element) -> None:
     """The first one is the one that most readers need."""
     for number, link in enumerate(links.iter("a")):
@@ -163,9 +190,11 @@ class PagesExtension(Extension):
     def extendMarkdown(self, md: Markdown) -> None:
         parts.add_to(md, self.getConfig("docs"))
         minutes = Minutes(md)
+        md.preprocessors.register(Anchors(md), "anchors", 28)
         md.preprocessors.register(minutes, "minutes", 27)  # before the parts are marked (26)
         # After the images and links are parsed (20), before MkDocs moves their addresses (0).
         md.treeprocessors.register(Pages(md, minutes, **self.getConfigs()), "pages", 1)
+        md.treeprocessors.register(Moved(md), "moved", 1)
 
 
 def makeExtension(**kwargs: Any) -> PagesExtension:

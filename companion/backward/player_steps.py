@@ -147,4 +147,5 @@ def _show(value: Tensor) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | complex) else str(value)
+    # Added to 0.0 a zero has no sign, which would only raise a question.
+    return f"{value + 0.0:.4g}" if isinstance(value, float | complex) else str(value)

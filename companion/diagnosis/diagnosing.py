@@ -19,7 +19,7 @@ from companion.diagnosis.case import Case, Input, placed, shape_of, trouble_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
 from companion.diagnosis.risks import is_plain, risks
-from companion.findings import Finding, Severity, finding
+from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
 from companion.graph.nodes import GraphNode, shape_or_none
@@ -61,6 +61,9 @@ class Diagnosis(tuple[Finding, ...]):
         else:
             verdict = f"backward() will not do what you want: {self._subject}."
         return "\n\n".join([verdict, *map(str, self)])
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
 
 
 def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagnosis:

@@ -5,17 +5,21 @@ One picture language everywhere: a root is above all that it leads to, and the a
 is a rounded box; a leaf is a double box that says ``leaf``; a custom Function is a hexagon that
 says so; the root says ``root``; an entry of ``next_functions`` that is None is a short dashed stub
 to a dot, or to the scissors of a cut. Several Nodes drawn as one are a block that says how many
-they are.
+they are. With numbers, a box has its value and below it its gradient, and what leaves it along an
+edge stands in a pill on the edge. Colours repeat all that, and course.css has them for a dark page.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
+from companion.drawing.numbers import Numbers, Row
 from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
 from companion.forward.tracing import cuts_into
 from companion.forward.watching import Cut, Watch
@@ -25,16 +29,34 @@ from companion.naming import one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
+_SHORT = 5  # characters of a label at an edge that an arrow seldom bends through
+_NUMBERS = 28  # characters in a line of numbers
+# Of what is less important, and of gradients.
+GREY, ORANGE = "#5a6270", "#8a3b00"
+# A space that no text of a user's has: of a line in a box that is a gradient it is the first
+# character, in a pill it ends what is grey.
+MARK = "\xa0"
+
 # How a box of each class looks.
 _LOOKS = {
-    "operation": {"style": "rounded"},
-    "leaf": {"peripheries": "2"},
-    "custom": {"shape": "hexagon", "margin": "0"},
-    "folded": {"shape": "box3d"},
-    "output": {"style": "rounded"},
-    "root": {"penwidth": "2"},
+    "operation": {"style": "rounded,filled", "fillcolor": "#f4f5f7"},
+    "leaf": {"style": "filled", "fillcolor": "#e2f3ea", "peripheries": "2"},
+    "custom": {"style": "filled", "fillcolor": "#ece5fa", "shape": "hexagon", "margin": "0"},
+    "folded": {"style": "filled", "fillcolor": "#f4f5f7", "shape": "box3d"},
+    "output": {"style": "rounded,filled"},
+    "root": {"penwidth": "2", "fillcolor": "#dde9fb"},
     "none": {"shape": "point", "width": "0.07"},
-    "cut": {"style": "dashed"},
+    "cut": {"style": "dashed", "fontcolor": "black"},
+    "pill": {
+        "style": "rounded,filled",
+        "color": ORANGE,
+        "fillcolor": "#fff0e0",
+        "fontcolor": ORANGE,
+        "fontsize": "10",
+        "margin": "0.06,0.02",
+        "height": "0.2",
+        "width": "0.2",
+    },
 }
 _STUB = {"style": "dashed", "arrowhead": "none"}  # an edge that leads to no box
 # A leaf that is used in every step of a loop takes Graphviz minutes to lay out well.
@@ -44,6 +66,7 @@ _QUICK = {"splines": "line", "nslimit": "1", "nslimit1": "5"}
 def dot_of(
     folded: Folded,
     saved: Saved,
+    numbers: Numbers,
     tags: Mapping[int, str] | None = None,
     scissors: Sequence[Scissors] = (),
 ) -> str:
@@ -52,6 +75,7 @@ def dot_of(
     Args:
         folded: the boxes and edges of the graph.
         saved: for some Nodes the tensors to list in their boxes.
+        numbers: the numbers to show, if any.
         tags: for some Nodes one more line of text. Then Nodes and edges also have classes by which
             a script finds them, as ``tagged`` says.
         scissors: the cuts to show.
@@ -60,13 +84,13 @@ def dot_of(
     def mark(name: str) -> list[str]:
         return [] if tags is None else [name]
 
-    dot = _digraph(len(folded.boxes))
+    dot = _digraph(len(folded.boxes), pills=bool(numbers.sent))
     ids = {box: str(number) for number, box in enumerate(folded.boxes)}
     for box, box_id in ids.items():
         dot.node(
             box_id,
-            _label(_lines(folded, box, saved, tags or {})),
-            tooltip=_tooltip(_hover(folded, box, saved)),
+            _label(_lines(folded, box, saved, tags or {}), numbers.of(box)),
+            tooltip=_tooltip(_hover(folded, box, saved, numbers)),
             **_look(*_classes(folded, box), *mark(f"n{box.nodes[0]}")),
         )
     _draw_scissors(dot, folded, ids, scissors)
@@ -75,7 +99,12 @@ def dot_of(
         for arrow in folded.arrows(box):
             slot = arrow.slot or 0
             look = _look(*mark(f"e{box.nodes[0]}-{slot}"))
-            if arrow.target is not None:
+            if arrow.target is not None and (number := numbers.along(box, arrow)):
+                pill = f"{box_id}.{slot}"
+                dot.node(pill, _pill(arrow, number), tooltip=" ", **_look("pill"))
+                dot.edge(box_id, pill, arrowhead="none")
+                dot.edge(pill, ids[arrow.target])
+            elif arrow.target is not None:
                 dot.edge(box_id, ids[arrow.target], _edge_label(arrow) or None, **look)
             elif (box, slot) not in cut_off:
                 stub = f"{box_id}.{slot}"
@@ -96,14 +125,15 @@ def dot_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
     return str(dot.source)
 
 
-def _digraph(boxes: int) -> Any:
+def _digraph(boxes: int, pills: bool = False) -> Any:
     import graphviz  # here and not above: who only walks graphs need not wait for it
 
     font = {"fontname": "Helvetica", "fontsize": "12"}
     return graphviz.Digraph(
-        graph_attr={"nodesep": "0.3", "ranksep": "0.35"} | (_QUICK if boxes > 60 else {}),
+        graph_attr={"nodesep": "0.3", "ranksep": "0.25" if pills else "0.35"}
+        | (_QUICK if boxes > 60 else {}),
         node_attr=font | {"shape": "box", "margin": "0.18,0.07", "height": "0.3"},
-        edge_attr=font | {"fontsize": "10", "arrowsize": "0.7"},
+        edge_attr=font | {"fontsize": "10", "fontcolor": GREY, "arrowsize": "0.7"},
     )
 
 
@@ -146,7 +176,7 @@ def _lines(folded: Folded, box: Box, saved: Saved, tags: Mapping[int, str]) -> l
     return lines
 
 
-def _hover(folded: Folded, box: Box, saved: Saved) -> str:
+def _hover(folded: Folded, box: Box, saved: Saved, numbers: Numbers) -> str:
     """The text where the pointer rests on a box: nothing is cut short in it."""
     parts = [inside(folded, box) if box.is_block else _node_hover(folded.node(box))]
     if box.use:
@@ -154,19 +184,33 @@ def _hover(folded: Folded, box: Box, saved: Saved) -> str:
     for tensor in saved.get(box.nodes[0], ()):
         shape = f" {tensor.shape}" if tensor.shape else ""
         parts.append(f"{_state(tensor)}: {tensor.name}{shape}")
+    parts += [f"{word} {number}" for word, number in numbers.of(box)]
     return ", ".join(parts)
 
 
 def _edge_label(arrow: Arrow, cut: Cut | None = None) -> str:
-    """What stands at an edge: its slot where there are several, and how it differs from most."""
-    words = [] if arrow.slot is None else [str(arrow.slot)]
+    """What stands at an edge, with room for the bend of the arrow where the text is long."""
+    text = _edge_text(arrow, cut)
+    room = "  " if len(text) > _SHORT else ""
+    return f" {room}{text}{room}" if text else ""
+
+
+def _edge_text(arrow: Arrow, cut: Cut | None = None) -> str:
+    """The slot of an edge where there are several, and how it differs from most."""
+    words = [] if arrow.slot is None else [f"[{arrow.slot}]"]
     if arrow.target is None:
-        return " " + ": ".join([*words, f"✂ {_cut_in_a_word(cut)}" if cut else "None"])
+        return " ".join([*words, f"✂ {_cut_in_a_word(cut)}" if cut else "None"])
     if arrow.input_nr > 0:
         words.append(f"input_nr {arrow.input_nr}")
     if arrow.edges > 1:
         words.append(f"×{arrow.edges}")
-    return " " + ", ".join(words) if words else ""
+    return " ".join(words)
+
+
+def _pill(arrow: Arrow, number: str) -> str:
+    """What stands in the pill of an edge: what an edge says anyway, and the gradient."""
+    words = _edge_text(arrow)
+    return _escaped(*_broken(words and f"{words}{MARK}", number))
 
 
 def _node_lines(node: GraphNode) -> list[str]:
@@ -317,15 +361,28 @@ def _draw_cuts(dot: Any, cuts: Sequence[Cut]) -> dict[Cut, str]:
 def _cut_in_a_word(cut: Cut) -> str:
     """What cut: a mode without gradients, or the function."""
     modes = {"no-grad": "no_grad", "inference-mode": "inference_mode"}
-    return modes.get(cut.code, cut.operation.name.strip("_"))
+    return modes.get(cut.code, one_line(cut.operation.name.strip("_"), _WIDTH))
 
 
 # ---- text in DOT
 
 
-def _label(lines: Iterable[str]) -> str:
-    """The lines of a box, each no wider than a box."""
-    return _escaped(*(one_line(line, _WIDTH) for line in lines))
+def _label(lines: Iterable[str], rows: Iterable[Row] = ()) -> str:
+    """The lines of a box, each no wider than a box, and below them its numbers."""
+    lines = [one_line(line, _WIDTH) for line in lines]
+    for word, number in rows:
+        mark = MARK if word.startswith("gradient") else ""
+        lines += [mark + line for line in _broken(word, number)]
+    return _escaped(*lines)
+
+
+def _broken(words: str, number: str) -> list[str]:
+    """What a number is and the number, in lines that fit a box; a row of a matrix is one."""
+    line = f"{words} {number}".strip()
+    if len(line) <= _NUMBERS:
+        return [line]
+    rows = re.split(r"(?<=\],) ", number)
+    return [words] * bool(words) + [line for row in rows for line in wrap(row, _NUMBERS)]
 
 
 def _tooltip(text: str) -> str:

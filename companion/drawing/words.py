@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
+from companion.drawing.numbers import Numbers
 from companion.forward.watching import Cut
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import SavedTensor
@@ -19,14 +20,17 @@ from companion.naming import one_line
 
 Saved = Mapping[int, Sequence[SavedTensor]]  # by the index of the Node
 
+_FEW = 6  # of many things, those that are named
 _MOST = 15  # boxes of a graph that is told arrow by arrow; cuts that are told
 
 
-def alt_of(folded: Folded, saved: Saved, cuts: Sequence[Cut] = ()) -> str:
+def alt_of(folded: Folded, saved: Saved, numbers: Numbers, cuts: Sequence[Cut] = ()) -> str:
     """The sentences for a graph."""
     names = _names(folded)
-    is_large = len(folded.boxes) > _MOST
-    sentences = _summary(folded, names) if is_large else _arrow_by_arrow(folded, names, saved)
+    if len(folded.boxes) > _MOST:
+        sentences = _summary(folded, names, numbers)
+    else:
+        sentences = _arrow_by_arrow(folded, names, saved, numbers)
     return " ".join([*sentences, *_insides(folded, names), *_cut_sentences(cuts)])
 
 
@@ -119,19 +123,23 @@ def _start(folded: Folded) -> str:
     return f"{start}, drawn as {len(folded.boxes)}" if is_folded else start
 
 
-def _summary(folded: Folded, names: Mapping[Box, str]) -> Iterator[str]:
+def _summary(folded: Folded, names: Mapping[Box, str], numbers: Numbers) -> Iterator[str]:
     """A large graph: how many Nodes of which kinds, its roots and its leaves."""
     kinds = Counter(one_line(node.name, 40) for node in folded.graph.nodes)
     yield f"{_start(folded)}: {_few([f'{n} {name}' for name, n in kinds.most_common()])}."
-    roots = dict.fromkeys(names[box] for box in folded.boxes if folded.is_root(box))
+    roots = {names[box]: box for box in folded.boxes if folded.is_root(box)}
     yield f"Root {_few(roots)}."
-    leaves = dict.fromkeys(names[box] for box in folded.boxes if folded.node(box).is_leaf)
+    leaves = {names[box]: box for box in folded.boxes if folded.node(box).is_leaf}
     if leaves:
         yield f"It ends at {_few(leaves)}."
+    for name, box in [*roots.items()][:_FEW] + [*leaves.items()][:_FEW]:
+        yield from _numbers(name, folded, box, numbers)
 
 
-def _arrow_by_arrow(folded: Folded, names: Mapping[Box, str], saved: Saved) -> Iterator[str]:
-    """A small graph: of each box where it leads and what it saved."""
+def _arrow_by_arrow(
+    folded: Folded, names: Mapping[Box, str], saved: Saved, numbers: Numbers
+) -> Iterator[str]:
+    """A small graph: of each box where it leads, its numbers, and what it saved."""
     yield f"{_start(folded)}."
     for box in folded.boxes:
         root = "Root " if folded.is_root(box) else ""
@@ -140,12 +148,24 @@ def _arrow_by_arrow(folded: Folded, names: Mapping[Box, str], saved: Saved) -> I
             yield f"{root}{names[box]} leads to {' and '.join(ends)}."
         elif root and not box.is_further_use:
             yield f"Root {names[box]}."
+        if not box.is_further_use:
+            yield from _numbers("It" if ends or root else names[box], folded, box, numbers)
         by_state: dict[str, list[str]] = {}
         for tensor in saved.get(box.nodes[0], ()):
             by_state.setdefault(tensor.state, []).append(tensor.name)
         for state, tensors in by_state.items():
             now = "" if state == "kept" else f", now {state}"
             yield f"{names[box]} saved {' and '.join(tensors)}{now}."
+
+
+def _numbers(name: str, folded: Folded, box: Box, numbers: Numbers) -> Iterator[str]:
+    """The value of a box, its gradient, and what it sent, in the order of its arrows."""
+    has = [f"{word} {number}" for word, number in numbers.of(box)]
+    sent = [number for arrow in folded.arrows(box) if (number := numbers.along(box, arrow))]
+    both = {"has": has, "sends": sent}
+    phrases = [f"{verb} {' and '.join(words)}" for verb, words in both.items() if words]
+    if phrases:
+        yield f"{name[0].upper()}{name[1:]} {', and '.join(phrases)}."
 
 
 def _end(arrow: Arrow, names: Mapping[Box, str]) -> str:
@@ -175,7 +195,7 @@ def _cut_sentences(cuts: Sequence[Cut]) -> list[str]:
     return [*sentences[:_MOST], *([f"And {more} more cuts."] if more > 0 else [])]
 
 
-def _few(words: Iterable[str], most: int | None = 6) -> str:
+def _few(words: Iterable[str], most: int | None = _FEW) -> str:
     """The first of the words, and how many more there are; all of them where ``most`` is None."""
     words = list(words)
     more = 0 if most is None else len(words) - most

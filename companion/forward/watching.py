@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from companion.findings import cut_message
+from companion.findings import as_html, cut_message
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.recorder import (
     DECIDING,
@@ -89,6 +89,13 @@ class Cut:
 
     def __str__(self) -> str:
         return f"cut at {self.source or _SOMEWHERE} ({self.code}): {self.message}"
+
+
+class Cuts(tuple[Cut, ...]):
+    """A tuple of cuts, of which a notebook shows a sentence for each."""
+
+    def _repr_html_(self) -> str:
+        return as_html("\n".join(map(str, self)) or "no cuts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +277,7 @@ class Watch:
         outputs: dict[int, int] = {}
         for i, nr in sorted(origins):
             outputs.setdefault(i, nr)
-        return tuple(
+        return Cuts(
             self._cut(i, nr, self._operations[index])
             for i, nr in outputs.items()
             if (index := self._operation_of[i]) is not None

@@ -1,15 +1,15 @@
 """Fuses: a graph whose Nodes have been looked at is freed without deep recursion.
 
-Torch frees a graph in a loop. Since torch 2.13 it does so only as far as no Python object stands
-for a Node: from there on each Node is freed inside the freeing of the one above, and a graph of
-some 40,000 levels overflows the stack (2,000 in a thread of 512 KiB). Whoever walks a graph makes
-such an object for each of its Nodes, so whoever walks also leaves fuses behind.
+Torch frees a graph in a loop. Since torch 2.13 the loop ends at the first Node for which there is a
+Python object: from there on each Node is freed inside the freeing of the one above, and a graph of
+some 40,000 levels overflows the stack (2,000 in a thread of 512 KiB). A walk makes such an object
+for each Node that it meets, so a walk also leaves fuses behind.
 
-A fuse is in the ``metadata`` of a Node and holds the Nodes below. Torch drops the ``metadata``
+A fuse lies in the ``metadata`` of a Node and holds the Nodes below. Torch drops the ``metadata``
 after the edges. So when the Node is freed, the Nodes below outlive it, and the fuse hands them to
 the fuse that went off first in this thread, further up on the stack, which frees them one after
-the other. That is how CPython keeps its own nested containers from overflowing ("trashcan"). Where
-a fuse lies, and in which order tensors and Graphs are dropped, does not matter for its working.
+the other. CPython keeps its own nested containers from overflowing in the same way ("trashcan").
+It works wherever the fuses lie, and in whatever order tensors and Graphs are dropped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which module made which Node: the calls of a forward pass, told apart by sequence numbers.
+"""Which module made which Node of a forward pass.
 
 Autograd numbers the Nodes of a thread as it makes them. A hook before and a hook after the forward
 of each module read the number of the next Node, and a Node belongs to the innermost call whose
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -39,8 +40,7 @@ class Call:
     end: int
 
 
-# The path of a module, its class where a call begins and None where it ends, and the number of the
-# next Node.
+# The path of a module, its class if a call begins or None if it ends, the number of the next Node.
 Event = tuple[str, str | None, int]
 
 
@@ -48,7 +48,7 @@ class ModuleNames(dict[str, torch.Tensor]):
     """The names of a model's parameters, and the calls of its modules. Made by ``modules``.
 
     Attributes:
-        events: the beginnings and ends of all calls, which is what is noted while the model runs.
+        events: the beginnings and ends of all calls, noted while the model runs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +57,7 @@ class ModuleNames(dict[str, torch.Tensor]):
 
 
 def calls_from(events: Iterable[Event]) -> list[Call]:
-    """Every call that events tell of, in the order in which it began."""
+    """The calls that events report, in the order in which they began."""
     calls, open_calls = list[Call](), list[Call]()
     for path, kind, number in events:
         if kind is not None:
@@ -66,7 +66,8 @@ def calls_from(events: Iterable[Event]) -> list[Call]:
             calls.append(call)
             open_calls.append(call)
         elif any(call.path == path for call in open_calls):
-            # A call inside of it that an interrupt ended has no end; it is left empty.
+            # A call inside of this one that an interrupt ended has no event for its end. It is left
+            # without Nodes.
             while (call := open_calls.pop()).path != path:
                 pass
             call.end = number
@@ -81,15 +82,15 @@ def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None
         numbers: sequence numbers of Nodes.
     """
     found: list[Call | None] = [None] * len(numbers)
-    begun, around = 0, list[Call]()
-    for number, place in sorted((number, place) for place, number in enumerate(numbers)):
+    begun, open_calls = 0, list[Call]()
+    for number, i in sorted((number, i) for i, number in enumerate(numbers)):
         while begun < len(calls) and calls[begun].start <= number:
-            around.append(calls[begun])
+            open_calls.append(calls[begun])
             begun += 1
-        while around and around[-1].end <= number:
-            around.pop()
-        if around:  # calls nest, so of those that go on the last to begin is the innermost
-            found[place] = around[-1]
+        while open_calls and open_calls[-1].end <= number:
+            open_calls.pop()
+        if open_calls:  # calls nest, so the last of them is the innermost
+            found[i] = open_calls[-1]
     return found
 
 
@@ -97,15 +98,15 @@ def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None
 def modules(model: nn.Module) -> Iterator[ModuleNames]:
     """Note which module makes which Node while a model runs, for drawings that show modules.
 
-    The names that it gives are those of ``model.named_parameters()``. Handed to ``draw`` or
-    ``Graph.of`` they name the leaves, and tell for each Node the module that made it; a graph with
-    too many Nodes is then drawn module by module. The model computes what it always computes.
+    It gives the names of ``model.named_parameters()``. Handed to ``draw`` or ``Graph.of`` they name
+    the leaves, and say for each Node which module made it; a graph with too many Nodes is then
+    drawn module by module. The model computes what it always computes.
 
     It sees calls of the model and its submodules in this thread, by hooks that end with the block.
-    A Node made in another thread may be attributed wrongly, since each thread counts by itself, and
-    a Node that torch makes late, for a view that was changed in place, goes to whoever looks at it
-    first. Of compiled and scripted modules the inside is not seen, nor what a reentrant
-    ``torch.utils.checkpoint`` hides. A module that stands at several places goes by the first.
+    A Node made in another thread may be attributed to a wrong module, since each thread counts by
+    itself. A Node that torch makes late, for a view that was changed in place, goes to the module
+    that looks at it first. The inside of compiled and scripted modules is not seen, nor what a
+    reentrant ``torch.utils.checkpoint`` hides. A module with several paths goes by the first.
     While the block runs the model cannot be pickled, because of its hooks.
 
     Args:
@@ -131,25 +132,25 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     names = ModuleNames(model)
     thread = threading.get_ident()
-    over = False  # for hooks on a copy of the model, which stay
-    note = names.events.append
+    over = False  # a copy of the model keeps its hooks, which note nothing after the block
 
-    def follow(path: str, module: nn.Module, hooks: ExitStack) -> None:
-        def enter(*_: object) -> None:
-            if not over and threading.get_ident() == thread:
-                note((path, type(module).__name__, next_number()))
+    def note(path: str, kind: str | None) -> None:
+        if not over and threading.get_ident() == thread:
+            names.events.append((path, kind, next_number()))
 
-        def leave(*_: object) -> None:
-            if not over and threading.get_ident() == thread:
-                note((path, None, next_number()))
+    def enter(path: str, module: nn.Module, *_: object) -> None:
+        note(path, type(module).__name__)
 
-        # Before the user's own, which may raise; and after an error as well.
-        hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-        hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+    def leave(path: str, *_: object) -> None:
+        note(path, None)
 
     with ExitStack() as hooks:
         for path, module in _python_modules(model):
-            follow(path, module, hooks)
+            # The first comes before the user's own, which may raise; the second after an error too.
+            first = module.register_forward_pre_hook(partial(enter, path), prepend=True)
+            hooks.callback(first.remove)
+            last = module.register_forward_hook(partial(leave, path), always_call=True)
+            hooks.callback(last.remove)
         try:
             yield names
         finally:
@@ -158,12 +159,11 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
 
 def _python_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that Python calls; hooks would change what is compiled, and scripts have none."""
-    closed: list[str] = []
+    compiled: tuple[str, ...] = ()  # how the paths inside of compiled modules begin
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}." if outer else "") for outer in closed)
-        if inside or isinstance(module, torch.jit.ScriptModule):
+        if path.startswith(compiled) or isinstance(module, torch.jit.ScriptModule):
             continue
         if is_compiled(module):
-            closed.append(path)
-            continue
-        yield path, module
+            compiled += (f"{path}." if path else "",)
+        else:
+            yield path, module

@@ -127,27 +127,31 @@ def saved_tensors(node: Node) -> Iterator[SavedTensor]:
 def _unpacked(node: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:
     """Name, tensor and state of each tensor that a Node saved; no tensor once it is freed."""
     for name in saved_names(node):
-        state: _State = "kept"
-        try:
-            if (raw := saved_raw(node, name)) is None:  # a number
-                continue
-            value = saved_value(node, name)
-        except RuntimeError as error:
-            state = _state_after(error)
-            if state == "freed":
-                yield name, None, state
-                continue
-            value = tuple(saved.data for saved in raw) if isinstance(raw, tuple) else raw.data
-        if not isinstance(value, tuple | list):
-            if value is not None:
-                yield name, value, state
-            continue
-        for i, tensor in enumerate(value):
-            if tensor is not None:
-                # Torch says of a list only that one of it was modified. The version counter of an
-                # untouched one never moved.
-                untouched = len(value) > 1 and version_of(tensor) == 0
-                yield f"{name}[{i}]", tensor, "kept" if untouched else state
+        value, state = _unpack(node, name)
+        if isinstance(value, tuple | list):
+            for i, tensor in enumerate(value):
+                if tensor is not None:
+                    # Torch says of a list only that one of it was modified. The version counter of
+                    # an untouched one never moved.
+                    is_untouched = len(value) > 1 and version_of(tensor) == 0
+                    yield f"{name}[{i}]", tensor, "kept" if is_untouched else state
+        elif value is not None or state == "freed":
+            yield name, value, state
+
+
+def _unpack(node: Node, name: str) -> tuple[Any, _State]:
+    """The tensor or list of tensors that a Node saved under a name, and its state.
+
+    None stands for a number, for an optional tensor that was not given, and for what was freed.
+    """
+    try:
+        raw = saved_raw(node, name)
+        return None if raw is None else saved_value(node, name), "kept"
+    except RuntimeError as error:
+        state = _state_after(error)
+    if state == "freed":
+        return None, state
+    return tuple(saved.data for saved in raw) if isinstance(raw, tuple) else raw.data, state
 
 
 def _as_tuple(raw: Any) -> tuple[Any, ...]:

@@ -165,7 +165,7 @@ for (const part of every("[data-part=predict], [data-part=question]")) {
 
 // An address that leads into what is covered shows it.
 const follow = () => {
-  const [, key] = location.hash.match(/^#play(?:er)?-(\w+)/) ?? []
+  const [, key] = location.hash.match(/^#play-(\w+)/) ?? []
   const name = decodeURIComponent(location.hash.slice(1))
   const target = document.getElementById(name) ?? (key && document.querySelector(`figure[data-key="${key}"]`))
   const part = target?.closest(".covered")?.closest("[data-part=predict]:not(.shown)")

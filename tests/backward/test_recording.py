@@ -7,6 +7,7 @@ import threading
 import warnings
 import weakref
 from collections import Counter, defaultdict
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -19,8 +20,11 @@ from torch.utils.checkpoint import checkpoint
 import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, record_backward
+from tests.programs import OPERATIONS, Double, Silent, programs, run
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
+
+ROOT = Path(__file__).parents[2]
 
 
 def same(a, b) -> bool:
@@ -62,68 +66,6 @@ def size(request):
 # ---- random programs
 
 
-class Double(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        return a * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
-
-
-class WritesInPlace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a):
-        return a * 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        if gradient._is_view() or gradient.stride() == (0,):  # an expanded one cannot be written to
-            return gradient * 3
-        return gradient.mul_(3)
-
-
-class Silent(torch.autograd.Function):
-    """It gives no gradient on."""
-
-    @staticmethod
-    def forward(ctx, a, b):
-        ctx.set_materialize_grads(False)
-        return a + b
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return None, gradient
-
-
-class Pair(torch.autograd.Function):
-    """Two outputs, of which the second takes no part in the backward pass."""
-
-    @staticmethod
-    def forward(ctx, a, number, b):
-        whole = torch.arange(4)
-        ctx.mark_non_differentiable(whole)
-        return a + b, whole, a * b
-
-    @staticmethod
-    def backward(ctx, first, _, third):
-        return first, None, third
-
-
-def in_place(a, b):
-    copy = a.clone()
-    copy[:2].mul_(b[:2])
-    copy.view(2, 2)[1] += 1
-    return copy
-
-
-def unused_parts(a, b):
-    u, _, v = torch.linalg.svd(a.sin().view(2, 2) + torch.diag(b[:2].tanh() + 3))
-    return (u @ v).view(4)
-
-
 def doubled(gradient):
     """Written over, and not replaced."""
     gradient.mul_(2)
@@ -160,47 +102,23 @@ def leaf(dtype, how=None):
 
 LOG: list = []
 CHANGING = {"tensor changes", "tensor writes", "pre changes", "post changes", "writes in place"}
-# Each makes one or more tensors of four elements from two such tensors.
-OPERATIONS = {
-    "add": lambda a, b: [a + b],
-    "mul": lambda a, b: [a * b.sin()],
-    "same twice": lambda a, b: [a * a.cos()],
-    "split": lambda a, b: [torch.cat([part, part]) for part in a.split(2)],
-    "unbind": lambda a, b: [torch.stack([*a.unbind()[2:], *b.unbind()[:2]])],
-    "svd": lambda a, b: [unused_parts(a, b)],
-    "max": lambda a, b: [torch.stack([a.view(2, 2).max(dim=0).values] * 2).view(4)],
-    "view": lambda a, b: [a.view(2, 2).t().reshape(4)],
-    "matmul": lambda a, b: [(a.view(2, 2) @ b.view(2, 2).t()).tanh().view(4)],
-    "expand": lambda a, b: [a[:1].expand(4)],
-    "in place": lambda a, b: [in_place(a, b)],
-    "in place of a result": lambda a, b: [(a * 1).mul_(b.sin())],
-    "detach": lambda a, b: [a * b.detach().sin()],
-    "custom": lambda a, b: [Double.apply(a)],
-    "pair": lambda a, b: [part.sin() for part in Pair.apply(a, 3, b)[::2]],
-    "silent": lambda a, b: [Silent.apply(a, b)],
-    "writes in place": lambda a, b: [WritesInPlace.apply(a.sin())],
-    "index": lambda a, b: [a[torch.tensor([0, 0, 1, 3])]],
-    "leaf": lambda a, b: [leaf(a.dtype)],
-    "watched leaf": lambda a, b: [leaf(a.dtype, "watched")],
-    "checkpoint": lambda a, b: [checkpoint(lambda t: (t * t).sin(), a, use_reentrant=False)],
-    "reentrant": lambda a, b: [checkpoint(lambda t: (t * t).sin(), a, use_reentrant=True)],
+OBSERVED = {
+    "watched leaf": lambda a, b: leaf(a.dtype, "watched"),
+    **{
+        how: lambda a, b, how=how: observed(a, how)
+        for how in ("tensor", "node", "retain", *(CHANGING - {"writes in place"}))
+    },
 }
-OPERATIONS |= {
-    how: lambda a, b, how=how: [observed(a, how)]
-    for how in ("tensor", "node", "retain", *(CHANGING - {"writes in place"}))
-}
-STEPS = st.lists(
-    st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 99), st.integers(0, 99)),
-    min_size=1,
-    max_size=8,
-)
+SHARED = (
+    "add|mul|same twice|split|unbind|svd|max|view|matmul|expand|in place|in place of a result|"
+    "detach|custom|pair|silent|writes in place|index|leaf|checkpoint|reentrant"
+).split("|")
+STEPS = programs([*SHARED, *OBSERVED], max_size=8)
 
 
 def run_program(steps, dtype=torch.float32):
     """The tensors of a program, its output last."""
-    tensors = [leaf(dtype), leaf(dtype) * 2]
-    for step, i, j in steps:
-        tensors += OPERATIONS[step](tensors[-1 - i % len(tensors)], tensors[-1 - j % len(tensors)])
+    tensors = run(steps, [leaf(dtype), leaf(dtype) * 2], OPERATIONS | OBSERVED)
     return [*tensors, (tensors[-1] * tensors[-2]).sum()]
 
 
@@ -1058,7 +976,8 @@ def test_a_pass_of_another_thread_that_began_earlier_is_not_recorded():
 
 
 def test_deep_graphs_are_recorded_on_a_small_stack_and_freed():
-    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True)
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -1078,7 +997,7 @@ def main() -> None:
     thread.start()
     thread.join()
     assert not failed, failed
-    record_deep(60_000)
+    record_deep(45_000)
     print("done")
 
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from markdown.extensions.toc import slugify
 
 from companion import explain
 from companion.findings import KINDS
@@ -13,8 +12,9 @@ COURSE = Path(__file__).parents[2] / "course"
 TEXT = (COURSE / "clinic.md").read_text(encoding="utf-8")
 # A comment in a snippet is no heading, so it stands one place further in.
 INDENTED = re.sub(r"^(`{3,}).*?^\1", lambda m: m[0].replace("\n#", "\n #"), TEXT, flags=re.M | re.S)
-HEADINGS = [slugify(heading, "-") for heading in re.findall(r"^## (.*)$", INDENTED, re.M)]
-ENTRIES = dict(zip(HEADINGS, re.split(r"^## .*$", INDENTED, flags=re.M)[1:], strict=True))
+# A heading says what is seen. Below it stand its id and its code, which are the same.
+CODES = re.findall(r'^## .*\n\n<a id="([\w-]+)"></a>Code: `\1`\.', INDENTED, re.M)
+ENTRIES = dict(zip(CODES, re.split(r"^## ", INDENTED, flags=re.M)[1:], strict=True))
 # The three cells of each row: what is seen, the code it is linked to, as what it comes.
 ROWS = re.findall(r"^\| (.*) \| \[.*\]\(#(.*)\) \| (.*) \|$", TEXT, re.M)
 # A message is a cell with nothing but code in it. "…" stands for what differs each time.
@@ -25,7 +25,7 @@ ERROR = re.compile(
     r"<!--pytest-codeblocks:expected-output-->\n\n```text\n(.*?)^```$",
     re.M | re.S,
 )
-each_entry = pytest.mark.parametrize("code", HEADINGS)
+each_entry = pytest.mark.parametrize("code", CODES)
 
 
 def parts(code: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ def quotes(phrase: str, text: str) -> bool:
 
 
 def test_there_is_an_entry_and_a_row_for_each_kind_of_finding_and_for_nothing_else():
-    assert sorted(HEADINGS) == sorted(KINDS)
+    assert sorted(CODES) == sorted(KINDS)
     assert {code for _, code, _ in ROWS} == set(KINDS)
 
 
@@ -85,6 +85,13 @@ def test_a_message_of_the_table_is_explained_under_the_code_of_its_row(message, 
 @pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
 def test_a_message_of_the_table_leads_to_no_other_entry(message, code, form):
     assert {other for phrase, other, _ in MESSAGES if quotes(phrase, message)} == {code}
+
+
+@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+def test_a_message_of_the_table_stands_at_the_top_of_its_entry(message, code, form):
+    """Where the search of the site finds it."""
+    top = ENTRIES[code].partition("\n**You see")[0]
+    assert quotes(message, top.replace("element 0", "element …"))
 
 
 @each_entry

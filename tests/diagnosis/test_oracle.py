@@ -12,84 +12,14 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from companion import Graph, diagnose, explain
 from companion.graph.saved import peek
+from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused
 
 PROGRAMS = 6000
 CHUNKS = 12  # tests, so that several processes can share them
-
-
-class Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 2 * x * gradient
-
-
-class Halves(torch.autograd.Function):
-    """Two outputs, and nothing saved as a tensor."""
-
-    @staticmethod
-    def forward(ctx, x, y):
-        return x / 2, y / 2
-
-    @staticmethod
-    def backward(ctx, first, second):
-        return first / 2, second / 2
-
-
-class Unused(torch.autograd.Function):
-    """Saves a tensor that its backward does not look at."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x + 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return 2 * x * gradient
-
-
-class GivesNone(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x + 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return None
-
-
-class GivesTwo(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x + 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, gradient
 
 
 def doubled(gradient):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from companion import Graph, draw, modules
 from companion.drawing.folding import Box, Folded, fold
+from tests.programs import programs, run
 
 
 def kinds(folded: Folded) -> list[tuple[str, int, int]]:
@@ -198,30 +199,19 @@ def test_what_does_not_repeat_is_drawn_near_the_root_and_the_rest_is_one_block()
     assert folded.boxes[0].nodes == [0]
 
 
-STEPS = st.lists(
-    st.tuples(st.sampled_from("mul sin split loop detach leaf".split()), *[st.integers(0, 99)] * 2),
-    min_size=20,
-    max_size=60,
+STEPS = programs(
+    ["mul", "sin", "split", "detach", "leaf", *(f"loop {n}" for n in range(7))], 20, 60
 )
 
 
 @settings(deadline=None, max_examples=40)
 @given(STEPS, st.integers(1, 40))
-@example([("mul", 0, 0)] * 18 + [("loop", 0, 1), ("loop", 0, 93)], 6)  # copies share their inside
+@example(
+    [("mul", 0, 0)] * 18 + [("loop 1", 0, 1), ("loop 2", 0, 0)], 6
+)  # copies share their inside
 def test_random_programs_lose_nothing_at_any_limit(steps, limit):
     tensors = [torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True) * 1]
-    for step, i, j in steps:
-        a, b = tensors[-1 - i % len(tensors)], tensors[-1 - j % 3 % len(tensors)]
-        if step == "split":
-            tensors += [torch.cat([part, part]) for part in a.split(2)]
-        elif step == "loop":
-            for _ in range(j % 7):
-                b = (b * a).tanh()
-            tensors.append(b)
-        elif step == "leaf":
-            tensors.append(torch.ones(4, requires_grad=True))
-        else:
-            tensors.append({"mul": a * b, "sin": b.sin(), "detach": a * b.detach()}[step])
+    tensors = run(steps, tensors)
     graph = Graph.of(torch.stack(tensors).sum(), tensors[-1])
     folded = fold(graph, limit)
     if all(box.kind == "node" for box in folded.boxes):

@@ -3,7 +3,8 @@
 import torch
 
 from companion import Graph, draw
-from tests.drawing.pictures import Double, the_pass
+from tests.drawing.pictures import the_pass
+from tests.programs import Double
 
 
 def test_the_alternative_text_tells_every_node_and_where_it_leads():

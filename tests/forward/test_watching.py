@@ -2,7 +2,6 @@ import copy
 import gc
 import importlib
 import math
-import random
 import sys
 import threading
 import weakref
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import Function
 
 from companion import Cut, Graph, Operation, Source, Value, Watch, watch
 from companion.forward.tracing import source_of
+from tests.programs import Dirty, WithSetup, programs, run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -380,32 +379,6 @@ class Two(Function):
         return grads[0], None
 
 
-class Dirty(Function):
-    @staticmethod
-    def forward(ctx, a):
-        a.mul_(2)
-        ctx.mark_dirty(a)
-        return a
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad
-
-
-class WithSetup(Function):
-    @staticmethod
-    def forward(a):
-        return a.sin().cos()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad
-
-
 def test_inside_a_custom_function_nothing_is_listed_and_the_data_is_followed():
     x, y = leaf(1, 2), leaf(3, 4)
     with watch() as watched:
@@ -449,49 +422,18 @@ def test_a_watch_inside_a_custom_function_sees_it():
 # ---- nothing changes
 
 
-def program(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """A small random program: its leaves, and all that it computed."""
-    chance = random.Random(seed)
-    torch.manual_seed(seed)
-    leaves = [torch.randn(3, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    made = [leaf * 1 for leaf in leaves]
-    for _ in range(chance.randint(3, 20)):
-        a, b = chance.choice(made), chance.choice(made)
-        kind = chance.randrange(12)
-        if kind == 0:
-            made.append(a @ b)
-        elif kind == 1:
-            made.append(torch.where(a > 0, a, b.detach()))
-        elif kind == 2:
-            made.append((a * 1).mul_(b))
-        elif kind == 3:
-            made.append(a * a.max().item())
-        elif kind == 4:
-            with torch.no_grad():
-                made.append(b.exp().clamp(max=2))
-        elif kind == 5:
-            c = a.clone()
-            c[0] = b[1]
-            made.append(c)
-        elif kind == 6:
-            made.append(a.T.tanh())
-        elif kind == 7:
-            made.append(WithSetup.apply(a))
-        elif kind == 8:
-            made.append(torch.dropout(a, 0.5, True))
-        elif kind == 9:
-            c = a * 1
-            c[1:].add_(b[1:])
-            made.append(c)
-        elif kind == 10:
-            made.append(Dirty.apply(a * 1))
-        else:
-            made.append(a.sort(0).values + b.argmax().double() + float(b[0, 0].detach()))
-    return leaves, made
+PROGRAMS = programs(
+    "matmul|where detached|in place of a result|item|no_grad|in place|view|with setup|dropout|"
+    "dirty|sort|add|index".split("|"),
+    min_size=3,
+    max_size=20,
+)
 
 
-def trace(seed: int) -> list[object]:
-    leaves, made = program(seed)
+def trace(program) -> list[object]:
+    torch.manual_seed(0)
+    leaves = [torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    made = run(program, [leaf * 1 for leaf in leaves])
     nodes = [(node.name, node.shape) for node in Graph.of(made[-1] * leaves[0]).nodes]
     nodes += [
         (s.name, s.shape, s.version) for n in Graph.of(made[-1] * leaves[0]).nodes for s in n.saved
@@ -508,27 +450,34 @@ def trace(seed: int) -> list[object]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6))
-def test_a_program_computes_the_same_bits_under_a_watch(seed):
-    plain = trace_or_error(seed)
+@given(PROGRAMS)
+def test_a_program_computes_the_same_bits_under_a_watch(program):
+    plain = trace_or_error(program)
     with watch() as watched:
-        seen = trace_or_error(seed)
+        seen = trace_or_error(program)
     assert seen == plain
     assert watched.mutations == ()
     str(watched)
 
 
-def trace_or_error(seed: int) -> object:
+def trace_or_error(program) -> object:
     try:
-        return trace(seed)
+        return trace(program)
     except RuntimeError as error:
         return str(error)
 
 
 def test_a_program_under_two_watches_computes_the_same_and_both_see_it():
-    plain = trace(5)
+    program = [
+        ("matmul", 0, 1),
+        ("item", 0, 2),
+        ("dirty", 1, 0),
+        ("sort", 0, 3),
+        ("in place", 1, 2),
+    ]
+    plain = trace(program)
     with watch() as outer, watch() as inner:
-        assert trace(5) == plain
+        assert trace(program) == plain
     names = [o.name for o in inner.operations]
     assert names == [o.name for o in outer.operations]
     assert code_and_text(inner.cuts) == code_and_text(outer.cuts)

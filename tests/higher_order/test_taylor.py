@@ -12,12 +12,12 @@ import numpy
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from companion import derivatives, nth_derivative
 from companion.higher_order import carrier, table
+from tests.programs import programs, run
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.9, -0.4]], dtype=torch.float64)
 Y = torch.tensor([[1.5, 0.2, -0.6], [-0.8, 1.1, 0.5]], dtype=torch.float64)
@@ -439,25 +439,14 @@ BINARY = {
     "**": lambda a, b: (a * a + 0.5) ** b.tanh(),
     "max": torch.maximum,
 }
-PROGRAMS = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(sorted(UNARY)), st.integers(0, 5)),
-        st.tuples(st.sampled_from(sorted(BINARY)), st.integers(0, 5), st.integers(0, 5)),
-    ),
-    min_size=1,
-    max_size=5,
-)
+SMOOTH = {name: lambda a, b, f=f: f(a) for name, f in UNARY.items()} | BINARY
 
 
 @settings(deadline=None, max_examples=200)
-@given(program=PROGRAMS)
+@given(program=programs(SMOOTH, max_size=5))
 def test_a_random_program_agrees_with_nested_reverse_mode(program):
     def steps(x):
-        values = [x]
-        for name, *where in program:
-            operands = [values[-1 - i % len(values)] for i in where]
-            values.append({**UNARY, **BINARY}[name](*operands))
-        return torch.stack(values)
+        return torch.stack(run(program, [x], SMOOTH))
 
     x = torch.tensor([-0.83, 0.41, 1.27], dtype=torch.float64)
     wanted = nested(lambda x: steps(x)[-1], x, 5)

@@ -7,6 +7,7 @@ import pytest
 from tools.grammar import (
     EXPECTED,
     PINNED,
+    Callout,
     Closing,
     Fence,
     FrontMatter,
@@ -31,11 +32,15 @@ title: X
 
 # X
 
-/// question | Predict
-    type: x
+> **Predict.** Which?
+> - A. one
 
-Which?
-///
+<details markdown="1">
+<summary>Answer</summary>
+
+**A.** One.
+
+</details>
 
 {RAISES}
 {PINNED}
@@ -52,7 +57,7 @@ Which?
 ```
 
 [a](figures/x.html)
-///
+</details>
 """
 
 
@@ -70,28 +75,30 @@ def test_each_part_is_found_on_its_line():
     assert found == [
         (1, FrontMatter),
         (5, Heading),
-        (7, Opening),
-        (10, Text),
-        (11, Closing),
-        (13, Mark),
-        (15, Mark),
-        (17, Snippet),
-        (29, Text),  # it closes nothing
+        (7, Callout),
+        (10, Opening),
+        (13, Text),
+        (15, Closing),
+        (17, Mark),
+        (19, Mark),
+        (21, Snippet),
+        (33, Text),  # it closes nothing
     ]
 
 
 def test_a_snippet_has_its_marks_and_what_it_did():
     (snippet,) = (part for part in parse(LESSON) if isinstance(part, Snippet))
-    assert [mark.line for mark in snippet.marks] == [13, 15]
+    assert [mark.line for mark in snippet.marks] == [17, 19]
     assert snippet.raises == "ValueError" and snippet.is_pinned
     assert snippet.fence.code == "# no heading\n1\n"
-    assert (snippet.output.line, snippet.output.code) == (24, "# nor this\n")
+    assert (snippet.output.line, snippet.output.code) == (28, "# nor this\n")
     assert snippet.figure.file == "figures/x.html"
-    assert snippet.shown == LESSON[LESSON.index(f"\n{EXPECTED}") : LESSON.rindex("///")]
+    assert snippet.shown == LESSON[LESSON.index(f"\n{EXPECTED}") : LESSON.rindex("</details>")]
 
 
 @pytest.mark.parametrize(
-    "between", ["text", "```py\n1\n```", "///", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"]
+    "between",
+    ["text", "```py\n1\n```", "</details>", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"],
 )
 def test_what_stands_between_keeps_marks_and_outputs_from_a_snippet(between):
     below = shown("1\n", "![a](figures/x.svg)")
@@ -115,15 +122,24 @@ def test_what_is_written_below_a_snippet_is_read_again(printed, file):
 
 
 def test_a_part_knows_what_it_stands_in():
-    text = "/// note\na\n//// details | Why?\n\nb\n///\n////\nc\n///\nd\n"
+    begin = '<details markdown="1">\n<summary>{}</summary>\n\n'
+    end = "</details>\n"
+    text = f"{begin.format('Answer')}a\n{begin.format('<b>Why</b>?')}b\n{end}c\n{end}d\n"
     inside = {part.text: [o.title for o in part.inside] for part in parse(text)}
-    assert inside["a\n"] == inside["c\n"] == ["Note"]
-    assert inside["b\n"] == ["Note", "Why?"]
+    assert inside["a\n"] == inside["c\n"] == ["Answer"]
+    assert inside["b\n"] == ["Answer", "<b>Why</b>?"]
     assert inside["d\n"] == []
-    note, why = blocks(text)
-    assert (note[0].is_fold, why[0].is_fold) == (False, True)
-    assert why[1] == "b\n///\n"
-    assert note[1] == text[len("/// note\n") : -len("///\nd\n")]
+    answer, why = blocks(text)
+    assert why[1] == "b\n"
+    assert answer[1] == text[len(begin.format("Answer")) : -len(f"{end}d\n")]
+
+
+@pytest.mark.parametrize("words", ["**Predict.** Which?", "**Predict**", "**Predict.**"])
+def test_a_quotation_whose_first_words_are_bold_is_a_callout(words):
+    callout, below = parse(f"> {words}\n>\n> - A. one\nText.\n")
+    assert isinstance(callout, Callout) and callout.title == "Predict"
+    assert below.text == "Text.\n"
+    assert {type(part) for part in parse(f"> Not {words}\n")} == {Text}
 
 
 def test_a_fence_that_nothing_closes_goes_to_the_end_of_the_page():

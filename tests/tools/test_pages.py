@@ -11,6 +11,8 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 from markdown import markdown
 
+from tools.parts import SCRIPTED
+
 ROOT = Path(__file__).parents[2]
 SVG = """<svg width="232pt" height="90pt"
  viewBox="0.00 0.00 232.00 90.00" xmlns="http://www.w3.org/2000/svg">
@@ -27,6 +29,7 @@ FRAGMENT = f"""<figure class="player" aria-label="Steps">
 <table><tr><td>x &amp; y</td></tr></table>
 {SVG}</figure>
 """
+FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
 LINK = "[Two steps: a < b, `x_y` and \\*.](figures/01-p.html)"
 CSS = "figure.player { color: only-style }\n"
 JS = """const html = "<script>x</script><!-- </SCRIPT>" // only script
@@ -48,7 +51,10 @@ def course(tmp_path, monkeypatch):
 
 
 def page(text: str, **options: str) -> str:
-    return markdown(text, extensions=["tools.pages"], extension_configs={"tools.pages": options})
+    """The page of a text, without the line that says whether scripts run."""
+    configs = {"tools.pages": options}
+    html = markdown(text, extensions=["md_in_html", "tools.pages"], extension_configs=configs)
+    return html.replace(SCRIPTED, "")
 
 
 def tree(html: str) -> Element:
@@ -191,8 +197,7 @@ def test_a_link_in_a_sentence_stays_a_link():
 
 
 def test_a_player_in_a_fold_is_part_of_it():
-    text = f"/// details | Answer\n{LINK}\n///\n\nText."
-    html = markdown(text, extensions=["pymdownx.blocks.details", "tools.pages"])
+    html = page(f"{FOLD}{LINK}\n\n</details>\n\nText.")
     assert FRAGMENT in html.split("</details>")[0]
     assert Reader(html).texts("p") == ["Step 1", "Text."]
 
@@ -285,16 +290,41 @@ out
         (FAILS + OUTPUT + FAILS + OUTPUT, [True, True]),
         (FAILS + OUTPUT + RUNS + OUTPUT, [True, False]),
         (FAILS + RUNS + OUTPUT, [False]),
-        (f"/// details | Answer\n{FAILS}{OUTPUT}\n///\n", [True]),
+        (f"{FOLD}{FAILS}{OUTPUT}\n</details>\n", [True]),
     ],
 )
 def test_the_output_of_a_snippet_that_fails_on_purpose_is_marked(lesson, errors):
     html = markdown(
         lesson,
-        extensions=[*FENCES, "pymdownx.blocks.details", "tools.pages"],
+        extensions=[*FENCES, "md_in_html", "tools.pages"],
         extension_configs={"pymdownx.highlight": {"pygments_lang_class": True}},
     )
     assert ["error" in found for found in re.findall('class="language-text(.*?)"', html)] == errors
+
+
+def test_an_anchor_below_a_heading_gives_the_heading_its_id():
+    html = markdown(
+        '## A message\n\n<a id="freed"></a>Code: `freed`.\n\n## Another\n',
+        extensions=["attr_list", "toc", "tools.pages"],
+    )
+    assert re.findall('id="(.*?)">(.*?)<', html) == [("freed", "A message"), ("another", "Another")]
+    assert "<p>Code: <code>freed</code>.</p>" in html
+
+
+@pytest.mark.parametrize(
+    ("link", "to"),
+    [("../02-new.md", "../02-new/"), ("../02-new.md#a", "../02-new/#a"), ("../index.md", "../")]
+    + [("../some-index.md", "../some-index/"), ("new/index.md", "new/")],
+)
+def test_a_page_that_has_moved_sends_its_readers_on(link, to):
+    body = tree(page(f"# Old\n\n> **Moved.** This page is now [New]({link}).\n"))
+    refresh = body.find(".//meta")
+    assert refresh.attrib == {"http-equiv": "refresh", "content": f"0; url={to}"}
+    assert body.find(".//a").get("href") == link
+
+
+def test_another_quotation_sends_nobody_anywhere():
+    assert "<meta" not in page("> **Note.** See [New](../02-new.md).\n\n**Moved.** [x](../x.md)")
 
 
 def build(config: str) -> subprocess.CompletedProcess[str]:
