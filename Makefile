@@ -18,6 +18,7 @@ BENCH  := $(VENV)/bench-ready
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export NO_MKDOCS_2_WARNING := 1
+export PYTHONDONTWRITEBYTECODE := # else each run compiles the tests again
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -27,7 +28,7 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 	$(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:$(PORT)
 
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
-	$(BIN)/python -m pytest -rs -n 2 --dist worksteal
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
 	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0

@@ -7,12 +7,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, Page, sync_playwright
+
+# A thread for each of the two workers, here and in what tests start; before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing depends on how fast the machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+PATIENCE = 600_000  # milliseconds that a browser has for anything
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -28,9 +37,21 @@ def browser() -> Iterator[Browser]:
         reason = "no browser; apt-get install chromium, or set CHROMIUM to the path of a Chrome"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=PATIENCE)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def new_page(browser) -> Callable[..., Page]:
+    """Open a window of its own. Closing the page closes it."""
+
+    def new_page(**options: Any) -> Page:
+        page = browser.new_page(**options)
+        page.set_default_timeout(PATIENCE)
+        return page
+
+    return new_page
 
 
 def run(*command: str, cwd: Path) -> None:

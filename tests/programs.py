@@ -21,17 +21,25 @@ Step = tuple[str, int, int]
 # ---- custom Functions
 
 
-class Double(Function):
+class Twice(Function):
+    """Two times its input. It saves nothing."""
+
+    @staticmethod
+    def forward(ctx, a):
+        return a * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+class Double(Twice):
     """Two times its input, which it saves for no reason but to be found."""
 
     @staticmethod
     def forward(ctx, a):
         ctx.save_for_backward(a)
         return a * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
 
 
 class Square(Function):
@@ -98,11 +106,11 @@ class Unused(Function):
 
 
 class GivesNone(Function):
-    """Its backward gives no gradient."""
+    """The cube, with None for a derivative."""
 
     @staticmethod
     def forward(ctx, a):
-        return a + 1
+        return a**3
 
     @staticmethod
     def backward(ctx, gradient):

@@ -2,8 +2,9 @@ import collections.abc
 import copy
 import json
 import linecache
+import marshal
+import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -123,26 +124,15 @@ def test_the_users_place_is_in_no_module_of_python():
 
 @pytest.mark.parametrize("flag", [[], ["-X", "no_debug_ranges"]])
 def test_without_columns_the_text_is_the_line(tmp_path, flag):
-    import subprocess
-
     path = tmp_path / "script.py"
-    path.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from companion.source import source_at
-
-            def here():
-                return source_at(sys._getframe(1).f_code, sys._getframe(1).f_lasti).text
-
-            print([here(), 1][0])
-            """
-        )
-    )
-    done = subprocess.run(
-        [sys.executable, *flag, str(path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == ("print([here(), 1][0])" if flag else "here()")
+    path.write_text("def f(here):\n    return 1, here()\n")
+    program = "import marshal, sys; code = compile(open(sys.argv[1]).read(), sys.argv[1], 'exec')"
+    program += "; sys.stdout.buffer.write(marshal.dumps(code))"
+    command = [sys.executable, *flag, "-c", program, str(path)]
+    compiled = subprocess.run(command, capture_output=True, check=True).stdout
+    scope: dict[str, object] = {}
+    exec(marshal.loads(compiled), scope)
+    assert scope["f"](here)[1].text == ("return 1, here()" if flag else "here()")
 
 
 def test_a_source_names_its_file_only_if_that_is_a_program():

@@ -180,7 +180,7 @@ def count_lines(code: str) -> int:
 
 def count_words(text: str) -> int:
     """The words that a reader sees; what Markdown and HTML are written with is none of them."""
-    text = re.sub(r"!\[[^\]]*\]|\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
+    text = re.sub(r"(!\[[^\]]*)?\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
     return sum(1 for word in text.split() if re.search(r"\w", word))
 
 

@@ -61,6 +61,8 @@ class Lesson(MarkdownFile):
         self.text = self.path.read_text(encoding="utf-8")
         self.namespace = types.ModuleType("__main__")
         self.state: dict[str, Any] | None = None
+        if "matplotlib" in self.text:
+            import tools.plots  # noqa: F401 so that the snippets find matplotlib as it sets it
         try:
             blocks = extract_from_file(self.path)
         except RuntimeError as error:
@@ -156,7 +158,9 @@ class Snippet(TestBlock):  # type: ignore[misc]
         new = f"figures/{self.path.stem.partition('-')[0]}-line-{self.obj.line}.svg"
         name = self.obj.figure.file if self.obj.figure else new
         file = Path(name).with_suffix(suffix).as_posix()
-        return Made(self.path.parent / file, source, grammar.figure(value.alt, file))
+        # What a plot shows no program knows: the lesson says it.
+        alt = value.alt or (self.obj.figure.alt if self.obj.figure else "")
+        return Made(self.path.parent / file, source, grammar.figure(alt, file))
 
     def compare(self, wanted: str, made: Made | None) -> None:
         """Compare the page, and the file that it shows, with what ran."""
@@ -172,7 +176,7 @@ class Snippet(TestBlock):  # type: ignore[misc]
         value, caught = None, None
         with contextlib.redirect_stdout(io.StringIO()) as out, self.parent.running():
             try:
-                value = self.execute()
+                value = self.shown(self.execute())
             except Exception as error:
                 caught = error
         printed = out.getvalue()
@@ -187,6 +191,18 @@ class Snippet(TestBlock):  # type: ignore[misc]
         if last is None:
             return None
         return eval(compile(ast.Expression(last.value), str(self.path), "eval"), names)
+
+    def shown(self, value: Any) -> Any:
+        """The value as a page shows it: a figure of matplotlib as the SVG that it is now."""
+        plots = sys.modules.get("tools.plots")
+        if plots is None:
+            return value
+        if any(figure is not value for figure in plots.close_all()):
+            raise Differs(
+                f"{self.where} leaves a figure of pyplot open, which only a notebook would show; "
+                "end with it, or close it with plt.close()"
+            )
+        return plots.Plot(plots.svg(value)) if isinstance(value, plots.Figure) else value
 
     def named(self, error: str) -> Any:
         """The class of this name, as the snippet would find it."""
@@ -281,7 +297,8 @@ def _of_snippet(
         yield from _of_fence(snippet.output, run)
     if figure := snippet.figure:
         if not figure.alt.strip():
-            yield figure.line, f"the image {figure.file} has no alternative text"
+            message = "has no alternative text; write what it shows between the brackets"
+            yield figure.line, f"the image {figure.file} {message}"
         ends = below is None or isinstance(below, Opening | Closing) or not below.text.strip()
         if grammar.PLAYER.fullmatch(figure.file) and not ends:
             message = f"the player {figure.file} does not stand in a paragraph of its own"
@@ -328,7 +345,9 @@ def torch_is_pinned(root: Path) -> bool:
 def _state() -> dict[str, Any]:
     import torch
 
+    plots = sys.modules.get("tools.plots")
     return {
+        "plots": plots.settings() if plots else None,
         "rng": torch.get_rng_state(),
         "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
@@ -340,6 +359,8 @@ def _state() -> dict[str, Any]:
 def _set_state(state: dict[str, Any]) -> None:
     import torch
 
+    if plots := sys.modules.get("tools.plots"):
+        plots.set_settings(state["plots"])
     torch.manual_seed(0) if state["rng"] is None else torch.set_rng_state(state["rng"])
     torch.set_default_dtype(state["dtype"] or torch.float32)
     torch.set_grad_enabled(state["grad"])
@@ -349,9 +370,16 @@ def _set_state(state: dict[str, Any]) -> None:
         warnings.filters.extend(state["filters"])  # type: ignore[attr-defined]
 
 
-# A new lesson: seed 0, float32, gradients on, every warning told each time it comes, and the
-# filters that pyproject.toml sets, which make it an error.
-_NEW = {"rng": None, "dtype": None, "grad": True, "warn_always": True, "filters": None}
+# A new lesson: matplotlib as tools.plots sets it, seed 0, float32, gradients on, every warning told
+# each time it comes, and the filters that pyproject.toml sets, which make it an error.
+_NEW = {
+    "plots": None,
+    "rng": None,
+    "dtype": None,
+    "grad": True,
+    "warn_always": True,
+    "filters": None,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -67,7 +67,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     """
     lesson = Lesson(path)
     parts = [*_covered(lesson.parts)] if covered else lesson.parts
-    cells = [*_first(lesson.title, repository), *_cells(parts, path.parent)]
+    cells = [*_first(lesson, repository), *_cells(parts, path.parent)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     book = v4.new_notebook(cells=cells, metadata=METADATA)
@@ -75,7 +75,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _first(title: str, repository: str) -> Iterator[Any]:
+def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
     """The title, and how to get the companion where it is missing."""
     address = f"git+https://github.com/{repository}"
     if repository:
@@ -83,10 +83,20 @@ def _first(title: str, repository: str) -> Iterator[Any]:
         cure = f"%pip install -q {address}"
     else:
         missing = f"Where it is missing: {MAKE_LAB}."
-        cure = f'raise ModuleNotFoundError("companion is missing: {MAKE_LAB}") from None'
-    yield v4.new_markdown_cell(f"# {title}\n\n{NEEDS}\n{missing}")
-    source = f"%xmode Minimal\ntry:\n    import companion\nexcept ModuleNotFoundError:\n    {cure}"
+        message = f'"companion is missing; "\n        "{MAKE_LAB}"'
+        cure = f"raise ModuleNotFoundError(\n        {message}\n    ) from None"
+    yield v4.new_markdown_cell(f"# {_title(lesson)}\n\n{NEEDS}\n{missing}")
+    magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
+    source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
+    source = "\n".join([*magics, *source])
     yield v4.new_code_cell(source, outputs=[v4.new_output("stream", text=SHORT_ERRORS)])
+
+
+def _title(lesson: Lesson) -> str:
+    """The title of the front matter, which has the lesson's number; without one, the heading."""
+    if any(isinstance(part, FrontMatter) for part in lesson.parts):
+        return lesson.title
+    return next((part.title for part in lesson.parts if _is_title(part)), lesson.slug)
 
 
 def _covered(parts: list[Part]) -> Iterator[Part]:
@@ -270,9 +280,10 @@ def _fold(fold: Opening) -> list[str]:
 
 def _as_text(snippet: Snippet, folder: Path) -> list[str]:
     """A snippet that does not run, and what it did."""
-    fences = [snippet.fence.text, snippet.output.text if snippet.output else ""]
+    did = "It raises:\n" if snippet.raises else "It prints:\n"  # so that it is not taken for code
+    output = [did, snippet.output.text] if snippet.output else []
     figures = [_html(snippet.figure, folder)] if snippet.figure else []
-    return "\n".join(filter(None, [*fences, *figures])).splitlines()
+    return "\n".join([snippet.fence.text, *output, *figures]).splitlines()
 
 
 def _links(source: str) -> str:

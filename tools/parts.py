@@ -43,17 +43,23 @@ from tools.grammar import (
 )
 
 REVEAL = "I have an answer: show what PyTorch did"
-# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves.
-# Where course.js cannot be had, nothing stays covered.
+# Said before anything is drawn, so that what a Predict covers is never seen and nothing moves: also
+# where course.js has first to put back what the reader did here before. Where course.js cannot be
+# had, nothing stays covered.
 SCRIPTED = """<script>
-document.documentElement.classList.add("js")
-try {
-  const kept = JSON.parse(localStorage.getItem("inside-autograd"))
-  if (kept?.everything) document.documentElement.classList.add("everything")
-} catch {}
-addEventListener("load", () => {
-  if (!window.courseRuns) document.documentElement.classList.remove("js")
-})
+{
+  const page = document.documentElement.classList
+  page.add("js")
+  try {
+    const { everything, answers } = JSON.parse(localStorage.getItem("inside-autograd"))
+    if (everything) page.add("everything")
+    if (Object.keys(answers).some((path) => location.pathname.includes(path))) page.add("returning")
+  } catch {}
+  addEventListener("load", () => {
+    if (!window.courseRuns) page.remove("js")
+    page.remove("returning")
+  })
+}
 </script>
 
 """

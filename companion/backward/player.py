@@ -49,12 +49,12 @@ class Player:
     @cached_property
     def html(self) -> str:
         """A page of its own, which loads nothing from anywhere."""
-        parts = {name: (_HERE / name).read_text("utf-8") for name in ("player.css", "player.js")}
+        css, *js = ((_HERE / name).read_text("utf-8") for name in _FILES)
         return _PAGE.format(
             title=html.escape(self.alt),
-            css=parts["player.css"],
+            css=css,
             fragment=self.fragment,
-            js=parts["player.js"],
+            js="".join(js),
         )
 
     def _repr_html_(self) -> str:
@@ -189,7 +189,13 @@ def _script_text(data: PlayerData) -> str:
 
 def _drawings(recording: Recording) -> str:
     """The graph of the pass, and the one that it made, if there is one."""
-    drawings = _drawing(recording.graph, node_tags(recording.graph), "player-graph")
+    numbers = node_tags(recording.graph)
+    ran = {step.node: f"step {step.index + 1}" for step in recording.steps}
+    tags = {  # of every Node, since player.js writes its state there
+        i: ", ".join(filter(None, (numbers.get(i), ran.get(i, "not run"))))
+        for i in range(len(recording.graph))
+    }
+    drawings = _drawing(recording.graph, tags, "player-graph")
     if recording.second is not None and len(recording.second) <= DETAILED:
         made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
         drawings += _drawing(recording.second, made, "player-second")
@@ -198,8 +204,8 @@ def _drawings(recording: Recording) -> str:
 
 def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
     svg = tagged(graph, tags).svg
-    width = svg.partition(' viewBox="')[2].split()[2]  # for player.css
-    look = f'class="drawing {name}" style="--width: {width}"'
+    size = svg.partition(' viewBox="')[2].partition('"')[0].split()  # for player.css
+    look = f'class="drawing {name}" style="--width: {size[2]}; --height: {size[3]}"'
     return svg.replace('class="drawing"', look, 1)
 
 
@@ -253,7 +259,8 @@ def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iter
         yield f"raised {error}"
 
 
-_HEAD = ("Step", "Node", "Came", "Given to the Node", "Given on", "Then")
+_HEAD = ("Step", "Node", "What came", "What it was given", "What it sent", "Then")
+_FILES = ("player.css", "player_texts.js", "player_drawing.js", "player.js")
 _FRAME = 'style="width:100%;height:44rem;border:0"'
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

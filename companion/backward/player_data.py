@@ -18,7 +18,6 @@ from companion.backward.player_format import (
     EngineOrder,
     EngineStep,
     NodeData,
-    OptionData,
     PlayerData,
     QuestionData,
     SecondPass,
@@ -137,7 +136,7 @@ def _error_message(recording: Recording) -> str | None:
 
 
 def questions(recording: Recording) -> list[QuestionData]:
-    """The moments at which to ask which Node runs next, and what is to be said of each."""
+    """The moments at which to ask which Node runs next, and the Nodes to choose from."""
     numbers = recording.graph.sequence_numbers
     waiting, ran = dict(recording.waiting), set[int]()
     found = list[tuple[bool, QuestionData]]()
@@ -148,14 +147,7 @@ def questions(recording: Recording) -> list[QuestionData]:
         early = [i for i, count in step.waiting.items() if count > 0]
         if _made_last(ready, numbers) != following.node:
             continue
-        options: list[OptionData] = [
-            {
-                "node": i,
-                "right": i == following.node,
-                "why": _reason(recording.graph, i, following.node, ready, waiting[i]),
-            }
-            for i in sorted({*ready, *early})
-        ]
+        options = sorted({*ready, *early})
         if len(options) > 1:
             found.append((not early, {"before": following.index, "options": options}))
     found.sort(key=lambda entry: entry[0])  # first those where a walk would go on too early
@@ -171,22 +163,6 @@ def _made_last(ready: list[int], numbers: Sequence[int]) -> int | None:
     highest = max(numbers[i] for i in ready)
     last = [i for i in ready if numbers[i] == highest]
     return last[0] if len(last) == 1 else None
-
-
-def _reason(graph: Graph, option: int, right: int, ready: list[int], waits: int) -> str:
-    """Why a Node runs next, or does not."""
-    leaf = graph.nodes[right].is_leaf
-    if waits:
-        more = f"{waits} more gradient" + "s" * (waits != 1)
-        part = "add a part to .grad" if graph.nodes[option].is_leaf else "pass on a part"
-        return f"It waits for {more}. Now it would {part}, and have to run again."
-    if option == right and len(ready) == 1:
-        return "It is the only Node that is ready."
-    if option == right:
-        return f"It is ready, and {'a leaf goes first' if leaf else 'was made last'}."
-    if leaf:
-        return "It is ready as well, but a leaf goes first."
-    return f"It is ready as well, but it was made before {node_names(graph)[right]}."
 
 
 # ---- what a second pass would do

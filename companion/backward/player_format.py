@@ -121,12 +121,4 @@ class QuestionData(TypedDict):
     """Which Node runs next?"""
 
     before: int  # the index of the step that gives the answer
-    options: list[OptionData]
-
-
-class OptionData(TypedDict):
-    """A Node that a reader may choose."""
-
-    node: int
-    right: bool
-    why: str
+    options: list[int]  # Nodes; that one is right which the step runs

@@ -66,25 +66,24 @@ _QUICK = {"splines": "line", "nslimit": "1", "nslimit1": "5"}
 def dot_of(
     folded: Folded,
     saved: Saved,
+    numbers: Numbers,
     tags: Mapping[int, str] | None = None,
     scissors: Sequence[Scissors] = (),
-    numbers: Numbers | None = None,
 ) -> str:
     """A graph in DOT.
 
     Args:
         folded: the boxes and edges of the graph.
         saved: for some Nodes the tensors to list in their boxes.
+        numbers: the numbers to show, if any.
         tags: for some Nodes one more line of text. Then Nodes and edges also have classes by which
             a script finds them, as ``tagged`` says.
         scissors: the cuts to show.
-        numbers: the numbers to show, if any.
     """
 
     def mark(name: str) -> list[str]:
         return [] if tags is None else [name]
 
-    numbers = numbers or Numbers()
     dot = _digraph(len(folded.boxes), pills=bool(numbers.sent))
     ids = {box: str(number) for number, box in enumerate(folded.boxes)}
     for box, box_id in ids.items():
@@ -362,7 +361,7 @@ def _draw_cuts(dot: Any, cuts: Sequence[Cut]) -> dict[Cut, str]:
 def _cut_in_a_word(cut: Cut) -> str:
     """What cut: a mode without gradients, or the function."""
     modes = {"no-grad": "no_grad", "inference-mode": "inference_mode"}
-    return modes.get(cut.code, cut.operation.name.strip("_"))
+    return modes.get(cut.code, one_line(cut.operation.name.strip("_"), _WIDTH))
 
 
 # ---- text in DOT
@@ -378,7 +377,7 @@ def _label(lines: Iterable[str], rows: Iterable[Row] = ()) -> str:
 
 
 def _broken(words: str, number: str) -> list[str]:
-    """What a number is and the number, in lines that fit into a box; a row of a matrix is a line."""
+    """What a number is and the number, in lines that fit a box; a row of a matrix is one."""
     line = f"{words} {number}".strip()
     if len(line) <= _NUMBERS:
         return [line]

@@ -16,7 +16,7 @@ import torch
 
 from companion.drawing.dot import dot_of, dot_without_graph, harmful, scissors_of
 from companion.drawing.folding import fold
-from companion.drawing.numbers import numbers_of_pass, numbers_of_tensors
+from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph
 from companion.forward.tracing import first_reaching
@@ -99,16 +99,25 @@ def draw(
     max_nodes: int | None = 150,
     watch: Watch | None = None,
 ) -> Drawing:
-    """Draw the graph of a tensor.
+    """Draw the graph of a tensor, or of a recorded backward pass.
+
+    Colours repeat what shape and text say, and stand in the picture itself.
 
     Args:
         what: a tensor of any shape that requires grad, a Node, or a ``Graph``, which may have
-            several roots.
+            several roots; or what ``record_backward`` gave. Then each box has its value, where it
+            was recorded, and below it the gradient that came to it; for a leaf that is what this
+            pass added to ``.grad``. What travelled along an edge stands in a pill on the edge.
         names: names for tensors, such as ``dict(model.named_parameters())``. Without it a leaf
             takes the name of the first of the caller's variables that refers to it. Any text is
             drawn as text; what is longer than a box is shown whole where the pointer rests.
         saved: also list the tensors that each operation saved for the backward pass. Looking at
             them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``.
+        values: also show the value of each box, as it is now, where it can be had: of a leaf, of
+            ``what``, of a tensor in ``names`` or, without ``names``, in the caller's variables
+            (which then name the results too), or where the Node saved its own result. Nothing is
+            run for it. A tensor of up to 6 numbers is written in full, of a larger one its shape
+            and norm, all with 4 digits.
         max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: what repeats
             becomes one block, marked with how often and how many Nodes; so does each call of a
             module where ``names`` come from ``companion.modules``, each long chain, and at last
@@ -126,10 +135,11 @@ def draw(
 
     Raises:
         ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
-            ``names`` is given with a Graph, whose names were settled when it was read; or
-            ``max_nodes`` is less than 1.
+            ``names`` is given with a Graph or a recorded pass, whose names were settled when the
+            graph was read; or ``max_nodes`` is less than 1.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
-            ``max_nodes`` is neither an int nor None, or ``watch`` is no ``Watch``.
+            ``values`` is neither True nor False, ``max_nodes`` is neither an int nor None, or
+            ``watch`` is no ``Watch``.
 
     Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -139,6 +149,16 @@ def draw(
 MulBackward0 leads to leaf x (2, 3) and None at slot 1.
         >>> drawing.svg[:5]
         '<svg '
+        >>> a, b = (torch.tensor(n, requires_grad=True) for n in (2.0, 3.0))
+        >>> c = a * b
+        >>> print(draw(c, values=True).alt)
+        Backward graph with 3 nodes. Root MulBackward0 (c) leads to leaf a () and leaf b (). \
+It has value 6. Leaf a () has value 2. Leaf b () has value 3.
+        >>> from companion import record_backward
+        >>> print(draw(record_backward(c)).alt)
+        Backward graph with 3 nodes. Root MulBackward0 (c) leads to leaf a () and leaf b (). \
+It has value 6 and gradient 1, and sends 3 and 2. Leaf a () has value 2 and gradient 3. \
+Leaf b () has value 3 and gradient 2.
         >>> draw(x.detach())
         Traceback (most recent call last):
         ...
@@ -156,22 +176,21 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         cuts = harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
-    known = names
-    if values and known is None:
-        known = callers_names()
+    known = callers_names() if values and names is None else names
     graph = _graph_of(what, names, known)
     folded = fold(graph, max_nodes)
     single = [box.nodes[0] for box in folded.boxes if not box.is_block]
-    numbers = None
     if isinstance(what, RecordedPass):
         numbers = numbers_of_pass(what, single)
     elif values:
-        roots = [what] if isinstance(what, torch.Tensor) else []
-        numbers = numbers_of_tensors(graph, single, [*(known or {}).values(), *roots])
-    tensors = {i: graph.nodes[i].saved for i in single if saved}  # once: it may run hooks
+        root = [what] if isinstance(what, torch.Tensor) else []
+        numbers = numbers_of_tensors(graph, single, [*root, *(known or {}).values()])
+    else:
+        numbers = Numbers()
+    tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
     scissors = [] if watch is None else scissors_of(folded, watch)
-    alt = alt_of(folded, tensors, [cut for _, _, cut in scissors], numbers)
-    return Drawing(dot_of(folded, tensors, scissors=scissors, numbers=numbers), alt)
+    alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors])
+    return Drawing(dot_of(folded, tensors, numbers, scissors=scissors), alt)
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
@@ -184,26 +203,30 @@ def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
         tags: for some Nodes one more line of text.
     """
     folded = fold(graph, None)
-    return Drawing(dot_of(folded, {}, tags), alt_of(folded, {}))
+    return Drawing(dot_of(folded, {}, Numbers(), tags), alt_of(folded, {}, Numbers()))
 
 
 def _graph_of(
     what: Any, names: Mapping[str, torch.Tensor] | None, known: Mapping[str, torch.Tensor] | None
 ) -> Graph:
-    """The graph to draw.
+    """The graph of what was given to ``draw``.
 
     Args:
-        what: what was given to ``draw``.
+        what: what was given.
         names: the names that were given.
-        known: the names to use for a graph that is not read yet; None if it shall look for some.
+        known: the names for a graph that is yet to be read.
     """
-    kind = "Recording" if isinstance(what, RecordedPass) else "Graph"
-    graph = what.graph if isinstance(what, RecordedPass) else what
-    if not isinstance(graph, Graph):
-        return Graph.of(what, names=known)
-    if names is not None:
-        raise ValueError(f"a {kind} has its names already; give them to Graph.of(..., names=...)")
-    return graph
+    if isinstance(what, RecordedPass):
+        if names is not None:
+            raise ValueError(
+                "a recorded pass has its names already: those of the variables when it was recorded"
+            )
+        return what.graph
+    if isinstance(what, Graph):
+        if names is not None:
+            raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
+        return what
+    return Graph.of(what, names=known)
 
 
 def _check_limit(max_nodes: int | None) -> None:

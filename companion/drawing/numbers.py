@@ -58,21 +58,24 @@ def numbers_of_tensors(graph: Graph, shown: Iterable[int], tensors: Iterable[Ten
     nodes = [graph.nodes[i] for i in shown]
     with unseen(), torch.no_grad():
         known = _values(nodes, tensors)
-        return Numbers({node.index: _rows(node, known, (), _saved_result(node)) for node in nodes})
+        return Numbers({node.index: _rows(node, known, _saved_result(node)) for node in nodes})
 
 
 def numbers_of_pass(recorded: RecordedPass, shown: Iterable[int]) -> Numbers:
     """Values of some Nodes of a recorded pass, and the gradients that came to them and left."""
     numbers, steps = Numbers(), {step.node: step for step in recorded.steps}
     with unseen(), torch.no_grad():
-        for i in shown:
-            step = steps.get(i)
-            given = step.grad_outputs if step else ()
-            result = (step.saved or {}).get("result") if step else None
-            numbers.rows[i] = _rows(recorded.graph.nodes[i], recorded.values, given, result)
-            for edge in recorded.graph.slots(i) if step and step.grad_inputs else ():
+        for node in (recorded.graph.nodes[i] for i in shown):
+            step = steps.get(node.index)
+            if step is None:
+                numbers.rows[node.index] = _rows(node, recorded.values)
+                continue
+            result = (step.saved or {}).get("result")
+            numbers.rows[node.index] = _rows(node, recorded.values, result, step.grad_outputs)
+            edges = recorded.graph.slots(node.index)
+            for edge, gradient in zip(edges, step.grad_inputs or (), strict=False):
                 if edge and edge.target in step.waiting:
-                    numbers.sent[i, edge.slot] = written(step.grad_inputs[edge.slot])
+                    numbers.sent[node.index, edge.slot] = written(gradient)
     return numbers
 
 
@@ -97,25 +100,33 @@ def _saved_result(node: GraphNode) -> Any:
 
 
 def _rows(
-    node: GraphNode, known: Mapping[tuple[int, int], Tensor], given: Gradients, result: Any
+    node: GraphNode,
+    known: Mapping[tuple[int, int], Tensor],
+    result: Any = None,
+    gradients: Gradients = (),
 ) -> list[Row]:
     """The values of a Node, and below them its gradients."""
     count = output_count(node.grad_fn)
     values = {nr: known[node.index, nr] for nr in range(count) if (node.index, nr) in known}
     if isinstance(result, Tensor):
         values.setdefault(0, result)
-    gradients = dict(enumerate(given))
-    return [*_of_outputs("value", values, count), *_of_outputs("gradient", gradients, count)]
+    return [
+        *_of_outputs("value", values, count),
+        *_of_outputs("gradient", dict(enumerate(gradients)), count),
+    ]
 
 
 def _of_outputs(word: str, tensors: Mapping[int, Tensor | None], count: int) -> list[Row]:
-    """A row for each output of an operation, up to a few."""
+    """A row for each output of an operation, up to a few; of several, those that have a tensor."""
+    defined = {nr: tensor for nr, tensor in tensors.items() if tensor is not None}
+    some = [*(defined or tensors).items()]
     rows = [
         (f"{word} {nr}" if count > 1 else word, text)
-        for nr, tensor in [*tensors.items()][:_OUTPUTS]
+        for nr, tensor in some[:_OUTPUTS]
         if (text := written(tensor))
     ]
-    return [*rows, (f"{word}s", f"of {len(tensors)} outputs")] if len(tensors) > _OUTPUTS else rows
+    more = len(some) - _OUTPUTS
+    return [*rows, (f"{more} more", f"{word}s")] if more > 0 else rows
 
 
 # ---- a tensor as text
@@ -152,7 +163,7 @@ def _norm(tensor: Tensor) -> float:
     if tensor.is_nested or tensor.layout is not torch.strided:
         tensor = (tensor.coalesce() if tensor.layout is torch.sparse_coo else tensor).values()
     dtype = torch.complex128 if tensor.is_complex() else torch.float64
-    return torch.linalg.vector_norm(tensor.to(dtype)).item()
+    return float(torch.linalg.vector_norm(tensor.to(dtype)))
 
 
 def _number(number: Any) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from functools import cached_property
+from math import dist
 from typing import NamedTuple
 
 from companion.drawing.dot import GREY, MARK, ORANGE
@@ -52,109 +53,112 @@ class _Area(NamedTuple):
         )
 
 
-class _Line(NamedTuple):
-    """An arrow, as points that are close together, and the area that it runs through."""
+class _Line:
+    """The arrow of an edge.
 
-    points: Sequence[_Point]
-    area: _Area
+    Attributes:
+        area: what it does not leave.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._curve = _points(group[group.index(' d="') :].partition("/>")[0])
+        head = group.find('<polygon fill="black"')
+        self._head = _points(group[head:].partition("/>")[0]) if head >= 0 else []
+        self.area = _around(self._curve + self._head)
+
+    @cached_property
+    def points(self) -> list[_Point]:
+        """Points of it that are so close together that no label fits between two."""
+        found = self._head + self._curve[:1]
+        for i in range(0, len(self._curve) - 3, 3):  # from each Bézier curve to the next
+            found += _along(*self._curve[i : i + 4])
+        return found
 
     def crosses(self, area: _Area) -> bool:
-        return self.area.meets(area) and any(
-            area.left < x < area.right and area.top < y < area.bottom for x, y in self.points
-        )
+        left, top, right, bottom = self.area
+        if left > area.right or right < area.left or top > area.bottom or bottom < area.top:
+            return False  # which is soon told of most
+        left, top, right, bottom = area
+        return any(left < x < right and top < y < bottom for x, y in self.points)
 
 
 def _with_labels_beside_arrows(svg: str) -> str:
     """The same drawing, with no label of an edge where an arrow is, if there is another place."""
     groups = [group[0] for group in re.finditer(r'<g class="edge.*?</g>\n', svg, re.S)]
-    labels = [_LABEL.search(group) for group in groups]
-    if not any(labels):
+    labels = {i: label for i, group in enumerate(groups) if (label := _LABEL.search(group))}
+    if not labels:
         return svg
-    lines = [_line(group) for group in groups]
-    areas = [label and _area_of(label) for label in labels]
+    lines = [_Line(group) for group in groups]
+    areas = {i: _area_of(label) for i, label in labels.items()}
     boxes = [_around(_points(shape)) for shape in _BOX.findall(svg)]
     canvas = _around(_points(svg[svg.index('points="') :].partition("/>")[0]))
-    for i, (group, label, area) in enumerate(zip(groups, labels, areas, strict=True)):
-        if label is None or area is None or not any(line.crosses(area) for line in lines):
-            continue
-        taken = boxes + [other for j, other in enumerate(areas) if other and i != j]
-        for place in _places(lines[i], area):
-            inside = canvas.left <= place.left and place.right <= canvas.right
-            if inside and not any(map(place.meets, taken)) and not any(
-                line.crosses(place) for line in lines
-            ):
-                areas[i] = place
-                break
-        svg = svg.replace(group, _moved(group, label, area, areas[i]), 1)
+
+    def is_free(place: _Area, i: int) -> bool:
+        taken = boxes + [area for j, area in areas.items() if i != j]
+        return (
+            canvas.left <= place.left
+            and place.right <= canvas.right
+            and not any(place.meets(area) for area in taken)
+            and not any(line.crosses(place) for line in lines)
+        )
+
+    for i, label in labels.items():
+        if any(line.crosses(areas[i]) for line in lines):
+            free = (place for place in _places(lines[i], areas[i]) if is_free(place, i))
+            areas[i] = next(free, areas[i])
+        svg = svg.replace(groups[i], groups[i].replace(label[0], _moved(label, areas[i])), 1)
     return svg
 
 
 _LABEL = re.compile(r'<text [^>]*x="(\S+)" y="(\S+)"[^>]*font-size="([\d.]+)"[^>]*>(.*?)</text>')
 _BOX = re.compile(r'<g class="node[^>]*>\n(?:<title>.*?</title>\n)?<p\w+ ([^>]*)/>')
-_ABOVE, _BELOW = 0.75, 0.2  # how far letters reach from their line, in font sizes
+_ABOVE, _BELOW = 0.92, 0.22  # how far a line of text reaches from where it is written, in ems
+_SPACE = 0.278  # of Helvetica, in ems
 
 
 def _area_of(label: re.Match[str]) -> _Area:
-    """Where the letters of a label are, as wide as Helvetica would be, or a little wider."""
+    """Where the letters of a label are, as wide as Helvetica has them or a little wider."""
     x, y, size = map(float, label.groups()[:3])
     text = html.unescape(label[4])
     spaces = len(text) - len(text.lstrip()), len(text) - len(text.rstrip())
-    letters = (0.28 if c in " []().,:" else 0.56 if c.isascii() else 0.9 for c in text.strip())
-    half = sum(letters) * size / 2
-    x += (spaces[0] - spaces[1]) * 0.28 * size / 2
+    ems = (_SPACE if c in " []().,:" else 0.6 if c <= "ÿ" else 1 for c in text.strip())
+    half = sum(ems) * size / 2
+    x += (spaces[0] - spaces[1]) * _SPACE * size / 2
     return _Area(x - half, y - _ABOVE * size, x + half, y + _BELOW * size)
 
 
 def _places(line: _Line, area: _Area) -> Iterator[_Area]:
     """Right and left of an arrow all along it, the nearest to where a label is now first."""
     width, height = area.right - area.left, area.bottom - area.top
-    for _, middle in sorted(line.points, key=lambda point: abs(point[1] - area.top - height / 2)):
-        top, bottom = middle - height / 2, middle + height / 2
-        near = [x for x, y in line.points if top <= y <= bottom]
-        for left in (max(near) + _GAP, min(near) - _GAP - width):
-            yield _Area(left, top, left + width, bottom)
+    by_distance = sorted(line.points, key=lambda point: abs(point[1] - area.top - height / 2))
+    for gap in _GAPS:
+        for _, middle in by_distance:
+            top, bottom = middle - height / 2, middle + height / 2
+            near = [x for x, y in line.points if top <= y <= bottom]
+            for left in (max(near) + gap, min(near) - gap - width):
+                yield _Area(left, top, left + width, bottom)
 
 
-_GAP = 2.5
+_GAPS = (2.5, 1.0)  # between a label and its arrow
 
 
-def _moved(group: str, label: re.Match[str], old: _Area, new: _Area | None) -> str:
-    """An edge with its label in another place."""
-    if new is None or new == old:
-        return group
-    x, y = float(label[1]) + new.left - old.left, float(label[2]) + new.top - old.top
-    text = label[0].replace(f'x="{label[1]}" y="{label[2]}"', f'x="{x:.2f}" y="{y:.2f}"')
-    return group.replace(label[0], text)
+def _moved(label: re.Match[str], area: _Area) -> str:
+    """A label at another place, without the spaces that kept its place free."""
+    x, y = (area.left + area.right) / 2, area.bottom - _BELOW * float(label[3])
+    start = label[0].replace(f'x="{label[1]}" y="{label[2]}"', f'x="{x:.2f}" y="{y:.2f}"')
+    return f"{start.partition('>')[0]}>{html.escape(html.unescape(label[4]).strip())}</text>"
 
 
 # ---- shapes
 
 
-def _line(group: str) -> _Line:
-    """The arrow of an edge: its curve, which consists of Bézier curves, and its head."""
-    start, *rest = _points(group[group.index(' d="') :].partition("/>")[0])
-    points = [start]
-    for i in range(0, len(rest) - 2, 3):
-        curve = (points[-1], *rest[i : i + 3])
-        points += [_on_curve(curve, step / _STEPS) for step in range(1, _STEPS + 1)]
-    for head in re.findall(r'<polygon[^>]* points="[^"]*"', group):
-        corners = _points(head)
-        points += [_between(a, b, t) for a, b in pairwise(corners) for t in (0.25, 0.5, 0.75, 1)]
-    return _Line(points, _around(points))
-
-
-_STEPS = 24  # on a curve
-
-
-def _on_curve(curve: Sequence[_Point], t: float) -> _Point:
-    """The point of a Bézier curve at ``t``, by de Casteljau's way."""
-    while len(curve) > 1:
-        curve = [_between(a, b, t) for a, b in pairwise(curve)]
-    return curve[0]
-
-
-def _between(a: _Point, b: _Point, t: float) -> _Point:
-    return a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t
+def _along(a: _Point, b: _Point, c: _Point, d: _Point) -> Iterator[_Point]:
+    """Points of a Bézier curve, 3 apart or less."""
+    steps = 1 + int((dist(a, b) + dist(b, c) + dist(c, d)) / 3)
+    for step in range(1, steps + 1):
+        t, u = step / steps, 1 - step / steps
+        p, q, r, s = u * u * u, 3 * u * u * t, 3 * u * t * t, t * t * t
+        yield p * a[0] + q * b[0] + r * c[0] + s * d[0], p * a[1] + q * b[1] + r * c[1] + s * d[1]
 
 
 def _points(shape: str) -> list[_Point]:

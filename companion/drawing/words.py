@@ -24,11 +24,9 @@ _FEW = 6  # of many things, those that are named
 _MOST = 15  # boxes of a graph that is told arrow by arrow; cuts that are told
 
 
-def alt_of(
-    folded: Folded, saved: Saved, cuts: Sequence[Cut] = (), numbers: Numbers | None = None
-) -> str:
+def alt_of(folded: Folded, saved: Saved, numbers: Numbers, cuts: Sequence[Cut] = ()) -> str:
     """The sentences for a graph."""
-    names, numbers = _names(folded), numbers or Numbers()
+    names = _names(folded)
     if len(folded.boxes) > _MOST:
         sentences = _summary(folded, names, numbers)
     else:
@@ -164,7 +162,8 @@ def _numbers(name: str, folded: Folded, box: Box, numbers: Numbers) -> Iterator[
     """The value of a box, its gradient, and what it sent, in the order of its arrows."""
     has = [f"{word} {number}" for word, number in numbers.of(box)]
     sent = [number for arrow in folded.arrows(box) if (number := numbers.along(box, arrow))]
-    phrases = [f"{verb} {' and '.join(what)}" for verb, what in (("has", has), ("sends", sent)) if what]
+    both = {"has": has, "sends": sent}
+    phrases = [f"{verb} {' and '.join(words)}" for verb, words in both.items() if words]
     if phrases:
         yield f"{name[0].upper()}{name[1:]} {', and '.join(phrases)}."
 

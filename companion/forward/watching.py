@@ -92,13 +92,10 @@ class Cut:
 
 
 class Cuts(tuple[Cut, ...]):
-    """A tuple of cuts. Its ``str``, and what a notebook shows of it, is a sentence for each."""
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "no cuts"
+    """A tuple of cuts, of which a notebook shows a sentence for each."""
 
     def _repr_html_(self) -> str:
-        return as_html(str(self))
+        return as_html("\n".join(map(str, self)) or "no cuts")
 
 
 @dataclass(frozen=True, slots=True)

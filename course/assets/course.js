@@ -2,6 +2,7 @@
 // open. The parts of a page are written by tools/parts.py, which says how each looks in HTML.
 
 const assets = document.currentScript.src
+const page = document.documentElement.classList
 const content = document.querySelector(".md-content")
 const every = (selector, root = document) => [...root.querySelectorAll(selector)]
 const make = (tag, attributes = {}, ...inside) => {
@@ -164,13 +165,12 @@ for (const part of every("[data-part=predict], [data-part=question]")) {
 
 // An address that leads into what is covered shows it.
 const follow = () => {
-  const [, key] = location.hash.match(/^#play(?:er)?-(\w+)/) ?? []
+  const [, key] = location.hash.match(/^#play-(\w+)/) ?? []
   const name = decodeURIComponent(location.hash.slice(1))
   const target = document.getElementById(name) ?? (key && document.querySelector(`figure[data-key="${key}"]`))
   const part = target?.closest(".covered")?.closest("[data-part=predict]:not(.shown)")
-  if (!part) return
-  reveal(part, false)
-  target.scrollIntoView()
+  if (part) reveal(part, false)
+  if (part || page.contains("returning")) target?.scrollIntoView()
 }
 addEventListener("hashchange", follow)
 follow()
@@ -178,10 +178,10 @@ follow()
 // The bar below the title: show everything, and forget everything.
 const everything = document.querySelector("[data-everything]")
 if (everything) {
-  everything.checked = document.documentElement.classList.contains("everything")
+  everything.checked = page.contains("everything")
   everything.addEventListener("change", () => {
     memory.change((all) => { all.everything = everything.checked })
-    document.documentElement.classList.toggle("everything", everything.checked)
+    page.toggle("everything", everything.checked)
     for (const player of every(".covered figure.player")) player.dispatchEvent(new Event("shown"))
   })
 }
@@ -201,7 +201,7 @@ addEventListener("beforeprint", () => {
     lifted.push([fold, place])
     fold.replaceWith(place)
     const [section] = place.parentElement.id.split("-")
-    const title = `${section === "earlier" ? "From earlier" : section}, ${place.parentElement.querySelector("strong").textContent}`
+    const title = `${section === "earlier" ? "From earlier" : section} ${place.parentElement.querySelector("strong").textContent}`
     answers.append(make("h3", { textContent: title[0].toUpperCase() + title.slice(1) }), fold)
   }
   if (lifted.length) (end?.parentElement ?? content).append(answers)
@@ -280,3 +280,4 @@ if (finder) {
 }
 
 window.courseRuns = true // else what is covered is shown
+page.remove("returning")

@@ -20,12 +20,16 @@ from base64 import b64encode
 from pathlib import Path
 
 import torch
+from companion import Drawing, draw, play
 from playwright.sync_api import Page, sync_playwright
 
-from companion import Drawing, draw, play
-
 HERE = Path(__file__).parent
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSERS = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+)
 # Two colours that can be told from a white page and from a black one.
 COLOURS = (
     "<style>.graph > polygon { display: none } .node > * { fill: #3b7dd8; stroke: #3b7dd8; "
@@ -49,11 +53,13 @@ def logo() -> str:
     x = torch.tensor(1.0, requires_grad=True)
     drawing = draw(x.exp() * x.sin())
     dot = re.sub(r'\blabel=("[^"]*"|\w+)', 'label=""', drawing.dot)
-    look = (
-        "node [fixedsize=true height=0.4 width=0.6] edge [dir=none] graph [ranksep=0.22 pad=0.05]"
+    look = "node [fixedsize=true height=0.4 width=0.6] edge [dir=none] graph [ranksep=0.22 pad=0.05]"
+    svg = Drawing(
+        dot.replace("\n\t0 [", f"\n\t{look}\n\t0 [", 1), "Inside Autograd"
+    ).svg
+    return re.sub("<title>.*</title>\n", "", svg).replace(
+        "\n<g", f"\n{COLOURS}\n<g", 1
     )
-    svg = Drawing(dot.replace("\n\t0 [", f"\n\t{look}\n\t0 [", 1), "Inside Autograd").svg
-    return re.sub("<title>.*</title>\n", "", svg).replace("\n<g", f"\n{COLOURS}\n<g", 1)
 
 
 def pages() -> dict[str, str]:
@@ -61,13 +67,17 @@ def pages() -> dict[str, str]:
     x = torch.tensor(2.0, requires_grad=True)
     y = torch.tensor(3.0, requires_grad=True)
     loss = x * y + torch.sin(x)
-    card = CARD.format(logo=b64encode(logo().encode()).decode(), drawing=draw(loss).svg)
+    card = CARD.format(
+        logo=b64encode(logo().encode()).decode(), drawing=draw(loss).svg
+    )
     return {"social.png": card, "player.png": play(loss).html}
 
 
 def photograph(window: Page, name: str, html: str) -> bytes:
     """A PNG of a page, or of the player in it after its third step."""
-    window.set_viewport_size({"width": 960 if name == "player.png" else 1200, "height": 630})
+    window.set_viewport_size(
+        {"width": 960 if name == "player.png" else 1200, "height": 630}
+    )
     window.set_content(html)
     if name != "player.png":
         return window.screenshot()
@@ -87,7 +97,11 @@ def digest(html: str) -> bytes:
 def signed(png: bytes, html: str) -> bytes:
     """The PNG, with the digest of its page as a text before its last chunk."""
     text = b"tEXtSource\0" + digest(html)
-    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    chunk = (
+        struct.pack(">I", len(text) - 4)
+        + text
+        + struct.pack(">I", zlib.crc32(text))
+    )
     return png[:-12] + chunk + png[-12:]
 
 
@@ -100,17 +114,26 @@ def main() -> None:
     old = {
         name: html
         for name, html in pages().items()
-        if not (HERE / name).exists() or not is_of((HERE / name).read_bytes(), html)
+        if not (HERE / name).exists()
+        or not is_of((HERE / name).read_bytes(), html)
     }
-    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )
     if old and not browser:
-        print(f"{' and '.join(old)} must be made again, which needs Chromium; see CONTRIBUTING")
+        print(
+            f"{' and '.join(old)} must be made again, which needs Chromium; see CONTRIBUTING"
+        )
     elif old:
         with sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+            chromium = playwright.chromium.launch(
+                executable_path=browser, args=["--no-sandbox"]
+            )
             window = chromium.new_page()
             for name, html in old.items():
-                (HERE / name).write_bytes(signed(photograph(window, name, html), html))
+                (HERE / name).write_bytes(
+                    signed(photograph(window, name, html), html)
+                )
                 print(f"wrote {HERE / name}")
             chromium.close()
 

@@ -239,7 +239,7 @@ def test_nothing_is_loaded_from_anywhere():
 
 
 @pytest.fixture
-def open_page(browser, tmp_path):
+def open_page(new_page, tmp_path):
     """Open players, on one page, and tell what went wrong in it at the end."""
     pages, wrong = [], []
 
@@ -248,18 +248,17 @@ def open_page(browser, tmp_path):
         page_html = players[0].html
         first = players[0].fragment
         path.write_text(page_html.replace(first, "".join(p.fragment for p in players)))
-        context = browser.new_context(**options)
-        page = context.new_page()
+        page = new_page(**options)
         page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: r.url.startswith("file:") or wrong.append(r.url))
         page.goto(path.as_uri() + hash)
-        pages.append(context)
+        pages.append(page)
         return page
 
     yield opened
-    for context in pages:
-        context.close()
+    for page in pages:
+        page.close()
     assert wrong == []
 
 
@@ -271,6 +270,10 @@ def settle(page):
     """Answer a question that would hide what is ready."""
     if page.get_by_role("button", name="Show me").count():
         button(page, "Show me").click()
+
+
+def go_to(page, step):
+    page.get_by_label("Step", exact=True).fill(step)
 
 
 def status(page):
@@ -296,22 +299,18 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
         line = data["nodes"][step.node]["line"]
         lit = page.locator(".player-code [aria-current]").all_inner_texts()
         assert lit == ([] if line is None else [data["lines"][line]])
-        if line is None:
-            assert (
-                page.locator(".player-code")
-                .inner_text()
-                .endswith(f"{names[step.node]} is a leaf: no operation made it.")
-            )
+        leaf = f"{names[step.node]} is a leaf: no operation made it."
+        assert (leaf in page.locator(".player-code").inner_text()) == (line is None)
         # What the Node did.
         rule = page.locator(".player-rule").inner_text()
         for arrival in steps[number]["came"]:
             assert arrival["value"] in rule
         given = ", ".join(steps[number]["given"])
-        assert f"{names[step.node]} was given {given}" in rule
+        assert f"What it was given: {given}" in rule
         for passed in steps[number]["passed"]:
             several = data["nodes"][step.node]["slots"] > 1
             slot = f", slot {passed['slot']}" if several else ""
-            assert f"to {names[passed['to']]}{slot}: {passed['rule']}" in rule
+            assert f"to {names[passed['to']]}{slot}: {passed['rule']}" in rule.replace("\n=", " =")
             assert f"= {passed['value']}" in rule or passed["rule"] == "grad"
         freed = f"freed what it had saved: {', '.join(step.freed)}."
         assert (freed in rule) == bool(step.freed)
@@ -320,16 +319,13 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
         # The engine.
         waiting.update(step.waiting)
         waiting.pop(step.node)
-        buffers.pop(names[step.node], None)
+        buffers.pop(step.node, None)
+        holds = {node: f"holds {value}" for node, value in buffers.items()}
         for passed in steps[number]["passed"]:
-            buffers[names[passed["to"]]] = passed["after"]
-        engine = page.locator(".player-engine")
-        cells = engine.locator("tbody tr").all()
-        assert [row.locator("td").all_inner_texts() for row in cells] == [
-            [names[p["to"]], p["before"], p["value"], p["after"], str(step.waiting[p["to"]])]
-            for p in steps[number]["passed"]
-        ]
-        items = engine.locator("li").all_inner_texts()
+            node, before = passed["to"], passed["before"]
+            buffers[node] = passed["after"]
+            sum_ = "" if before == "empty" else f"{before} + {passed['value']} = "
+            holds[node] = f"holds {sum_}{passed['after']}"
         made = [node["made"] for node in data["nodes"]]
         ready = [
             f"{names[i]} "
@@ -337,13 +333,12 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
             for i, count in waiting.items()
             if count == 0
         ]
-        rest = [
-            f"{names[i]} waits for {count}"
-            + (f", holds {buffers[names[i]]}" if names[i] in buffers else "")
-            for i, count in waiting.items()
-            if count
+        rest = [f"{names[i]} waits for {count}" for i, count in waiting.items() if count]
+        held = [*(i for i in waiting if waiting[i] == 0), *(i for i in waiting if waiting[i])]
+        assert page.locator(".player-engine li").all_inner_texts() == [
+            ", ".join(filter(None, (text, holds.get(i))))
+            for text, i in zip([*ready, *rest], held, strict=True)
         ]
-        assert items == ready + rest
         # The graph.
         done = [earlier.node for earlier in recording.steps[:number]]
         for i in range(len(names)):
@@ -357,8 +352,13 @@ def test_each_pane_tells_each_step_of_the_recording(open_page):
                 else f"waits for {waiting[i]}"
             )
             assert page.locator(f".player-live .node.n{i} .player-badge").text_content() == wanted
-        flow = page.locator(".player-live .edge.flow").count()
-        assert flow == len(steps[number]["passed"])
+        # What went along an arrow stays on it, and what went last stands out.
+        sent = [s for s in steps[: number + 1] if s["passed"]]
+        for earlier in sent:
+            for passed in earlier["passed"]:
+                edge = page.locator(f".player-live .e{earlier['node']}-{passed['slot']}")
+                assert edge.locator(".player-pill").text_content().endswith(passed["value"])
+                assert ("flow" in edge.get_attribute("class")) == (earlier is steps[number])
     for name, off in (
         ("First", "false"),
         ("Previous", "false"),
@@ -377,8 +377,8 @@ def test_what_enters_a_node_by_several_inputs_is_told_apart(open_page):
     last.press("ArrowLeft")
     rule = page.locator(".player-rule").inner_text()
     assert "[1, 1] from AddBackward0, slot 1, to input 0; [2, 3] from MulBackward0, slot 0" in rule
-    assert "was given [3, 4], the sum at input 0 and [0, 1] at input 1." in rule
-    assert "Value when the pass began: output 0: [0, 1]; output 1: [2, 3]." in rule
+    assert "What it was given: [3, 4], the sum at input 0 and [0, 1] at input 1." in rule
+    assert "Its value when the pass began: output 0: [0, 1]; output 1: [2, 3]." in rule
 
 
 def test_buttons_keys_and_clicks_on_nodes_move(open_page):
@@ -397,7 +397,7 @@ def test_buttons_keys_and_clicks_on_nodes_move(open_page):
     assert status(page).startswith("Step 5 of 5")
     page.locator(".player-live .node.n1 text").first.click()
     assert status(page) == "Step 2 of 5: MulBackward0 #1 ran."
-    page.get_by_label("Go to step").select_option("3")
+    go_to(page, "3")
     assert status(page).startswith("Step 3 of 5: SinBackward0")
     button(page, "First").click()
     assert status(page).startswith("Before step 1")
@@ -413,7 +413,7 @@ def test_keys_go_through_all_steps_past_the_questions(open_page):
 
 def test_a_link_to_a_step_leads_there(open_page):
     page = open_page(play(diamond()[1]))
-    page.get_by_label("Go to step").select_option("3")
+    go_to(page, "3")
     assert re.search(r"#play-[0-9a-f]{8}-0-3$", page.url)
     assert page.get_by_role("link", name="Link to this step").get_attribute("href") in page.url
     page.reload()
@@ -431,15 +431,21 @@ def test_a_question_is_asked_and_each_answer_is_explained(open_page):
     page = open_page(player)
     gate = page.locator(".player-gate")
     assert gate.inner_text() == ""
-    page.get_by_label("Go to step").select_option(str(question["before"]))
+    go_to(page, str(question["before"]))
     assert gate.inner_text().startswith("Which Node runs next?")
     engine = page.locator(".player-engine")
     assert "Waiting" not in engine.inner_text()  # which would give it away
     assert page.locator(".player-live .node.ready").count() == 0
-    for option in sorted(question["options"], key=lambda o: o["right"]):
-        gate.get_by_role("button", name=names[option["node"]], exact=True).click()
-        start = "Yes" if option["right"] else "No"
-        assert f"{start}, {names[option['node']]}: {option['why']}" in gate.inner_text()
+    right = data_of(player)["modes"][0]["steps"][question["before"]]["node"]
+    for option in sorted(question["options"], key=lambda option: option == right):
+        gate.get_by_role("button", name=names[option], exact=True).click()
+        said = gate.locator(".player-said")
+        start = "✓ Right: " if option == right else "✗ Not this one: "
+        assert said.inner_text().startswith(f"{start}{names[option]} ")
+        tone = "player-right" if option == right else "player-wrong"
+        assert tone in said.get_attribute("class")
+        if option != right:
+            assert gate.locator("[aria-pressed=true]").all_inner_texts() == [names[option]]
     assert "Waiting" in engine.inner_text()
     assert page.evaluate("document.activeElement.textContent") == "Next"
     page.keyboard.press("ArrowRight")
@@ -458,10 +464,10 @@ def test_the_other_modes_are_played(open_page):
     assert status(page) == "Before step 1 of 7."
     button(page, "Last").click()
     assert "Its .grad was 18 and is 54." in page.locator(".player-rule").inner_text()
-    assert "its buffer held" not in page.locator(".player-rule").inner_text().lower()
+    assert "it held" not in page.locator(".player-rule").inner_text().lower()
     page.locator(".player-live .player-bar").first.press("ArrowLeft")
     assert status(page) == "Step 6 of 7: MulBackward0 (a) ran."
-    assert "Its buffer held 6 already" in page.locator(".player-rule").inner_text()
+    assert "It held 6 already" in page.locator(".player-rule").inner_text()
     page.keyboard.press("End")
     assert "MulBackward0 (a) ran 2 times" in page.locator(".player-engine").inner_text()
     assert page.locator(".player-live .node.n4 .player-badge").text_content() == "now, 2nd time"
@@ -522,7 +528,7 @@ def test_the_keyboard_keeps_its_place(open_page):
     player = play(diamond()[1])
     question = data_of(player)["modes"][0]["questions"][0]
     page = open_page(player)
-    page.get_by_label("Go to step").select_option(str(question["before"]))
+    go_to(page, str(question["before"]))
     button(page, "Show me").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
@@ -537,12 +543,17 @@ def test_the_keyboard_keeps_its_place(open_page):
     assert status(page).startswith("Step 1 of 5")
 
 
-def test_the_list_of_steps_gives_nothing_away(open_page):
+def test_the_slider_tells_the_step_that_was_taken_and_is_moved_by_the_keyboard(open_page):
     page = open_page(play(diamond()[1]))
-    options = page.get_by_label("Go to step").locator("option")
-    assert options.all_inner_texts()[:3] == ["Before the first step", "Step 1 of 5", "Step 2 of 5"]
-    button(page, "Next").click()
-    assert options.all_inner_texts()[1:3] == ["Step 1 of 5: AddBackward0", "Step 2 of 5"]
+    slider = page.get_by_label("Step", exact=True)
+    assert slider.get_attribute("aria-valuetext") == "Before the first step"
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "Step 1 of 5: AddBackward0"
+    slider.press("End")
+    assert status(page).startswith("Step 5 of 5")
+    slider.press("ArrowLeft")
+    assert status(page).startswith("Step 4 of 5")
+    assert page.locator(".player-count").inner_text() == "4 / 5"
 
 
 def test_the_nodes_that_a_pass_makes_appear_with_their_step(open_page):
@@ -551,8 +562,8 @@ def test_the_nodes_that_a_pass_makes_appear_with_their_step(open_page):
     with warnings.catch_warnings(action="ignore"):  # torch tells of the cycle once a process
         recording = record_backward(y, create_graph=True)
     page = open_page(play(recording))
-    shown = "all => all.filter(e => getComputedStyle(e).visibility == 'visible').length"
-    second = page.locator(".player-live .player-second .node:not(.none)")
+    shown = "all => all.filter(e => e.checkVisibility({visibilityProperty: true})).length"
+    second = page.locator(".player-live .player-second text", has_text="step")
     made = [len(step.made) for step in recording.steps]
     assert sum(made) > 2
     counts = [second.evaluate_all(shown)]
@@ -622,17 +633,26 @@ def test_nothing_stands_in_anybodys_way(open_page, scheme):
     page.evaluate("document.querySelector('main').prepend(document.createElement('h1'))")
     page.locator("h1").evaluate("heading => heading.append('A page')")
     for number in (0, 2, 5):
-        page.get_by_label("Go to step").select_option(str(number))
+        go_to(page, str(number))
         assert page.evaluate(axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") == 320
-    button(page, "The engine's steps as a table").click()
+    button(page, "All steps as a table").click()
     assert page.locator(".player-table").is_visible()
+    assert page.evaluate(axe) == []
+    page.get_by_label("What to play").select_option("You are the engine")
+    page.locator(".player-live .node.n1").press("Enter")
+    assert "still waits for 1" in page.locator(".player-said").inner_text()
     assert page.evaluate(axe) == []
 
 
-def test_lines_that_torch_did_not_note_are_not_recorded(open_page):
+def test_what_has_nothing_to_say_is_not_shown(open_page):
     page = open_page(play(diamond(noted=False)[1]))
-    assert page.locator(".player-code").inner_text().startswith("Code\n\nNot recorded.")
+    assert not page.locator(".player-code").is_visible()
+    assert not page.locator(".player-rule").is_visible()
+    assert not page.locator(".player-gate").is_visible()
+    button(page, "Next").click()
+    assert page.locator(".player-rule").is_visible()
+    assert not page.locator(".player-code").is_visible()
 
 
 def test_without_javascript_and_on_paper_there_is_the_storyboard(open_page):

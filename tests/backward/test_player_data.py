@@ -208,39 +208,20 @@ def test_questions_come_where_a_walk_would_go_on_too_early():
     recording = record_backward(a.sin() + a)
     (question,) = questions(recording)
     assert question["before"] == 1
-    assert [(names(recording)[o["node"]], o["right"]) for o in question["options"]] == [
-        ("SinBackward0", True),
-        ("MulBackward0 (a)", False),
-    ]
-    assert question["options"][0]["why"] == "It is the only Node that is ready."
-    assert question["options"][1]["why"].startswith("It waits for 1 more gradient.")
+    called = [names(recording)[option] for option in question["options"]]
+    assert called == ["SinBackward0", "MulBackward0 (a)"]
 
 
-def test_of_two_that_are_ready_the_one_made_last_is_right_and_a_leaf_goes_first():
+def test_of_two_that_are_ready_one_is_chosen_but_not_of_two_leaves():
     x, w = (torch.tensor(2.0, requires_grad=True) for _ in range(2))
     recording = record_backward(x.sin() * w.cos())
     called = names(recording)
-    reasons = [{called[o["node"]]: o["why"] for o in q["options"]} for q in questions(recording)]
-    assert reasons[0] == {
-        "SinBackward0": "It is ready as well, but it was made before CosBackward0.",
-        "CosBackward0": "It is ready, and was made last.",
-    }
-    assert reasons[1] == {
-        "SinBackward0": "It is ready as well, but a leaf goes first.",
-        "w": "It is ready, and a leaf goes first.",
-    }
+    asked = [
+        {called[option] for option in question["options"]} for question in questions(recording)
+    ]
+    assert asked == [{"SinBackward0", "CosBackward0"}, {"SinBackward0", "w"}]
     # No rule tells which of two leaves goes first, so nobody is asked.
     assert questions(record_backward(x * w)) == []
-
-
-def test_a_leaf_that_still_waits_would_add_a_part():
-    x = torch.tensor(2.0, requires_grad=True)
-    recording = record_backward(x * x.sin())
-    (question,) = questions(recording)
-    reasons = {names(recording)[o["node"]]: o["why"] for o in question["options"]}
-    assert reasons["x"] == (
-        "It waits for 1 more gradient. Now it would add a part to .grad, and have to run again."
-    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -250,10 +231,8 @@ def test_the_right_answer_is_the_node_that_ran(program):
     found = questions(recording)
     assert len(found) <= 3
     for question in found:
-        right = [option["node"] for option in question["options"] if option["right"]]
-        assert right == [recording.steps[question["before"]].node]
+        assert recording.steps[question["before"]].node in question["options"]
         assert len(question["options"]) > 1
-        assert all(option["why"] for option in question["options"])
 
 
 # ---- what would happen

@@ -94,7 +94,7 @@ def test_edges_have_their_slot_where_there_are_several_and_input_nr_where_it_is_
     svg = draw((first * second).sum()).svg
     edges = [g for g in fromstring(svg).iter(f"{SVG}g") if g.get("class") == "edge"]
     labels = [(edge.findtext(f"{SVG}text") or "").split() for edge in edges]
-    assert sorted(labels) == [[], [], ["0"], ["1,", "input_nr", "1"]]
+    assert sorted(labels) == [[], [], ["[0]"], ["[1]", "input_nr", "1"]]
 
 
 def test_arrows_run_along_next_functions():
@@ -261,8 +261,8 @@ def test_a_cut_is_scissors_on_the_edge_that_is_missing():
         y = h.detach().sqrt() * h + h.max().item()
     drawing = draw(y, watch=watched)
     assert scissors_of(drawing.dot) == [
-        ("root\\nAddBackward0", "1: ✂ item", "h.max().item()"),
-        ("MulBackward0", "0: ✂ detach", "h.detach()"),
+        ("root\\nAddBackward0", "[1] ✂ item", "h.max().item()"),
+        ("MulBackward0", "[0] ✂ detach", "h.detach()"),
     ]
     assert "None" not in drawing.dot  # both stubs became scissors
     line = watched.cuts[0].source.line
@@ -344,4 +344,4 @@ def test_of_an_operation_with_several_nodes_the_one_with_the_slot_has_the_scisso
         y = torch.nn.functional.linear(x.detach(), w, b[0])
     drawing = draw(y, watch=watched)
     assert "TBackward0" in drawing.dot
-    assert scissors_of(drawing.dot) == [("root\\nAddmmBackward0", "1: ✂ detach", "x.detach()")]
+    assert scissors_of(drawing.dot) == [("root\\nAddmmBackward0", "[1] ✂ detach", "x.detach()")]

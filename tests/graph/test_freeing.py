@@ -23,19 +23,11 @@ import companion.graph.freeing
 import companion.graph.reading
 import companion.higher_order.nth_derivative
 from companion import Graph, draw, nth_derivative, walk_grad_fn
+from tests.programs import Twice
 
+ROOT = Path(__file__).parents[2]
 CRASHED = (-signal.SIGSEGV, 128 + signal.SIGSEGV)  # as told by the system, or by a shell
 LEVELS = int(os.environ.get("LEVELS", 0))
-
-
-class Half(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a):
-        return a * 0.5
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 0.5
 
 
 def chain(n):
@@ -69,7 +61,7 @@ def in_place_of_a_view(n):
 def functions(n):
     y = torch.ones((), requires_grad=True)
     for _ in range(n // 4):
-        y = Half.apply(y) * 2.0
+        y = Twice.apply(y) * 0.5
     return y, None
 
 
@@ -184,7 +176,7 @@ def look_in_every_way(levels: int) -> None:
         look(y)
         del y
     x = torch.ones(2, requires_grad=True)
-    for step, order in ((Half.apply, 1), (torch.neg, 2)):
+    for step, order in ((lambda y: Twice.apply(y) * 0.5, 1), (torch.neg, 2)):
         y = x.sin()
         for _ in range(levels // 2):
             y = step(y)
@@ -256,10 +248,9 @@ def what_is_refused_or_interrupted(levels: int) -> None:
 def in_a_process(what, levels, stack):
     """Run a function of this file in a new process with this much stack, in KiB."""
     main, thread = (8192, stack) if stack < 1024 else (stack, 0)
-    command = (
-        f"ulimit -s {main}; exec {sys.executable} {__file__} {what.__name__} {levels} {thread}"
-    )
-    return subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    this = f"{sys.executable} -m {__name__}"
+    command = f"ulimit -s {main}; exec {this} {what.__name__} {levels} {thread}"
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
 
 
 # Walked by other means, a chain of 2,500 levels overflows a stack of 512 KiB, one of 5,000 a stack
@@ -339,7 +330,7 @@ def walk_without_fuses(levels: int) -> None:
 
 @needs_fuses
 def test_the_report_for_upstream_still_holds():
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     code = re.search(r"```py\n(import torch\n.*?)```", text, re.S)[1]
     command = f"ulimit -s 8192; {sys.executable} -c '{code}'"
     assert subprocess.run(["bash", "-c", command]).returncode in CRASHED

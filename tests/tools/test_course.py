@@ -32,6 +32,7 @@ def fold(title: str, inside: str) -> str:
         ("# " + WORDS + "| a |\n|---|\n| " + "word " * 199 + "|\n", 2, 0),  # headings, tables
         ("---\ntitle: " + "word " * 200 + "\n---\n\n", 0, 0),
         ("[" + "word " * 200 + "](notebooks/01-x.ipynb)\n", 0, 0),
+        ("![" + "word " * 200 + "](assets/x.png)\n", 0, 0),
         (("[one](" + "a" * 9 + " two)  " + "**one** ## > ") * 100, 1, 0),  # of addresses nothing
         (CODE * 2, 2, 0),
         (CODE.replace("python", "console") * 2, 2, 0),

@@ -43,6 +43,8 @@ FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
 @pytest.fixture(scope="module", autouse=True)
 def loaded():
     """What lessons import, so that it is not loaded anew in each run."""
+    import tools.plots  # noqa: F401
+
     return draw(torch.ones(1, requires_grad=True)).svg
 
 
@@ -245,6 +247,71 @@ def test_what_is_both_is_a_drawing(run):
     both = both.replace("    alt", "    fragment = _repr_html_ = None\n    alt")
     run("--update-outputs", a=both)
     assert "figures/a-line-1.svg" in Path("a.md").read_text()
+
+
+# ---- plots
+
+PLOTS = """\
+```python
+from matplotlib.figure import Figure
+figure = Figure(figsize=(2, 1))
+axes = figure.subplots()
+axes.plot([0, 1, 2], [0.0, 1.0, 4.0])
+figure
+```
+"""
+PLOT = "![A \\[rising\\] curve.](figures/01-curve.svg)"
+
+
+def test_a_plot_is_written_and_compared_and_its_text_alternative_is_the_lessons_own(run, pytester):
+    text = f"{PLOTS}\n{PLOT}\n"
+    run("--update-outputs", a=text)
+    assert (pytester.path / "a.md").read_text() == text
+    run("a.md")
+    file = pytester.path / "figures/01-curve.svg"
+    drawn = file.read_text()
+    assert drawn.startswith("<svg ")
+    file.write_text(drawn.replace("<path d=", "<path  d=", 1))
+    said = run("a.md", exit=1)
+    assert re.search(r"01-curve\.svg:\d+: is not what the snippet on line 1 did", said)
+    run(a=text.replace("4.0", "4.5"), exit=1)
+    run("--update-outputs", "a.md")
+    assert file.read_text() != drawn
+
+
+def test_a_plot_without_a_text_alternative_is_refused(run, pytester):
+    run("--update-outputs", a=PLOTS)
+    image = "![](figures/a-line-1.svg)"
+    assert image in (pytester.path / "a.md").read_text()
+    said = run("a.md", exit=1)
+    message = "has no alternative text; write what it shows between the brackets"
+    assert f"a.md:9: the image figures/a-line-1.svg {message}" in said
+    run(a=(pytester.path / "a.md").read_text().replace("![]", "![A rising curve.]"))
+
+
+@pytest.mark.parametrize("end", ["", "\nplt.show()", "\nplt.figure()"])
+def test_a_figure_that_only_a_notebook_would_show_is_refused(run, end):
+    text = python(f"from matplotlib import pyplot as plt\nplt.figure(){end}\nx = 1")
+    assert "a.md:1: this snippet leaves a figure of pyplot open" in run(a=text, exit=1)
+
+
+def test_no_figure_and_no_setting_of_matplotlib_is_left_to_others(run):
+    draws = "import matplotlib\nfrom matplotlib import pyplot as plt\n"
+    one = python(draws + "plt.rcParams['lines.linewidth'] = 7\nplt.figure()\n1 / 0").replace(
+        "```python", "<!--pytest.mark.xfail(raises=ZeroDivisionError)-->\n\n```python"
+    )
+    looks = draws + "print(plt.get_fignums(), plt.rcParams['lines.linewidth'])"
+    a = f"{one}\n{OUT}\n\n```text\nZeroDivisionError: division by zero\n```\n"
+    run(a=f"{a}\n{prints(looks, '[] 7.0')}", b=prints(looks, "[] 1.5"))
+
+
+def test_a_plot_is_what_it_was_when_its_snippet_ended(run, pytester):
+    later = python("axes.plot([2, 0])")[:-4] + "axes = None\n```\n"
+    run("--update-outputs", a=f"{PLOTS}\n{PLOT}\n")
+    drawn = (pytester.path / "figures/01-curve.svg").read_text()
+    text = f"{PLOTS}\n{PLOT}\n\n{later}"
+    run("a.md::line-11", "a.md::line-1", a=text)
+    assert (pytester.path / "figures/01-curve.svg").read_text() == drawn
 
 
 # ---- one character of the real pages

@@ -6,6 +6,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import jupytext
 import nbclient
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tests.tools.kernels import Kernels
 from tools.lessons import torch_is_pinned
 from tools.notebooks import AFTER_PREDICT, notebook, repository, storyboard, write_all
 
@@ -86,14 +88,25 @@ def test_a_notebook_is_the_same_bytes_each_time():
     assert notebook(LESSONS[0]).encode() == notebook(LESSONS[0]).encode()
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    kernels = Kernels()
+    with patch("jupyter_client.provisioning.local_provisioner.launch_kernel", kernels.launch):
+        yield
+    kernels.end()
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, tmp_path):
+def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, kernels, tmp_path):
     made = notebook(lesson, repository(COURSE), covered=False)
     shown = nbformat.reads(made, as_version=4)
     ran = nbformat.read(COURSE / "notebooks" / f"{lesson.stem}.ipynb", as_version=4)
     for cell in ran.cells:
         cell.outputs = []
-    client = nbclient.NotebookClient(ran, coalesce_streams=True, shutdown_kernel="immediate")
+    patience = {"startup_timeout": 600, "iopub_timeout": 600}  # seconds
+    client = nbclient.NotebookClient(
+        ran, coalesce_streams=True, shutdown_kernel="immediate", **patience
+    )
     client.execute(cwd=str(tmp_path))
     links = re.findall(r"^\[.*\]\((figures/.*\.html)\)$", lesson.read_text("utf-8"), re.M)
     players = [(COURSE / link).read_text("utf-8") for link in links]
@@ -115,6 +128,8 @@ def facts(cell: nbformat.NotebookNode, players: list[str]) -> list[tuple[str, st
             found.append((output.name, output.text))
         elif output.output_type == "error":
             found.append((output.ename, output.evalue))
+        elif "image/png" in output.data:  # of a figure of matplotlib
+            found.append(("plot", ""))
         elif "image/svg+xml" in output.data:
             found.append(("svg", output.data["image/svg+xml"]))
         elif frame := re.search('<iframe[^>]* srcdoc="([^"]*)"', output.data["text/html"]):
@@ -125,7 +140,8 @@ def facts(cell: nbformat.NotebookNode, players: list[str]) -> list[tuple[str, st
             found.append(("player", next((p for p in players if storyboard(p) == still), still)))
         else:
             encoded = re.search(r"base64,([^\"]*)", output.data["text/html"])[1]
-            found.append(("svg", base64.b64decode(encoded).decode()))
+            svg = base64.b64decode(encoded).decode()
+            found.append(("plot", "") if svg.startswith('<svg class="plot"') else ("svg", svg))
     return found
 
 
@@ -142,6 +158,20 @@ def test_a_kernel_must_show_the_player_that_is_committed():
     assert showed(frame.replace("Step 1", "Step 2")) != committed
     assert showed(frame.replace("title", "other")) != committed  # in the data alone
     assert showed("<iframe></iframe>" + storyboard(PLAYER)) != committed
+
+
+def test_a_kernel_must_show_one_picture_for_a_plot(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/x.svg").write_text('<svg class="plot"></svg>')
+    (tmp_path / "01-x.md").write_text(
+        f"---\ntitle: x\n---\n\n{python('figure')}\n![A.](figures/x.svg)\n"
+    )
+    shown = nbformat.reads(notebook(tmp_path / "01-x.md"), as_version=4).cells[-1]
+    png = nbformat.v4.new_output("execute_result", {"image/png": "x", "text/plain": "<Figure>"})
+    cell = nbformat.v4.new_code_cell(outputs=[png])
+    assert facts(cell, []) == facts(shown, []) == [("plot", "")]
+    cell.outputs *= 2
+    assert facts(cell, []) != facts(shown, [])
 
 
 # ---- what a lesson becomes
@@ -310,7 +340,7 @@ def test_a_snippet_in_a_fold_is_text_in_it(cells):
     (cell,) = cells(fold(RUNS))
     assert source(cell) == (
         "<details>\n<summary>Answer</summary>\n\nYes.\n\n"
-        "```python\nn = 1\nprint(n)\n```\n\n```text\n1\n```\n\nSee?\n\n</details>"
+        "```python\nn = 1\nprint(n)\n```\n\nIt prints:\n\n```text\n1\n```\n\nSee?\n\n</details>"
     )
 
 
@@ -411,6 +441,19 @@ def test_the_first_cells_say_what_it_is_and_how_to_get_the_companion(tmp_path):
     assert source(code).startswith("%xmode Minimal\ntry:\n    import companion\n")
 
 
+def test_without_front_matter_the_title_is_the_heading(tmp_path):
+    (tmp_path / "01-x.md").write_text("# X\n\nText.\n")
+    title, _, text = json.loads(notebook(tmp_path / "01-x.md"))["cells"]
+    assert source(title).startswith("# X\n") and source(text) == "Text."
+
+
+def test_where_a_lesson_has_plots_they_are_drawn_in_its_notebook(tmp_path):
+    _, code, *_ = book(tmp_path, python("from matplotlib.figure import Figure"))
+    assert source(code).splitlines()[1] == "%matplotlib inline"
+    _, code, *_ = book(tmp_path, python("x = 1"))
+    assert "matplotlib" not in source(code)
+
+
 def test_with_a_repository_the_first_cells_install_the_companion(tmp_path):
     title, code = book(tmp_path, "", repository="someone/course")
     install = "pip install -q git+https://github.com/someone/course"
@@ -437,7 +480,7 @@ def test_where_the_companion_is_missing_the_first_cell_acts(tmp_path, repository
         run()
         assert ran[1:] == [("pip", "install -q git+https://github.com/someone/course")]
     else:
-        with pytest.raises(ModuleNotFoundError, match="companion is missing: .*make lab"):
+        with pytest.raises(ModuleNotFoundError, match="companion is missing; .*make lab"):
             run()
     assert ran[0] == ("xmode", "Minimal")
 
