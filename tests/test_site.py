@@ -291,7 +291,7 @@ def test_each_message_of_the_table_finds_its_own_entry_and_no_other(clinic):
 
 
 def press_until(page, key: str, selector: str) -> None:
-    """Press a key until an element has the focus; the box around the table is a stop on some ways."""
+    """Press a key until an element has the focus; the box around the table may be a stop."""
     for _ in range(3):
         page.keyboard.press(key)
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):

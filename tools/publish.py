@@ -10,6 +10,8 @@
 - Each of them gets links to edit it and to report a problem, if mkdocs.yml names a repository.
 - A page that has moved tells search engines so.
 - A page that describes no code loads no style sheet for that.
+- What only its writers read does not travel: comments and indents of our scripts and style sheets,
+  and elements around names and signs in code, which have the colour of the code.
 """
 
 import base64
@@ -32,6 +34,12 @@ CHARSET = re.compile(r'<meta charset="?utf-8"?>', re.IGNORECASE)
 MOVED = re.compile(r'<meta content="0; url=(.*?)" http-equiv="refresh" />')
 POLICY = '<meta http-equiv="Content-Security-Policy" content="'
 REFERENCE_STYLE = re.compile(r'\s*<link rel="?stylesheet"? href="?[^">]*_mkdocstrings\.css"?>')
+PLAIN_TOKEN = re.compile(r'<span class="(?:n|o|p|w)">([^<]*)</span>')
+INLINE = re.compile(r"<(script|style)>\n.*?</\1>", re.DOTALL)  # of a player
+COMMENT = {
+    "script": re.compile(r"^\s*//.*\n", re.MULTILINE),
+    "style": re.compile(r"/\*.*?\*/", re.DOTALL),
+}
 CANONICAL = re.compile(r'\s*<link rel="?canonical"?.*?>')
 
 
@@ -75,6 +83,14 @@ def policy(page: str) -> str:
     return "; ".join(f"{rule} {sources}" for rule, sources in rules.items())
 
 
+def lean(source: str, kind: str) -> str:
+    """A script or a style sheet of ours without what only its writers read.
+
+    No string in them goes over several lines with blanks that count.
+    """
+    return re.sub(r"^\s+", "", COMMENT[kind].sub("", source), flags=re.MULTILINE)
+
+
 def built(source: Path) -> Path:
     """The page that is made from a file; both are relative to their folders."""
     folder = source.parent if source.stem == "index" else source.with_suffix("")
@@ -90,6 +106,7 @@ def published(page: str, source: Path | None, markdown: str, repository: str) ->
         markdown: the address of that from the page.
         repository: OWNER/NAME on GitHub, or nothing.
     """
+    page = INLINE.sub(lambda part: lean(part[0], part[1]), PLAIN_TOKEN.sub(r"\1", page))
     head = [f'{POLICY}{policy(page)}">']
     if source and (moved := MOVED.search(page)):
         page = MOVED.sub("", CANONICAL.sub("", page))
@@ -143,6 +160,9 @@ def publish(site: Path, root: Path) -> None:
         path.write_text(done, encoding="utf-8")
         if source and name and not MOVED.search(page):
             shutil.copy(source, site / name)
+    for name, kind in (("course.js", "script"), ("course.css", "style")):
+        if (file := site / "assets" / name).is_file():
+            file.write_text(lean(file.read_text(encoding="utf-8"), kind), encoding="utf-8")
     text = "\n".join(listed(course, settings)) + "\n"
     (site / "llms.txt").write_text(text, encoding="utf-8")
 
