@@ -225,7 +225,7 @@ def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, 
     page.goto(f"{address}{LESSONS[0].stem}/")
     page.locator(".drawing-box").first.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0")
+    page.wait_for_function("() => document.activeElement.scrollLeft > 0")
     assert page.locator(".drawing-box:focus").count() == 1
     page.close()
 

@@ -11,6 +11,7 @@ from markdown import markdown
 from playwright.sync_api import expect
 
 from tests.site.test_lessons import SHIFTS
+from tools.publish import POLICY, published
 
 CONFIGS = {"pymdownx.highlight": {"pygments_lang_class": True}, "toc": {"permalink": True}}
 EXTENSIONS = [*CONFIGS, "attr_list", "md_in_html", "pymdownx.superfences", "tools.pages"]
@@ -163,12 +164,14 @@ assert 1
 
 @pytest.fixture(scope="session")
 def made(site) -> str:
-    """The page, with the text of a lesson replaced."""
+    """The page, with the text of a lesson replaced, as it is published."""
     built = (site / "01-nodes/index.html").read_text(encoding="utf-8")
     article = markdown(TEXT, extensions=EXTENSIONS, extension_configs=CONFIGS)
-    return re.sub(
+    built = re.sub(rf"{re.escape(POLICY)}.*?>\n?", "", built, flags=re.S)
+    page = re.sub(
         r"(<article.*?>).*(</article>)", lambda m: m[1] + article + m[2], built, flags=re.S
     )
+    return published(page, None, "", "")
 
 
 @pytest.fixture
