@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from companion import draw, record_backward
-from tests.drawing.pictures import SVG, Double, crossed
+from tests.drawing.pictures import SVG, crossed
+from tests.programs import Double
 
 ROOT = Path(__file__).parents[2]
 FIGURES = sorted((ROOT / "course/figures").iterdir())
