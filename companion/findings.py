@@ -133,9 +133,9 @@ def cut_message(code: str, called: str, dtype: str) -> str:
     return KINDS[code].cut.format(called=called, dtype=dtype)
 
 
-_NODES, _WALK, _ENGINE = "01-nodes.md", "02-walking.md", "04-engine.md"
-_CUT, _SAVED = "07-cutting.md", "08-saved-tensors.md"
-_TWICE, _KINKS = "10-create-graph.md", "12-kinks.md"
+_NODES, _WALK, _ENGINE = "01-nodes.md", "02-walking.md", "05-engine.md"
+_CUT, _SAVED = "09-cutting.md", "11-saved-tensors.md"
+_TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
 
 KINDS: dict[str, Kind] = {
     # ---- backward raises, or a gradient is missing

@@ -43,17 +43,31 @@ FIRST_EDITION = (
     "00-first-look",
     "01-nodes",
     "02-walking",
-    "04-engine",
-    "07-cutting",
-    "08-saved-tensors",
-    "10-create-graph",
-    "12-kinks",
+    "05-engine",
+    "09-cutting",
+    "11-saved-tensors",
+    "15-create-graph",
+    "18-kinks",
 )
 READING, EXERCISES = 30, 30  # minutes, at most
-LONGER = {"18-kinks": 35, "19-power-series": 35}  # to read
+OTHERS = {  # than READING
+    "00-first-look": 12,
+    "01-nodes": 25,
+    "03-leaves": 25,
+    "08-define-by-run": 25,
+    "09-cutting": 25,
+    "12-in-place": 25,
+    "13-hooks": 20,
+    "16-any-order": 25,
+    "18-kinks": 35,
+    "19-power-series": 35,
+}
 PROJECT = "20-your-own"  # takes as long as it takes
 
 REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
+NO_SENTENCE = re.compile(r"[-|]|\*\*New words|\*\*Where PyTorch|Next:|\[Download|!\[")
+LABEL = re.compile(r"\*\*[^*]+[.:]\*\* ")  # "**B.** ", "**Predict.** ", "**4.2 Yours.** "
+SHORT = 6  # words of a short sentence, at most
 # What is written into pages: a list of the lessons, how long all of them take, where they can be
 # read, which one comes next. The settings of the site have its address too.
 LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
@@ -111,7 +125,7 @@ class Lesson:
         """The minutes that it may have at most."""
         if self.slug in (*FIRST_EDITION, PROJECT):
             return math.inf, math.inf
-        return LONGER.get(self.slug, READING), EXERCISES
+        return OTHERS.get(self.slug, READING), EXERCISES
 
 
 def lessons(course: Path) -> list[Lesson]:
@@ -195,6 +209,29 @@ def reasons(parts: Sequence[Part]) -> float:
     return 1000 * len(REASON.findall(prose)) / max(1, count_words(prose))
 
 
+def sentences(parts: Sequence[Part]) -> list[int]:
+    """How many words each sentence of the running text has; a table and a list have none."""
+    text = "".join(
+        re.sub(r"^> ?", "", part.text, flags=re.M) if isinstance(part, Callout) else part.text
+        for part in parts
+        if isinstance(part, Text | Callout)
+    )
+    paragraphs = re.split(r"\n\s*\n|\n(?=\*\*[A-D]\*\* )|\n(?=[-|] )", text)
+    found = [
+        re.split(r"(?<=[.?!])[*_)]*\s+", LABEL.sub("", paragraph.strip()))
+        for paragraph in paragraphs
+        if not NO_SENTENCE.match(paragraph.strip())
+    ]
+    lengths = [count_words(sentence) for paragraph in found for sentence in paragraph]
+    return [length for length in lengths if length]
+
+
+def voice(course: Sequence[Lesson]) -> tuple[float, float]:
+    """Words per sentence of some lessons, and the part of their sentences that are short."""
+    lengths = [length for lesson in course for length in sentences(lesson.parts)]
+    return sum(lengths) / len(lengths), sum(n <= SHORT for n in lengths) / len(lengths)
+
+
 # ---- what pages show of it
 
 
@@ -245,14 +282,22 @@ def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
 
 
 def table(course: Sequence[Lesson]) -> Iterator[str]:
-    """For each lesson its minutes, those it may have, and its reasons."""
-    yield "lesson              reading      exercises    reasons per 1,000 words (5 or more)"
+    """For each lesson its minutes, those it may have, and how it sounds.
+
+    Its sound: reasons per 1,000 words (5 or more), words per sentence (12 to 20), and how many of
+    the sentences are short (22 % or less).
+    """
+    yield "lesson              reading      exercises    reasons  words  short"
     for lesson in course:
         times = [
             f"{time} of {bound}" if bound < math.inf else str(time)
             for time, bound in zip(lesson.minutes, lesson.bounds, strict=True)
         ]
-        yield f"{lesson.slug:20}{times[0]:13}{times[1]:13}{reasons(lesson.parts):.1f}"
+        mean, short = voice([lesson])
+        yield (
+            f"{lesson.slug:20}{times[0]:13}{times[1]:13}"
+            f"{reasons(lesson.parts):<9.1f}{mean:<7.1f}{short:.0%}"
+        )
 
 
 def main(root: Path) -> None:

@@ -75,6 +75,8 @@ FOLDS = {
     "Proof": "proof",
 }
 SECTIONS = {"A puzzle": "puzzle", "Break it": "break", "Make it": "make", "In short": "short"}
+EXERCISED = ("Exercises", "Make it")  # the sections that have exercises
+TITLE = re.compile(r"\s*# .*\n+")  # of a page, above all else
 AFTER_IN_SHORT = re.compile(r"\*\*(New words|Where PyTorch)|Next:")
 WORD = re.compile(r"(?:\.\./)*glossary\.md#([\w-]+)")  # the address of a word of the glossary
 
@@ -84,7 +86,13 @@ class Parts(Preprocessor):
 
     def run(self, lines: list[str]) -> list[str]:
         marked = "".join(Marked(parse("\n".join(lines) + "\n")))
-        return ((SCRIPTED if "<div data-part=" in marked else "") + marked).split("\n")
+        if (
+            "<div data-part=" in marked
+        ):  # below the heading, where MkDocs' search looks for the text
+            top = TITLE.match(marked)
+            above = top[0] if top else ""
+            marked = above + SCRIPTED + marked.removeprefix(above)
+        return marked.split("\n")
 
 
 class Marked:
@@ -153,7 +161,7 @@ class Marked:
         elif (question := QUESTION.match(part.text)) and (key := self.key(n)):
             section = "earlier" if self.section == "From earlier" else "question"
             yield self.begin("question", f"{section}-{question[1]}", key)
-        elif (exercise := EXERCISE.match(part.text)) and self.section == "Exercises":
+        elif (exercise := EXERCISE.match(part.text)) and self.section in EXERCISED:
             yield self.begin("exercise", f"exercise-{exercise[1].replace('.', '-')}")
         elif isinstance(part, Opening) and self.open == ["exercise"]:
             self.open.append("helps")

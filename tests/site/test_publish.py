@@ -47,7 +47,7 @@ def visit(browser, address):
     page.close()
 
 
-@pytest.mark.parametrize("path", ["", "04-engine/", "clinic/", "404.html"])
+@pytest.mark.parametrize("path", ["", "05-engine/", "clinic/", "404.html"])
 def test_nothing_that_a_page_does_itself_is_refused(visit, path):
     page = visit(path)
     for player in page.locator("figure.player").all()[:1]:

@@ -304,21 +304,21 @@ def test_nothing_moves_on_a_page_to_which_a_reader_comes_back(browser, address):
     """On a long one, of which much is drawn before its end is there."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.add_init_script(SHIFTS)
-    page.goto(f"{address}10-create-graph/")
+    page.goto(f"{address}15-create-graph/")
     page.evaluate(ANSWER_ALL)
     page.evaluate("scrollTo(0, 9000)")
     page.reload()
     expect(page.locator("#predict-1 .covered")).to_be_visible()
     assert page.evaluate("scrollY") == 9000 and page.evaluate("shifts") == []
     page.goto("about:blank")
-    page.goto(f"{address}10-create-graph/#question-2")
+    page.goto(f"{address}15-create-graph/#question-2")
     expect(page.locator("#question-2 [data-verdict]")).to_be_in_viewport()
     assert page.evaluate("shifts") == []
     page.close()
 
 
 def test_the_menu_ticks_what_is_done_and_marks_what_was_read(open_page):
-    kept = '{"done": ["02-walking"], "read": ["02-walking", "04-engine"]}'
+    kept = '{"done": ["02-walking"], "read": ["02-walking", "05-engine"]}'
     page = open_page(
         prepare=lambda page: page.add_init_script(f"""
         localStorage['inside-autograd'] ??= '{kept}'

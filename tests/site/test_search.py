@@ -18,8 +18,8 @@ TYPED = [
     ("autograd.Function", "clinic/#custom-gradients"),
     ("AccumulateGrad", "glossary/"),
     ("walk_grad_fn", "reference/"),
-    ("Hessian", "10-create-graph/"),
-    ("retain_graph", "08-saved-tensors/"),
+    ("Hessian", "15-create-graph/"),
+    ("retain_graph", "11-saved-tensors/"),
 ]
 SECOND = {"a second time"}  # finds its entry as the second: "a" begins many words of titles
 # Types a text, and gives the first page that is found: its address, then those of its sections.

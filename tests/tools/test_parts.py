@@ -124,6 +124,11 @@ def test_an_exercise_holds_its_stub_which_is_to_do_and_its_helps():
     assert words(second) == "4.2 Yours. Do."
 
 
+def test_the_thread_has_an_exercise_and_other_sections_have_none():
+    assert part("## Make it\n\n**4.1 Yours.** Do.\n", "exercise").get("id") == "exercise-4-1"
+    assert page("## Step 1\n\n**4.1 Yours.** Do.\n").find(".//*[@data-part='exercise']") is None
+
+
 def test_in_short_holds_its_sentences_and_not_what_stands_below():
     proof = ANSWER.replace("Answer", "Proof")
     text = f"## In short\n\nOne.\n\n{proof}\nTwo.\n\n{proof}\n**New words:** none.\n"
@@ -140,9 +145,11 @@ def test_an_output_says_whether_it_is_an_error_on_purpose(raises, kinds):
     assert body.find("div[2]//code").text == "told\n"
 
 
-def test_a_page_with_parts_says_at_its_top_that_scripts_run_and_no_other_page_does():
+def test_a_page_with_parts_says_below_its_title_that_scripts_run_and_no_other_page_does():
+    """Above the title it would come between MkDocs' search and the text of the page."""
     predict = f"# Title\n\n> **Predict.** What?\n\n{snippet('x', '1')}"
-    assert html(predict).startswith(SCRIPTED.strip())
+    assert html(predict).partition("</h1>\n")[2].startswith(SCRIPTED.strip())
+    assert html(predict.removeprefix("# Title\n\n")).startswith(SCRIPTED.strip())
     assert "<script" not in html("# Title\n\n" + snippet("x", "1"))
 
 
