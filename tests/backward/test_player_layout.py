@@ -11,8 +11,23 @@ import companion
 from companion.backward.player import Player
 
 FIGURES = sorted((Path(__file__).parents[2] / "course/figures").glob("*.html"))
-READY = next(path for path in FIGURES if path.stem == "04-ready")
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+
+
+def ready() -> Player:
+    """A pass in which two Nodes, and a leaf and a Node, are ready together."""
+    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+        w = torch.tensor(5.0, requires_grad=True)
+        x = torch.tensor(3.0, requires_grad=True)
+        h = x * 2
+        a = h + 1
+        b = h * h
+        c = b * a
+        y = c * w
+    return companion.play(y)
+
+
+READY = ready()
 
 
 @pytest.fixture
@@ -40,7 +55,8 @@ def open_player(browser, tmp_path):
 
 
 def data_of(figure):
-    return json.loads(re.search(r'player-data">(.*?)</script>', figure.read_text(), re.DOTALL)[1])
+    fragment = figure.read_text() if isinstance(figure, Path) else figure.fragment
+    return json.loads(re.search(r'player-data">(.*?)</script>', fragment, re.DOTALL)[1])
 
 
 def button(page, name):
@@ -287,7 +303,7 @@ def test_in_a_tall_drawing_the_node_that_ran_is_in_sight(open_player):
 
 
 def test_a_link_to_a_step_hides_nothing_below_the_header(open_player):
-    key = re.search(r'data-key="(\w+)"', READY.read_text())[1]
+    key = re.search(r'data-key="(\w+)"', READY.fragment)[1]
     style = "main { padding: 1500px 0 } figure.player.player { --player-top: 48px }"
     page = open_player(READY, style=style, hash=f"#play-{key}-0-3")
     page.wait_for_function("scrollY > 0", timeout=5000)
@@ -332,7 +348,7 @@ def test_in_a_notebook_it_follows_the_theme_and_fills_its_frame(
     open_player, tmp_path, body, dark, system
 ):
     page = open_player(READY, color_scheme=system)
-    frame = Player("A player", READY.read_text())._repr_html_()
+    frame = READY._repr_html_()
     (tmp_path / "page.html").write_text(f"<!DOCTYPE html><body {body}>{frame}")
     page.reload()
     inner = page.frame_locator("iframe").locator("html")
