@@ -1,7 +1,6 @@
 """What the tests of drawings share: a graph to draw, and an SVG read back."""
 
 import re
-from itertools import pairwise
 from xml.etree.ElementTree import Element, fromstring
 
 import torch
@@ -40,16 +39,18 @@ def pills(svg: str) -> list[str]:
 
 def crossed(svg: str) -> list[str]:
     """The labels of edges and the lines in boxes that an arrow crosses."""
-    arrows, texts = [], []
+    arrows, texts = [torch.empty(0, 2)], []
     for group in fromstring(svg).iter(f"{SVG}g"):
         if group.get("class", "").startswith("edge"):
             arrows += [points for path in group.iter(f"{SVG}path") for points in curves(path)]
         texts += [text for text in group.findall(f"{SVG}text") if "".join(text.itertext()).strip()]
-    return [
-        "".join(text.itertext())
-        for text in texts
-        if any(is_inside(point, area_of(text)) for points in arrows for point in points)
-    ]
+    x, y = torch.cat(arrows).unbind(1)
+    found = []
+    for text in texts:
+        left, top, right, bottom = area_of(text)
+        if ((left < x) & (x < right) & (top < y) & (y < bottom)).any():
+            found.append("".join(text.itertext()))
+    return found
 
 
 def area_of(text: Element) -> tuple[float, float, float, float]:
@@ -60,23 +61,10 @@ def area_of(text: Element) -> tuple[float, float, float, float]:
     return x - half, y - 0.9 * size, x + half, y + 0.2 * size
 
 
-def is_inside(point: tuple[float, float], area: tuple[float, float, float, float]) -> bool:
-    left, top, right, bottom = area
-    return left < point[0] < right and top < point[1] < bottom
-
-
-def curves(path: Element) -> list[list[tuple[float, float]]]:
-    """100 points of each Bézier curve of a path."""
+def curves(path: Element) -> list[torch.Tensor]:
+    """101 points of each Bézier curve of a path, in rows."""
     numbers = [float(number) for number in re.findall(r"-?[\d.]+", path.get("d", ""))]
-    points = list(zip(numbers[::2], numbers[1::2], strict=True))
-    parts = [points[i : i + 4] for i in range(0, len(points) - 3, 3)]
-    return [[on_curve(part, t / 100) for t in range(101)] for part in parts]
-
-
-def on_curve(part: list[tuple[float, float]], t: float) -> tuple[float, float]:
-    """A point by de Casteljau's way."""
-    while len(part) > 1:
-        part = [
-            tuple(a + (b - a) * t for a, b in zip(*ends, strict=True)) for ends in pairwise(part)
-        ]
-    return part[0]
+    points = torch.tensor(numbers).reshape(-1, 2)
+    t = torch.linspace(0, 1, 101)[:, None]
+    weights = torch.cat([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], dim=1)
+    return [weights @ points[i : i + 4] for i in range(0, len(points) - 3, 3)]
