@@ -104,7 +104,7 @@ def play(what: Any) -> Player:
     Examples:
         >>> x = torch.tensor(3.0, requires_grad=True)
         >>> print(play(x * x).alt)
-        The backward pass from MulBackward0 in 2 steps: MulBackward0, x.
+        A player: the backward pass from MulBackward0 in 2 steps.
         >>> x.grad is None
         True
     """
@@ -161,12 +161,10 @@ def _player(recording: Recording) -> Player:
 
 
 def _alt(data: PlayerData) -> str:
-    """The steps of the engine in a sentence."""
-    names = _names(data)
-    ran = [names[step["node"]] for step in _engine_order(data)["steps"]]
-    count = f"{len(ran)} step" + "s" * (len(ran) != 1)
-    shown = ", ".join(ran[:12]) + (f" and {len(ran) - 12} more" if len(ran) > 12 else "")
-    return f"The backward pass from {names[0]} in {count}" + (f": {shown}." if ran else ".")
+    """What it shows, in a sentence; not the order of the steps, which a page may ask for."""
+    steps = len(_engine_order(data)["steps"])
+    count = f"{steps} step" + "s" * (steps != 1)
+    return f"A player: the backward pass from {_names(data)[0]} in {count}."
 
 
 def _names(data: PlayerData) -> list[str]:

@@ -48,10 +48,7 @@ def test_a_tensor_is_played_and_everything_is_as_it_was():
     assert x.grad == 5.0
     assert h.grad is None
     assert seen == [2.0]
-    assert player.alt == (
-        "The backward pass from MulBackward0 (z) in 7 steps: MulBackward0 (z), MulBackward0 (h), "
-        "AddBackward0 (y), MulBackward0 #1, SinBackward0, MulBackward0 #2, x."
-    )
+    assert player.alt == "A player: the backward pass from MulBackward0 (z) in 7 steps."
     z.backward()  # the graph was kept
     assert x.grad != 5.0
 
@@ -105,7 +102,7 @@ def test_a_graph_that_is_too_large_is_refused_before_anything_runs():
     y = x
     for _ in range(149):
         y = y * 1.0
-    assert play(y).alt.startswith("The backward pass from MulBackward0 (y) in 150 steps: ")
+    assert play(y).alt.endswith("the backward pass from MulBackward0 (y) in 150 steps.")
 
 
 def test_a_large_recording_is_refused_as_well():
