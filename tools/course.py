@@ -43,7 +43,6 @@ FIRST_EDITION = (
     "00-first-look",
     "01-nodes",
     "02-walking",
-    "05-engine",
     "09-cutting",
     "11-saved-tensors",
     "15-create-graph",
