@@ -229,9 +229,8 @@ def written(rule: str, show: Callable[[str], str | None], saved: Mapping[str, An
         if text is None:
             unknown = True
             return name
-        is_argument = rule[: match.start()].endswith(("(", ", ")) and rest[:1] in (",", ")")
-        is_part = text[0] == "-" and not is_argument or text[0].isdigit() and rest[:1] == "."
-        return f"({text})" if is_part else text
+        binds = (".", " **") if text[0] == "-" else (".",) if text[0].isdigit() else ()
+        return f"({text})" if rest.startswith(binds) else text
 
     text = re.sub(r"(?<![\w.])[a-zA-Z]\w*", word, rule)
     return None if unknown else text
