@@ -32,7 +32,7 @@ def leaf(*shape, **options):
 
 
 def equal(left, right):
-    """Whether two gradients have the same bits, but for the kind of NaN; or whether both are None."""
+    """Whether two gradients have the same bits, but for the kind of NaN, or are both None."""
     if left is None or right is None:
         return left is right
     if left.layout is not torch.strided:
