@@ -49,8 +49,8 @@ def materializes(node: Node) -> bool:
 
     Torch does not tell; but who wants none has to say so in ``forward`` or ``setup_context``.
     """
-    functions = (getattr(node._forward_cls, name, None) for name in ("forward", "setup_context"))
-    codes = [function.__code__ for function in functions if hasattr(function, "__code__")]
+    functions = [getattr(node._forward_cls, name, None) for name in ("forward", "setup_context")]
+    codes = [code for function in functions if (code := getattr(function, "__code__", None))]
     for code in codes:  # the list grows while the loop runs along it
         if not {"set_materialize_grads", "materialize_grads"}.isdisjoint(code.co_names):
             return False
