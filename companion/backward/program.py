@@ -10,6 +10,7 @@ import torch
 
 from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
+from companion.findings import as_html
 from companion.graph.reading import Graph
 from companion.internals import unseen_by_subclasses, version_of
 from companion.naming import callers_names
@@ -39,6 +40,9 @@ class Program:
     def __repr__(self) -> str:
         lines, leaves = self._text.count("\n"), len(set(self._keys.values()))
         return f"<Program of a backward pass: {lines} lines, {leaves} leaves>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self._text)
 
     def run(self) -> dict[str, Tensor | None]:
         """Execute the text, and return the gradient of each leaf.
@@ -121,12 +125,27 @@ def write_backward(
 
     Examples:
         >>> x = torch.tensor(2.0, requires_grad=True)
-        >>> y = torch.tensor(3.0, requires_grad=True)
-        >>> loss = x * y + torch.sin(x)
+        >>> loss = torch.sin(x) * x
         >>> program = write_backward(loss)
         >>> print(program)
-        >>> {name: round(grad.item(), 4) for name, grad in program.run().items()}
-        {'x': 2.5839, 'y': 2.0}
+        # The backward pass of loss: a step for each Node, in the order of the engine.
+        # grad_… is how fast loss changes with …
+        # node_0 stands for Graph.of(loss).nodes[0].grad_fn.
+        import torch
+        <BLANKLINE>
+        grad_loss = torch.ones_like(loss)  # loss changes as fast as itself
+        <BLANKLINE>
+        # MulBackward0, which made loss
+        sin_1 = node_0._saved_self  # 0.9093
+        grad_sin_1 = grad_loss * x
+        grad_x_1 = grad_loss * sin_1
+        <BLANKLINE>
+        # SinBackward0
+        grad_x_2 = grad_sin_1 * torch.cos(x)
+        x.grad = grad_x_1 + grad_x_2  # 2 paths meet
+        <BLANKLINE>
+        >>> program.run()
+        {'x': tensor(0.0770)}
 
     Source: the rules are those of tools/autograd/derivatives.yaml of PyTorch.
     """

@@ -12,6 +12,7 @@ import torch
 from companion.graph.reading import Graph
 
 # What the text itself says, and what Python does not let anybody use as a variable.
+_LENGTH = 60  # characters of an identifier
 _TAKEN = frozenset([*keyword.kwlist, "torch", "_"])
 
 
@@ -44,7 +45,7 @@ def identifier(wish: str) -> str:
 
     Python takes ``ﬁ`` and ``fi`` for the same name; NFKC makes them the same.
     """
-    text = re.sub(r"\W", "_", unicodedata.normalize("NFKC", wish))
+    text = re.sub(r"\W", "_", unicodedata.normalize("NFKC", wish)[:_LENGTH])
     if text.startswith("__") and text.endswith("__"):  # such as __builtins__ and __debug__
         text = text.strip("_")
     if not f"a{text}".isidentifier():  # some characters are of a word and of no identifier

@@ -66,11 +66,12 @@ def _explain(fn: Node, what: str, error: RuntimeError) -> NoReturn:
     if not broken and "a second time" not in str(error):
         raise error
     parts = [f"{name} ({state})" for name, state in broken.items()]
-    saved = ", ".join(parts) or "its saved tensors (freed)"
+    cure = "write to a copy, as in h = h + 1, or call write_backward before the change"
+    if not broken or "freed" in broken.values():
+        cure = "keep it with backward(retain_graph=True), or call write_backward before"
     raise RuntimeError(
-        f"{what} cannot run, because of what it had saved: {saved}; run the forward pass again "
-        "and write the backward pass before anything else runs it or changes a tensor of it, or "
-        "keep the graph with backward(retain_graph=True)"
+        f"{what} cannot run any more because of what it saved: {', '.join(parts) or 'freed'}; run "
+        f"the forward pass again, and {cure}"
     ) from error
 
 
@@ -92,7 +93,7 @@ def _called_function(fn: Any, gradients: Gradients) -> Gradients:
         )
     # An entry leads on just if its argument needs a gradient, and they stand in the same order.
     wanted = iter([g for g, is_needed in zip(given_on, needed, strict=False) if is_needed])
-    return tuple([None if child is None else next(wanted) for child, _ in fn.next_functions])
+    return tuple([None if child is None else next(wanted, None) for child, _ in fn.next_functions])
 
 
 def _zeros(fn: Node, nr: int) -> Tensor:

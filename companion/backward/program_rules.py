@@ -121,7 +121,7 @@ def derived(
     """
     values = {key: _plain(value) for key, value in saved.items()}
     values["shape"] = shapes[slot]
-    if isinstance(values.get("dim"), tuple) and "self_sym_sizes" in values:
+    if "keepdim" in values and isinstance(values.get("dim"), tuple) and "self_sym_sizes" in values:
         values |= _of_dims(values["dim"], values["self_sym_sizes"], values["keepdim"])
     of_class = _DERIVED.get(name)
     return values | (of_class(values, slot, shapes) if of_class else {})
@@ -229,8 +229,8 @@ def written(rule: str, show: Callable[[str], str | None], saved: Mapping[str, An
         if text is None:
             unknown = True
             return name
-        is_bare = text[0] != "-" and "j" not in text and rest[:1] != "."
-        return text if text.isidentifier() or is_bare else f"({text})"
+        binds = (".", " **") if text[0] == "-" else (".",) if text[0].isdigit() else ()
+        return f"({text})" if rest.startswith(binds) else text
 
     text = re.sub(r"(?<![\w.])[a-zA-Z]\w*", word, rule)
     return None if unknown else text

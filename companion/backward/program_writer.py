@@ -25,10 +25,13 @@ from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
 from companion.internals import hooks_on, metadata_of, output_count, saved_attribute
-from companion.naming import one_line
+from companion.naming import is_tensor, one_line
 
 _WIDTH = 78  # columns of a comment
-_SAVED = "saved_"  # how the names begin of what Nodes saved
+
+
+# What an expression may raise that does not go with what a Node saved, or with its dtype.
+_REFUSED = (RuntimeError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError)
 
 
 class _Passed(NamedTuple):
@@ -62,7 +65,7 @@ class Writer:
         self._output, self._gradient, self._graph = output, gradient, graph
         self._peeks = {node.index: peek(node.grad_fn) for node in graph.nodes if not node.is_leaf}
         saved = [v for found in self._peeks.values() for v in found.values.values()]
-        tensors = [v for v in saved if isinstance(v, Tensor) and type(v).__hash__ is not None]
+        tensors = [value for value in saved if is_tensor(value)]
         self._identifiers = Identifiers()
         self._new = self._identifiers.new
         self._readers = ReadersNames(graph, names, tensors, self._identifiers)
@@ -129,16 +132,22 @@ class Writer:
         shown |= readers & {name}
         for short, real in self._identifiers.renamed.items():
             if short in shown:
-                lines.append(f"{short} is {real}")
+                is_plain = real.isprintable() and real == real.strip() != ""
+                lines.append(f"{short} is {real if is_plain else repr(real)}")
         if hooked := self._hooked():
             lines.append(f"Hooks do not run here; there are some on {', '.join(hooked)}.")
-        return [f"# {one_line(line, _WIDTH)}" for line in lines]
+        return [f"# {one_line(line, 4 * _WIDTH)}" for line in lines]
 
     def _hooked(self) -> list[str]:
         """What has hooks of the user, as far as can be seen."""
-        found = [name for tensor, name in self._readers.of_tensor.items() if hooks_on(tensor)]
+        tensors = dict(self._readers.of_tensor)
+        for i, found in self._peeks.items():
+            for name, value in found.values.items():
+                if is_tensor(value) and self._readers.of(value) is None:
+                    tensors.setdefault(value, f"{name} of node {i}")
+        hooked = [name for tensor, name in tensors.items() if hooks_on(tensor)]
         nodes = self._graph.nodes
-        return found + [f"{n.name} {n.index}" for n in nodes if has_hooks(n.grad_fn)]
+        return hooked + [f"node {n.index} ({n.name})" for n in nodes if has_hooks(n.grad_fn)]
 
     # ---- a Node
 
@@ -150,7 +159,7 @@ class Writer:
         if came:
             note = f"  # {len(came)} paths meet" if len(came) > 1 else ""
         if len(came) == 1 and self._functions:
-            text, note = f"{text}.clone()", "  # for a Function below may write into it"
+            text, note = f"{text}.clone()", "  # a copy, since a Function below may write into it"
         self._lines.append(f"{name}.grad = {text}{note}")
 
     def _write_node(self, node: GraphNode) -> None:
@@ -164,7 +173,9 @@ class Writer:
         given_on = called(fn, gradients, self._what(node))
         passed = self._passed(node, given_on)
         if not passed and not is_function:
-            self._lines.append("# nothing goes on from here")
+            came = any(gradient is not None for gradient in gradients)
+            what = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
+            self._lines.append(f"# {what}")
             return
         tried = self._by_rules(node, [name for name, _ in given], gradients, passed)
         if tried.lines is None:
@@ -194,19 +205,19 @@ class Writer:
         for _, value in came:
             total = added(total, value)
         if len(came) > 1:
-            name = self._new(self._base(i, nr))
+            name = self._new(f"grad_{self._result_name(i, nr)}")
             terms = " + ".join(arrived for arrived, _ in came)
             self._lines.append(f"{name} = {terms}  # {len(came)} paths meet")
         return name, total
 
-    def _base(self, i: int, nr: int) -> str:
-        """What the gradient of an output of a Node is called."""
+    def _result_name(self, i: int, nr: int) -> str:
+        """What an output of the operation of a Node is called, by the reader or by its kind."""
         name = self._readers.of_leaf.get(i) or self._readers.of_result.get((i, nr))
         if name:
-            return f"grad_{name}"
+            return name
         node = self._graph.nodes[i]
         kind = identifier(node.name.partition("Backward")[0].lower() or "node")
-        parts = ["grad", kind, i] + (["output", nr] if output_count(node.grad_fn) > 1 else [])
+        parts = [kind, i] + (["output", nr] if output_count(node.grad_fn) > 1 else [])
         return "_".join(map(str, parts))
 
     def _passed(self, node: GraphNode, given_on: Gradients) -> list[_Passed]:
@@ -226,7 +237,7 @@ class Writer:
                     f"{tuple(gradient.shape)} but expected shape compatible with "
                     f"{tuple(metadata_of(fn, edge.input_nr).shape)}"
                 ) from error
-            name = self._base(*target)
+            name = f"grad_{self._result_name(*target)}"
             if self._entering[target] > 1:
                 entering[target] += 1
                 name += f"_{len(self._came[target]) + entering[target]}"
@@ -245,27 +256,31 @@ class Writer:
             return _Tried(None, "what it saved went through hooks")
         if len(gradients) != 1:
             return _Tried(None, f"it has {len(gradients)} outputs")
-        lines = list[str]()
+        found = list[tuple[_Words, str]]()
         for entry in passed:
-            tried = self._by_rule(node, names[0], gradients[0], entry)
-            if tried.lines is None:
-                return tried
-            lines += tried.lines
-        # Assignments first; sorting leaves them, and what follows, in their order.
-        return _Tried(sorted(lines, key=lambda line: not line.startswith(_SAVED)))
+            words, text = self._by_rule(node, names[0], gradients[0], entry)
+            if words is None:
+                return _Tried(None, text)
+            found.append((words, f"{entry.name} = {text}"))
+        # What a rule uses is kept only if all of the Node's gradients have rules.
+        assigned = [line for words, _ in found for line in self._keep(words)]
+        return _Tried(assigned + [line for _, line in found])
 
     def _by_rule(
         self, node: GraphNode, grad: str, gradient: Tensor | None, entry: _Passed
-    ) -> _Tried:
-        """The line for one gradient, after those that it needs."""
+    ) -> tuple[_Words | None, str]:
+        """The expression for one gradient, and what it needs; or None, and why there is none."""
         i, slot = node.index, entry.edge.slot
         shapes = [
             shape_or_none(self._graph.nodes[edge.target]) if edge else None
             for edge in self._graph.slots(i)
         ]
-        saved = derived(node.name, self._peeks[i].values, slot, shapes)
-        target, nr = self._graph._fns[entry.edge.target], entry.edge.input_nr
         reason = "there is no formula for it here"
+        try:
+            saved = derived(node.name, self._peeks[i].values, slot, shapes)
+        except _REFUSED:  # another torch may save other things
+            return None, reason
+        target, nr = self._graph._fns[entry.edge.target], entry.edge.input_nr
         tries = product(rules_of(node.name, slot), (True, False), (True, False))
         for rule, *options in tries:
             words = _Words(self, i, saved, grad, options)
@@ -277,14 +292,12 @@ class Writer:
                 value = eval(text, {"torch": torch, grad: gradient, **words.tensors})
                 value, text = fitted(value, target, nr, text)
                 if same_bits(value, entry.value):
-                    return _Tried([*self._keep(words), f"{entry.name} = {text}"])
+                    return words, text
                 if _is_close(value, entry.value):
                     reason = f"its formula, {rule}, rounds in another way"
-            except (RuntimeError, TypeError, AttributeError, LookupError, ValueError):
+            except _REFUSED:
                 continue
-            except ArithmeticError:
-                continue
-        return _Tried(None, reason)
+        return None, reason
 
     def _keep(self, words: _Words) -> list[str]:
         """The lines that assign what a rule uses, where none has done so yet."""
@@ -302,9 +315,11 @@ class Writer:
 
     def saved_name(self, i: int, name: str, value: Tensor) -> str:
         """What the text calls a tensor that a Node saved, and that the reader has no name for."""
-        key = self._readers.result(value) or value
+        result = self._readers.result(value)
+        key = result or value
         if key not in self._saved_names:
-            self._saved_names[key] = self._new(f"{_SAVED}{i}_{identifier(name)}")
+            wish = self._result_name(*result) if result else f"saved_{i}_{identifier(name)}"
+            self._saved_names[key] = self._new(wish)
         return self._saved_names[key]
 
     def readers_name(self, value: Tensor) -> str | None:
