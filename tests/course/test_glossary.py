@@ -81,3 +81,14 @@ def test_a_leaf_whose_dtype_was_changed_has_another_accumulategrad():
     ends = [y.grad_fn.next_functions[0][0] for y in (before, after)]
     assert ends[0].variable is ends[1].variable is model.weight
     assert ends[0] is not ends[1]
+
+
+def test_an_accumulategrad_lives_as_long_as_a_graph_leads_to_it():
+    """AccumulateGrad: a leaf has one while a graph does; ``metadata`` goes with the Node."""
+    leaf = torch.ones(1, requires_grad=True)
+    first, second = leaf * 2, leaf * 3
+    end = first.grad_fn.next_functions[0][0]
+    assert second.grad_fn.next_functions[0][0] is end
+    end.metadata["seen"] = True
+    del end, first, second
+    assert (leaf * 2).grad_fn.next_functions[0][0].metadata == {}
