@@ -42,7 +42,6 @@ from tools.grammar import (
 FIRST_EDITION = (
     "00-first-look",
     "01-nodes",
-    "09-cutting",
     "11-saved-tensors",
     "15-create-graph",
     "18-kinks",
