@@ -1,6 +1,7 @@
 """The companion of Inside Autograd: walk, draw and differentiate PyTorch's computation graphs."""
 
 from companion.backward.player import Player, play
+from companion.backward.program import Program, write_backward
 from companion.backward.recording import Arrival, Recording, Step, record_backward
 from companion.diagnosis.diagnosing import Diagnosis, diagnose
 from companion.diagnosis.explaining import explain
@@ -29,6 +30,7 @@ __all__ = [
     "Mutation",
     "Operation",
     "Player",
+    "Program",
     "Recording",
     "SavedTensor",
     "Source",
@@ -45,4 +47,5 @@ __all__ = [
     "record_backward",
     "walk_grad_fn",
     "watch",
+    "write_backward",
 ]

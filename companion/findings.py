@@ -133,7 +133,8 @@ def cut_message(code: str, called: str, dtype: str) -> str:
     return KINDS[code].cut.format(called=called, dtype=dtype)
 
 
-_NODES, _WALK, _ENGINE = "01-nodes.md", "02-walking.md", "05-engine.md"
+_NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
+_VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
 _TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
 
@@ -173,7 +174,7 @@ KINDS: dict[str, Kind] = {
     ),
     "unused-input": Kind(
         "error",
-        _WALK,
+        _LEAVES,
         "no path leads from the output's Node to this tensor",
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
@@ -187,7 +188,7 @@ KINDS: dict[str, Kind] = {
     ),
     "reassigned": Kind(
         "error",
-        _WALK,
+        _LEAVES,
         "the graph ends at another leaf of the same shape that is not among the inputs; most often "
         "the variable was given a new tensor",
         "change the values of the one tensor in place under torch.no_grad(), or hand the new "
@@ -202,7 +203,7 @@ KINDS: dict[str, Kind] = {
     ),
     "not-a-leaf": Kind(
         "error",
-        _NODES,
+        _LEAVES,
         "an operation made this tensor, and backward fills .grad for leaves alone",
         "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
         "tensor a leaf: compute first, then detach().requires_grad_()",
@@ -266,7 +267,7 @@ KINDS: dict[str, Kind] = {
     ),
     "non-scalar": Kind(
         "error",
-        _NODES,
+        _VECTORS,
         "backward begins with the gradient of the output, and makes it up (1.0) only for one "
         "element",
         "reduce the output to one number, as with sum() or mean(), or pass "
@@ -285,7 +286,7 @@ KINDS: dict[str, Kind] = {
     ),
     "complex-output": Kind(
         "error",
-        _NODES,
+        _VECTORS,
         "backward makes up the first gradient, 1.0, only for a real number",
         "compute the real number that you mean, such as abs() (.real leaves out the imaginary "
         "part), or pass backward(gradient=v)",
@@ -477,7 +478,7 @@ KINDS: dict[str, Kind] = {
     ),
     "gradcheck": Kind(
         "error",
-        _TWICE,
+        _VECTORS,
         "gradcheck compares the gradient with finite differences, which need float64, a function "
         "that is smooth there, and a graph that holds all of it",
         "give inputs of dtype float64, at a point that is no kink; look for a cut; if it still "
@@ -562,7 +563,7 @@ KINDS: dict[str, Kind] = {
     ),
     "control-flow": Kind(
         "info",
-        _LOST,
+        _RUNS,
         "Python decided by the value; the graph holds the branch that ran",
         "nothing: that is define-by-run",
         cut=(
@@ -580,13 +581,13 @@ KINDS: dict[str, Kind] = {
     ),
     "accumulates": Kind(
         "warning",
-        _ENGINE,
+        _LEAVES,
         "AccumulateGrad adds to the .grad that is there",
         "set .grad = None, or zero_grad(), before backward, unless you mean to add",
     ),
     "half-updated": Kind(
         "warning",
-        _ENGINE,
+        _ORDER,
         "the leaves whose AccumulateGrad ran before the error have got their gradient",
         "set .grad = None for all of them before you try again",
     ),
@@ -650,7 +651,7 @@ KINDS: dict[str, Kind] = {
     ),
     "hook": Kind(
         "info",
-        _ENGINE,
+        _ORDER,
         "a hook may change the gradient that passes, or change it in place for others as well",
         "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
     ),
@@ -688,7 +689,7 @@ KINDS: dict[str, Kind] = {
     ),
     "complex-conjugate": Kind(
         "info",
-        _NODES,
+        _VECTORS,
         "for complex tensors PyTorch's gradient is the direction of steepest ascent, which for a "
         "holomorphic function is the conjugate of its derivative",
         "nothing, where a real loss is to be made smaller; for the derivative of a holomorphic "

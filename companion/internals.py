@@ -6,6 +6,7 @@ read. A name that not every torch from 2.6 on has, the oldest that the companion
 
 from __future__ import annotations
 
+from types import CodeType
 from typing import Any, Final
 
 import torch
@@ -43,6 +44,20 @@ def forward_class_of(node: Node) -> Any:
     return node._forward_cls
 
 
+def materializes(node: Node) -> bool:
+    """Whether the Node of a custom Function wants zeros in place of undefined gradients.
+
+    Torch does not tell; but who wants none has to say so in ``forward`` or ``setup_context``.
+    """
+    functions = [getattr(node._forward_cls, name, None) for name in ("forward", "setup_context")]
+    codes = [code for function in functions if (code := getattr(function, "__code__", None))]
+    for code in codes:  # the list grows while the loop runs along it
+        if not {"set_materialize_grads", "materialize_grads"}.isdisjoint(code.co_names):
+            return False
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return True
+
+
 # ---- what a Node saved
 
 _OF_FUNCTIONS: Final = "saved_tensors"  # what a custom Function saved; its author chose the rest
@@ -55,13 +70,18 @@ def saved_names(node: Node) -> list[str]:
     return [name.removeprefix("_saved_") for name in dir(node) if name.startswith("_saved_")]
 
 
+def saved_attribute(name: str) -> str:
+    """The attribute of a Node that has what it saved under a name."""
+    return name if name == _OF_FUNCTIONS else f"_saved_{name}"
+
+
 def saved_value(node: Node, name: str) -> Any:
     """What a Node saved under a name: a tensor, a list or a number. Runs unpack hooks.
 
     Raises:
         RuntimeError: it was freed or modified in place.
     """
-    return getattr(node, _OF_FUNCTIONS if name == _OF_FUNCTIONS else f"_saved_{name}")
+    return getattr(node, saved_attribute(name))
 
 
 def saved_raw(node: Node, name: str) -> Any:

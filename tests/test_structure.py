@@ -170,6 +170,7 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
+        companion.write_backward,
     ):
         assert ">>> " in function.__doc__
         assert "Raises:" in function.__doc__ and "Args:" in function.__doc__

@@ -200,7 +200,8 @@ def _printed(snippet: Snippet) -> list[Any]:
         printed = printed[: error.start()] if error else printed
     outputs = [v4.new_output("stream", text=printed)] if printed else []
     if error:
-        facts = {"ename": error[1], "evalue": error[2] or "", "traceback": [error[0].strip()]}
+        name = error[1].rpartition(".")[2]  # as a kernel says it
+        facts = {"ename": name, "evalue": error[2] or "", "traceback": [error[0].strip()]}
         outputs.append(v4.new_output("error", **facts))
     return outputs
 

@@ -361,7 +361,7 @@ def _read_before(output: Tensor, gradient: Tensor | None, inputs: Any) -> Record
         recording._gradient = copy_of(first if first.is_complex() else first.to(output.dtype))
     detailed = len(graph) <= DETAILED
     recording.values = _values(graph, names) if detailed else {}
-    recording.sources = tuple(_source(fn) if detailed else None for fn in graph._fns)
+    recording.sources = tuple(source_of(fn) if detailed else None for fn in graph._fns)
     recording._function_saved = {
         i: _saved_count(fn) for i, fn in enumerate(graph._fns) if isinstance(fn, BackwardCFunction)
     }
@@ -393,7 +393,7 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
     return {output: copy_of(tensor) for output, tensor in tensors.items()}
 
 
-def _source(fn: Node) -> Source | None:
+def source_of(fn: Node) -> Source | None:
     """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
     for entry in reversed(fn.metadata.get("traceback_", ())):
         line = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)

@@ -1,0 +1,199 @@
+"""A Node called by hand as the engine calls it, and what the engine makes of what it gives on."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
+
+from companion.backward.copies import Gradients, Tensor
+from companion.graph.saved import peek
+from companion.internals import (
+    Node,
+    materializes,
+    metadata_of,
+    saved_attribute,
+)
+
+
+class CalledNode:
+    """Stands for a Node in a program: it has what the Node saved, and can be called.
+
+    What it saved is held here, so that it can be read after the Node was freed.
+    """
+
+    def __init__(self, fn: Node, what: str, saved: Mapping[str, Any]) -> None:
+        self._fn, self._what = fn, what
+        for name, value in saved.items():
+            setattr(self, saved_attribute(name), value)
+
+    def __call__(self, *gradients: Tensor | None) -> Any:
+        given_on = called(self._fn, gradients, self._what)
+        return given_on[0] if len(given_on) == 1 else given_on
+
+
+def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
+    """What a Node gives on, one gradient for each entry of its ``next_functions``.
+
+    It runs no hooks, and frees nothing. What a custom Function does in its backward it does, but
+    that it leaves gradients in ``.grad`` is undone.
+
+    Args:
+        fn: the Node.
+        gradients: one for each output of its operation.
+        what: what to call it in an error.
+
+    Raises:
+        RuntimeError: it was freed, or something that it saved was modified in place.
+    """
+    try:
+        if isinstance(fn, BackwardCFunction):
+            with _GradsKept():
+                return _called_function(fn, gradients)
+        given_on = fn(*gradients)
+        return given_on if isinstance(given_on, tuple) else (given_on,)
+    except RuntimeError as error:
+        _explain(fn, what, error)
+
+
+def _explain(fn: Node, what: str, error: RuntimeError) -> NoReturn:
+    """Raise an error that says which Node it is, if what it saved is the cause."""
+    broken = peek(fn).broken
+    if not broken and "a second time" not in str(error):
+        raise error
+    parts = [f"{name} ({state})" for name, state in broken.items()]
+    cure = "write to a copy, as in h = h + 1, or call write_backward before the change"
+    if not broken or "freed" in broken.values():
+        cure = "keep it with backward(retain_graph=True), or call write_backward before"
+    raise RuntimeError(
+        f"{what} cannot run any more because of what it saved: {', '.join(parts) or 'freed'}; run "
+        f"the forward pass again, and {cure}"
+    ) from error
+
+
+def _called_function(fn: Any, gradients: Gradients) -> Gradients:
+    """What a custom Function gives on; Python can call its backward, but not its Node.
+
+    The engine gives it zeros for an undefined gradient, unless it said that it wants none. It drops
+    what the backward gives for arguments that need no gradient.
+    """
+    if materializes(fn):
+        gradients = tuple([_zeros(fn, nr) if g is None else g for nr, g in enumerate(gradients)])
+    given_on = fn.apply(*gradients)
+    given_on = given_on if isinstance(given_on, tuple) else (given_on,)
+    needed = fn.needs_input_grad
+    if len(given_on) < len(needed) or any(g is not None for g in given_on[len(needed) :]):
+        raise RuntimeError(
+            f"function {type(fn).__name__} returned an incorrect number of gradients "
+            f"(expected {len(needed)}, got {len(given_on)})"
+        )
+    # An entry leads on just if its argument needs a gradient, and they stand in the same order.
+    wanted = iter([g for g, is_needed in zip(given_on, needed, strict=False) if is_needed])
+    return tuple([None if child is None else next(wanted, None) for child, _ in fn.next_functions])
+
+
+def _zeros(fn: Node, nr: int) -> Tensor:
+    metadata = metadata_of(fn, nr)
+    return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
+
+
+class _GradsKept(TorchFunctionMode):
+    """In this block, a backward pass inside of another leaves the ``.grad`` of all that it finds.
+
+    It notes the leaves that are used, such as by a checkpoint that runs its forward again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = dict[Tensor, tuple[Tensor | None, Tensor | None]]()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        stack = [*args, *(kwargs or {}).values()]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, tuple | list):
+                stack += value
+            elif isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
+                if value not in self._before:
+                    grad = value.grad
+                    self._before[value] = grad, None if grad is None else grad.detach().clone()
+        return func(*args, **(kwargs or {}))
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        for tensor, (grad, copy) in self._before.items():
+            if tensor.grad is not grad:
+                tensor.grad = grad
+            if grad is not None and copy is not None and not torch.equal(grad, copy):
+                grad.detach().copy_(copy)
+
+
+def fitted(value: Tensor, target: Node, nr: int, text: str = "value") -> tuple[Tensor, str]:
+    """A gradient as the engine makes it before it goes on: of the shape and dtype it belongs to.
+
+    Args:
+        value: what a Node gave on.
+        target: the Node that it goes to.
+        nr: the input of that Node.
+        text: an expression for the gradient.
+
+    Returns:
+        The gradient, and an expression for it.
+
+    Raises:
+        RuntimeError: it has another shape, and not because an operation stretched its input.
+    """
+    metadata = metadata_of(target, nr)
+    if value.is_nested or metadata.is_nested_tensor:
+        return value, text
+    shape, dtype = tuple(metadata.shape), metadata.dtype
+    if value.is_complex() and not dtype.is_complex:
+        value, text = value.real, f"{_bracketed(text)}.real"
+    if tuple(value.shape) != shape:
+        value, text = value.sum_to_size(shape), f"{_bracketed(text)}.sum_to_size({shape})"
+    if value.dtype != dtype:
+        value, text = value.to(dtype), f"{_bracketed(text)}.to({dtype})"
+    return value, text
+
+
+def _bracketed(text: str) -> str:
+    """An expression to which an attribute can be appended."""
+    parsed = ast.parse(text, mode="eval").body
+    return text if isinstance(parsed, ast.Name | ast.Call | ast.Attribute) else f"({text})"
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two dense tensors are equal to the bit, but for the kind of NaN."""
+    if (left.dtype, left.shape, left.device) != (right.dtype, right.shape, right.device):
+        return False
+    if not (left.layout is right.layout is torch.strided) or left.is_nested or right.is_nested:
+        return False
+    if left.is_complex():
+        left, right = (torch.view_as_real(part.resolve_conj()) for part in (left, right))
+    numbers = ~(left.isnan() & right.isnan())
+    left, right = left[numbers], right[numbers]
+    return torch.equal(left, right) and torch.equal(left.signbit(), right.signbit())
+
+
+def has_hooks(fn: Node) -> bool:
+    """Whether somebody put hooks on a Node, which torch does not tell.
+
+    A new hook gets into the same dict as those that are there.
+    """
+    for register in (fn.register_hook, fn.register_prehook):
+        handle = register(lambda *_: None)
+        hooks = handle.hooks_dict_ref()
+        handle.remove()
+        if hooks:
+            return True
+    return False

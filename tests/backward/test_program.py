@@ -1,0 +1,634 @@
+"""The program of a backward pass is text that runs, and gives what the backward pass gives."""
+
+import random
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+import companion
+from companion import Graph, write_backward
+from companion.backward.formulas import FORMULAS
+from companion.backward.program_nodes import same_bits
+from companion.backward.program_rules import RULES
+from tests.programs import (
+    OPERATIONS,
+    GivesNone,
+    GivesTwo,
+    Halves,
+    Silent,
+    Square,
+    WritesInPlace,
+    run,
+)
+
+
+def leaf(*shape, **options):
+    return torch.randn(*shape, **options).requires_grad_()
+
+
+def equal(left, right):
+    """Whether two gradients have the same bits, but for the kind of NaN, or are both None."""
+    if left is None or right is None:
+        return left is right
+    if left.layout is not torch.strided:
+        left, right = left.to_dense(), right.to_dense()
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    if left.is_complex():
+        left, right = (
+            torch.view_as_real(part.resolve_conj().contiguous()) for part in (left, right)
+        )
+    as_bits = integers[left.element_size()]
+    same = left.contiguous().view(as_bits) == right.contiguous().view(as_bits)
+    return bool((same | (left.isnan() & right.isnan())).all())
+
+
+def check(output, leaves, gradient=None):
+    """Whether the program gives what backward gives; its text."""
+    program = write_backward(output, gradient, names=leaves, max_nodes=10_000)
+    found = program.run()
+    before = {name: tensor.grad for name, tensor in leaves.items()}
+    assert not any(grad is not None for grad in before.values())
+    output.backward(gradient)
+    for name, tensor in leaves.items():
+        assert equal(found[name], tensor.grad), f"{name}\n{program}"
+    return str(program)
+
+
+# ---- to the bit
+
+
+def random_graph(seed):
+    """The tensors that a random program made, and the output to go backward from."""
+    choice = random.Random(seed)
+    names = sorted(OPERATIONS)
+    steps = [
+        (choice.choice(names), choice.randrange(99), choice.randrange(99))
+        for _ in range(choice.randint(1, 12))
+    ]
+    if any(name == "reentrant" for name, _, _ in steps):  # it refuses torch.autograd.grad
+        steps = [step for step in steps if step[0] != "double backward"]
+    torch.manual_seed(seed)
+    dtype = choice.choice([torch.float32, torch.float64])
+    made = run(steps, [leaf(4, dtype=dtype), leaf(4, dtype=dtype)])
+    used = [tensor for tensor in made if tensor.requires_grad][-choice.randint(1, 3) :]
+    if choice.random() < 0.2:
+        return made, used[-1], torch.linspace(-1, 2, used[-1].numel(), dtype=torch.float64)
+    terms = [(t.double() if choice.random() < 0.3 else t).sum() for t in used]
+    return made, sum(terms[1:], terms[0]), None
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 250))
+def test_random_graphs_give_the_gradients_of_backward_to_the_bit(first):
+    for seed in range(first, first + 250):
+        made, output, gradient = random_graph(seed)
+        names = {f"t{i}": tensor for i, tensor in enumerate(made)}
+        if gradient is not None:
+            gradient = gradient.view(output.shape).to(output.dtype)
+        program = write_backward(output, gradient, names=names, max_nodes=10_000)
+        found = program.run()
+        assert all(tensor.grad is None for tensor in made if tensor.is_leaf)
+        made, output, _ = random_graph(seed)
+        output.backward(gradient)
+        leaves = {f"t{i}": t for i, t in enumerate(made) if t.is_leaf and t.requires_grad}
+        assert found.keys() <= leaves.keys()
+        for name, tensor in leaves.items():
+            assert equal(found.get(name), tensor.grad), f"seed {seed}, {name}\n{program}"
+
+
+# For each Node whose rule has its bits, an operation that makes it.
+POSITIVE = ("LogBackward0", "Log1PBackward0", "RsqrtBackward0", "SqrtBackward0", "PowBackward1")
+EXACT = {
+    "AbsBackward0": lambda a, b: a.abs(),
+    "AddBackward0": lambda a, b: torch.add(a, b, alpha=3),
+    "AddmmBackward0": lambda a, b: torch.addmm(b, a, b, alpha=2, beta=3),
+    "AliasBackward0": lambda a, b: torch.ops.aten.alias(a),
+    "AtanBackward0": lambda a, b: a.atan(),
+    "BmmBackward0": lambda a, b: torch.bmm(a.unsqueeze(0), b.unsqueeze(0)),
+    "CatBackward0": lambda a, b: torch.cat([a, b], 1),
+    "ClampBackward1": lambda a, b: a.clamp(-0.5, 0.5),
+    "ClampMinBackward0": lambda a, b: torch.clamp_min(a, 0.1),
+    "ClampMaxBackward0": lambda a, b: torch.clamp_max(a, 0.1),
+    "CloneBackward0": lambda a, b: a.clone(),
+    "CosBackward0": lambda a, b: a.cos(),
+    "CoshBackward0": lambda a, b: a.cosh(),
+    "CumsumBackward0": lambda a, b: a.cumsum(-1),
+    "DivBackward0": lambda a, b: a / b,
+    "DotBackward0": lambda a, b: a[0].dot(b[0]),
+    "EmbeddingBackward0": lambda a, b: F.embedding(torch.tensor([1, 2, 1]), a),
+    "ErfBackward0": lambda a, b: a.erf(),
+    "ExpBackward0": lambda a, b: a.exp(),
+    "ExpandBackward0": lambda a, b: a.expand(2, *a.shape),
+    "Expm1Backward0": lambda a, b: a.expm1(),
+    "FlipBackward0": lambda a, b: a.flip(-1),
+    "GatherBackward0": lambda a, b: a.gather(0, torch.tensor([[0, 1, 1]])),
+    "IndexBackward0": lambda a, b: a[torch.tensor([2, 0, 2])],
+    "IndexSelectBackward0": lambda a, b: a.index_select(1, torch.tensor([2, 2])),
+    "LeakyReluBackward0": lambda a, b: F.leaky_relu(a),
+    "LinalgVectorNormBackward0": lambda a, b: torch.linalg.vector_norm(a),
+    "Log1PBackward0": lambda a, b: a.log1p(),
+    "LogBackward0": lambda a, b: a.log(),
+    "MaxBackward1": lambda a, b: a.max(),
+    "MaximumBackward0": lambda a, b: torch.maximum(a, b),
+    "MeanBackward0": lambda a, b: a.mean(),
+    "MeanBackward1": lambda a, b: a.mean((0, -1)),
+    "MinBackward1": lambda a, b: a.min(),
+    "MinimumBackward0": lambda a, b: torch.minimum(a, b),
+    "MmBackward0": lambda a, b: a @ b,
+    "MseLossBackward0": lambda a, b: F.mse_loss(a, torch.ones_like(a)),
+    "MulBackward0": lambda a, b: a * b,
+    "MvBackward0": lambda a, b: a.mv(b[0]),
+    "NegBackward0": lambda a, b: -a,
+    "PermuteBackward0": lambda a, b: a.permute(-1, 0),
+    "PowBackward0": lambda a, b: a**3,
+    "PowBackward1": lambda a, b: a**b,
+    "PowBackward2": lambda a, b: 2**a,
+    "ReciprocalBackward0": lambda a, b: a.reciprocal(),
+    "ReluBackward0": lambda a, b: a.relu(),
+    "ReshapeAliasBackward0": lambda a, b: torch.ops.aten._reshape_alias(a, (9,), (1,)),
+    "RsqrtBackward0": lambda a, b: a.rsqrt(),
+    "RsubBackward0": lambda a, b: torch.rsub(a, b, alpha=2),
+    "RsubBackward1": lambda a, b: 1 - a,
+    "SelectBackward0": lambda a, b: a[1],
+    "SigmoidBackward0": lambda a, b: a.sigmoid(),
+    "SinBackward0": lambda a, b: a.sin(),
+    "SinhBackward0": lambda a, b: a.sinh(),
+    "SliceBackward0": lambda a, b: a[:, 1:],
+    "SqrtBackward0": lambda a, b: a.sqrt(),
+    "SqueezeBackward0": lambda a, b: a.unsqueeze(0).squeeze(),
+    "SqueezeBackward1": lambda a, b: a.unsqueeze(0).squeeze(0),
+    "SqueezeBackward2": lambda a, b: a.unsqueeze(0).unsqueeze(0).squeeze((0, 1)),
+    "StackBackward0": lambda a, b: torch.stack([a, b], 1),
+    "StdBackward0": lambda a, b: a.std(),
+    "SubBackward0": lambda a, b: torch.sub(a, b, alpha=2),
+    "SumBackward0": lambda a, b: a.sum(),
+    "SumBackward1": lambda a, b: a.sum(-1),
+    "TBackward0": lambda a, b: a.t(),
+    "TanBackward0": lambda a, b: a.tan(),
+    "ToCopyBackward0": lambda a, b: a.to(torch.float16),
+    "TransposeBackward0": lambda a, b: a.transpose(0, -1),
+    "TrilBackward0": lambda a, b: a.tril(-1),
+    "TriuBackward0": lambda a, b: a.triu(),
+    "UnsafeViewBackward0": lambda a, b: torch.ops.aten._unsafe_view(a, (9,)),
+    "UnsqueezeBackward0": lambda a, b: a.unsqueeze(-1),
+    "VarBackward0": lambda a, b: a.var(correction=0),
+    "ViewBackward0": lambda a, b: a.view(9),
+    "WhereBackward0": lambda a, b: torch.where(b > 0, a, b),
+}
+# Of these the kernel rounds in another way than the expression, or may on some processor.
+ROUNDED = {
+    "LogSoftmaxBackward0": lambda a, b: a.log_softmax(-1),
+    "SiluBackward0": lambda a, b: F.silu(a),
+    "SoftmaxBackward0": lambda a, b: a.softmax(-1),
+    "SoftplusBackward0": lambda a, b: F.softplus(a),
+    "TanhBackward0": lambda a, b: a.tanh(),
+}
+
+
+def test_each_rule_of_the_tables_is_tried_here():
+    assert {*EXACT, *ROUNDED} == {*RULES, *FORMULAS, "CatBackward0", "StackBackward0"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
+def test_the_rule_of_a_node_is_written_and_has_its_bits(name, dtype):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        a, b = torch.randn(3, 3, dtype=dtype), torch.randn(3, 3, dtype=dtype)
+        if name in POSITIVE:
+            a = a.abs() + 0.1
+        output = {**EXACT, **ROUNDED}[name](a.requires_grad_(), b.requires_grad_())
+        graph = Graph.of(output, names={"a": a, "b": b})
+        assert graph.nodes[0].name == name
+        leaves = {node.label: node.grad_fn.variable for node in graph.leaves}
+        text = check(output, leaves, torch.randn_like(output))
+        if name in EXACT:
+            assert "called as it is" not in text, text
+
+
+def test_a_rule_that_rounds_in_another_way_is_named_and_the_node_is_called():
+    x = torch.linspace(-3, 3, 99).requires_grad_()
+    text = str(write_backward(F.softplus(x), torch.linspace(0, 1, 99)))
+    assert re.search(r"its formula, grad \* .*, rounds in another way\n.*= node_0\(", text)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64], ids=str)
+def test_other_dtypes_have_the_bits_too(dtype):
+    x, y = leaf(3, dtype=dtype), leaf(3, dtype=dtype)
+    output = x * y.sin() / (x * x + 2) - torch.exp(y) * 0.3
+    check(output, {"x": x, "y": y}, torch.randn_like(output))
+
+
+def test_a_real_leaf_of_a_complex_program_gets_a_real_gradient():
+    z, w = leaf(3, dtype=torch.complex64), leaf(3)
+    text = check((z * w).abs().sum() + (z.conj() * z).real.sum(), {"z": z, "w": w})
+    assert "z.conj()).real" in text
+
+
+def test_nan_infinity_and_the_sign_of_zero_are_kept():
+    x = torch.tensor([0.0, -0.0, float("inf"), -1.0]).requires_grad_()
+    check((x.sqrt() * x).sum() + (x * -0.0).sum(), {"x": x})
+    y = torch.tensor([1.0, 2.0]).requires_grad_()
+    text = check((y * torch.tensor(float("nan"))).sum() + (y * float("inf")).sum(), {"y": y})
+    assert "grad_y_1" in text
+    x = leaf(4)
+    check(F.relu(x), {"x": x}, -torch.zeros(4))
+    assert not same_bits(torch.tensor(0.0), torch.tensor(-0.0))
+    assert not same_bits(torch.tensor(1.0), torch.tensor(1.0, dtype=torch.float64))
+    assert same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+
+
+def test_what_was_stretched_is_summed_and_what_was_cast_is_cast_back():
+    w, b = leaf(4, 3), leaf(3, dtype=torch.float64)
+    text = check((w * b + leaf(1, 3)).mean(), {"w": w, "b": b})
+    assert ".sum_to_size((3,))" in text
+    assert ".to(torch.float32)" in text
+
+
+def test_views_and_writes_into_views_have_the_bits():
+    a, b = leaf(4), leaf(2)
+    copy = a * 1
+    copy[:2].mul_(b)
+    copy.view(2, 2)[1] += a[:2].sin()
+    check((copy * copy).sum(), {"a": a, "b": b})
+
+
+def test_a_sum_of_many_paths_is_in_the_order_of_the_engine():
+    x = torch.tensor([0.1], requires_grad=True)
+    output = sum((x * k).sin() * 10.0**k for k in range(8))
+    text = check(output, {"x": x})
+    assert "# 8 paths meet" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 1)), (3, 8)),
+        (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8)),
+        (
+            lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2)),
+            (2, 1, 8, 8),
+        ),
+    ],
+    ids=["perceptron", "transformer", "convolution"],
+)
+def test_the_parameters_of_a_model_get_their_gradients_by_name(make, shape):
+    model = make()
+    check(model(torch.randn(shape)).square().mean(), dict(model.named_parameters()))
+
+
+def test_a_sparse_gradient_stays_sparse():
+    weight = leaf(5, 2)
+    rows = F.embedding(torch.tensor([1, 1, 3]), weight, sparse=True)
+    assert write_backward(rows.sum(), names={"w": weight}).run()["w"].is_sparse
+    check(rows.square().sum(), {"w": weight})
+
+
+# ---- Nodes that are called
+
+
+def test_a_custom_function_is_called_and_the_text_says_so():
+    a = leaf(3)
+    text = check(Square.apply(a).sum(), {"a": a})
+    assert "# node_1 is that Node, called as it is: its backward is a function in Python" in text
+    assert "grad_a = node_1(grad_square_1)" in text
+    assert "node_1 stands for Graph.of(output).nodes[1].grad_fn" in text
+
+
+def test_a_node_with_several_outputs_is_given_none_for_those_that_nobody_used():
+    a = leaf(2, 2)
+    u, _, v = torch.linalg.svd(a)
+    text = check((u @ v).sum(), {"a": a})
+    assert re.search(r"= node_\d+\(grad_\w+, None, grad_\w+\)", text)
+
+
+def test_a_function_gets_zeros_for_what_nobody_used_unless_it_wants_none():
+    a, b = leaf(4), leaf(4)
+    first, _ = Halves.apply(a, b)
+    text = check((first + Silent.apply(a.sin(), b)).sum(), {"a": a, "b": b})
+    assert re.search(r"= node_\d+\(grad_\w+, None\)", text)
+    assert "_, grad_b" in text  # it gives nothing on to its first input
+    assert "no gradient comes to it, none goes on" in text
+
+
+def test_a_leaf_to_which_nothing_comes_is_there_with_none():
+    x = leaf(3)
+    program = write_backward(GivesNone.apply(x * 1).sum())
+    assert program.run() == {"x": None}
+    assert "x.grad = None  # nothing comes to it" in str(program)
+
+
+def test_a_function_that_writes_into_its_gradient_changes_no_other():
+    a, b = leaf(3), leaf(3)
+    total = (WritesInPlace.apply(a.sin()) + b) @ torch.ones(3)
+    text = check(total, {"a": a, "b": b})
+    assert "b.grad = grad_b.clone()  # a copy, since a Function below may write into it" in text
+    gradient = torch.ones(3)
+    program = write_backward(WritesInPlace.apply(a * 1), gradient)
+    first = program.run()["a"]
+    assert torch.equal(gradient, torch.ones(3))
+    assert torch.equal(first, program.run()["a"])
+
+
+def test_what_was_saved_through_hooks_is_left_to_the_node():
+    looked = []
+    x = leaf(3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: looked.append(1) or t):
+        y = (x * x).sum()
+    text = str(write_backward(y))
+    assert "what it saved went through hooks" in text
+    assert len(looked) == 2  # the Node unpacked its two tensors, once
+
+
+def test_a_checkpoint_that_is_not_reentrant_is_computed_again():
+    layer, x = nn.Linear(3, 3), leaf(3)
+    output = checkpoint(lambda t: layer(t).tanh(), x, use_reentrant=False).sum()
+    check(output, {"x": x, **dict(layer.named_parameters())})
+
+
+def test_a_reentrant_checkpoint_leaves_no_gradient_behind():
+    x, new, old = leaf(3), leaf(3), leaf(3)
+    old.grad = before = torch.ones(3)
+    output = checkpoint(lambda t: (t * new).sin() * old, x * 1, use_reentrant=True).sum()
+    found = write_backward(output).run()["x"]
+    assert new.grad is None
+    assert old.grad is before
+    assert torch.equal(before, torch.ones(3))
+    output.backward()
+    assert new.grad is not None
+    assert torch.equal(found, x.grad)
+
+
+# ---- the text
+
+
+def small_program():
+    x = torch.tensor(2.0, requires_grad=True)
+    y = torch.tensor(3.0, requires_grad=True)
+    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+        product = x * y
+        wave = torch.sin(x)
+        loss = product + wave
+    return write_backward(loss), x, y, loss
+
+
+def test_the_text_of_a_small_program_reads_like_this():
+    program, *_ = small_program()
+    assert (
+        str(program)
+        == """\
+# The backward pass of loss: a step for each Node, in the order of the engine.
+# grad_… is how fast loss changes with …
+import torch
+
+grad_loss = torch.ones_like(loss)  # loss changes as fast as itself
+
+# AddBackward0: loss = product + wave
+grad_product = grad_loss
+grad_wave = grad_loss
+
+# SinBackward0: wave = torch.sin(x)
+grad_x_1 = grad_wave * torch.cos(x)
+
+# MulBackward0: product = x * y
+grad_x_2 = grad_product * y
+grad_y = grad_product * x
+x.grad = grad_x_1 + grad_x_2  # 2 paths meet
+y.grad = grad_y
+"""
+    )
+    assert repr(program) == "<Program of a backward pass: 18 lines, 2 leaves>"
+    assert program._repr_html_().startswith("<pre># The backward pass of loss")
+
+
+def test_the_text_runs_as_it_stands_on_the_readers_own_tensors():
+    program, x, y, loss = small_program()
+    with torch.no_grad():
+        exec(str(program), {"x": x, "y": y, "loss": loss})
+    found = program.run()
+    assert torch.equal(x.grad, found["x"])
+    assert torch.equal(y.grad, found["y"])
+
+
+def test_run_executes_the_text():
+    program, *_ = small_program()
+    program._code = compile(str(program).replace("grad_product * x", "7 * x"), "changed", "exec")
+    assert program.run()["y"].item() == 14.0
+
+
+def test_what_no_variable_refers_to_is_called_by_what_made_it_and_shown():
+    x = torch.tensor([0.0, 1.0], requires_grad=True)
+    text = check((x.exp() * 2.5).sin().sum(), {"x": x})
+    assert "mul_2 = node_1._saved_self  # [2.5, 6.796]" in text
+    assert "grad_exp_3 = grad_mul_2 * 2.5" in text
+    many = torch.ones(50, requires_grad=True)
+    assert "_saved_self  # (50,), from 3 to 3" in str(write_backward((many * 3).sin().sum()))
+    data = torch.arange(3.0)
+    data = torch.arange(3.0)
+    text = str(write_backward((x[:1] * data).sum(), names={"data": data}))
+    assert "grad_slice_2 = (grad_mul_1 * data).sum_to_size((1,))" in text
+
+
+def test_each_step_stands_in_the_order_of_the_engine():
+    made, output, _ = random_graph(13)
+    graph = Graph.of(output)
+    text = str(write_backward(output, max_nodes=10_000))
+    steps = re.findall(r"\n\n# (\w+)", text)
+    assert steps == [graph.nodes[i].name for i in graph.order if not graph.nodes[i].is_leaf]
+
+
+def test_odd_names_become_identifiers_and_the_text_says_what_they_are():
+    odd = ["layer.0.weight", "layer_0_weight", "class", "torch", "grad", "a b", "", "1x", "None"]
+    odd += ["__debug__", "__builtins__", "ﬁ", "fi", "é", "²", "x\ny", "_", "node_3", "grad_x", "#"]
+    odd += ["x'''", "\ud800", "\0", "exec", "x" * 300, "grad_output", "output", "saved_1_self"]
+    leaves = {name: leaf(2) for name in odd}
+    text = check(sum((t * t.sin()).sum() for t in leaves.values()), leaves)
+    compile(text, "program", "exec")
+    assert "# layer_0_weight is layer.0.weight\n" in text
+    assert "# layer_0_weight_2 is layer_0_weight\n" in text
+    assert "# class_ is class\n" in text
+    assert "# x_y is 'x\\ny'\n" in text
+    assert "class_.grad = " in text
+
+
+def test_a_leaf_of_two_names_is_there_under_both():
+    x = leaf(3)
+    found = write_backward((x * x).sum(), names={"first": x, "second": x}).run()
+    assert found.keys() == {"first", "second"}
+    assert torch.equal(found["first"], found["second"])
+
+
+def test_a_leaf_without_a_name_goes_by_its_index():
+    output = leaf(3).sum()
+    assert write_backward(output, names={}).run().keys() == {"leaf_1"}
+    taken = leaf(3)
+    output = (leaf(3) * taken).sum()
+    found = write_backward(output, names={"leaf_2": taken}).run()
+    assert found.keys() == {"leaf_2", "leaf_2_2"}
+
+
+def test_a_leaf_as_output_begins_and_ends_the_program():
+    x = leaf(())
+    assert write_backward(x).run() == {"x": torch.tensor(1.0)}
+
+
+def test_a_gradient_of_the_readers_begins_the_program():
+    x = leaf(3)
+    gradient = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    text = check(x * 2, {"x": x}, gradient)
+    assert "= gradient.to(torch.float32)  # [1, 2, 3]" in text
+
+
+# ---- what stays as it is
+
+
+def test_it_runs_twice_also_after_backward_has_freed_the_graph():
+    x = leaf(3)
+    loss = (x.sin() * x).sum()
+    program = write_backward(loss)
+    first = program.run()["x"]
+    first.zero_()  # it is the caller's own
+    loss.backward()
+    assert torch.equal(program.run()["x"], x.grad)
+    loss = x.sum() * 2
+    write_backward(loss).run()["x"].zero_()
+    assert torch.equal(write_backward(loss).run()["x"], torch.full((3,), 2.0))
+
+
+def test_hooks_do_not_run_and_the_text_says_where_there_are_some():
+    ran = []
+    x = leaf(3)
+    h = x.sin()
+    y = (h * 2).sum()
+    assert "ooks" not in str(write_backward(y))
+    h.register_hook(lambda g: ran.append("h"))
+    x.register_hook(lambda g: ran.append("x"))
+    y.grad_fn.register_hook(lambda *_: ran.append("after"))
+    y.grad_fn.next_functions[0][0].register_prehook(lambda *_: ran.append("before"))
+    program = write_backward(y)
+    program.run()
+    assert "# Hooks do not run here; there are some on x, h, node 0 (SumBackward0), node 1" in str(
+        program
+    )
+    assert ran == []
+    y.backward()
+    assert sorted(ran) == ["after", "before", "h", "x"]
+
+
+def test_a_hook_on_a_saved_tensor_without_a_name_is_seen():
+    def middle(x):
+        h = x * 2
+        h.register_hook(lambda g: None)
+        return h.sin()
+
+    assert "Hooks do not run here; there are some on self of node 1." in str(
+        write_backward(middle(leaf(3)).sum())
+    )
+
+
+def test_writing_frees_nothing_and_counts_no_version():
+    x = leaf(3)
+    loss = (x * x).sum()
+    version = x._version
+    write_backward(loss).run()
+    loss.backward(retain_graph=True)
+    assert x._version == version
+
+
+def test_a_leaf_whose_numbers_are_not_used_may_change():
+    x = leaf(3)
+    program = write_backward((x + 1).sum())
+    with torch.no_grad():
+        x.add_(1)
+    assert torch.equal(program.run()["x"], torch.ones(3))
+
+
+# ---- errors
+
+
+class WrongShape(Function):
+    @staticmethod
+    def forward(ctx, a):
+        return a * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient[:2]
+
+
+def test_a_freed_graph_is_refused_with_what_is_gone():
+    x = leaf(3)
+    loss = (x * x).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match=r"node 1 \(MulBackward0\) cannot run.*self \(freed\)"):
+        write_backward(loss)
+    loss = Square.apply(x).sum()
+    program = write_backward(loss)
+    loss.backward()
+    with pytest.raises(RuntimeError, match=r"SquareBackward\) cannot run .* \(freed\).*retain"):
+        program.run()
+
+
+def test_a_tensor_modified_in_place_is_refused_before_and_after_writing():
+    h = leaf(3) * 1
+    loss = (h * h).sum()
+    program = write_backward(loss)
+    h.add_(1)
+    with pytest.raises(RuntimeError, match="h was modified in place since the program"):
+        program.run()
+    with pytest.raises(RuntimeError, match=r"self \(modified in place\).*h = h \+ 1"):
+        write_backward(loss)
+
+
+def test_an_output_without_a_graph_is_refused():
+    with pytest.raises(ValueError, match="output 0 has no graph"):
+        write_backward(torch.ones(3))
+    with pytest.raises(TypeError, match="output must be a tensor, got float"):
+        write_backward(3.0)
+
+
+def test_a_gradient_that_backward_would_refuse_is_refused():
+    x, z = leaf(3), leaf((), dtype=torch.complex64)
+    with pytest.raises(RuntimeError, match=r"only for scalar outputs.*\(3,\); give gradient="):
+        write_backward(x * 2)
+    with pytest.raises(RuntimeError, match="only for real scalar outputs.*complex64"):
+        write_backward(z * 2)
+    with pytest.raises(RuntimeError, match=r"shape of output, \(3,\), got \(4,\)"):
+        write_backward(x * 2, torch.ones(4))
+    with pytest.raises(RuntimeError, match="must be torch.float32.*got torch.complex64"):
+        write_backward(x * 2, torch.ones(3, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="gradient must be a tensor or None, got float"):
+        write_backward(x.sum(), 1.0)
+    check(x * 2, {"x": x}, torch.tensor([1, 2, 3]))  # which it casts
+
+
+def test_a_graph_of_too_many_nodes_is_refused():
+    x = leaf(())
+    loss = sum(x * k for k in range(5))
+    count = len(Graph.of(loss))
+    assert write_backward(loss, max_nodes=count)
+    with pytest.raises(ValueError, match=f"{count} nodes, and max_nodes is {count - 1}.*modules"):
+        write_backward(loss, max_nodes=count - 1)
+    with pytest.raises(TypeError, match="max_nodes must be an int, got float"):
+        write_backward(loss, max_nodes=2.0)
+    with pytest.raises(TypeError, match="names must map names to tensors"):
+        write_backward(loss, names=["x"])
+
+
+def test_a_function_whose_backward_is_wrong_is_refused_as_backward_does():
+    x = leaf(3)
+    with pytest.raises(RuntimeError, match=r"incorrect number of gradients \(expected 1, got 2\)"):
+        write_backward(GivesTwo.apply(x).sum())
+    with pytest.raises(RuntimeError, match=r"invalid gradient at index 0: got \(2,\)"):
+        write_backward(WrongShape.apply(x).sum())
+
+
+def test_a_program_is_made_by_write_backward_alone():
+    with pytest.raises(TypeError, match="made by write_backward"):
+        companion.Program()
