@@ -135,14 +135,14 @@ def cut_message(code: str, called: str, dtype: str) -> str:
 
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
-_CUT, _SAVED = "09-cutting.md", "11-saved-tensors.md"
+_CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
 _TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
 
 KINDS: dict[str, Kind] = {
     # ---- backward raises, or a gradient is missing
     "not-a-tensor": Kind(
         "error",
-        _CUT,
+        _LOST,
         "only a tensor has a grad_fn; a number or an array has left PyTorch",
         "keep the result a tensor: no .item(), float() or .numpy() before backward()",
         errors=[
@@ -154,7 +154,7 @@ KINDS: dict[str, Kind] = {
     ),
     "no-graph": Kind(
         "error",
-        _CUT,
+        _LOST,
         "the output has no grad_fn, so there is no Node for backward to begin with",
         "find the cut with diagnose(..., watch=watched) after a forward pass in `with watch() as "
         "watched:`; if there is none, call requires_grad_() on an input before it is used",
@@ -167,7 +167,7 @@ KINDS: dict[str, Kind] = {
     ),
     "leaf-output": Kind(
         "error",
-        _CUT,
+        _LOST,
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() away from the result, and mend the cut before it",
@@ -235,7 +235,7 @@ KINDS: dict[str, Kind] = {
     ),
     "integer-tensor": Kind(
         "error",
-        _CUT,
+        _LOST,
         "a derivative needs values that can change a little: floating point or complex",
         "make it floating: torch.tensor(..., dtype=torch.float32), or x = x.float(), which gives a "
         "new tensor, before requires_grad_()",
@@ -340,7 +340,7 @@ KINDS: dict[str, Kind] = {
     ),
     "not-implemented": Kind(
         "error",
-        _CUT,
+        _LOST,
         "PyTorch has no derivative formula for this operation; its Node raises when it runs",
         "use operations that have one, or write a torch.autograd.Function",
         errors=[
@@ -466,7 +466,7 @@ KINDS: dict[str, Kind] = {
     ),
     "numpy": Kind(
         "error",
-        _CUT,
+        _LOST,
         "NumPy has no grad_fn, so the value would leave the graph",
         "t.detach().numpy() to look at it; to differentiate through it, write it with torch",
         errors=[
@@ -504,7 +504,7 @@ KINDS: dict[str, Kind] = {
     ),
     "left-torch": Kind(
         "warning",
-        _CUT,
+        _LOST,
         "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
         "compute on with the tensor itself",
         cut="{called} gives a plain value, which autograd does not follow",
@@ -517,7 +517,7 @@ KINDS: dict[str, Kind] = {
     ),
     "copied": Kind(
         "warning",
-        _CUT,
+        _LOST,
         "torch.tensor copies values and forgets where they came from",
         "torch.stack or torch.cat to put tensors together, clone() to copy one",
         cut="{called} copies the value into a new tensor without a graph",
@@ -530,7 +530,7 @@ KINDS: dict[str, Kind] = {
     ),
     "not-differentiable": Kind(
         "info",
-        _CUT,
+        _LOST,
         "comparisons, arg-functions and casts to whole numbers move in jumps; no Node stands for "
         "them",
         "nothing, where it is a mask or an index; else use a smooth stand-in, such as softmax "
@@ -542,7 +542,7 @@ KINDS: dict[str, Kind] = {
     ),
     "no-formula": Kind(
         "warning",
-        _CUT,
+        _LOST,
         "PyTorch has no derivative formula for this operation, and gives its result no Node",
         "use operations that have one, or write a torch.autograd.Function",
         cut="{called} has no formula for its derivative, so its result has no graph",
@@ -612,7 +612,7 @@ KINDS: dict[str, Kind] = {
     ),
     "zero-derivative": Kind(
         "warning",
-        _CUT,
+        _LOST,
         "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
         "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
     ),
