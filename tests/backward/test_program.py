@@ -14,7 +14,7 @@ import companion
 from companion import Graph, write_backward
 from companion.backward.formulas import FORMULAS
 from companion.backward.program_nodes import same_bits
-from companion.backward.program_rules import RULES
+from companion.backward.program_rules import RULES, written
 from tests.programs import (
     OPERATIONS,
     GivesNone,
@@ -459,6 +459,23 @@ def test_what_no_variable_refers_to_is_called_by_what_made_it_and_shown():
     assert "grad_slice_2 = (grad_mul_1 * data).sum_to_size((1,))" in text
 
 
+def test_a_sum_along_a_dimension_is_undone_by_what_it_lost():
+    x = leaf(3, 3)
+    one = torch.ones(3)
+    assert "grad_x = grad_output.unsqueeze(0).expand((3, 3))" in str(write_backward(x.sum(0), one))
+    kept = x.sum(0, keepdim=True)
+    text = str(write_backward(kept, torch.ones(1, 3)))
+    assert "grad_x = grad_kept.expand((3, 3))" in text
+
+
+def test_a_negative_number_has_brackets_where_a_power_would_bind_it_closer():
+    show = {"grad": "g", "self": "-2.0", "exponent": "-3"}.get
+    assert written("grad * self ** exponent", show, {"self": 0, "exponent": 0}) == (
+        "g * (-2.0) ** -3"
+    )
+    assert written("self.T", show, {"self": 0}) == "(-2.0).T"
+
+
 def test_each_step_stands_in_the_order_of_the_engine():
     made, output, _ = random_graph(13)
     graph = Graph.of(output)
@@ -666,6 +683,19 @@ def test_a_function_whose_backward_is_wrong_is_refused_as_backward_does():
         write_backward(GivesTwo.apply(x).sum())
     with pytest.raises(RuntimeError, match=r"invalid gradient at index 0: got \(2,\)"):
         write_backward(WrongShape.apply(x).sum())
+
+
+class SavesForOneLook(Square):
+    clear_saved_tensors_on_access = True
+
+
+def test_a_function_whose_saved_tensors_can_be_read_once_is_refused_before_a_look():
+    x = leaf(3)
+    loss = SavesForOneLook.apply(x).sum()
+    with pytest.raises(ValueError, match="clear_saved_tensors_on_access = False"):
+        write_backward(loss)
+    loss.backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())
 
 
 def test_a_program_is_made_by_write_backward_alone():
