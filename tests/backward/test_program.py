@@ -685,6 +685,15 @@ def test_a_function_whose_backward_is_wrong_is_refused_as_backward_does():
         write_backward(WrongShape.apply(x).sum())
 
 
+def test_a_complex_gradient_of_a_real_input_is_refused_as_backward_does():
+    z, x = leaf(3, dtype=torch.complex64), leaf(3)
+    output = torch.where(torch.tensor([True, False, True]), z, x).abs().sum()
+    with pytest.raises(RuntimeError, match="WhereBackward0.*complex gradient at index 1"):
+        write_backward(output)
+    with pytest.raises(RuntimeError, match="isFloatingType"):
+        output.backward()
+
+
 class SavesForOneLook(Square):
     clear_saved_tensors_on_access = True
 
