@@ -44,6 +44,11 @@ def forward_class_of(node: Node) -> Any:
     return node._forward_cls
 
 
+def reads_saved_once(node: Node) -> bool:
+    """Whether a custom Function frees what it saved as soon as that is looked at. Since 2.13."""
+    return bool(getattr(node._forward_cls, "clear_saved_tensors_on_access", False))
+
+
 def materializes(node: Node) -> bool:
     """Whether the Node of a custom Function wants zeros in place of undefined gradients.
 

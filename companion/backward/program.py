@@ -12,7 +12,7 @@ from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
 from companion.graph.reading import Graph
-from companion.internals import unseen_by_subclasses, version_of
+from companion.internals import reads_saved_once, unseen_by_subclasses, version_of
 from companion.naming import callers_names
 
 
@@ -118,7 +118,8 @@ def write_backward(
     Raises:
         TypeError: ``output`` or ``gradient`` is not a tensor, ``names`` does not map strings to
             tensors, or ``max_nodes`` is not an int.
-        ValueError: ``output`` has no graph, or the graph has more than ``max_nodes`` Nodes.
+        ValueError: ``output`` has no graph, the graph has more than ``max_nodes`` Nodes, or a
+            custom Function in it frees what it saved when that is looked at.
         RuntimeError: ``gradient`` is missing where ``output`` is not one real number, or has
             another shape or a dtype that cannot be used; a saved tensor was freed or modified in
             place; or whatever a Node raises.
@@ -163,6 +164,7 @@ def write_backward(
             "made which node), or give a larger max_nodes"
         )
     _check_gradient(output, gradient)
+    _check_functions(graph)
     with torch.no_grad(), unseen_by_subclasses():
         writer = Writer(output, gradient, graph, callers_names() if names is None else names)
         text = writer.text()
@@ -171,6 +173,17 @@ def write_backward(
     program._space, program._given, program._keys = writer.space, writer.given, writer.keys
     program._used = [(name, used, version_of(used)) for name, used in writer.used.items()]
     return program
+
+
+def _check_functions(graph: Graph) -> None:
+    """Raise before a look at a Node frees what it saved."""
+    for node in graph.nodes:
+        if node.is_custom and reads_saved_once(node.grad_fn):
+            raise ValueError(
+                f"node {node.index} ({node.name}) frees its saved tensors as soon as they are "
+                "looked at, and a program runs it more than once; set "
+                "clear_saved_tensors_on_access = False in its class"
+            )
 
 
 def _check_gradient(output: Tensor, gradient: Tensor | None) -> None:

@@ -229,6 +229,11 @@ class Writer:
                 continue
             target = edge.target, edge.input_nr
             fn = self._graph._fns[edge.target]
+            if gradient.is_complex() and not metadata_of(fn, edge.input_nr).dtype.is_complex:
+                raise RuntimeError(
+                    f"{self._what(node)} returned a complex gradient at index {edge.slot} for an "
+                    "input that is real, which backward refuses; make that input complex before"
+                )
             try:
                 value, _ = fitted(gradient, fn, edge.input_nr)
             except RuntimeError as error:

@@ -14,7 +14,7 @@ import companion
 from companion import Graph, write_backward
 from companion.backward.formulas import FORMULAS
 from companion.backward.program_nodes import same_bits
-from companion.backward.program_rules import RULES
+from companion.backward.program_rules import RULES, written
 from tests.programs import (
     OPERATIONS,
     GivesNone,
@@ -317,6 +317,28 @@ def test_a_function_gets_zeros_for_what_nobody_used_unless_it_wants_none():
     assert "no gradient comes to it, none goes on" in text
 
 
+class SeesNone(Function):
+    """Two outputs; its backward tells whether the second was used."""
+
+    @staticmethod
+    def forward(ctx, a):
+        ctx.set_materialize_grads(False)
+        return a * 2, a * 3
+
+    @staticmethod
+    def backward(ctx, first, second):
+        return first * 5 if second is None else first * 2 + second * 3
+
+
+def test_a_function_that_wants_none_is_given_none():
+    a = leaf(3)
+    first, second = SeesNone.apply(a)
+    check(first.sum(), {"a": a})
+    assert torch.equal(a.grad, torch.full((3,), 5.0))
+    a.grad = None
+    check((first * second).sum(), {"a": a})
+
+
 def test_a_leaf_to_which_nothing_comes_is_there_with_none():
     x = leaf(3)
     program = write_backward(GivesNone.apply(x * 1).sum())
@@ -427,12 +449,31 @@ def test_what_no_variable_refers_to_is_called_by_what_made_it_and_shown():
     text = check((x.exp() * 2.5).sin().sum(), {"x": x})
     assert "mul_2 = node_1._saved_self  # [2.5, 6.796]" in text
     assert "grad_exp_3 = grad_mul_2 * 2.5" in text
+    text = check((x.exp() * x).sin().sum(), {})
+    assert text.count("\nexp_3 = ") == 1  # which two Nodes have saved
     many = torch.ones(50, requires_grad=True)
     assert "_saved_self  # (50,), from 3 to 3" in str(write_backward((many * 3).sin().sum()))
     data = torch.arange(3.0)
     data = torch.arange(3.0)
     text = str(write_backward((x[:1] * data).sum(), names={"data": data}))
     assert "grad_slice_2 = (grad_mul_1 * data).sum_to_size((1,))" in text
+
+
+def test_a_sum_along_a_dimension_is_undone_by_what_it_lost():
+    x = leaf(3, 3)
+    one = torch.ones(3)
+    assert "grad_x = grad_output.unsqueeze(0).expand((3, 3))" in str(write_backward(x.sum(0), one))
+    kept = x.sum(0, keepdim=True)
+    text = str(write_backward(kept, torch.ones(1, 3)))
+    assert "grad_x = grad_kept.expand((3, 3))" in text
+
+
+def test_a_negative_number_has_brackets_where_a_power_would_bind_it_closer():
+    show = {"grad": "g", "self": "-2.0", "exponent": "-3"}.get
+    assert written("grad * self ** exponent", show, {"self": 0, "exponent": 0}) == (
+        "g * (-2.0) ** -3"
+    )
+    assert written("self.T", show, {"self": 0}) == "(-2.0).T"
 
 
 def test_each_step_stands_in_the_order_of_the_engine():
@@ -446,7 +487,17 @@ def test_each_step_stands_in_the_order_of_the_engine():
 def test_odd_names_become_identifiers_and_the_text_says_what_they_are():
     odd = ["layer.0.weight", "layer_0_weight", "class", "torch", "grad", "a b", "", "1x", "None"]
     odd += ["__debug__", "__builtins__", "ﬁ", "fi", "é", "²", "x\ny", "_", "node_3", "grad_x", "#"]
-    odd += ["x'''", "\ud800", "\0", "exec", "x" * 300, "grad_output", "output", "saved_1_self"]
+    odd += [
+        "x'''",
+        "\ud800",
+        "\0",
+        "exec",
+        "x" * 300,
+        "grad_output",
+        "output",
+        "saved_1_self",
+        "x\u0bf0",
+    ]
     leaves = {name: leaf(2) for name in odd}
     text = check(sum((t * t.sin()).sum() for t in leaves.values()), leaves)
     compile(text, "program", "exec")
@@ -496,9 +547,14 @@ def test_it_runs_twice_also_after_backward_has_freed_the_graph():
     first.zero_()  # it is the caller's own
     loss.backward()
     assert torch.equal(program.run()["x"], x.grad)
-    loss = x.sum() * 2
-    write_backward(loss).run()["x"].zero_()
-    assert torch.equal(write_backward(loss).run()["x"], torch.full((3,), 2.0))
+
+
+def test_the_gradients_that_run_returns_share_no_memory():
+    x, y = leaf(3), leaf(3)
+    found = write_backward((x + y).sum()).run()
+    found["x"][0] = 7.0
+    assert found["x"].tolist() == [7.0, 1.0, 1.0]
+    assert found["y"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_hooks_do_not_run_and_the_text_says_where_there_are_some():
@@ -627,6 +683,28 @@ def test_a_function_whose_backward_is_wrong_is_refused_as_backward_does():
         write_backward(GivesTwo.apply(x).sum())
     with pytest.raises(RuntimeError, match=r"invalid gradient at index 0: got \(2,\)"):
         write_backward(WrongShape.apply(x).sum())
+
+
+def test_a_complex_gradient_of_a_real_input_is_refused_as_backward_does():
+    z, x = leaf(3, dtype=torch.complex64), leaf(3)
+    output = torch.where(torch.tensor([True, False, True]), z, x).abs().sum()
+    with pytest.raises(RuntimeError, match="WhereBackward0.*complex gradient at index 1"):
+        write_backward(output)
+    with pytest.raises(RuntimeError, match="isFloatingType"):
+        output.backward()
+
+
+class SavesForOneLook(Square):
+    clear_saved_tensors_on_access = True
+
+
+def test_a_function_whose_saved_tensors_can_be_read_once_is_refused_before_a_look():
+    x = leaf(3)
+    loss = SavesForOneLook.apply(x).sum()
+    with pytest.raises(ValueError, match="clear_saved_tensors_on_access = False"):
+        write_backward(loss)
+    loss.backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())
 
 
 def test_a_program_is_made_by_write_backward_alone():
