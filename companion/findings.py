@@ -174,7 +174,7 @@ KINDS: dict[str, Kind] = {
     ),
     "unused-input": Kind(
         "error",
-        _LEAVES,
+        _LOST,
         "no path leads from the output's Node to this tensor",
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",

@@ -131,8 +131,9 @@ class Marked:
             yield from self.close("exercise")
         if QUESTION.match(part.text):
             yield from self.close("question")
-        if AFTER_IN_SHORT.match(part.text):
+        if AFTER_IN_SHORT.match(part.text) and self.section == "In short":
             yield from self.close("in-short")
+            self.section = ""  # what stands below belongs to no section
 
     def after_fold(self) -> Iterator[str]:
         """A question ends with its answer."""

@@ -129,21 +129,22 @@ def write_backward(
         >>> loss = torch.sin(x) * x
         >>> program = write_backward(loss)
         >>> print(program)
-        # The backward pass of loss: a step for each Node, in the order of the engine.
-        # grad_… is how fast loss changes with …
+        # The backward pass of loss: a step for each Node, in PyTorch's order.
+        # grad_x is how fast loss moves with x, and grad_x_1 is a part of that.
+        # Each .grad is set, as if it had been empty.
         # node_0 stands for Graph.of(loss).nodes[0].grad_fn.
         import torch
         <BLANKLINE>
-        grad_loss = torch.ones_like(loss)  # loss changes as fast as itself
+        grad_loss = torch.ones_like(loss)  # loss moves as fast as itself
         <BLANKLINE>
-        # MulBackward0, which made loss
+        # MulBackward0, the Node of loss
         sin_1 = node_0._saved_self  # 0.9093
         grad_sin_1 = grad_loss * x
         grad_x_1 = grad_loss * sin_1
         <BLANKLINE>
         # SinBackward0
         grad_x_2 = grad_sin_1 * torch.cos(x)
-        x.grad = grad_x_1 + grad_x_2  # 2 paths meet
+        x.grad = grad_x_1 + grad_x_2  # 2 gradients arrive
         <BLANKLINE>
         >>> program.run()
         {'x': tensor(0.0770)}

@@ -106,7 +106,7 @@ class Writer:
             self.space[self._name] = self._output
             value = torch.ones_like(self._output)
             line = f"{first} = torch.ones_like({self._name})"
-            self._lines.append(f"{line}  # {self._name} changes as fast as itself")
+            self._lines.append(f"{line}  # {self._name} moves as fast as itself")
         else:
             self.given = self._new("gradient")
             self.space[self.given] = self._gradient.detach().clone()
@@ -119,9 +119,11 @@ class Writer:
     def _header(self) -> list[str]:
         """What the text says before it begins. Written last, when it is known."""
         name = self._name
+        leaf = next(iter(self._readers.of_leaf.values()), "x")
         lines = [
-            f"The backward pass of {name}: a step for each Node, in the order of the engine.",
-            f"grad_… is how fast {name} changes with …",
+            f"The backward pass of {name}: a step for each Node, in PyTorch's order.",
+            f"grad_{leaf} is how fast {name} moves with {leaf}, and grad_{leaf}_1 is a part of that.",
+            "Each .grad is set, as if it had been empty.",
         ]
         if self._nodes:
             first = min(self._nodes)
@@ -157,7 +159,7 @@ class Writer:
         came = [arrived for arrived, _ in self._came.pop((i, 0), [])]
         text, note = " + ".join(came) or "None", "  # nothing comes to it"
         if came:
-            note = f"  # {len(came)} paths meet" if len(came) > 1 else ""
+            note = f"  # {len(came)} gradients arrive" if len(came) > 1 else ""
         if len(came) == 1 and self._functions:
             text, note = f"{text}.clone()", "  # a copy, since a Function below may write into it"
         self._lines.append(f"{name}.grad = {text}{note}")
@@ -186,12 +188,12 @@ class Writer:
             self._came[edge.target, edge.input_nr].append((name, value))
 
     def _about(self, node: GraphNode) -> str:
-        """The class of a Node, and the line that made it or what it made, where known."""
+        """The class of a Node, and the line that left it or whose Node it is, where known."""
         name, source = one_line(node.name, 60), source_of(node.grad_fn)
         if source:
             return one_line(f"{name}: {source.text}", _WIDTH)
         made = [of for (i, _), of in self._readers.of_result.items() if i == node.index]
-        return f"{name}, which made {', '.join(made)}" if made else name
+        return f"{name}, the Node of {', '.join(made)}" if made else name
 
     def _what(self, node: GraphNode) -> str:
         return f"node {node.index} ({self._about(node)})"
@@ -207,7 +209,7 @@ class Writer:
         if len(came) > 1:
             name = self._new(f"grad_{self._result_name(i, nr)}")
             terms = " + ".join(arrived for arrived, _ in came)
-            self._lines.append(f"{name} = {terms}  # {len(came)} paths meet")
+            self._lines.append(f"{name} = {terms}  # {len(came)} gradients arrive")
         return name, total
 
     def _result_name(self, i: int, nr: int) -> str:

@@ -263,7 +263,7 @@ def test_a_sum_of_many_paths_is_in_the_order_of_the_engine():
     x = torch.tensor([0.1], requires_grad=True)
     output = sum((x * k).sin() * 10.0**k for k in range(8))
     text = check(output, {"x": x})
-    assert "# 8 paths meet" in text
+    assert "# 8 gradients arrive" in text
 
 
 @pytest.mark.parametrize(
@@ -405,11 +405,12 @@ def test_the_text_of_a_small_program_reads_like_this():
     assert (
         str(program)
         == """\
-# The backward pass of loss: a step for each Node, in the order of the engine.
-# grad_… is how fast loss changes with …
+# The backward pass of loss: a step for each Node, in PyTorch's order.
+# grad_x is how fast loss moves with x, and grad_x_1 is a part of that.
+# Each .grad is set, as if it had been empty.
 import torch
 
-grad_loss = torch.ones_like(loss)  # loss changes as fast as itself
+grad_loss = torch.ones_like(loss)  # loss moves as fast as itself
 
 # AddBackward0: loss = product + wave
 grad_product = grad_loss
@@ -421,11 +422,11 @@ grad_x_1 = grad_wave * torch.cos(x)
 # MulBackward0: product = x * y
 grad_x_2 = grad_product * y
 grad_y = grad_product * x
-x.grad = grad_x_1 + grad_x_2  # 2 paths meet
+x.grad = grad_x_1 + grad_x_2  # 2 gradients arrive
 y.grad = grad_y
 """
     )
-    assert repr(program) == "<Program of a backward pass: 18 lines, 2 leaves>"
+    assert repr(program) == "<Program of a backward pass: 19 lines, 2 leaves>"
     assert program._repr_html_().startswith("<pre># The backward pass of loss")
 
 

@@ -13,6 +13,8 @@ from tools.grammar import (
     OPTION,
     QUESTION,
     Callout,
+    Fence,
+    Snippet,
     Text,
     blocks,
     parse,
@@ -134,6 +136,14 @@ def test_a_lesson_has_its_parts_in_order(path):
     above = text.partition("\n## ")[0]
     assert re.search(r"^# .*\n\nAfter this lesson you can [^.]*\.\n", above, re.M)
     assert "](figures/" in text
+
+
+@second_edition
+def test_no_line_of_code_is_longer_than_80_columns(path):
+    """Or it is cut where an exercise or a fold leaves no more room."""
+    fences = [part for part in parse(path.read_text("utf-8")) if isinstance(part, Fence | Snippet)]
+    code = [part.fence.code if isinstance(part, Snippet) else part.code for part in fences]
+    assert [line for text in code for line in text.splitlines() if len(line) > 80] == []
 
 
 @second_edition

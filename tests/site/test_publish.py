@@ -50,6 +50,7 @@ def visit(browser, address):
 @pytest.mark.parametrize("path", ["", "05-engine/", "clinic/", "404.html"])
 def test_nothing_that_a_page_does_itself_is_refused(visit, path):
     page = visit(path)
+    page.evaluate("document.querySelectorAll('[data-reveal]').forEach(button => button.click())")
     for player in page.locator("figure.player").all()[:1]:
         player.get_by_role("button", name="Next", exact=True).click()
     page.get_by_role("textbox", name="Search", exact=True).press_sequentially("inplace")

@@ -413,8 +413,9 @@ def test_a_word_tells_its_meaning_on_hover_on_focus_and_not_after_escape(open_pa
     page = open_page()
     word, tip = question_word(page), page.get_by_role("tooltip")
     word.hover()
-    expect(tip).to_have_text("A tensor whose grad_fn is None.")
-    expect(word).to_have_accessible_description("A tensor whose grad_fn is None.")
+    meaning = "A tensor whose grad_fn is None: no recorded operation made it."
+    expect(tip).to_have_text(meaning)
+    expect(word).to_have_accessible_description(meaning)
     tip.hover()
     expect(tip).to_be_visible()
     page.keyboard.press("Escape")

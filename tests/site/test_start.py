@@ -65,7 +65,8 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, width):
 def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(page):
     page.goto("")
     questions = page.locator("[data-part=question]")
-    assert questions.count() == 5
+    count = questions.count()
+    assert count >= 5
     for question in questions.all():
         key = question.get_attribute("data-key")
         wrong = question.locator(f"input:not([value={key}])").first
@@ -77,7 +78,7 @@ def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(pa
         advice = question.locator(".answer a[href]").first
         assert advice.is_visible() and re.match(r"lesson \d+", advice.inner_text())
     page.reload()
-    assert page.locator("[data-verdict=right]").count() == 5
+    assert page.locator("[data-verdict=right]").count() == count
 
 
 def test_no_page_of_the_start_moves_while_it_loads(page):

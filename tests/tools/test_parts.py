@@ -131,8 +131,8 @@ def test_the_thread_has_an_exercise_and_other_sections_have_none():
 
 def test_in_short_holds_its_sentences_and_not_what_stands_below():
     proof = ANSWER.replace("Answer", "Proof")
-    text = f"## In short\n\nOne.\n\n{proof}\nTwo.\n\n{proof}\n**New words:** none.\n"
-    short = part(text, "in-short")
+    text = f"## In short\n\nOne.\n\n{proof}\nTwo.\n\n{proof}\n**New words:** none.\n\nA hint.\n"
+    (short,) = page(text).findall(".//*[@data-part='in-short']")
     assert [child.tag for child in short] == ["p", "details", "p", "details"]
     assert "New words" not in words(short)
 
