@@ -130,7 +130,7 @@ def write_backward(
         >>> program = write_backward(loss)
         >>> print(program)
         # The backward pass of loss: a step for each Node, in PyTorch's order.
-        # grad_x is how fast loss moves with x, and grad_x_1 is a part of that.
+        # grad_x is how fast loss moves with x; grad_x_1 is a part of that.
         # Each .grad is set, as if it had been empty.
         # node_0 stands for Graph.of(loss).nodes[0].grad_fn.
         import torch

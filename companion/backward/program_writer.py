@@ -122,7 +122,7 @@ class Writer:
         leaf = next(iter(self._readers.of_leaf.values()), "x")
         lines = [
             f"The backward pass of {name}: a step for each Node, in PyTorch's order.",
-            f"grad_{leaf} is how fast {name} moves with {leaf}, and grad_{leaf}_1 is a part of that.",
+            f"grad_{leaf} is how fast {name} moves with {leaf}; grad_{leaf}_1 is a part of that.",
             "Each .grad is set, as if it had been empty.",
         ]
         if self._nodes:

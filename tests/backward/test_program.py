@@ -406,7 +406,7 @@ def test_the_text_of_a_small_program_reads_like_this():
         str(program)
         == """\
 # The backward pass of loss: a step for each Node, in PyTorch's order.
-# grad_x is how fast loss moves with x, and grad_x_1 is a part of that.
+# grad_x is how fast loss moves with x; grad_x_1 is a part of that.
 # Each .grad is set, as if it had been empty.
 import torch
 

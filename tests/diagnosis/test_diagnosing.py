@@ -5,7 +5,6 @@ import functools
 import gc
 import os
 import pickle
-import os
 import re
 import sys
 import traceback
@@ -25,7 +24,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
-from companion import Diagnosis, Finding, Graph, diagnose, explain, watch
+from companion import Diagnosis, Finding, Graph, diagnose, watch
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
 from tests.programs import Once, Square
 
