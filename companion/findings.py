@@ -136,6 +136,7 @@ def cut_message(code: str, called: str, dtype: str) -> str:
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
+_HOOKS, _FUNCTIONS = "13-hooks.md", "14-functions.md"
 _TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
 
 KINDS: dict[str, Kind] = {
@@ -356,7 +357,7 @@ KINDS: dict[str, Kind] = {
     ),
     "once-differentiable": Kind(
         "error",
-        _TWICE,
+        _FUNCTIONS,
         "the gradient was computed by a custom Function whose backward is marked "
         "@once_differentiable",
         "write its backward with differentiable operations and take the mark away",
@@ -369,7 +370,7 @@ KINDS: dict[str, Kind] = {
     ),
     "custom-gradients": Kind(
         "error",
-        _TWICE,
+        _FUNCTIONS,
         "forward and backward of a custom Function are static methods, and backward must return "
         "one gradient for each argument of forward, each of the shape of that argument",
         "call it by apply, return None for arguments that need no gradient, and check it with "
@@ -651,7 +652,7 @@ KINDS: dict[str, Kind] = {
     ),
     "hook": Kind(
         "info",
-        _ORDER,
+        _HOOKS,
         "a hook may change the gradient that passes, or change it in place for others as well",
         "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
     ),
