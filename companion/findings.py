@@ -137,6 +137,7 @@ _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
 _HOOKS, _FUNCTIONS = "13-hooks.md", "14-functions.md"
+_IN_PLACE = "12-in-place.md"
 _TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
 
 KINDS: dict[str, Kind] = {
@@ -315,7 +316,7 @@ KINDS: dict[str, Kind] = {
     ),
     "modified-in-place": Kind(
         "error",
-        _SAVED,
+        _IN_PLACE,
         "the Node saved this tensor, and it was changed since: its version counter moved, or "
         "detach_() took it out of its graph",
         "change a copy: write y = y + 1 for y += 1 and h = h.detach() for h.detach_(), or clone() "
@@ -403,7 +404,7 @@ KINDS: dict[str, Kind] = {
     ),
     "leaf-in-place": Kind(
         "error",
-        _SAVED,
+        _IN_PLACE,
         "the leaf itself would become the result of an operation, and nothing would be left for "
         ".grad to belong to",
         "update it under torch.no_grad(); where the gradient is to pass through the change, change "
@@ -422,7 +423,7 @@ KINDS: dict[str, Kind] = {
     ),
     "multi-view-in-place": Kind(
         "error",
-        _SAVED,
+        _IN_PLACE,
         "a change in place gives a view a new Node, and this view cannot have one: it is one of "
         "several of one Node (unbind, split), or was made with gradients off, or its base was "
         "changed since",
@@ -574,7 +575,7 @@ KINDS: dict[str, Kind] = {
     ),
     "changed-behind": Kind(
         "warning",
-        _SAVED,
+        _IN_PLACE,
         "the values were changed through .data or a NumPy array that shares them, and its "
         "version counter did not move; what Nodes saved is no longer what the forward pass used",
         "change them under torch.no_grad() and through the tensor itself or detach(), which "
@@ -683,7 +684,7 @@ KINDS: dict[str, Kind] = {
     ),
     "duplicate-indices": Kind(
         "warning",
-        _SAVED,
+        _IN_PLACE,
         "of several values written to one place one stays, and the backward formula sends a "
         "gradient to each of them",
         "index_put_(..., accumulate=True) for their sum; else write to each place once",
