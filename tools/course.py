@@ -43,7 +43,6 @@ FIRST_EDITION = (
     "09-cutting",
     "11-saved-tensors",
     "15-create-graph",
-    "18-kinks",
 )
 READING, EXERCISES = 30, 30  # minutes, at most
 OTHERS = {  # than READING
