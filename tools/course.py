@@ -40,7 +40,6 @@ from tools.grammar import (
 
 # Lessons of the first edition, which the bounds do not bind. The list only shrinks.
 FIRST_EDITION = (
-    "18-kinks",
 )
 READING, EXERCISES = 30, 30  # minutes, at most
 OTHERS = {  # than READING
