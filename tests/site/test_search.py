@@ -18,7 +18,7 @@ TYPED = [
     ("autograd.Function", "clinic/#custom-gradients"),
     ("AccumulateGrad", "glossary/"),
     ("walk_grad_fn", "reference/"),
-    ("Hessian", "15-create-graph/"),
+    ("Hessian", "17-jacobians/"),
     ("retain_graph", "11-saved-tensors/"),
 ]
 SECOND = {"a second time"}  # finds its entry as the second: "a" begins many words of titles
