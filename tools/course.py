@@ -39,8 +39,7 @@ from tools.grammar import (
 )
 
 # Lessons of the first edition, which the bounds do not bind. The list only shrinks.
-FIRST_EDITION = (
-)
+FIRST_EDITION = ()
 READING, EXERCISES = 30, 30  # minutes, at most
 OTHERS = {  # than READING
     "00-first-look": 12,

@@ -120,7 +120,7 @@ class Marked:
 
     def close_before(self, part: Part) -> Iterator[str]:
         """End what does not reach over this part."""
-        if "helps" in self.open and part.text.strip() and not isinstance(part, Opening):
+        if "helps" in self.open and part.text.strip() and not is_help(part):
             yield from self.close("helps")
         if isinstance(part, Heading | Callout) or isinstance(part, Snippet) and self.is_covering:
             yield from self.close("predict")
@@ -164,7 +164,7 @@ class Marked:
             yield self.begin("question", f"{section}-{question[1]}", key)
         elif (exercise := EXERCISE.match(part.text)) and self.section in EXERCISED:
             yield self.begin("exercise", f"exercise-{exercise[1].replace('.', '-')}")
-        elif isinstance(part, Opening) and self.open == ["exercise"]:
+        elif is_help(part) and self.open == ["exercise"]:
             self.open.append("helps")
             yield '\n<div class="helps" markdown="1">\n\n'
         elif self.section == "In short" and not self.open and not isinstance(part, Heading):
@@ -203,8 +203,7 @@ class Marked:
     def written(self, part: Part) -> str:
         match part:
             case Opening():
-                kind = FOLDS.get(part.title.split(" ")[0], "")
-                return part.text.replace("<details", f'<details class="{kind}"', 1)
+                return part.text.replace("<details", f'<details class="{kind_of(part)}"', 1)
             case Snippet():
                 return part.text.removesuffix(part.shown) + self.did(part)
             case Heading() if part.title in SECTIONS:
@@ -217,6 +216,15 @@ class Marked:
         if snippet.raises:
             kind += " .error .todo" if snippet.raises == "NotImplementedError" else " .error"
         return re.sub(r"^(`{3,})text$", rf"\1 {{ .text {kind} }}", snippet.shown, flags=re.M)
+
+
+def kind_of(fold: Opening) -> str:
+    """The class of a fold."""
+    return FOLDS.get(fold.title.split(" ")[0], "")
+
+
+def is_help(part: Part) -> bool:
+    return isinstance(part, Opening) and kind_of(part) == "help"
 
 
 class Answers(Treeprocessor):

@@ -124,6 +124,15 @@ def test_an_exercise_holds_its_stub_which_is_to_do_and_its_helps():
     assert words(second) == "4.2 Yours. Do."
 
 
+def test_a_fold_that_helps_nobody_stands_below_the_helps_of_an_exercise():
+    folds = "".join(
+        ANSWER.replace("Answer", title) + "\n" for title in ("Hint 1", "Look deeper: a")
+    )
+    exercise = part(f"## Make it\n\n**4.1 Yours.** Do.\n\n{folds}", "exercise")
+    assert [words(s) for s in exercise.findall("div[@class='helps']/details/summary")] == ["Hint 1"]
+    assert words(exercise.find("details[@class='deeper']/summary")) == "Look deeper: a"
+
+
 def test_the_thread_has_an_exercise_and_other_sections_have_none():
     assert part("## Make it\n\n**4.1 Yours.** Do.\n", "exercise").get("id") == "exercise-4-1"
     assert page("## Step 1\n\n**4.1 Yours.** Do.\n").find(".//*[@data-part='exercise']") is None
