@@ -268,6 +268,13 @@ def test_a_lesson_names_few_new_words_and_the_glossary_has_them(path):
 # ---- the whole
 
 
+def test_every_figure_is_shown_on_a_page():
+    pages = [COURSE.parent / "README.md", *COURSE.glob("*.md")]
+    shown = "".join(page.read_text("utf-8") for page in pages)
+    figures = {figure.name for figure in (COURSE / "figures").iterdir()}
+    assert {name for name in figures if f"figures/{name})" not in shown} == set()
+
+
 def test_the_glossary_is_in_order_and_each_word_is_linked_from_its_lesson():
     assert list(GLOSSARY) == sorted(GLOSSARY)
     for anchor, meaning in GLOSSARY.items():
