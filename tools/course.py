@@ -293,7 +293,7 @@ def outline(course: Sequence[Lesson]) -> Iterator[str]:
     for lesson in course:
         read, done = lesson.minutes
         needs = ", ".join(map(str, lesson.needs)) or "–"
-        yield f"| {lesson.link} | {'★' if lesson.is_core else ''} | {read} | {done} | {needs} |"
+        yield f"| {'★ ' if lesson.is_core else ''}{lesson.link} | {read} + {done} | {needs} |"
 
 
 def named(course: Sequence[Lesson], numbers: Sequence[int]) -> list[Lesson]:
@@ -307,7 +307,7 @@ def workshop(course: Sequence[Lesson]) -> Iterator[str]:
         taught = named(course, numbers)
         read, done = total(taught)[0], minutes_of(course, chosen)
         lessons, to_do = "<br>".join(lesson.link for lesson in taught), ", ".join(chosen)
-        yield f"| {number} | {lessons} | {read} | {to_do} | {done} | {read + done} |"
+        yield f"| {number} | {lessons} | {to_do} | {read} + {done} = {read + done} |"
 
 
 def minutes_of(course: Sequence[Lesson], chosen: Sequence[str]) -> int:
@@ -325,7 +325,7 @@ def weeks(course: Sequence[Lesson]) -> Iterator[str]:
     for number, numbers in enumerate(WEEKS, 1):
         read, done = total(named(course, numbers))
         lessons = "<br>".join(lesson.link for lesson in named(course, numbers))
-        yield f"| {number} | {lessons} | {read} | {done} |"
+        yield f"| {number} | {lessons} | {read} + {done} |"
 
 
 def answers(course: Sequence[Lesson]) -> Iterator[str]:
@@ -342,9 +342,9 @@ def answers(course: Sequence[Lesson]) -> Iterator[str]:
 # The tables that a page may have, by their heads.
 TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
     "| on the pages | how many |": counted,
-    "| lesson | core | min to read | min of exercises | needs |": outline,
-    "| sitting | lessons | min to read | exercises | min | in all |": workshop,
-    "| week | lessons | min to read | min of exercises |": weeks,
+    "| lesson | min to read + exercises | needs |": outline,
+    "| sitting | lessons | exercises | min to read + exercises |": workshop,
+    "| week | lessons | min to read + exercises |": weeks,
     "| exercise | min | what somebody may do |": answers,
 }
 

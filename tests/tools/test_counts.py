@@ -166,11 +166,11 @@ def test_the_table_of_counts_is_of_all_pages_of_the_course_and_the_readme(tmp_pa
 
 
 def test_the_outline_has_stars_minutes_and_needs(tmp_path, small):
-    head = "| lesson | core | min to read | min of exercises | needs |"
+    head = "| lesson | min to read + exercises | needs |"
     read, done = small[0].minutes
     assert shown(tmp_path, small, head) == [
-        f"| [1. X](01-x.md) | ★ | {read} | {done} | – |",
-        "| [6. Y](06-y.md) |  | 1 | 0 | 0, 1 |",
+        f"| ★ [1. X](01-x.md) | {read} + {done} | – |",
+        "| [6. Y](06-y.md) | 1 + 0 | 0, 1 |",
     ]
 
 
@@ -178,21 +178,21 @@ def test_a_sitting_has_the_minutes_of_its_lessons_and_of_the_chosen_exercises(
     tmp_path, small, monkeypatch
 ):
     monkeypatch.setattr(course, "WORKSHOP", (((1,), ("1.1", "1.3")), ((6, 7), ())))
-    head = "| sitting | lessons | min to read | exercises | min | in all |"
+    head = "| sitting | lessons | exercises | min to read + exercises |"
     read, _ = small[0].minutes
     assert shown(tmp_path, small, head) == [
-        f"| 1 | [1. X](01-x.md) | {read} | 1.1, 1.3 | 16 | {read + 16} |",
-        "| 2 | [6. Y](06-y.md) | 1 |  | 0 | 1 |",
+        f"| 1 | [1. X](01-x.md) | 1.1, 1.3 | {read} + 16 = {read + 16} |",
+        "| 2 | [6. Y](06-y.md) |  | 1 + 0 = 1 |",
     ]
 
 
 def test_a_week_has_the_minutes_of_its_lessons(tmp_path, small, monkeypatch):
     monkeypatch.setattr(course, "WEEKS", ((1, 6), (7,)))
-    head = "| week | lessons | min to read | min of exercises |"
+    head = "| week | lessons | min to read + exercises |"
     read, done = small[0].minutes
     assert shown(tmp_path, small, head) == [
-        f"| 1 | [1. X](01-x.md)<br>[6. Y](06-y.md) | {read + 1} | {done} |",
-        "| 2 |  | 0 | 0 |",
+        f"| 1 | [1. X](01-x.md)<br>[6. Y](06-y.md) | {read + 1} + {done} |",
+        "| 2 |  | 0 + 0 |",
     ]
 
 
@@ -230,7 +230,7 @@ def test_each_table_stands_on_a_page():
 
 def test_a_sitting_leaves_time_for_what_the_room_asks():
     for row in course.workshop(LESSONS):
-        assert int(row.split("|")[-2]) <= course.SITTING
+        assert int(row.split(" = ")[1].removesuffix(" |")) <= course.SITTING
 
 
 def test_the_exercises_of_a_sitting_are_exercises_of_its_lessons():
