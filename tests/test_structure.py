@@ -160,6 +160,17 @@ def test_what_is_exported_is_sorted_documented_and_used():
         assert re.search(rf"\b{name}\b", used), f"no test uses {name}"
 
 
+def test_the_tables_of_the_reference_have_each_exported_name_the_functions_above():
+    """*I want to … → call …*, and below it what comes back."""
+    text = (ROOT / "course/reference.md").read_text(encoding="utf-8").partition("\n## Walk\n")[0]
+    first, second = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    code = [" ".join(re.findall(r"`[^`]*`", table)) for table in (first, second)]
+    tables = [set(re.findall(r"[A-Za-z_]\w+", table)) for table in code]
+    called = {name for name in companion.__all__ if name in tables[0]}
+    assert {*companion.__all__} <= tables[0] | tables[1]
+    assert called == {name for name in companion.__all__ if name.islower()} | {"Graph"}
+
+
 def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called():
     for name in companion.__all__:
         assert getattr(companion, name).__doc__, name

@@ -1,6 +1,7 @@
 """The list of lessons, their minutes and counts, computed from the pages: nobody types them.
 
 ``python -m tools.course`` writes them where a page shows them, and prints a table of all lessons.
+A table of a page is written below its head, which says which table it is (``TABLES``).
 
 The model: 200 words of prose a minute, 12 lines of code, 30 lines of output; a Predict 1 minute, a
 drawing half a minute, a player 3, a fold half a minute and what is in it. Headings, tables, and the
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import yaml
 
+from tools.counts import counts, exercises
 from tools.grammar import (
     EXERCISE,
     QUESTION,
@@ -41,6 +44,7 @@ from tools.grammar import (
 # Lessons of the first edition, which the bounds do not bind. The list only shrinks.
 FIRST_EDITION = ()
 READING, EXERCISES = 30, 30  # minutes, at most
+MAKE_IT = 10
 OTHERS = {  # than READING
     "00-first-look": 12,
     "01-nodes": 25,
@@ -54,6 +58,18 @@ OTHERS = {  # than READING
     "19-power-series": 35,
 }
 PROJECT = "20-your-own"  # takes as long as it takes
+# What comes first, for who wants no more; each lesson finds in it what it needs.
+CORE = (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 15, 17)
+# A day for teachers: the lessons of each sitting, and the exercises that are done in it.
+WORKSHOP = (
+    ((0, 1, 2), ("1.3",)),
+    ((3, 4), ("3.3", "4.3")),
+    ((5, 8), ("5.3", "8.3")),
+    ((9, 10), ("9.3", "10.3")),
+)
+SITTING = 75  # minutes that are planned of a sitting, at most; it takes 90
+# Six weeks for them. Lessons that are not written yet are left out.
+WEEKS = ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15), (16, 17, 18))
 
 REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
 NO_SENTENCE = re.compile(r"[-|]|\*\*New words|\*\*Where PyTorch|Next:|\[Download|!\[")
@@ -62,7 +78,9 @@ SHORT = 6  # words of a short sentence, at most
 # What is written into pages: a list of the lessons, how long all of them take, where they can be
 # read, which one comes next. The settings of the site have its address too.
 LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
-SUM = re.compile(r"\d+ lessons, about \d+ hours to read and \d+ hours of exercises")
+SUM = re.compile(
+    r"\d+ lessons( of the core path|), about \d+ hours to read and \d+ hours of exercises"
+)
 SITE = re.compile(r"^Read it on its site.*$", re.MULTILINE)
 SITE_URL = re.compile(r'(?<=^site_url: )".*?"', re.MULTILINE)
 NEXT = re.compile(r"(?<=\nNext: )\[.*?\]\(.*?\)")
@@ -106,6 +124,15 @@ class Lesson:
         """A link to it from a page beside it."""
         return f"[{self.title}]({self.path.name})"
 
+    @property
+    def is_core(self) -> bool:
+        return self.number in CORE
+
+    @property
+    def needs(self) -> list[int]:
+        """The numbers of the lessons that it builds on."""
+        return cast(list[int], self.front_matter["needs"])
+
     @cached_property
     def minutes(self) -> tuple[int, int]:
         """Minutes to read it, and minutes for its questions and exercises."""
@@ -129,25 +156,25 @@ def lessons(course: Path) -> list[Lesson]:
 
 def minutes(parts: Sequence[Part]) -> tuple[int, int]:
     """Minutes to read a page, and minutes for its questions and exercises, each rounded up."""
-    reading, exercises = 0.0, 0.0
+    reading, to_do = 0.0, 0.0
     section, asked_by_question = "", False
     for part in parts:
         if isinstance(part, Heading) and part.level <= 2:
             section = part.title
-            exercises += 10 if section == "Make it" else 0
+            to_do += MAKE_IT if section == "Make it" else 0
         is_question = not part.inside and bool(QUESTION.match(part.text))
         is_predict = isinstance(part, Callout) and part.title == "Predict"
         if is_question or is_predict:  # which may have an answer too
             asked_by_question = is_question
         if section in ("Exercises", "Make it"):
             exercise = EXERCISE.match(part.text) if section == "Exercises" else None
-            exercises += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
+            to_do += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
         elif asked_by_question and any(fold.title == "Answer" for fold in part.inside_below):
-            exercises += content_minutes(part)
+            to_do += content_minutes(part)
         else:
             reading += content_minutes(part)
-            exercises += is_question
-    return math.ceil(round(reading, 6)), math.ceil(round(exercises, 6))
+            to_do += is_question
+    return math.ceil(round(reading, 6)), math.ceil(round(to_do, 6))
 
 
 def exercise_minutes(title: str) -> float:
@@ -236,14 +263,93 @@ def cards(course: Sequence[Lesson]) -> str:
     )
 
 
-def in_all(course: Sequence[Lesson]) -> str:
-    """How many lessons there are, and how long they take."""
-    reading, exercises = (
-        round(sum(times) / 60) for times in zip(*(lesson.minutes for lesson in course), strict=True)
+def total(course: Sequence[Lesson]) -> tuple[int, int]:
+    """Minutes to read some lessons, and minutes of their exercises."""
+    return sum(lesson.minutes[0] for lesson in course), sum(lesson.minutes[1] for lesson in course)
+
+
+def in_all(course: Sequence[Lesson], which: str = "") -> str:
+    """How many lessons there are, and how long they take; all, or those of the core path."""
+    if which:
+        course = [lesson for lesson in course if lesson.is_core]
+    read, done = (round(time / 60) for time in total(course))
+    return f"{len(course)} lessons{which}, about {read} hours to read and {done} hours of exercises"
+
+
+def counted(course: Sequence[Lesson]) -> Iterator[str]:
+    """What is verified on all pages, a row for each kind."""
+    folder = course[0].path.parent
+    pages = [page for page in (*folder.glob("*.md"), folder.parent / "README.md") if page.exists()]
+    parsed = (parse(page.read_text(encoding="utf-8")) for page in pages)
+    for what, count in counts(parsed).items():
+        yield f"| {what} | {count:,} |"
+
+
+def outline(course: Sequence[Lesson]) -> Iterator[str]:
+    """A row for each lesson; a star where it belongs to the core path."""
+    for lesson in course:
+        read, done = lesson.minutes
+        needs = ", ".join(map(str, lesson.needs)) or "–"
+        yield f"| {'★ ' if lesson.is_core else ''}{lesson.link} | {read} + {done} | {needs} |"
+
+
+def named(course: Sequence[Lesson], numbers: Sequence[int]) -> list[Lesson]:
+    """The lessons of these numbers, as far as they are written."""
+    return [lesson for lesson in course if lesson.number in numbers]
+
+
+def workshop(course: Sequence[Lesson]) -> Iterator[str]:
+    """A row for each sitting of the day."""
+    for number, (numbers, chosen) in enumerate(WORKSHOP, 1):
+        taught = named(course, numbers)
+        read, done = total(taught)[0], minutes_of(course, chosen)
+        lessons, to_do = "<br>".join(lesson.link for lesson in taught), ", ".join(chosen)
+        yield f"| {number} | {lessons} | {to_do} | {read} + {done} = {read + done} |"
+
+
+def minutes_of(course: Sequence[Lesson], chosen: Sequence[str]) -> int:
+    """Minutes for the exercises of these numbers."""
+    return sum(
+        round(MAKE_IT if exercise.section == "Make it" else exercise_minutes(exercise.title))
+        for lesson in course
+        for exercise in exercises(lesson.parts)
+        if exercise.number in chosen
     )
-    return (
-        f"{len(course)} lessons, about {reading} hours to read and {exercises} hours of exercises"
-    )
+
+
+def weeks(course: Sequence[Lesson]) -> Iterator[str]:
+    """A row for each week of the six."""
+    for number, numbers in enumerate(WEEKS, 1):
+        read, done = total(named(course, numbers))
+        lessons = "<br>".join(lesson.link for lesson in named(course, numbers))
+        yield f"| {number} | {lessons} | {read} + {done} |"
+
+
+def answers(course: Sequence[Lesson]) -> Iterator[str]:
+    """A row for each exercise below which there are wrong answers."""
+    for lesson in course:
+        for exercise in exercises(lesson.parts):
+            if exercise.wrong:
+                section = exercise.section.lower().replace(" ", "-")
+                link = f"[{exercise.number}]({lesson.path.name}#{section}) {exercise.title}"
+                wrong = "<br>".join(answer.replace("|", "\\|") for answer in exercise.wrong)
+                yield f"| {link} | {minutes_of([lesson], [exercise.number])} | {wrong} |"
+
+
+# The tables that a page may have, by their heads.
+TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
+    "| on the pages | how many |": counted,
+    "| lesson | min to read + exercises | needs |": outline,
+    "| sitting | lessons | exercises | min to read + exercises |": workshop,
+    "| week | lessons | min to read + exercises |": weeks,
+    "| exercise | min | what somebody may do |": answers,
+}
+
+
+def with_table(text: str, head: str, rows: Iterator[str]) -> str:
+    """The text of a page with these rows in the table that has this head, if it has one."""
+    table = re.compile(rf"^({re.escape(head)}\n\|[-|:]+\n)(?:\|.*\n)*", re.MULTILINE)
+    return table.sub(lambda found: "\n".join([found[1].rstrip(), *rows, ""]), text)
 
 
 def address(repository: str) -> str:
@@ -266,7 +372,10 @@ def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
     """The text of a page, with what it shows of the course as it is now."""
     text = page.read_text(encoding="utf-8")
     text = LIST.sub(lambda _: "\n" + cards(course), text)
-    text = SITE.sub(site(repository), SUM.sub(in_all(course), text))
+    text = SUM.sub(lambda found: in_all(course, found[1]), text)
+    for head, rows in TABLES.items():
+        text = with_table(text, head, rows(course))
+    text = SITE.sub(site(repository), text)
     text = SITE_URL.sub(f'"{address(repository)}"', text)
     below = next((after for before, after in pairwise(course) if before.path == page), None)
     return NEXT.sub(lambda _: below.link, text) if below else text

@@ -1,8 +1,95 @@
-"""Sentences of the glossary that no lesson proves, and that were once wrong."""
+"""The words of the glossary stand where they should, and say what is so.
+
+The sentences below are some that no lesson proves, and that were once wrong.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+from tools.course import FIRST_EDITION, lessons
+from tools.grammar import Callout, Heading, Opening, Text, sections
+
+COURSE = Path(__file__).parents[2] / "course"
+WORDS = sections((COURSE / "glossary.md").read_text(encoding="utf-8"), 2)
+LESSON = {  # the number of the lesson that introduces a word, by the word's anchor
+    word.lower().replace(" ", "-"): int(re.search(r"\(\[Lesson (\d+)\]", meaning)[1])
+    for word, meaning in WORDS.items()
+}
+# Words that are everyday words too. A lesson may say "a path" before it says what a path is here.
+EVERYDAY = {
+    "buffer",
+    "cut",
+    "edge",
+    "engine",
+    "finding",
+    "freeze",
+    "handle",
+    "hook",
+    "kink",
+    "leaf",
+}
+EVERYDAY |= {"node", "order", "path", "player", "root", "slope", "slot", "tie", "view"}
+each_lesson = pytest.mark.parametrize(
+    "lesson",
+    [lesson for lesson in lessons(COURSE) if lesson.slug not in FIRST_EDITION],
+    ids=lambda lesson: lesson.slug,
+)
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """The links to the glossary: what is shown, and the anchor of the word."""
+    return re.findall(r"\[([^]]*)\]\(glossary\.md#([\w-]+)\)", text)
+
+
+def prose(lesson) -> str:
+    """What is said, without code and addresses, and without the lines of links at the end."""
+    parts = [p for p in lesson.parts if isinstance(p, Text | Callout | Heading | Opening)]
+    said = "".join(p.text for p in parts if not p.text.startswith(("Next: ", "**Where PyTorch")))
+    return re.sub(r"`[^`]*`|\]\([^)]*\)", "", said)
+
+
+# ---- where a word stands
+
+
+@each_lesson
+def test_a_new_word_is_in_italics_in_its_lesson_and_its_entry_names_the_lesson(lesson):
+    body, _, end = lesson.text.partition("**New words:**")
+    in_italics = [anchor for shown, anchor in links(body) if shown.startswith("*")]
+    named = [anchor for shown, anchor in links(body) if shown.startswith(("*", "`"))]
+    for _, anchor in links(end.partition("\n")[0]):
+        assert LESSON[anchor] == lesson.number, f"{anchor} is a word of lesson {LESSON[anchor]}"
+        assert anchor in named, f"{anchor} is neither in italics nor code where it is introduced"
+    for anchor in in_italics:
+        assert LESSON[anchor] == lesson.number, f"{anchor} is new in lesson {LESSON[anchor]}"
+
+
+@each_lesson
+def test_no_lesson_links_to_a_word_of_a_later_lesson(lesson):
+    for _, anchor in links(lesson.text):
+        assert LESSON[anchor] <= lesson.number, f"{anchor} is a word of lesson {LESSON[anchor]}"
+
+
+@each_lesson
+def test_no_lesson_uses_a_word_of_the_field_that_comes_later(lesson):
+    text = prose(lesson)
+    for anchor, number in LESSON.items():
+        if number > lesson.number and anchor not in EVERYDAY:
+            word = re.sub("[-_]", "[-_ ]", anchor)
+            found = re.search(rf".*\b{word}s?\b.*", text, re.IGNORECASE)
+            assert not found, f"{anchor} is a word of lesson {number}: {found[0]}"
+
+
+def test_every_word_of_an_entry_has_an_entry_too():
+    for word, meaning in WORDS.items():
+        for anchor in re.findall(r"\]\(#([\w-]+)\)", meaning):
+            assert anchor in LESSON, f"{word} links to {anchor}"
+
+
+# ---- what an entry says
 
 
 @pytest.mark.parametrize(("fused", "moves"), [(False, True), (True, False)])

@@ -138,6 +138,12 @@ def test_the_start_page_shows_each_lesson_and_how_long_all_take():
         assert course.in_all(LESSONS) in (ROOT / page).read_text(encoding="utf-8")
 
 
+def test_the_torch_that_is_said_to_be_shown_is_the_pinned_one():
+    pinned = re.search(r"^torch==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)[1]
+    about = (ROOT / "course/about.md").read_text(encoding="utf-8")
+    assert f" torch {pinned} on a CPU" in about
+
+
 def test_the_menu_has_each_lesson_in_order():
     (lessons,) = (entry["Lessons"] for entry in SETTINGS["nav"] if "Lessons" in entry)
     assert lessons == [lesson.path.name for lesson in LESSONS]
