@@ -47,7 +47,7 @@ lab: notebooks $(LAB) ## Open the notebooks in JupyterLab: copies in lab/, which
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/lab
 
 bench: $(READY) $(BENCH) ## Measure beside other packages, and write course/measured.md
-	$(BIN)/python -m benchmarks --write
+	$(BIN)/python -m benchmarks --write && $(BIN)/python -m pytest course/measured.md --update-outputs
 
 check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy

@@ -1,21 +1,17 @@
 """Everything that is measured, one after the other: ``python -m benchmarks``.
 
-With ``--write`` the tables go into course/measured.md, below "The figures".
+With ``--write`` the page course/measured.md is written from it.
 """
 
 import sys
-from pathlib import Path
 
 import torch
 
-from benchmarks import graphs, taylor, watching
-
-PAGE = Path(__file__).parents[1] / "course/measured.md"
+from benchmarks import graphs, page, taylor, watching
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-tables = f"{graphs.report()}\n\n{watching.report()}\n\n{taylor.report()}"
-print(tables)
+measured = f"{graphs.report()}\n\n{watching.report()}\n\n{taylor.report()}"
+print(measured)
 if "--write" in sys.argv:
-    text, heading, _ = PAGE.read_text(encoding="utf-8").partition("## The figures\n")
-    PAGE.write_text(f"{text}{heading}\n{tables}\n", encoding="utf-8")
+    page.PAGE.write_text(page.page(measured), encoding="utf-8")
