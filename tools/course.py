@@ -41,8 +41,6 @@ from tools.grammar import (
     parse,
 )
 
-# Lessons of the first edition, which the bounds do not bind. The list only shrinks.
-FIRST_EDITION = ()
 READING, EXERCISES = 30, 30  # minutes, at most
 MAKE_IT = 10
 OTHERS = {  # than READING
@@ -141,7 +139,7 @@ class Lesson:
     @property
     def bounds(self) -> tuple[float, float]:
         """The minutes that it may have at most."""
-        if self.slug in (*FIRST_EDITION, PROJECT):
+        if self.slug == PROJECT:
             return math.inf, math.inf
         return OTHERS.get(self.slug, READING), EXERCISES
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.course import FIRST_EDITION
 from tools.grammar import (
     EXERCISE,
     KEY,
@@ -26,14 +25,6 @@ LESSONS = sorted(COURSE.glob("[0-9]*.md"))
 WORDS = re.findall(r"^## (.*)\n\n(.*)$", (COURSE / "glossary.md").read_text("utf-8"), re.M)
 GLOSSARY = {word.lower().replace(" ", "-"): meaning for word, meaning in WORDS}  # by anchor
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-first_edition, second_edition = (
-    pytest.mark.parametrize(
-        "path",
-        [path for path in LESSONS if (path.stem in FIRST_EDITION) is is_first],
-        ids=lambda path: path.stem,
-    )
-    for is_first in (True, False)
-)
 MADE = (1, 2, 4, 6, 15)  # the lessons in which an autograd of one's own grows
 # Words that readers stumbled over, and what says nothing without them.
 AVOIDED = r"\b(mend\w*|overheard|at hand|c[oa]mes? by|hand(s|ed)? on|g[ai]ves? on|as ever|simply)\b"
@@ -94,26 +85,7 @@ def test_what_a_lesson_needs_comes_before_it_and_is_linked(path):
         assert re.search(rf"\]\({needed:02}-[\w-]+\.md\)", body(path).split("\n## ")[0])
 
 
-@first_edition
-def test_a_lesson_of_the_first_edition_has_its_parts_in_order(path):
-    (abstract,) = (
-        p for p in parse(body(path)) if isinstance(p, Callout) and "Afterwards" in p.title
-    )
-    objectives = "".join(f"> - {objective}\n" for objective in front(path)["objectives"])
-    assert abstract.text.startswith(f"> **Afterwards you can**\n>\n{objectives}>\n")
-    parts = ["A puzzle", "The model", "Break it", "Questions", "Exercises", "In short"]
-    if path == LESSONS[0]:  # its questions, which place a reader, stand on the start page
-        parts.remove("Questions")
-    expected = (["From earlier"] if front(path)["needs"] else []) + parts
-    assert [heading.partition(":")[0] for heading in sections(body(path), 2)] == expected
-    model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
-    assert "](figures/" in model.partition("\n### ")[0]
-    steps = [heading for heading in sections(model, 3) if heading.startswith("Step ")]
-    assert 3 <= len(steps) <= 7
-    assert [int(re.search(r"\d+", step)[0]) for step in steps] == list(range(1, len(steps) + 1))
-
-
-@second_edition
+@each_lesson
 def test_a_lesson_has_its_parts_in_order(path):
     number, text = int(path.stem[:2]), body(path)
     steps = [heading for heading in sections(text, 2) if heading.startswith("Step ")]
@@ -138,7 +110,7 @@ def test_a_lesson_has_its_parts_in_order(path):
     assert "](figures/" in text
 
 
-@second_edition
+@each_lesson
 def test_no_line_of_code_is_longer_than_80_columns(path):
     """Or it is cut where an exercise or a fold leaves no more room."""
     fences = [part for part in parse(path.read_text("utf-8")) if isinstance(part, Fence | Snippet)]
@@ -146,31 +118,23 @@ def test_no_line_of_code_is_longer_than_80_columns(path):
     assert [line for text in code for line in text.splitlines() if len(line) > 80] == []
 
 
-@second_edition
+@each_lesson
 def test_each_step_asks_before_it_shows(path):
     for heading, step in sections(body(path), 2).items():
         if heading.startswith("Step "):
             assert "Predict" in [p.title for p in parse(step) if isinstance(p, Callout)], heading
 
 
-@second_edition
+@each_lesson
 def test_two_questions_come_from_earlier(path):
     earlier = sections(body(path), 2).get("From earlier", "")
     assert len(re.findall(rf"^{QUESTION.pattern}", earlier, re.M)) == 2 * (int(path.stem[:2]) >= 3)
 
 
-@second_edition
+@each_lesson
 def test_a_lesson_says_things_in_plain_words(path):
     prose = "".join(part.text for part in parse(body(path)) if isinstance(part, Text | Callout))
     assert not re.search(AVOIDED, prose), re.search(f".*{AVOIDED}.*", prose)[0]
-
-
-@first_edition
-def test_each_step_predicts_and_goes_on_from_what_was_seen(path):
-    model = next(v for k, v in sections(body(path), 2).items() if k.startswith("The model"))
-    for heading, step in sections(model, 3).items():
-        assert "Predict" in [part.title for part in parse(step) if isinstance(part, Callout)]
-        assert folds(step, "(Look deeper|Change it): .+"), heading
 
 
 @each_lesson
@@ -182,8 +146,7 @@ def test_the_lesson_breaks_something_on_purpose(path):
 @each_lesson
 def test_each_question_has_options_and_an_answer_that_shows_itself(path):
     count = len(folds(sections(body(path), 2).get("Questions", ""), "Answer"))
-    least = 3 if path.stem in FIRST_EDITION else 4
-    assert least <= count <= 5 or path == LESSONS[0] and count <= 3
+    assert 4 <= count <= 5 or path == LESSONS[0] and count <= 3
     for question in questions(path):
         letters = [letter for letter, _ in options(question)]
         assert letters == ["A", "B", "C", "D"][: len(letters)] and len(letters) >= 3
@@ -204,24 +167,7 @@ def test_the_right_options_are_not_always_the_same(path):
     assert len({KEY.match(folds(question, "Answer")[0])[1] for question in questions(path)}) >= 2
 
 
-@first_edition
-def test_each_exercise_to_be_solved_fails_first_and_has_helps(path):
-    found = exercises(path)
-    kinds = [kind for _, kind, _ in found]
-    assert kinds[:3] == ["Worked.", "The last step is yours.", "Yours."]
-    for name, kind, text in found:
-        if not kind.startswith(("The last step", "Yours")):
-            continue
-        assert text.count('raise NotImplementedError("your turn")') == 1
-        assert len(folds(text, r"Hint [123]")) == 3
-        (solution,) = folds(text, "Solution")
-        assert f'print("{name} right")' in solution
-        stub = re.search(r"```python\n(.*?)```", text, re.S)[1]
-        asserts = re.findall(r"^assert .*$", stub, re.M)
-        assert asserts and all(line in solution for line in asserts), name
-
-
-@second_edition
+@each_lesson
 def test_each_exercise_fails_first_and_its_wrong_answers_run_into_messages_that_teach(path):
     """That a snippet raises what is shown below it is tested as the page is run."""
     found = exercises(path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tools.course import FIRST_EDITION, lessons
+from tools.course import lessons
 from tools.grammar import Callout, Heading, Opening, Text, sections
 
 COURSE = Path(__file__).parents[2] / "course"
@@ -35,7 +35,7 @@ EVERYDAY = {
 EVERYDAY |= {"node", "order", "path", "player", "root", "slope", "slot", "tie", "view"}
 each_lesson = pytest.mark.parametrize(
     "lesson",
-    [lesson for lesson in lessons(COURSE) if lesson.slug not in FIRST_EDITION],
+    lessons(COURSE),
     ids=lambda lesson: lesson.slug,
 )
 
