@@ -86,7 +86,13 @@ def saved_value(node: Node, name: str) -> Any:
     Raises:
         RuntimeError: it was freed or modified in place.
     """
-    return getattr(node, saved_attribute(name))
+    value = getattr(node, saved_attribute(name))
+    return tuple(map(_signed, value)) if isinstance(value, tuple) else _signed(value)
+
+
+def _signed(value: Any) -> Any:
+    """A number as it was given: torch hands out a negative one, such as dim -1, as 2**64 - 1."""
+    return value - 2**64 if type(value) is int and value >= 2**63 else value
 
 
 def saved_raw(node: Node, name: str) -> Any:
@@ -129,14 +135,57 @@ def is_wrapped(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read: not on ``meta``, nor if its storage was freed.
+
+    FSDP and offloading free storages between the passes, as ``untyped_storage().resize_(0)`` does,
+    and the tensor keeps its shape. To read it then ends the process.
+    """
+    parts = [tensor]
+    for part in parts:  # the list grows by those that one is made of
+        if type(part) not in _PLAIN and hasattr(part, "__tensor_flatten__"):
+            parts += [getattr(part, name) for name in part.__tensor_flatten__()[0]]
+        elif part.layout in _SPARSE:
+            parts += parts_of(part)
+        elif part.is_meta or not _is_held(part):
+            return False
+    return True
+
+
+def _is_held(tensor: Tensor) -> bool:
+    """Whether the storage of a dense tensor reaches to its last element."""
+    try:
+        end: int | torch.SymInt = (size := tensor.numel())
+        if size and not (tensor.is_nested or tensor.is_contiguous()):
+            end = 1 + sum(
+                (n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+        end += tensor.storage_offset()
+        return not size or end * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):  # it has no storage of the usual kind
+        return True
+
+
+def parts_of(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that make up a tensor: itself, unless it is sparse."""
+    if tensor.layout is torch.sparse_coo:  # as they are: ``values()`` wants a coalesced one
+        return [tensor._indices(), tensor._values()]
+    return [getattr(tensor, part)() for part in _SPARSE.get(tensor.layout, ())] or [tensor]
+
+
+_PLAIN: Final = (Tensor, nn.Parameter)
+_SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
+    torch.sparse_coo: (),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
 def address_of(storage: torch.UntypedStorage) -> int:
     """A number that stands for a storage as long as it lives."""
     return int(storage._cdata)
-
-
-def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and values of a COO tensor, as they are: ``values()`` wants a coalesced one."""
-    return tensor._indices(), tensor._values()
 
 
 def revive(tensor: Any) -> None:

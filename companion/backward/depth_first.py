@@ -12,6 +12,7 @@ from companion.backward.player_format import DepthFirst, Held, PassedData, WalkS
 from companion.backward.player_steps import came_along, hook_changed, passed_along, same, show
 from companion.backward.recording import Arrival, Recording, Step, added
 from companion.graph.nodes import GraphNode
+from companion.graph.saved import peek
 
 _VISITS = 200  # at most, since a walk may take 2^n
 _ELEMENTS = 1000  # at most, of each gradient
@@ -122,6 +123,8 @@ def _walk_step(
 
 def _run(node: GraphNode, gradients: Gradients) -> Gradients | None:
     """What a Node gives on; None if it cannot run any more."""
+    if peek(node.grad_fn).emptied:
+        return None
     try:
         with torch.no_grad():
             out = node.grad_fn(*gradients)

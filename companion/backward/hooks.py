@@ -24,7 +24,7 @@ from companion.backward.copies import (
 )
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
-from companion.internals import Node, next_number, running_pass
+from companion.internals import Node, has_memory, next_number, running_pass
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class Hooks:
 def _saved_values(fn: Node) -> dict[str, Any] | None:
     """What a Node saved: copies of tensors, and numbers. None if not all of it can be had."""
     found = peek(fn)
-    if found.hooked or found.broken:
+    if found.hooked or found.broken or not all(has_memory(tensor) for _, tensor in found.tensors):
         return None
     return {name: _copied_value(value) for name, value in found.values.items()}
 

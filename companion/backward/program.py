@@ -12,7 +12,7 @@ from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
 from companion.graph.reading import Graph
-from companion.internals import reads_saved_once, unseen_by_subclasses, version_of
+from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
 from companion.naming import callers_names
 
 
@@ -57,14 +57,19 @@ class Program:
             gradient comes to it. A leaf with several names is there under each.
 
         Raises:
-            RuntimeError: a tensor that the text uses was modified in place since it was written, or
-                a Node that it calls was freed.
+            RuntimeError: a tensor that the text uses was modified in place, or its storage freed,
+                since it was written; or a Node that it calls was freed.
         """
         for name, tensor, version in self._used:
             if version_of(tensor) != version:
                 raise RuntimeError(
                     f"{name} was modified in place since the program was written, which uses what "
                     "it held; run the forward pass again and call write_backward again"
+                )
+            if not (tensor.is_meta or has_memory(tensor)):
+                raise RuntimeError(
+                    f"the storage of {name} was freed since the program was written, which uses "
+                    "what it held; bring it back and run again"
                 )
         space = {
             name: value.detach() if isinstance(value, Tensor) else value

@@ -48,8 +48,13 @@ def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
         what: what to call it in an error.
 
     Raises:
-        RuntimeError: it was freed, or something that it saved was modified in place.
+        RuntimeError: it was freed, or something that it saved was, or was modified in place.
     """
+    if emptied := peek(fn).emptied:
+        raise RuntimeError(
+            f"{what} cannot run without {' and '.join(emptied)}, which it saved and whose storage "
+            "was freed since, as FSDP and offloading do; here no hook of theirs brings it back"
+        )
     try:
         if isinstance(fn, BackwardCFunction):
             with _GradsKept():

@@ -119,8 +119,7 @@ def derived(
         slot: the entry of ``next_functions``.
         shapes: what each entry leads to has this shape; None where it leads nowhere.
     """
-    values = {key: _plain(value) for key, value in saved.items()}
-    values["shape"] = shapes[slot]
+    values = {**saved, "shape": shapes[slot]}
     if "keepdim" in values and isinstance(values.get("dim"), tuple) and "self_sym_sizes" in values:
         values |= _of_dims(values["dim"], values["self_sym_sizes"], values["keepdim"])
     of_class = _DERIVED.get(name)
@@ -192,17 +191,6 @@ _DERIVED: dict[str, Callable[[Mapping[str, Any], int, _Shapes], dict[str, Any]]]
     "StdBackward0": _of_variance,
     "VarBackward0": _of_variance,
 }
-
-
-def _plain(value: Any) -> Any:
-    """The same, with dimensions counted as they were given: torch has -1 as 2**64 - 1."""
-    if isinstance(value, tuple | list):
-        return tuple([_signed(entry) for entry in value])
-    return _signed(value)
-
-
-def _signed(value: Any) -> Any:
-    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def written(rule: str, show: Callable[[str], str | None], saved: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from companion.backward.copies import Gradients, Tensor
+from companion.backward.formulas import REFUSED
 from companion.backward.player_steps import show
 from companion.backward.program_names import Identifiers, ReadersNames, identifier
 from companion.backward.program_nodes import CalledNode, called, fitted, has_hooks, same_bits
@@ -28,10 +29,6 @@ from companion.internals import hooks_on, metadata_of, output_count, saved_attri
 from companion.naming import is_tensor, one_line
 
 _WIDTH = 78  # columns of a comment
-
-
-# What an expression may raise that does not go with what a Node saved, or with its dtype.
-_REFUSED = (RuntimeError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError)
 
 
 class _Passed(NamedTuple):
@@ -285,7 +282,7 @@ class Writer:
         reason = "there is no formula for it here"
         try:
             saved = derived(node.name, self._peeks[i].values, slot, shapes)
-        except _REFUSED:  # another torch may save other things
+        except REFUSED:  # another torch may save other things
             return None, reason
         target, nr = self._graph._fns[entry.edge.target], entry.edge.input_nr
         tries = product(rules_of(node.name, slot), (True, False), (True, False))
@@ -302,7 +299,7 @@ class Writer:
                     return words, text
                 if _is_close(value, entry.value):
                     reason = f"its formula, {rule}, rounds in another way"
-            except _REFUSED:
+            except REFUSED:
                 continue
         return None, reason
 

@@ -23,7 +23,7 @@ from companion.backward.copies import Gradients, Tensor, copy_of
 from companion.backward.hooks import Hooks, Log
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
-from companion.internals import Node, number_of, saved_raw
+from companion.internals import Node, has_memory, number_of, saved_raw
 from companion.naming import callers_names
 from companion.source import Source, is_users
 
@@ -390,7 +390,7 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
     for tensor in names.values():
         if tensor.grad_fn in index:
             tensors[index[tensor.grad_fn], tensor.output_nr] = tensor
-    return {output: copy_of(tensor) for output, tensor in tensors.items()}
+    return {output: copy_of(tensor) for output, tensor in tensors.items() if has_memory(tensor)}
 
 
 def source_of(fn: Node) -> Source | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from companion.diagnosis.risks import tensors_in
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode
@@ -153,7 +152,7 @@ def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, li
     """By tensor the Nodes that saved it."""
     saved_by = defaultdict[Any, list[int]](list)
     for node, saved in zip(nodes, peeks, strict=True):
-        for _, tensor in tensors_in(saved):
+        for _, tensor in saved.tensors:
             if is_tensor(tensor):
                 saved_by[tensor].append(node.index)
     return saved_by

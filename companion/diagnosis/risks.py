@@ -14,7 +14,7 @@ import torch
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.graph.nodes import Edge
 from companion.graph.saved import Peek
-from companion.internals import is_wrapped
+from companion.internals import has_memory, is_wrapped
 
 Tensor = torch.Tensor
 Risk = tuple[str, str]  # the code of a finding, and its message
@@ -36,21 +36,13 @@ def risks(
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
         if risk := rule(_Saved(saved.values, values, slots, outputs)):
             yield risk
-    for argument, value in tensors_in(saved):
+    for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
         is_factor = operation in _FACTORS
         if is_plain(value) and (value.isnan() | (value.isinf() & is_factor)).any():
             kind = "infinite or NaN" if is_factor else "NaN"
             yield "non-finite", f"{name} saved {argument}, which has {kind} values"
             return
-
-
-def tensors_in(saved: Peek) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a Node saved, those in lists too."""
-    for name, value in saved.values.items():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, Tensor):
-                yield name, part
 
 
 def is_plain(value: object) -> bool:
@@ -64,9 +56,9 @@ def _readable(value: object) -> TypeGuard[Tensor]:
         type(value) in (Tensor, torch.nn.Parameter)
         and isinstance(value, Tensor)
         and value.layout is torch.strided
-        and value.device.type != "meta"
         and not value.is_nested
         and not is_wrapped(value)
+        and has_memory(value)
     )
 
 
@@ -124,6 +116,8 @@ def _pow(saved: _Saved) -> Risk | None:
     base, exponent = saved.values.get("self"), saved.all.get("exponent")
     if base is None or exponent is None:
         return None
+    if isinstance(exponent, Tensor) and not _readable(exponent):
+        return None
     steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
     if not ((base == 0) & steep.to(base.device)).any():
         return None
@@ -150,8 +144,8 @@ def _extremum_of_some(saved: _Saved) -> Risk | None:
     if not {"self", "result"} <= set(saved.values):
         return None
     values, result = saved.values["self"], saved.values["result"]
-    dims = [_signed(dim) for dim in saved.all["dim"]]
-    if not saved.all["keepdim"] and dims:
+    dims = saved.all["dim"]
+    if not saved.all["keepdim"] and values.dim():
         for dim in sorted(dim % values.dim() for dim in dims):
             result = result.unsqueeze(dim)
     equal = values == result
@@ -184,13 +178,7 @@ def _scattered_twice(saved: Mapping[str, Any]) -> int:
     """The same of ``scatter``, whose index names elements along one dimension."""
     if not _readable(saved.get("index")) or saved["index"].dim() == 0:
         return 0
-    dim = _signed(saved["dim"])
-    return int((saved["index"].sort(dim).values.diff(dim=dim) == 0).sum())
-
-
-def _signed(dim: int) -> int:
-    """A dimension that a Node saved, where Python finds a negative one as a very large number."""
-    return dim - 2**64 if dim >= 2**63 else dim
+    return int((saved["index"].sort(dim := saved["dim"]).values.diff(dim=dim) == 0).sum())
 
 
 _RULES: dict[str, _Rule] = {

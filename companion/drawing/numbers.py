@@ -17,7 +17,7 @@ from companion.graph.nodes import GraphNode
 from companion.graph.passes import Gradients, RecordedPass
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
-from companion.internals import is_wrapped, output_count, saved_names, unseen
+from companion.internals import has_memory, is_wrapped, output_count, saved_names, unseen
 
 Tensor = torch.Tensor
 Row = tuple[str, str]  # what the number is, and the number
@@ -139,7 +139,7 @@ def written(tensor: Tensor | None) -> str:
     """
     if tensor is None:
         return "None"
-    if tensor.is_meta or is_wrapped(tensor):
+    if is_wrapped(tensor) or not has_memory(tensor):
         return ""
     try:
         return _in_full(tensor) or f"{tuple(tensor.shape)} norm {_number(_norm(tensor))}"

@@ -8,7 +8,7 @@ from ctypes import c_char
 
 import torch
 
-from companion.internals import has_dispatch_mode
+from companion.internals import has_dispatch_mode, has_memory
 
 Tensor = torch.Tensor
 
@@ -28,7 +28,7 @@ def fingerprint(tensor: Tensor) -> int | None:
 
     The memory is read as bytes, so that NaN equals NaN.
     """
-    if type(tensor) not in PLAIN or not tensor.is_cpu:
+    if type(tensor) not in PLAIN or not tensor.is_cpu or not has_memory(tensor):
         return None
     try:
         if not tensor.is_contiguous():

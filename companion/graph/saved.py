@@ -15,10 +15,11 @@ import torch
 from companion.internals import (
     Node,
     address_of,
+    has_memory,
+    parts_of,
     saved_names,
     saved_raw,
     saved_value,
-    sparse_parts,
     version_of,
 )
 
@@ -67,6 +68,19 @@ class Peek:
     changed: list[torch.Tensor]
     hooked: bool
 
+    @property
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors among the values, those in lists too, each after the name of its value."""
+        for name, value in self.values.items():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(part, torch.Tensor):
+                    yield name, part
+
+    @property
+    def emptied(self) -> list[str]:
+        """The names of tensors whose storage was freed while the Node kept them."""
+        return [name for name, part in self.tensors if not (part.is_meta or has_memory(part))]
+
 
 def peek(node: Node) -> Peek:
     """The saved values of a Node. Runs no hooks and recomputes nothing."""
@@ -107,7 +121,7 @@ def _state_after(error: RuntimeError) -> _State:
 def memory_kept(nodes: Iterable[Node]) -> int:
     """The bytes of the storages that the saved tensors of Nodes keep alive. Runs unpack hooks."""
     kept = [tensor for node in nodes for _, tensor, _ in _unpacked(node) if tensor is not None]
-    storages = [part.untyped_storage() for tensor in kept for part in _parts(tensor)]
+    storages = [part.untyped_storage() for tensor in kept for part in parts_of(tensor)]
     # The storages are alive all at once here, so an address stands for one of them.
     return sum({address_of(s): s.nbytes() for s in storages}.values())
 
@@ -118,7 +132,7 @@ def saved_tensors(node: Node) -> Iterator[SavedTensor]:
         if tensor is None:
             yield SavedTensor(name, None, None, 0, None, state)
         else:
-            nbytes = sum(part.nbytes for part in _parts(tensor))
+            nbytes = sum(part.nbytes for part in parts_of(tensor))
             has_shape = not tensor.is_nested or tensor.layout != torch.strided
             shape = tuple(tensor.shape) if has_shape else None
             yield SavedTensor(name, shape, tensor.dtype, nbytes, version_of(tensor), state)
@@ -157,18 +171,3 @@ def _unpack(node: Node, name: str) -> tuple[Any, _State]:
 def _as_tuple(raw: Any) -> tuple[Any, ...]:
     """What ``saved_raw`` gave, as a tuple."""
     return raw if isinstance(raw, tuple) else () if raw is None else (raw,)
-
-
-_INDICES = {
-    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
-    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
-    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
-}
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors with memory of their own that make up a tensor: itself, unless it is sparse."""
-    if tensor.layout is torch.sparse_coo:
-        return list(sparse_parts(tensor))
-    return [getattr(tensor, part)() for part in _INDICES.get(tensor.layout, ())] or [tensor]
