@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 
+from companion.backward.grads_kept import grads_kept
 from companion.backward.player_data import node_tags, player_data
 from companion.backward.player_format import EngineOrder, EngineStep, PlayerData
 from companion.backward.recording import DETAILED, Recording, record_backward
@@ -78,9 +79,10 @@ def play(what: Any) -> Player:
     """Step through a backward pass: forward and back, Node by Node, with all numbers.
 
     Given a tensor, this runs a backward pass from it and keeps the graph, so that you can still
-    call ``backward()``. The ``.grad`` of the leaves of the graph, and of tensors with
-    ``retain_grad()`` that a variable of yours refers to, is afterwards what it was; variables that
-    begin with an underscore do not count. Your hooks run.
+    call ``backward()``. The ``.grad`` of the leaves of the graph, of those that a custom Function
+    gives gradients by a backward pass of its own, and of tensors with ``retain_grad()`` that a
+    variable of yours refers to, is afterwards what it was; variables that begin with an underscore
+    do not count. Your hooks run.
 
     To see the lines of your code beside the graph, run the forward pass under
     ``torch.autograd.set_detect_anomaly(True, check_nan=False)``, which makes torch note them.
@@ -143,6 +145,12 @@ def _record_and_give_back(output: torch.Tensor) -> Recording:
             after.callback(setattr, tensor, "grad", tensor.grad)
             if tensor.grad is not None:  # or the pass would add to it in place
                 tensor.grad = tensor.grad.detach().clone()
+        noted = after.enter_context(grads_kept())
+        for tensor in tensors:
+            noted.note(tensor)
+        for node in graph.nodes:
+            if node.is_custom:
+                after.enter_context(noted.during(node.grad_fn))
         return record_backward(output, retain_graph=True)
 
 

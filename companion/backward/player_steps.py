@@ -111,10 +111,18 @@ def same(left: Tensor | None, right: Tensor | None) -> bool:
     """Whether two gradients are equal, to the bit but for the kind of NaN."""
     if left is None or right is None:
         return left is right
-    if left.layout is not torch.strided or right.layout is not torch.strided:
-        return left.layout is right.layout and torch.equal(left.to_dense(), right.to_dense())
-    equal = (left == right) | ((left != left) & (right != right))
-    return left.shape == right.shape and bool(equal.all())
+    if left.layout is not right.layout or left.is_nested != right.is_nested:
+        return False
+    if left.is_nested:
+        lefts, rights = left.unbind(), right.unbind()
+        return len(lefts) == len(rights) and all(map(_same_dense, lefts, rights))
+    return _same_dense(left.to_dense(), right.to_dense())
+
+
+def _same_dense(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and bool(
+        ((left == right) | ((left != left) & (right != right))).all()
+    )
 
 
 # ---- a value in words

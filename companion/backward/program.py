@@ -11,6 +11,7 @@ import torch
 from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
+from companion.graph.nodes import shape_or_none
 from companion.graph.reading import Graph
 from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
 from companion.naming import callers_names
@@ -123,8 +124,9 @@ def write_backward(
     Raises:
         TypeError: ``output`` or ``gradient`` is not a tensor, ``names`` does not map strings to
             tensors, or ``max_nodes`` is not an int.
-        ValueError: ``output`` has no graph, the graph has more than ``max_nodes`` Nodes, or a
-            custom Function in it frees what it saved when that is looked at.
+        ValueError: ``output`` has no graph, the graph has more than ``max_nodes`` Nodes, its root
+            or a leaf is a nested tensor of the strided layout, or a custom Function in it frees
+            what it saved when that is looked at.
         RuntimeError: ``gradient`` is missing where ``output`` is not one real number, or has
             another shape or a dtype that cannot be used; a saved tensor was freed or modified in
             place; or whatever a Node raises.
@@ -163,6 +165,11 @@ def write_backward(
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
         raise TypeError(f"max_nodes must be an int, got {type(max_nodes).__name__}")
     graph = Graph.of(output, names=names)
+    if any(shape_or_none(node) is None for node in graph.nodes if node.is_leaf or node.index == 0):
+        raise ValueError(
+            "a program sets .grad, which torch refuses for nested tensors of the strided layout; "
+            "make them with layout=torch.jagged"
+        )
     if len(graph) > max_nodes:
         raise ValueError(
             f"the graph has {len(graph)} nodes, and max_nodes is {max_nodes}; write the backward "

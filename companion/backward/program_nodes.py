@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch.autograd.function import BackwardCFunction
-from torch.overrides import TorchFunctionMode
 
 from companion.backward.copies import Gradients, Tensor
+from companion.backward.grads_kept import grads_kept
 from companion.graph.saved import peek
 from companion.internals import (
     Node,
@@ -57,7 +57,7 @@ def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
         )
     try:
         if isinstance(fn, BackwardCFunction):
-            with _GradsKept():
+            with grads_kept() as noted, noted:
                 return _called_function(fn, gradients)
         given_on = fn(*gradients)
         return given_on if isinstance(given_on, tuple) else (given_on,)
@@ -104,43 +104,6 @@ def _called_function(fn: Any, gradients: Gradients) -> Gradients:
 def _zeros(fn: Node, nr: int) -> Tensor:
     metadata = metadata_of(fn, nr)
     return torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
-
-
-class _GradsKept(TorchFunctionMode):
-    """In this block, a backward pass inside of another leaves the ``.grad`` of all that it finds.
-
-    It notes the leaves that are used, such as by a checkpoint that runs its forward again.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._before = dict[Tensor, tuple[Tensor | None, Tensor | None]]()
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        stack = [*args, *(kwargs or {}).values()]
-        while stack:
-            value = stack.pop()
-            if isinstance(value, tuple | list):
-                stack += value
-            elif isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
-                if value not in self._before:
-                    grad = value.grad
-                    self._before[value] = grad, None if grad is None else grad.detach().clone()
-        return func(*args, **(kwargs or {}))
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        for tensor, (grad, copy) in self._before.items():
-            if tensor.grad is not grad:
-                tensor.grad = grad
-            if grad is not None and copy is not None and not torch.equal(grad, copy):
-                grad.detach().copy_(copy)
 
 
 def fitted(value: Tensor, target: Node, nr: int, text: str = "value") -> tuple[Tensor, str]:

@@ -15,7 +15,7 @@ import torch
 
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
-from companion.graph.nodes import Edge, GraphNode
+from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import is_tensor, one_line
@@ -125,7 +125,7 @@ def placed(
     inputs = []
     for number, tensor in enumerate(tensors):
         key = tensor if is_tensor(tensor) else None  # None is in none of the dicts
-        shape = shape_of(tensor)
+        shape = shape_or_none(tensor)
         unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
         given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()))
         inputs.append(given)
@@ -156,13 +156,6 @@ def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, li
             if is_tensor(tensor):
                 saved_by[tensor].append(node.index)
     return saved_by
-
-
-def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
-    try:
-        return tuple(tensor.shape)
-    except RuntimeError:  # a nested tensor; a parameter of a lazy module that has not run
-        return None
 
 
 def trouble_of(tensor: Tensor) -> str:

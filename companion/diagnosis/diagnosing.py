@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 
-from companion.diagnosis.case import Case, Input, placed, shape_of, trouble_of
+from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
 from companion.diagnosis.risks import is_plain, risks
@@ -199,7 +199,7 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
     if not output.requires_grad:
         return
     if output.numel() != 1:
-        shape = shape_of(output)
+        shape = shape_or_none(output)
         kind = "is nested" if shape is None else f"has shape {shape}"
         yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
     elif output.layout is not torch.strided:
@@ -283,7 +283,7 @@ def _replaced(case: Case, given: Input) -> Finding | None:
         has_variable = leaf.label != leaf.name
         if has_variable and given.name.isidentifier():  # two tensors with a variable each
             continue
-        if shape_or_none(leaf) == shape_of(given.tensor):
+        if shape_or_none(leaf) == shape_or_none(given.tensor):
             label = f", {one_line(leaf.label, 40)}" if has_variable else ""
             message = (
                 f"{given.name} is not in the graph of the output, but another leaf of its shape "
@@ -452,7 +452,8 @@ def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
 def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
-        for code, message in risks(node.name, saved, case.slots(node.index), outputs):
+        about = shape_or_none(node), case.slots(node.index), outputs
+        for code, message in risks(node.name, saved, *about):
             yield finding(code, message, **case.at(node.index))
 
 

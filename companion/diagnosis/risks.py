@@ -21,20 +21,25 @@ Risk = tuple[str, str]  # the code of a finding, and its message
 
 
 def risks(
-    name: str, saved: Peek, slots: Sequence[Edge | None], outputs: Collection[int]
+    name: str,
+    saved: Peek,
+    shape: tuple[int, ...] | None,
+    slots: Sequence[Edge | None],
+    outputs: Collection[int],
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node.
 
     Args:
         name: the class of the Node.
         saved: what it saved.
+        shape: the shape of its output.
         slots: where it leads.
         outputs: the numbers of the outputs that a gradient comes to.
     """
     operation = operation_of(name)
     if rule := _RULES.get(operation):
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
-        if risk := rule(_Saved(saved.values, values, slots, outputs)):
+        if risk := rule(_Saved(saved.values, values, shape, slots, outputs)):
             yield risk
     for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
@@ -70,6 +75,7 @@ class _Saved(NamedTuple):
 
     all: Mapping[str, Any]  # what the Node saved, by name
     values: Mapping[str, Tensor]  # of these the tensors that are plain
+    shape: tuple[int, ...] | None  # of its output
     slots: Sequence[Edge | None]  # where the Node leads
     outputs: Collection[int]  # the numbers of the outputs that a gradient comes to
 
@@ -100,11 +106,11 @@ def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
     return rule
 
 
-def _writing(repeats_of: Callable[[Mapping[str, Any]], int]) -> _Rule:
+def _writing(repeats_of: Callable[[_Saved], int]) -> _Rule:
     """Some values were written in vain; slot 1 leads to what the values are."""
 
     def rule(saved: _Saved) -> Risk | None:
-        repeats = repeats_of(saved.all) if saved.slots[1] else 0
+        repeats = repeats_of(saved) if saved.slots[1] else 0
         often = "once" if repeats == 1 else f"{repeats} times"
         message = f"the indices repeat {often}, and of several values one stays"
         return ("duplicate-indices", message) if repeats else None
@@ -162,23 +168,26 @@ def _extremum_of_two(saved: _Saved) -> Risk | None:
     return ("ties", message) if ties else None
 
 
-def _written_twice(saved: Mapping[str, Any]) -> int:
+def _written_twice(saved: _Saved) -> int:
     """How many elements ``index_put`` wrote to that its indices name a second time."""
-    indices = [index for index in saved.get("indices", ()) if index is not None]
-    if not indices or saved["accumulate"] or not all(map(_readable, indices)):
+    given = {dim: i for dim, i in enumerate(saved.all.get("indices", ())) if i is not None}
+    if not given or saved.all["accumulate"] or not all(map(_readable, given.values())):
         return 0
-    if any(index.dtype is not torch.long for index in indices):  # a mask names each element once
-        return 0
+    if any(index.dtype is not torch.long for index in given.values()):
+        return 0  # a mask names each element once
+    # A negative one counts from the end.
+    indices = [index % saved.shape[dim] if saved.shape else index for dim, index in given.items()]
     shape = torch.broadcast_shapes(*(index.shape for index in indices))  # type: ignore[no-untyped-call]
     elements = torch.stack([index.expand(shape).flatten() for index in indices])
     return int(elements.shape[1] - torch.unique(elements, dim=1).shape[1])
 
 
-def _scattered_twice(saved: Mapping[str, Any]) -> int:
+def _scattered_twice(saved: _Saved) -> int:
     """The same of ``scatter``, whose index names elements along one dimension."""
-    if not _readable(saved.get("index")) or saved["index"].dim() == 0:
+    index, dim = saved.all.get("index"), saved.all.get("dim", 0)
+    if not _readable(index) or index.dim() == 0:
         return 0
-    return int((saved["index"].sort(dim := saved["dim"]).values.diff(dim=dim) == 0).sum())
+    return int((index.sort(dim).values.diff(dim=dim) == 0).sum())
 
 
 _RULES: dict[str, _Rule] = {

@@ -23,7 +23,7 @@ from companion.drawing.numbers import Numbers, Row
 from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
 from companion.forward.tracing import cuts_into
 from companion.forward.watching import Cut, Watch
-from companion.graph.nodes import GraphNode
+from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line
 
@@ -182,7 +182,7 @@ def _hover(folded: Folded, box: Box, saved: Saved, numbers: Numbers) -> str:
     if box.use:
         parts.append(_use(box.use))
     for tensor in saved.get(box.nodes[0], ()):
-        shape = f" {tensor.shape}" if tensor.shape else ""
+        shape = f" {shape_as_text(tensor)}" if tensor.shape else ""
         parts.append(f"{_state(tensor)}: {tensor.name}{shape}")
     parts += [f"{word} {number}" for word, number in numbers.of(box)]
     return ", ".join(parts)
@@ -253,7 +253,7 @@ def _block_lines(folded: Folded, box: Box) -> list[str]:
 
 
 def _shape_and_dtype(value: GraphNode | torch.Tensor) -> str:
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"{shape_as_text(value)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _use(use: tuple[int, int]) -> str:

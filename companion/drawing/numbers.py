@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from companion.drawing.folding import Arrow, Box
-from companion.graph.nodes import GraphNode
+from companion.graph.nodes import GraphNode, shape_as_text, shape_or_none
 from companion.graph.passes import Gradients, RecordedPass
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
@@ -139,10 +139,10 @@ def written(tensor: Tensor | None) -> str:
     """
     if tensor is None:
         return "None"
-    if is_wrapped(tensor) or not has_memory(tensor):
+    if is_wrapped(tensor) or not has_memory(tensor) or shape_or_none(tensor) is None:
         return ""
     try:
-        return _in_full(tensor) or f"{tuple(tensor.shape)} norm {_number(_norm(tensor))}"
+        return _in_full(tensor) or f"{shape_as_text(tensor)} norm {_number(_norm(tensor))}"
     except (RuntimeError, TypeError, ValueError):  # of a dtype or class that can do little
         return ""
 

@@ -14,7 +14,7 @@ import torch
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.numbers import Numbers
 from companion.forward.watching import Cut
-from companion.graph.nodes import GraphNode
+from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line
 
@@ -36,7 +36,7 @@ def alt_of(folded: Folded, saved: Saved, numbers: Numbers, cuts: Sequence[Cut] =
 
 def alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
     """The sentences for an output that has no graph because of some cuts."""
-    return " ".join([f"Output {tuple(output.shape)} without grad_fn.", *_cut_sentences(cuts)])
+    return " ".join([f"Output {shape_as_text(output)} without grad_fn.", *_cut_sentences(cuts)])
 
 
 # ---- what boxes and sentences share
@@ -102,7 +102,7 @@ def _name(folded: Folded, box: Box) -> str:
     if not box.is_block:
         name = one_line(given_name(node), 40)
         if node.is_leaf:
-            return f"leaf {name} {node.shape}" if name else f"leaf {node.shape}"
+            return " ".join(filter(None, ("leaf", name, shape_as_text(node))))
         kind = "custom Function " if node.is_custom else ""
         return kind + one_line(node.name, 40) + (f" ({name})" if name else "")
     words = ["the rest" if box.kind == "rest" else "block"]

@@ -7,11 +7,14 @@ numbers enclose its own.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from torch import nn
@@ -107,7 +110,8 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
     itself. A Node that torch makes late, for a view that was changed in place, goes to the module
     that looks at it first. The inside of compiled and scripted modules is not seen, nor what a
     reentrant ``torch.utils.checkpoint`` hides. A module with several paths goes by the first.
-    While the block runs the model cannot be pickled, because of its hooks.
+    While the block runs the model cannot be pickled, because of its hooks; a deep copy made in it
+    has none afterwards, and its calls are not seen.
 
     Args:
         model: the module whose forward will run in the block, once or several times.
@@ -132,29 +136,63 @@ def modules(model: nn.Module) -> Iterator[ModuleNames]:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     names = ModuleNames(model)
     thread = threading.get_ident()
-    over = False  # a copy of the model keeps its hooks, which note nothing after the block
+    blank = _Blank()
 
     def note(path: str, kind: str | None) -> None:
-        if not over and threading.get_ident() == thread:
+        if threading.get_ident() == thread:
             names.events.append((path, kind, next_number()))
 
-    def enter(path: str, module: nn.Module, *_: object) -> None:
+    def enter(path: str, module: nn.Module) -> None:
         note(path, type(module).__name__)
 
-    def leave(path: str, *_: object) -> None:
+    def leave(path: str, _: nn.Module) -> None:
         note(path, None)
 
     with ExitStack() as hooks:
         for path, module in _python_modules(model):
             # The first comes before the user's own, which may raise; the second after an error too.
-            first = module.register_forward_pre_hook(partial(enter, path), prepend=True)
+            before, after = _Hook(partial(enter, path), blank), _Hook(partial(leave, path), blank)
+            first = module.register_forward_pre_hook(before, prepend=True)
             hooks.callback(first.remove)
-            last = module.register_forward_hook(partial(leave, path), always_call=True)
+            last = module.register_forward_hook(after, always_call=True)
             hooks.callback(last.remove)
-        try:
-            yield names
-        finally:
-            over = True
+        hooks.callback(blank.remove)
+        yield names
+
+
+class _Blank:
+    """What a copy of a module gets in place of a hook: it does nothing, and goes with the block."""
+
+    def __init__(self) -> None:
+        self.copied = False
+
+    def __call__(self, *_: object) -> None:
+        """Note nothing."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def remove(self) -> None:
+        """Take it out of the hooks of all copies, which nobody has listed."""
+        for holder in gc.get_referrers(self) if self.copied else ():
+            if isinstance(holder, OrderedDict):
+                for key in [key for key, hook in holder.items() if hook is self]:
+                    del holder[key]
+
+
+@dataclass(slots=True, eq=False)
+class _Hook:
+    """A hook on a module, which a deep copy of the module does not get."""
+
+    note: Callable[[nn.Module], None]
+    blank: _Blank
+
+    def __call__(self, module: nn.Module, *_: object) -> None:
+        self.note(module)
+
+    def __deepcopy__(self, memo: object) -> _Blank:
+        self.blank.copied = True
+        return self.blank
 
 
 def _python_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

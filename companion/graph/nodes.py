@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,9 +101,21 @@ class GraphNode:
         return tuple(saved_tensors(self.grad_fn))
 
 
-def shape_or_none(node: GraphNode) -> tuple[int, ...] | None:
-    """The shape of a Node; None for a nested tensor that has none."""
+def shape_or_none(value: GraphNode | SavedTensor | torch.Tensor) -> tuple[int, ...] | None:
+    """The shape of a Node or a tensor; None where it has none.
+
+    That is a nested tensor of the strided layout, or a parameter of a lazy module.
+    """
     try:
-        return node.shape
-    except ValueError:
+        return None if value.shape is None else tuple(value.shape)
+    except (RuntimeError, ValueError):
         return None
+
+
+def shape_as_text(value: GraphNode | SavedTensor | torch.Tensor) -> str:
+    """The shape of a Node or a tensor; "nested" where it has none.
+
+    Torch numbers the ragged sizes of a process, as in ``(2, j7, 3)``; this does not.
+    """
+    shape = shape_or_none(value)
+    return "nested" if shape is None else re.sub(r"\bj\d+\b", "j", str(shape))

@@ -272,25 +272,28 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """The indices of the Nodes in the order in which one thread would run them backward.
 
         Each Node comes after all that lead to it. Of several that could come next it is the one
-        made last, as the sequence numbers of autograd tell it; leaves come at once, and of leaves
-        that could come at the same time the one of the smallest index.
+        made last, as the sequence numbers of autograd tell it. Leaves come at once; those that one
+        Node leads to alone come by slot, which of more than three the engine may do otherwise.
         """
         numbers = self.sequence_numbers
         waiting = array("q", bytes(8 * len(self)))  # how many edges into a Node are not seen yet
         for target in self._target:
             if target >= 0:
                 waiting[target] += 1
-        ready = [(-numbers[i], i) for i in range(len(self)) if waiting[i] == 0]
+        # The second number is when it became ready: of leaves, which have one number, it decides.
+        ready = [(-numbers[i], i, i) for i in range(len(self)) if waiting[i] == 0]
         heapify(ready)
+        count = len(self)
         order = array("q")
         while ready:
-            _, i = heappop(ready)
+            _, _, i = heappop(ready)
             order.append(i)
             for child in self._targets(i):
                 if child >= 0:
                     waiting[child] -= 1
                     if waiting[child] == 0:
-                        heappush(ready, (-numbers[child], child))
+                        count += 1
+                        heappush(ready, (-numbers[child], count, child))
         return order
 
     @cached_property

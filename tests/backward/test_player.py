@@ -130,6 +130,88 @@ def test_grad_is_given_back_also_when_the_pass_raises_and_when_one_cannot_be():
     assert torch.equal(older, torch.full((2,), 7.0))
 
 
+@pytest.mark.parametrize("had_a_grad", [False, True])
+def test_what_a_custom_function_leaves_in_grad_by_a_pass_of_its_own_is_taken_back(had_a_grad):
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+
+    class Reversible(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return layers(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            with torch.enable_grad():
+                y = layers(x)
+            y.backward(grad)
+            return x.grad
+
+    x = torch.ones(1, 3, requires_grad=True)
+    y = Reversible.apply(Reversible.apply(x)).sum() + layers[0].weight.sum()
+    leaves = [x, *layers.parameters()]
+    for leaf in leaves if had_a_grad else ():
+        leaf.grad = torch.full_like(leaf, 7.0)
+    before = [leaf.grad for leaf in leaves]
+    assert play(y)
+    for leaf, grad in zip(leaves, before, strict=True):
+        assert leaf.grad is grad
+        assert grad is None or (grad == 7.0).all()
+    y.backward()  # what it would have left
+    assert all((leaf.grad != 7.0).any() for leaf in leaves)
+
+
+# A negative number that a Node saved; scalars with a dimension; nested and sparse tensors.
+ODD = {
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: x.log_softmax(-2),
+    "unsqueeze": lambda x: x.unsqueeze(-1),
+    "squeeze": lambda x: x[:, :1].squeeze(-1),
+    "transpose": lambda x: x.transpose(-1, -2),
+    "mT": lambda x: x.mT,
+    "permute": lambda x: x.permute(-1, 0),
+    "sum": lambda x: x.sum((-1, 0), keepdim=True),
+    "cumsum": lambda x: x.cumsum(-1),
+    "cat": lambda x: torch.cat([x, x], -1),
+    "stack": lambda x: torch.stack([x, x], -1),
+    "flip": lambda x: x.flip(-1),
+    "roll": lambda x: x.roll(-1, -1),
+    "amax": lambda x: x.amax(-1),
+    "amax of a scalar": lambda x: x.sum().amax(0),
+    "softmax of a scalar": lambda x: x.sum().softmax(-1),
+    "attention": lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x),
+    "jagged": lambda x: (
+        torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 4])).sin().to_padded_tensor(0)
+    ),
+    "nested": lambda x: torch.nested.as_nested_tensor([x, x[:2]]).sin().to_padded_tensor(0.0),
+    "sparse": lambda x: (x.to_sparse() * 2).to_dense(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ODD)
+def test_whatever_backward_can_run_can_be_played(name):
+    x = torch.rand(4, 4, requires_grad=True)
+    y = (ODD[name](x) ** 2).sum()
+    assert play(y).fragment.startswith("<figure")
+    assert x.grad is None
+    recording = record_backward(y)
+    assert play(recording).fragment.startswith("<figure")
+    numbers = [v for step in recording.steps for v in (step.saved or {}).values()]
+    numbers = [n for v in numbers for n in (v if isinstance(v, tuple) else (v,))]
+    assert all(n < 2**63 for n in numbers if isinstance(n, int))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_leaf_is_played(layout):
+    parts = [torch.rand(2, 3), torch.rand(1, 3)]
+    x = torch.nested.nested_tensor(parts, layout=layout, requires_grad=True)
+    assert play((x.sin() * 2).to_padded_tensor(0.0).sum()).fragment.startswith("<figure")
+    assert x.grad is None
+
+
 def test_a_reentrant_checkpoint_is_refused_since_it_hides_leaves():
     linear = torch.nn.Linear(1, 1)
     x = torch.ones(1, requires_grad=True)

@@ -373,6 +373,13 @@ def test_a_leaf_that_required_grad_too_late_in_one_place_is_a_warning():
     torch.testing.assert_close(w.grad, x.detach())
 
 
+@pytest.mark.parametrize("name", ["amax", "amin"])
+def test_a_number_has_the_dimension_that_an_extremum_is_taken_along(name):
+    x = leaf(1, 2)
+    assert diagnose(getattr(x.sum(), name)(0), x) == ()
+    assert diagnose(getattr(x.sum(), name)(), x).ok
+
+
 WRITES = {
     "index_put": lambda x, i: torch.zeros(3, device=x.device).index_put((i,), x),
     "scatter": lambda x, i: torch.zeros(3, device=x.device).scatter(0, i, x),
@@ -389,6 +396,13 @@ def test_indices_that_repeat_are_told_where_one_value_stays(how):
     assert really(loss, x) and x.grad.sum() == 3 and loss < x.sum()  # a gradient for each
     x.grad = None
     assert codes(diagnose(WRITES[how](x, torch.tensor([0, 2, 1])).sum(), x)) == []
+    if how == "index_put":  # scatter takes no negative one
+        assert codes(diagnose(WRITES[how](x, torch.tensor([0, 2, -1])).sum(), x)) == [found.code]
+        grid = torch.zeros(2, 3).index_put((torch.tensor([-1, 1, 1]), torch.tensor([0, -3, -1])), x)
+        assert diagnose(grid.sum(), x)[0].message == found.message
+        rows = torch.zeros(2, 3)
+        rows[:, torch.tensor([0, 1, -1])] = x
+        assert codes(diagnose(rows.sum(), x)) == []
     meta = torch.ones(3, device="meta", requires_grad=True)
     index = torch.zeros(3, dtype=torch.long, device="meta")
     assert codes(diagnose(WRITES[how](meta, index).sum(), meta)) == []

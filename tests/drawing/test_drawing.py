@@ -8,7 +8,7 @@ import graphviz
 import pytest
 import torch
 
-from companion import Graph, draw, watch
+from companion import Graph, draw, record_backward, watch
 from tests.drawing.pictures import SVG, boxes, the_pass
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +157,21 @@ def test_something_else_as_watch_is_refused():
     x = torch.ones(2, requires_grad=True)
     with pytest.raises(TypeError, match="watch must be what `with companion.watch.*got function"):
         draw(x * 2, watch=watch)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("layout", "shape"), [(torch.jagged, "(2, j, 3)"), (torch.strided, "nested")]
+)
+def test_nested_tensors_are_drawn_whether_they_have_a_shape_or_not(layout, shape):
+    parts = [torch.rand(2, 3), torch.rand(1, 3)]
+    x = torch.nested.nested_tensor(parts, layout=layout, requires_grad=True)
+    with watch() as watched:
+        y = x.sin() * 2
+        without_graph = x.detach().cos()
+    drawing = draw(y, saved=True, values=True, watch=watched)
+    assert f"SinBackward0 leads to leaf x {shape}." in drawing.alt
+    assert shape in drawing.svg
+    assert draw(record_backward(y.to_padded_tensor(0.0).sum())).svg
+    alt = draw(without_graph, watch=watched).alt
+    assert alt.startswith(f"Output {shape} without grad_fn. Cut at")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import Function
 
-from companion import Watch, watch
+from companion import Watch, diagnose, draw, watch
 from companion.forward.tracing import cuts_into, first_reaching, source_of, written_at
 
 
@@ -103,3 +103,20 @@ def test_what_is_no_node_is_refused():
             query(watched, torch.ones(()))
     with pytest.raises(TypeError, match="output must be a tensor, got float"):
         first_reaching(watched, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_node_that_cpp_code_made_is_a_node():
+    # An operator without a formula gets a Node of a class in C++, as extensions have them.
+    library = torch.library.Library("companion_tests", "FRAGMENT")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: torch.from_numpy(x.detach().numpy() * 2), "CPU")
+    x = torch.ones(3, requires_grad=True)
+    with watch() as watched:
+        y = torch.ops.companion_tests.twice(x).sum()
+    node = y.grad_fn.next_functions[0][0]
+    assert not isinstance(node, torch.autograd.graph.Node)
+    assert source_of(watched, node).text == "torch.ops.companion_tests.twice(x)"
+    assert cuts_into(watched, node) == ()
+    assert diagnose(y, x, watch=watched) is not None
+    assert "CppFunction" in draw(y, watch=watched).alt

@@ -1,6 +1,7 @@
 """modules.py: which module made which Node, and that the model is left alone."""
 
 import copy
+import pickle
 import threading
 
 import pytest
@@ -211,12 +212,21 @@ def test_scripted_and_compiled_modules_stay_as_they_are():
     assert "_orig_mod.0.weight" in names
 
 
-def test_a_copy_of_the_model_made_meanwhile_notes_nothing_later():
-    model = Twice()
+def test_a_copy_of_the_model_made_meanwhile_keeps_no_hook_of_ours_and_is_not_seen():
+    def users(*_):
+        """A hook that a copy keeps."""
+
+    model = nn.Sequential(Twice(), nn.Tanh())
+    model[0].linear.register_forward_hook(users)
     with modules(model) as names:
-        twin = copy.deepcopy(model)
-    twin(torch.ones(1, 2))
+        twins = [copy.deepcopy(model), copy.deepcopy(copy.deepcopy(model)), copy.copy(model)]
+        again = copy.deepcopy(twins[0])
+        twins[1](torch.ones(1, 2))
     assert names.events == []
+    for twin in (*twins, again, model):
+        hooks = [{**part._forward_hooks, **part._forward_pre_hooks} for part in twin.modules()]
+        assert [list(found.values()) for found in hooks] == [[], [], [users], []]
+    pickle.dumps(nn.Sequential(twins[0][1], again[1]))
 
 
 def test_a_module_that_calls_itself_and_fails_inside_keeps_its_own_call():

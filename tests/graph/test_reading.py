@@ -334,6 +334,17 @@ def test_the_order_is_the_one_in_which_the_engine_runs_the_nodes():
     assert graph.order.tolist() == ran
 
 
+def test_leaves_that_one_node_leads_to_come_in_the_order_of_its_slots_as_in_the_engine():
+    a, b = torch.ones((), requires_grad=True), torch.ones((), requires_grad=True)
+    p = b * a  # whose slots lead to b first, though a is nearer to the root
+    graph = Graph.of(p.sin().sin() + torch.maximum(a, p))
+    ran: list[int] = []
+    for node in graph.nodes:
+        node.grad_fn.register_hook(lambda *_, i=node.index: ran.append(i))
+    torch.autograd.backward(torch.autograd.graph.GradientEdge(graph.roots[0].grad_fn, 0))
+    assert graph.order.tolist() == ran
+
+
 def test_a_reentrant_checkpoint_hides_leaves_that_get_gradients_all_the_same():
     x, w = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     y = checkpoint(lambda t: t * w, x, use_reentrant=True).sum()
