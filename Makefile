@@ -30,8 +30,8 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
-deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
-	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
+deep: $(READY) ## Free graphs of a million levels, and try each operation that torch has
+	LEVELS=1000000 OPERATIONS=1 $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0
 
 site: notebooks ## Build the course into site/, as it is published
 	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish

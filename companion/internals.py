@@ -203,18 +203,38 @@ unseen = torch._C.DisableTorchFunction
 unseen_by_subclasses = torch._C.DisableTorchFunctionSubclass
 
 
-def leave_mode(mode: TorchFunctionMode) -> None:
+def leave_mode(mode: TorchFunctionMode) -> int | None:
     """Take a mode off torch's stack of modes, also from below others, if it is there.
 
     A generator that is closed late may find other modes above its own; in another thread, none.
+
+    Returns:
+        How many modes were above; None if it was not there.
     """
     stack: Any = overrides  # whose functions have no annotations
-    if any(other is mode for other in stack._get_current_function_mode_stack()):
-        above = []
-        while (top := stack._pop_mode()) is not mode:
-            above.append(top)
-        while above:
-            stack._push_mode(above.pop())
+    modes = stack._get_current_function_mode_stack()
+    for above, other in enumerate(reversed(modes)):
+        if other is mode:
+            _replace_modes(modes[len(modes) - 1 - above :], modes[len(modes) - above :])
+            return above
+    return None
+
+
+def enter_mode(mode: TorchFunctionMode, above: int) -> None:
+    """Put a mode on torch's stack of modes, below some others."""
+    stack: Any = overrides
+    modes = stack._get_current_function_mode_stack()
+    others = modes[len(modes) - above :]
+    _replace_modes(others, [mode, *others])
+
+
+def _replace_modes(old: list[TorchFunctionMode], new: list[TorchFunctionMode]) -> None:
+    """Put modes in place of those on top of the stack."""
+    stack: Any = overrides
+    for _ in old:
+        stack._pop_mode()
+    for mode in new:
+        stack._push_mode(mode)
 
 
 def has_dispatch_mode() -> bool:

@@ -28,17 +28,18 @@ def fingerprint(tensor: Tensor) -> int | None:
 
     The memory is read as bytes, so that NaN equals NaN.
     """
-    if type(tensor) not in PLAIN or not tensor.is_cpu or not has_memory(tensor):
+    if type(tensor) not in PLAIN or not tensor.is_cpu:
         return None
     try:
         if not tensor.is_contiguous():
-            if has_dispatch_mode():  # a mode of the user's would see the copy
+            # A mode of the user's would see the copy.
+            if has_dispatch_mode() or not has_memory(tensor):
                 return None
             tensor = _packed(tensor)
         address, size = tensor.data_ptr(), tensor.nbytes
+        if not size or tensor.untyped_storage().nbytes() < size and not has_memory(tensor):
+            return None
     except (RuntimeError, NotImplementedError):  # sparse, nested, or wrapped by vmap
-        return None
-    if not address or not size:
         return None
     return zlib.crc32(_memory(address, size)) if size < _LARGE else _hash_of_sums(address, size)
 

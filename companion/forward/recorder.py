@@ -23,6 +23,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
+from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
 from companion.internals import (
     SET_GRAD_ENABLED,
@@ -122,11 +123,22 @@ class Recorder(TorchFunctionMode):
         self.entry_code: CodeType | None = None  # the code that entered the block
         self.backward_pass = running_pass()  # -1 outside of any
         self.closed = False
+        self.fast_paths: FastPaths | None = None  # while the block is open
+
+    def enter(self, entry_code: CodeType) -> None:
+        """Begin to note."""
+        self.entry_code = entry_code
+        self.__enter__()  # type: ignore[no-untyped-call]
+        self.fast_paths = FastPaths(self, self.note_module)
+        self.fast_paths.open()
 
     def leave(self) -> None:
         """Stop noting."""
         self.closed, self.entry_code = True, None
         self.floats.clear()
+        if self.fast_paths:
+            self.fast_paths.close()
+            self.fast_paths = None
         leave_mode(self)
 
     def __torch_function__(
@@ -148,6 +160,12 @@ class Recorder(TorchFunctionMode):
         with unseen():
             self.after(call, result)
         return result
+
+    def note_module(self, name: str, arguments: list[Any], first: int, result: Any) -> None:
+        """Note the call of a module that ran out of sight, and made its first Node as this one."""
+        with unseen():
+            call = self.before(name, tuple(arguments), {})
+            self.after(call._replace(next_number=first), result)
 
     # ---- before the call
 

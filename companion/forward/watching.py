@@ -137,8 +137,7 @@ class Watch:
                 "this watch has been entered before; call watch() again for another block"
             )
         self._entered = True
-        self._recorder.entry_code = sys._getframe(1).f_code
-        self._recorder.__enter__()  # type: ignore[no-untyped-call]
+        self._recorder.enter(sys._getframe(1).f_code)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -353,9 +352,11 @@ def watch() -> Watch:
 
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
-    compiled code does. Inside the ``forward`` of a ``torch.autograd.Function``, where gradients are
-    always off, nothing is listed, but the data is followed through it. A number that ``item()``
-    gave is followed as long as it is that very float; what Python or NumPy compute from it is not.
+    compiled code does. A ``TransformerEncoder`` or ``MultiheadAttention`` in evaluation that makes
+    no graph is one operation: torch computes it in another way where anyone looks into it. Inside
+    the ``forward`` of a ``torch.autograd.Function``, where gradients are always off, nothing is
+    listed, but the data is followed through it. A number that ``item()`` gave is followed as long
+    as it is that very float; what Python or NumPy compute from it is not.
 
     Returns:
         A ``Watch``, to be entered once: ``with watch() as watched``.

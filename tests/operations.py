@@ -1,0 +1,144 @@
+"""Torch's own list of its operations, each with sample inputs, sent through the whole companion.
+
+``python -m tests.operations 7 3`` takes every 7th operation, 3 samples each, and prints a line for
+each fault: a function of the companion that raises where ``backward()`` works, a gradient that is
+another one under ``watch`` or ``record_backward``, a ``.grad`` that ``play`` changed, and a
+``diagnose`` that says of a pass that works that it will not.
+"""
+
+import contextlib
+import io
+import sys
+import types
+import unittest
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+import companion
+
+# The list imports a package for tests of another kind, which needs not be there for it.
+sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))  # type: ignore[arg-type]
+
+Tensor = torch.Tensor
+Gradients = tuple[Tensor | None, ...]
+
+
+def programs(step: int, samples: int) -> Iterator[tuple[str, Callable[[], Tensor], list[Tensor]]]:
+    """Name, forward pass to a real scalar, and leaves; of every operation that has gradients."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    for op in op_db[::step]:
+        for dtype in (torch.float64, torch.complex128):
+            if not op.supports_autograd or dtype not in op.supported_backward_dtypes("cpu"):
+                continue
+            inputs = op.sample_inputs("cpu", dtype, requires_grad=True)
+            for number, sample in enumerate(islice(inputs, samples)):
+                leaves = [t for t in tensors_in([sample.input, sample.args, sample.kwargs])]
+                leaves = [t for t in leaves if t.requires_grad and t.is_leaf]
+                name = f"{op.name} {op.variant_test_name} {dtype} {number}"
+                yield name, lambda op=op, sample=sample: _scalar(op, sample), leaves
+
+
+def _scalar(op: Any, sample: Any) -> Tensor:
+    torch.manual_seed(0)
+    outputs = tensors_in(op.op(sample.input, *sample.args, **sample.kwargs))
+    real = [t.abs() if t.is_complex() else t for t in outputs if t.requires_grad]
+    return sum((t.sum() for t in real if t.layout is torch.strided), torch.zeros(()))
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    stack, found = [values], list[Tensor]()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list | tuple | dict):
+            stack += reversed([*(value.values() if isinstance(value, dict) else value)])
+        elif isinstance(value, Tensor):
+            found.append(value)
+    return found
+
+
+def faults(compute: Callable[[], Tensor], leaves: list[Tensor]) -> Iterator[str]:
+    """What the companion does wrong with one program."""
+    try:
+        output = compute()
+        gradients = _gradients(output, leaves)
+    except Exception:  # torch's own limits are no fault of ours
+        return
+    if not output.requires_grad:
+        return
+    with companion.watch() as watched:
+        output = compute()
+    if not same(_gradients(output, leaves), gradients):
+        yield "watch changed a gradient"
+    for name, look in {
+        "Graph.of": lambda: companion.Graph.of(output).saved_nbytes,
+        "saved": lambda: [node.saved for node in companion.Graph.of(output).nodes],
+        "walk_grad_fn": lambda: companion.walk_grad_fn(output),
+        "draw": lambda: companion.draw(output, saved=True, values=True, watch=watched).dot,
+        "play": lambda: companion.play(output).fragment,
+        "write_backward": lambda: companion.write_backward(output).run(),
+        "watch": lambda: (watched.cuts, watched.mutations, watched.reaching(output)),
+    }.items():
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                look()
+        except Exception as error:
+            yield f"{name} raised {_first_line(error)}"
+    if any(leaf.grad is not None for leaf in leaves):
+        yield "a .grad was left"
+    yield from _diagnosed(output, leaves, gradients, watched)
+    yield from _recorded(output, leaves, gradients)
+
+
+def _diagnosed(
+    output: Tensor, leaves: list[Tensor], gradients: Gradients, watched: companion.Watch
+) -> Iterator[str]:
+    try:
+        found = companion.diagnose(output, *leaves, watch=watched)
+        str(found)
+    except Exception as error:
+        yield f"diagnose raised {_first_line(error)}"
+        return
+    if not found.ok and all(gradient is not None for gradient in gradients):
+        yield f"diagnose is not ok: {found[0].code}: {found[0].message}"
+
+
+def _recorded(output: Tensor, leaves: list[Tensor], gradients: Gradients) -> Iterator[str]:
+    try:
+        companion.draw(companion.record_backward(output)).dot  # noqa: B018
+        if not same(tuple([leaf.grad for leaf in leaves]), gradients):
+            yield "record_backward left another gradient"
+    except Exception as error:
+        yield f"record_backward raised {_first_line(error)}"
+    for leaf in leaves:
+        leaf.grad = None
+
+
+def _gradients(output: Tensor, leaves: list[Tensor]) -> Gradients:
+    return torch.autograd.grad(output, leaves, retain_graph=True, allow_unused=True)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
+
+
+def same(left: Gradients, right: Gradients) -> bool:
+    """Whether gradients are equal, but for what rounding makes of an operation that has threads."""
+    for one, other in zip(left, right, strict=True):
+        if one is None or other is None:
+            if one is not other:
+                return False
+        elif not torch.allclose(one.to_dense(), other.to_dense(), 1e-7, 1e-9, equal_nan=True):
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for name, compute, leaves in programs(*map(int, sys.argv[1:])):
+        for fault in faults(compute, leaves):
+            print(f"{name}: {fault}", flush=True)
