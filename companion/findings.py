@@ -194,7 +194,7 @@ KINDS: dict[str, Kind] = {
         "the graph ends at another leaf of the same shape that is not among the inputs; most often "
         "the variable was given a new tensor",
         "change the values of the one tensor in place under torch.no_grad(), or hand the new "
-        "tensor to everybody who holds the old one, the optimiser too",
+        "tensor to everybody who holds the old one, the optimizer too",
     ),
     "late-requires-grad": Kind(
         "error",
@@ -216,7 +216,7 @@ KINDS: dict[str, Kind] = {
             ),
             (
                 r"can't optimize a non-leaf Tensor",
-                "an optimiser was given a tensor in the middle of a graph",
+                "an optimizer was given a tensor in the middle of a graph",
             ),
         ],
     ),

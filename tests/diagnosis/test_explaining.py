@@ -324,7 +324,7 @@ RAISED = [
     (
         lambda: torch.optim.SGD([leaf(1) * 2]),
         "not-a-leaf",
-        "an optimiser was given a tensor in the middle of a graph",
+        "an optimizer was given a tensor in the middle of a graph",
     ),
     (
         find_nan,
