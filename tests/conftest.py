@@ -1,5 +1,6 @@
 """What tests share: the browser, the built site, and the report below them."""
 
+import fcntl
 import functools
 import os
 import shutil
@@ -65,25 +66,53 @@ def run(*command: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
-    folder = tmp_path_factory.mktemp("mkdocs")
-    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
-    run("tools.publish", str(folder), cwd=ROOT)
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of the workers to need it makes, while the others wait.
+
+    Where making it fails, nothing is left, and each worker tells of the failure.
+    """
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        if not folder.exists():
+            half = folder.with_suffix(".half")
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            make(half)
+            half.rename(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def zensical_site(tmp_path_factory) -> Path:
-    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
-    folder = tmp_path_factory.mktemp("zensical")
+def common(tmp_path_factory) -> Path:
+    """A folder that all workers of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def with_mkdocs(folder: Path) -> None:
+    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
+    run("tools.publish", str(folder), cwd=ROOT)
+
+
+def with_zensical(folder: Path) -> None:
+    """It writes nowhere but beside mkdocs.yml: so in a copy."""
     for name in ("companion", "course", "tools"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "mkdocs.yml", folder)
     run("zensical", "build", "--strict", cwd=folder)
     run("tools.publish", cwd=folder)
-    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def site(common) -> Path:
+    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
+    return made_once(common / "mkdocs", with_mkdocs)
+
+
+@pytest.fixture(scope="session")
+def zensical_site(common) -> Path:
+    """The course, built by Zensical."""
+    return made_once(common / "zensical", with_zensical) / "site"
 
 
 class Handler(SimpleHTTPRequestHandler):
