@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.pages import DESK, SHIFTS
+
 # A thread for each of the two workers, here and in what tests start; before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing depends on how fast the machine is.
@@ -130,6 +132,54 @@ def address(site) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def window(new_page, address):
+    """One window for all pages, which saves half of the time; what went wrong in it."""
+    wrong: list[str] = []
+    page = new_page(color_scheme="dark", reduced_motion="reduce", viewport=DESK)
+    page.add_init_script("localStorage.clear()")  # where the switch of colours is remembered
+    page.add_init_script(SHIFTS)
+    page.on("request", lambda r: r.url.startswith(address) or wrong.append(f"loads {r.url}"))
+    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return page, wrong
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Those whose colours were looked at, by the elements around them."""
+    return set[str]()
+
+
+@pytest.fixture(scope="session")
+def plain(new_page):
+    """A window without JavaScript."""
+    return new_page(java_script_enabled=False, viewport={"width": 700, "height": 800})
+
+
+# The files that take longest, so that they begin first and the workers end together.
+LONGEST = [
+    "tests/site/test_lessons.py",
+    "tests/tools/test_notebooks.py",
+    "tests/test_site.py",
+    "tests/diagnosis/test_diagnosing.py",
+    "tests/site/test_reader.py",
+    "tests/site/test_start.py",
+    "tests/site/test_publish.py",
+    "tests/site/test_search.py",
+    "tests/backward/test_player.py",
+    "tests/backward/test_player_layout.py",
+    "tests/tools/test_lessons.py",
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files. The first two have one browser and no site to wait for."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter):
