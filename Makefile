@@ -30,8 +30,9 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
-deep: $(READY) ## Build, look at and free graphs of a million levels, on small stacks too
+deep: $(READY) ## Build, look at and free graphs of a million levels, and run all random programs
 	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
+	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'examples(' tests)
 
 site: notebooks ## Build the course into site/, as it is published
 	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, record_backward
-from tests.programs import OPERATIONS, Double, Silent, programs, run
+from tests.programs import OPERATIONS, Double, Silent, examples, programs, run
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
 
@@ -183,7 +183,7 @@ def readable(fn):
 MODES = ["plain", "plain", "plain", "retain", "twice", "a leaf", "an inner one", "create"]
 
 
-@settings(deadline=None, max_examples=350)
+@settings(deadline=None, max_examples=examples(350))
 @given(
     STEPS, st.sampled_from(MODES), st.booleans(), st.sampled_from([torch.float32, torch.float64])
 )
@@ -277,7 +277,7 @@ SIMPLE = sorted(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     st.lists(st.tuples(st.sampled_from(SIMPLE), *[st.integers(0, 99)] * 2), max_size=8),
     st.sampled_from(OTHER_TYPES),
