@@ -32,6 +32,7 @@ EVERYTHING = {"rules": {"target-size": {"enabled": True}}}
 ALL_BUT_COLOURS = {
     "rules": {"target-size": {"enabled": True}, "color-contrast": {"enabled": False}}
 }
+CLOTHES = "colours => { Object.assign(document.body.dataset, colours) }"
 COLOURS = {"runOnly": ["color-contrast"]}
 # Of ten elements seven only colour a piece of code. To anything but an eye they are its text.
 WITHOUT_TOKENS = """() => {
@@ -94,10 +95,9 @@ def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
     if now == texts:
         return wrong  # nothing of the page is left
     texts |= now
-    for scheme in ("slate", "default"):  # dark first, as the system has it
-        page.locator(f"body[data-md-color-scheme={scheme}]").wait_for()
+    page.locator("body[data-md-color-scheme=slate]").wait_for()  # as the system has it
+    for scheme, primary in (("slate", "black"), ("default", "white")):
+        page.evaluate(CLOTHES, {"mdColorScheme": scheme, "mdColorPrimary": primary})
         violations = page.evaluate(VIOLATIONS, [["html"], COLOURS])
         wrong += [f"{scheme}: {violation}" for violation in violations]
-        if scheme == "slate":
-            page.get_by_title("Switch to light mode").press("Enter")
     return wrong

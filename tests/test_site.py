@@ -87,6 +87,15 @@ def test_a_page_is_accessible_and_self_contained(address, window, texts, path):
     assert wrong == []
 
 
+def test_the_switch_of_colours_is_used_by_the_keyboard(address, window):
+    page, _ = window
+    page.goto(f"{address}404.html")
+    for scheme, title in (("slate", "Switch to light mode"), ("default", "Switch to dark mode")):
+        page.locator(f"body[data-md-color-scheme={scheme}]").wait_for()
+        page.get_by_title(title).press("Enter")
+    page.locator("body[data-md-color-scheme=slate]").wait_for()
+
+
 FORMULAS = r"""<!doctype html>
 <div class="md-content">
   <p>With <span class="arithmatex">\(x^2\)</span>:</p>
