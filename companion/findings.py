@@ -9,7 +9,7 @@ the clinic, ``course/clinic.md``.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Literal, NamedTuple
@@ -88,6 +88,7 @@ class Kind(NamedTuple):
             it, and our message. Fields of the message are named groups of the expression. Of
             several that fit an error the first counts, in the order of the table. They fit torch
             2.6 to 2.15, and other wordings before.
+        variants: by a word, cause and cure where it comes about in another way.
     """
 
     severity: Severity
@@ -96,6 +97,7 @@ class Kind(NamedTuple):
     cure: str
     cut: str = ""
     errors: Sequence[tuple[str, str]] = ()
+    variants: Mapping[str, tuple[str, str]] = {}
 
 
 def finding(
@@ -106,15 +108,17 @@ def finding(
     where: str = "",
     node: int | None = None,
     source: Source | None = None,
+    variant: str = "",
 ) -> Finding:
     """A finding of a code, with what is special to it; ``where`` is its source unless given."""
     kind = KINDS[code]
+    cause, cure = kind.variants.get(variant, (kind.cause, kind.cure))
     return Finding(
         code,
         severity or kind.severity,
         message,
-        kind.cause,
-        kind.cure,
+        cause,
+        cure,
         kind.lesson,
         where or str(source or ""),
         node,
@@ -139,6 +143,14 @@ _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors
 _HOOKS, _FUNCTIONS = "13-hooks.md", "14-functions.md"
 _IN_PLACE = "12-in-place.md"
 _TWICE, _KINKS = "15-create-graph.md", "18-kinks.md"
+
+# Cause and cure of NaN from softmax, whether it reached the output or was masked.
+_EMPTY_ROW = (
+    "a softmax whose elements are all -inf divides zero by zero; what leaves the row out later "
+    "sends it zeros, and zero times NaN is NaN",
+    "leave at least one element of each row unmasked, or mask with a large finite number such as "
+    "-1e9; if the row came in with NaN, mend what made it",
+)
 
 KINDS: dict[str, Kind] = {
     # ---- backward raises, or a gradient is missing
@@ -194,7 +206,7 @@ KINDS: dict[str, Kind] = {
         "the graph ends at another leaf of the same shape that is not among the inputs; most often "
         "the variable was given a new tensor",
         "change the values of the one tensor in place under torch.no_grad(), or hand the new "
-        "tensor to everybody who holds the old one, the optimiser too",
+        "tensor to everybody who holds the old one, the optimizer too",
     ),
     "late-requires-grad": Kind(
         "error",
@@ -216,7 +228,7 @@ KINDS: dict[str, Kind] = {
             ),
             (
                 r"can't optimize a non-leaf Tensor",
-                "an optimiser was given a tensor in the middle of a graph",
+                "an optimizer was given a tensor in the middle of a graph",
             ),
         ],
     ),
@@ -617,6 +629,31 @@ KINDS: dict[str, Kind] = {
         _LOST,
         "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
         "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
+        variants={
+            "flat": (
+                "the slope of this function is zero where all of its input lies, as that of clamp "
+                "is outside of its bounds",
+                "bring the input into the range where there is a slope, by its scale or by how the "
+                "parameters begin; or take a smooth or leaky function",
+            ),
+            "one-element": (
+                "softmax of one element is 1, and what is normalised over one element is 0, "
+                "whatever goes in",
+                "take sigmoid for a network with one output, or another dim=: the one along which "
+                "there are several elements",
+            ),
+            "masked": (
+                "a mask leaves out every element, and what is left out gets zero",
+                "look at the mask: it may be turned round, as where(mask, ...) for "
+                "where(~mask, ...)",
+            ),
+            "cancels": (
+                "the two gradients are equal but for their sign; so are those of "
+                "log_prob(rsample()) by the mean, since the sample moves with the mean",
+                "detach() the sample for log_prob(...) * reward, as sample() does; to follow the "
+                "sample itself, differentiate what is computed from rsample()",
+            ),
+        },
     ),
     "nan-risk": Kind(
         "warning",
@@ -625,6 +662,15 @@ KINDS: dict[str, Kind] = {
         "arrives or is met further on",
         "keep the input of the operation away from the point, not its result: "
         "clamp(min=1e-12) before it, or torch.where(mask, x, 1.0).sqrt() and then mask again",
+        variants={
+            "masked": (
+                "a mask, where() or an index leaves out a value and not its Node: that gets a zero "
+                "from there, and zero times infinity or NaN is NaN",
+                "mask the input of the operation, not only its result: torch.where(mask, x, "
+                "0.0).exp() with a safe value in place of x, and then mask again",
+            ),
+            "empty-row": _EMPTY_ROW,
+        },
     ),
     "non-finite": Kind(
         "warning",
@@ -638,6 +684,17 @@ KINDS: dict[str, Kind] = {
                 "{node} gave NaN for its input {index}",
             ),
         ],
+        variants={
+            "empty-row": _EMPTY_ROW,
+            "after": (
+                "the formula of this Node divided by zero, or met an infinity or NaN: one that "
+                "came to it, or one of the forward pass, which may be masked in the loss",
+                "if the loss is finite, keep the input of the operation away from the point, or "
+                "mask it before: torch.where(mask, x, 1.0).sqrt(); else mend the operation of the "
+                "forward pass that gave the first NaN or infinity. diagnose(loss, watch=watched) "
+                "tells before the backward pass, watched.first_nonfinite names the operation",
+            ),
+        },
     ),
     "ties": Kind(
         "info",

@@ -1,5 +1,6 @@
 """What tests share: the browser, the built site, and the report below them."""
 
+import fcntl
 import functools
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.pages import DESK, SHIFTS
 
 # A thread for each of the two workers, here and in what tests start; before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,25 +68,53 @@ def run(*command: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory) -> Path:
-    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
-    folder = tmp_path_factory.mktemp("mkdocs")
-    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
-    run("tools.publish", str(folder), cwd=ROOT)
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of the workers to need it makes, while the others wait.
+
+    Where making it fails, nothing is left, and each worker tells of the failure.
+    """
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        if not folder.exists():
+            half = folder.with_suffix(".half")
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            make(half)
+            half.rename(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def zensical_site(tmp_path_factory) -> Path:
-    """The course, built by Zensical, which writes nowhere but beside mkdocs.yml: so in a copy."""
-    folder = tmp_path_factory.mktemp("zensical")
+def common(tmp_path_factory) -> Path:
+    """A folder that all workers of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def with_mkdocs(folder: Path) -> None:
+    run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
+    run("tools.publish", str(folder), cwd=ROOT)
+
+
+def with_zensical(folder: Path) -> None:
+    """It writes nowhere but beside mkdocs.yml: so in a copy."""
     for name in ("companion", "course", "tools"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "mkdocs.yml", folder)
     run("zensical", "build", "--strict", cwd=folder)
     run("tools.publish", cwd=folder)
-    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def site(common) -> Path:
+    """The course as published, built strictly by MkDocs: a broken link or anchor fails here."""
+    return made_once(common / "mkdocs", with_mkdocs)
+
+
+@pytest.fixture(scope="session")
+def zensical_site(common) -> Path:
+    """The course, built by Zensical."""
+    return made_once(common / "zensical", with_zensical) / "site"
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -101,6 +132,54 @@ def address(site) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def window(new_page, address):
+    """One window for all pages, which saves half of the time; what went wrong in it."""
+    wrong: list[str] = []
+    page = new_page(color_scheme="dark", reduced_motion="reduce", viewport=DESK)
+    page.add_init_script("localStorage.clear()")  # where the switch of colours is remembered
+    page.add_init_script(SHIFTS)
+    page.on("request", lambda r: r.url.startswith(address) or wrong.append(f"loads {r.url}"))
+    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return page, wrong
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Those whose colours were looked at, by the elements around them."""
+    return set[str]()
+
+
+@pytest.fixture(scope="session")
+def plain(new_page):
+    """A window without JavaScript."""
+    return new_page(java_script_enabled=False, viewport={"width": 700, "height": 800})
+
+
+# The files that take longest, so that they begin first and the workers end together.
+LONGEST = [
+    "tests/site/test_lessons.py",
+    "tests/tools/test_notebooks.py",
+    "tests/test_site.py",
+    "tests/diagnosis/test_diagnosing.py",
+    "tests/site/test_reader.py",
+    "tests/site/test_start.py",
+    "tests/site/test_publish.py",
+    "tests/site/test_search.py",
+    "tests/backward/test_player.py",
+    "tests/backward/test_player_layout.py",
+    "tests/tools/test_lessons.py",
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files. The first two have one browser and no site to wait for."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -5,6 +5,7 @@ takes. So the same program can be run several times, and hypothesis can make it 
 names the operations that it wants, and may bring its own.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -258,6 +259,11 @@ OPERATIONS: dict[str, Operation] = {
 
 
 # ---- programs
+
+
+def examples(in_deep: int) -> int:
+    """How many random programs a test makes: so many in ``make deep``, else a quarter."""
+    return in_deep if os.environ.get("EXAMPLES") == "all" else in_deep // 4
 
 
 def programs(

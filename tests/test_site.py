@@ -7,21 +7,18 @@ import re
 import textwrap
 import traceback
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
 from axe_playwright_python.base import AXE_SCRIPT
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings, faults_of_the_opened
+
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
-PAGES = ["", *(f"{page.stem}/" for page in sorted((ROOT / "course").glob("*.md")))]
-PAGES = [page for page in PAGES if page != "index/"] + ["404.html"]
-DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
-
-
-def drawings(site: Path, lesson: Path) -> list[str]:
-    return DRAWING.findall((site / lesson.stem / "index.html").read_text())
+# The lessons are opened in tests/site/test_lessons.py.
+OTHERS = [page.stem for page in sorted((ROOT / "course").glob("[a-z]*.md"))]
+PAGES = [f"{name}/".removeprefix("index/") for name in OTHERS] + ["404.html"]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
@@ -77,96 +74,26 @@ def test_nothing_is_left_as_markup(site):
         assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
 
 
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 320, "height": 800}
-VIOLATIONS = """async ([within, options]) => {
-  for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame)  // to settle
-  const {violations} = await axe.run(within, {resultTypes: ["violations"], ...options})
-  return violations.flatMap(({id, nodes}) => nodes.map(
-    ({html, failureSummary}) => `${id}: ${html} ${failureSummary}`
-  ))
-}"""
-# Target size belongs to WCAG 2.2 AA and is not on by itself yet.
-EVERYTHING = {"rules": {"target-size": {"enabled": True}}}
-# Colours take most of the time, so they are looked at apart, in a page with fewer texts.
-ALL_BUT_COLOURS = {
-    "rules": {"target-size": {"enabled": True}, "color-contrast": {"enabled": False}}
-}
-COLOURS = {"runOnly": ["color-contrast"]}
-# Of ten elements seven only colour a piece of code. To anything but an eye they are its text.
-WITHOUT_TOKENS = """() => {
-  const content = document.querySelector(".md-content")
-  window.whole = content.cloneNode(true)
-  for (const token of content.querySelectorAll("code span[class]")) {
-    if (token.attributes.length === 1) token.replaceWith(...token.childNodes)
-  }
-  content.normalize()
-}"""
-# Of all texts with the same elements around them one is left, of all pages together.
-ONE_TEXT_OF_EACH = """known => {
-  const seen = new Set(known)
-  for (const part of [whole, ...document.querySelectorAll(".md-sidebar")]) {
-    const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT)
-    while (texts.nextNode()) {
-      let around = ""
-      for (let e = texts.currentNode.parentElement; e; e = e.parentElement) {
-        around += `${e.tagName} ${e.getAttribute("class")};`
-      }
-      if (seen.has(around)) texts.currentNode.data = ""
-      else if (texts.currentNode.data.trim()) seen.add(around)
-    }
-  }
-  const others = ":not(svg, svg *, button, input, select, textarea)"
-  for (const e of [...whole.querySelectorAll(others)].reverse()) {
-    if (!e.childElementCount && !e.textContent.trim()) e.remove()
-  }
-  document.querySelector(".md-content").replaceWith(whole)
-  return [...seen]
-}"""
-
-
-@pytest.fixture(scope="session")
-def window(new_page, address):
-    """One window for all pages, which saves half of the time; what went wrong in it; what it had.
-
-    What it had are the texts whose colours were looked at, by the elements around them.
-    """
-    wrong: list[str] = []
-    page = new_page(color_scheme="dark", reduced_motion="reduce", viewport=DESK)
-    page.add_init_script("localStorage.clear()")  # where the switch of colours is remembered
-    page.on("request", lambda r: r.url.startswith(address) or wrong.append(f"loads {r.url}"))
-    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    return page, wrong, set[str]()
+# What a wide page has more is in its header and sidebars, and those are alike on all other pages.
+AROUND = {"", "reference/", "404.html"}
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_accessible_and_self_contained(address, window, path):
-    page, wrong, seen = window
+def test_a_page_is_accessible_and_self_contained(address, window, texts, path):
+    page, wrong = window
     wrong.clear()
     page.goto(address + path)
-    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-    page.evaluate(AXE_SCRIPT)
-    if page.locator(".katex").count() != page.locator(".arithmatex").count():
-        wrong.append("a formula is not typeset")
-    wrong += page.locator(".katex-error").all_inner_texts()
-    page.evaluate(WITHOUT_TOKENS)
-    # What a wide page has more is in its header and sidebars, and those are alike on all lessons.
-    for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
-        page.set_viewport_size(size)
-        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            wrong.append(f"{size['width']} wide: the page scrolls sideways")
-        if size is PHONE or path.rstrip("/") not in {lesson.stem for lesson in LESSONS[1:]}:
-            violations = page.evaluate(VIOLATIONS, [within, ALL_BUT_COLOURS])
-            wrong += [f"{size['width']} wide: {violation}" for violation in violations]
-    page.set_viewport_size(DESK)
-    seen |= {*page.evaluate(ONE_TEXT_OF_EACH, list(seen))}
-    for scheme in ("slate", "default"):  # dark first, as the system has it
-        page.locator(f"body[data-md-color-scheme={scheme}]").wait_for()
-        violations = page.evaluate(VIOLATIONS, [["html"], COLOURS])
-        wrong += [f"{scheme}: {violation}" for violation in violations]
-        if scheme == "slate":
-            page.get_by_title("Switch to light mode").press("Enter")
+    wrong += faults_of_the_opened(page, texts, around=path in AROUND)
     assert wrong == []
+
+
+def test_the_switch_of_colours_is_used_by_the_keyboard(address, window):
+    page, _ = window
+    page.goto(f"{address}404.html")
+    for scheme, title in (("slate", "Switch to light mode"), ("default", "Switch to dark mode")):
+        page.locator(f"body[data-md-color-scheme={scheme}]").wait_for()
+        page.get_by_title(title).press("Enter")
+    page.locator("body[data-md-color-scheme=slate]").wait_for()
 
 
 FORMULAS = r"""<!doctype html>
@@ -192,40 +119,6 @@ def test_katex_is_loaded_where_there_are_formulas_and_nowhere_else(address, new_
     assert page.locator(".katex-error").count() == 0
     assert {"assets/katex/katex.min.js", "assets/katex/katex.min.css"} <= set(loaded)
     page.close()
-
-
-@pytest.fixture(scope="session")
-def plain(new_page):
-    """A window without JavaScript."""
-    return new_page(java_script_enabled=False, viewport={"width": 700, "height": 800})
-
-
-@pytest.fixture(scope="module", params=LESSONS, ids=lambda lesson: lesson.stem)
-def plain_lesson(request, address, plain):
-    """A lesson in it, opened once for the tests that look at it."""
-    plain.goto(f"{address}{request.param.stem}/")
-    return request.param
-
-
-def test_on_paper_folds_are_open_and_nothing_is_cut_off(plain, plain_lesson):
-    """Without JavaScript, with which the theme opens the folds itself."""
-    hidden = "all => all.filter(e => !e.checkVisibility()).map(e => e.textContent)"
-    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
-    around = plain.locator(".md-header, .md-sidebar, .md-footer, .md-button")
-    plain.emulate_media(media="print")
-    assert plain.locator("details > *").evaluate_all(hidden) == []
-    assert plain.locator("pre > code, .drawing-box").evaluate_all(cut) == []
-    assert not any(element.is_visible() for element in around.all())
-
-
-def test_without_javascript_a_lesson_is_whole(site, plain, plain_lesson):
-    plain.emulate_media(media="screen")
-    assert plain.locator("h1").is_visible()
-    plain.locator("summary").first.click()
-    assert plain.locator("details > :not(summary)").first.is_visible()
-    plain.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-    shown = [drawing.is_visible() for drawing in plain.locator("svg.drawing").all()]
-    assert shown == [True] * len(drawings(site, plain_lesson))
 
 
 def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, new_page):

@@ -44,7 +44,7 @@ from tools.grammar import (
 )
 
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
-FOLDED = ["", "</details>"]  # the end of a fold
+FOLDED = ["", "</details>", ""]  # the end of a fold; a heading right below would be plain text
 FILES = "(?:md|ipynb|svg|html|css|js|png)"  # what links lead to, unlike x[0](y) in code
 AFTER_PREDICT = "Read on when you have run the cell"
 NEEDS = "This notebook uses the package `companion` of the course."
@@ -253,7 +253,7 @@ def _text(parts: list[Part], folder: Path) -> list[Any]:
     for part in parts:
         lines += _lines(part, folder)
     lines += FOLDED * len(parts[-1].inside_below)
-    text = re.sub("\n+</details>", "\n\n</details>", EMPTY.sub("", "\n".join(lines))).strip()
+    text = re.sub("\n+</details>\n*", "\n\n</details>\n\n", EMPTY.sub("", "\n".join(lines))).strip()
     return [v4.new_markdown_cell(text)] if text else []
 
 

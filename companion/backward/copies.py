@@ -8,11 +8,12 @@ which its version counter tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
-from companion.internals import unseen_by_subclasses, version_of
+from companion.internals import parts_of, unseen_by_subclasses, version_of
 
 LARGE = 1000  # elements: a smaller gradient is copied in less time than a copy of it is found
 
@@ -64,6 +65,17 @@ def copy_of(tensor: Tensor) -> Tensor:
     """A copy without a graph, whatever a subclass of Tensor makes of ``clone``."""
     with unseen_by_subclasses():
         return tensor.detach().clone()
+
+
+def worst_of(gradients: Iterable[Tensor | None]) -> int:
+    """2 if one of these has NaN, 1 if one has an infinity; else 0."""
+    worst = 0
+    for g in gradients:
+        if g is not None and not g.is_meta and not g.is_nested:
+            values = parts_of(g)[1] if g.layout is torch.sparse_coo else g
+            if not values.isfinite().all():
+                worst = max(worst, 1 + int(values.isnan().any()))
+    return worst
 
 
 def _copy_from(known: Copied, tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from companion.backward.copies import Gradients, Tensor, copy_of
+from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
 from companion.backward.hooks import Hooks, Log
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
@@ -157,6 +157,26 @@ class Recording:
     def steps(self) -> tuple[Step, ...]:
         """A Step for each Node that ran, in the order in which the engine ran them."""
         return self._replayed[0]
+
+    @cached_property
+    def first_nonfinite(self) -> Step | None:
+        """The step that gave the first NaN or infinity: all that came to its Node was finite.
+
+        Where infinities came and a NaN was given, it counts too. What came is what arrived, so the
+        sum of arrivals and your own hooks are part of the step. None if there was none.
+
+        Examples:
+            >>> x = torch.tensor([0.0, 4.0], requires_grad=True)
+            >>> recording = record_backward(torch.where(x > 0, x.sqrt(), 0.0).sum())
+            >>> recording.graph.nodes[recording.first_nonfinite.node].name
+            'SqrtBackward0'
+        """
+        for step in self.steps:
+            came = worst_of([arrival.value for arrival in step.arrivals] + [step.grad_before])
+            given = worst_of([*step.grad_outputs, *(step.grad_inputs or ()), step.grad_after])
+            if given > came:
+                return step
+        return None
 
     @property
     def pending(self) -> dict[int, tuple[Arrival, ...]]:

@@ -6,10 +6,12 @@ A test reads that table in the torch that is installed and compares.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import torch
 
 
+@cache
 def operation_of(name: str) -> str:
     """The operation of a Node: ``"Log1P"`` of ``"Log1PBackward0"``.
 

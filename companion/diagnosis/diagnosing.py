@@ -17,8 +17,10 @@ import torch
 
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
-from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, sends_zero
+from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
+from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
@@ -212,7 +214,8 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
 
 def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
     if is_plain(output) and not output.isfinite().all():
-        yield finding("non-finite", "the output itself is infinite or NaN")
+        born, source = born_before(case.watch, output) if case.watch else ("", None)
+        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
 
 
 _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
@@ -419,42 +422,17 @@ def _about_freed_nodes(case: Case) -> Iterator[Finding]:
         yield finding("freed", message, **case.at(freed[0]))
 
 
-def _about_zeros(case: Case) -> Iterator[Finding]:
-    """Whether every path to an input passes a Node that sends zero."""
-    zeros = {
-        node.index
-        for node, saved in case.nodes_and_peeks
-        if sends_zero(node.name) or saved.values.get("rounding_mode")  # of torch.div
-    }
-    if case.graph is None or not zeros:
-        return
-    at = case.at(min(zeros))
-    alive = _reached_by_more_than_zero(case.graph, zeros)
-    for given in case.inputs:
-        if given.node is not None and given.node not in alive:
-            name = given.name
-            message = f"every path to {name} passes a Node that sends zero: so is its gradient"
-            yield finding("zero-derivative", message, **at)
-    if not case.inputs:
-        message = f"{case.nodes[min(zeros)].name} always sends zero"
-        yield finding("zero-derivative", message, **at)
-
-
-def _reached_by_more_than_zero(graph: Graph, zeros: set[int]) -> set[int]:
-    """The Nodes to which some path leads that passes none of those that send zero."""
-    reached = {0}
-    for index in graph.order:  # every Node after all that lead to it
-        if index in reached and index not in zeros:
-            reached |= {edge.target for edge in graph.slots(index) if edge}
-    return reached
-
-
 def _about_the_values(case: Case) -> Iterator[Finding]:
+    spoilt = dict[int, str]()
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
         about = shape_or_none(node), case.slots(node.index), outputs
         for code, message in risks(node.name, saved, *about):
-            yield finding(code, message, **case.at(node.index))
+            if code == "non-finite":
+                spoilt[node.index] = message
+            else:
+                yield finding(code, message, **case.at(node.index))
+    yield from about_the_spoilt(case, spoilt)
 
 
 def _about_precision(case: Case) -> Iterator[Finding]:
@@ -521,7 +499,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_freed_nodes,
     _about_the_cuts,
     _about_mutations,
-    _about_zeros,
+    about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,

@@ -7,6 +7,7 @@ zero can be seen beforehand.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from math import inf, prod
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -27,7 +28,8 @@ def risks(
     slots: Sequence[Edge | None],
     outputs: Collection[int],
 ) -> Iterator[Risk]:
-    """What is to be said about the values of one Node.
+    """What is to be said about the values of one Node. Of one that saved what is infinite or NaN,
+    where its formula would spread that, the code is ``"non-finite"``.
 
     Args:
         name: the class of the Node.
@@ -41,6 +43,8 @@ def risks(
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
         if risk := rule(_Saved(saved.values, values, shape, slots, outputs)):
             yield risk
+            if risk[0] == "non-finite":
+                return
     for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
         is_factor = operation in _FACTORS
@@ -52,10 +56,10 @@ def risks(
 
 def is_plain(value: object) -> bool:
     """Whether it is a floating tensor whose values can be asked about."""
-    return _readable(value) and value.is_floating_point() and value.numel() > 0
+    return is_readable(value) and value.is_floating_point() and value.numel() > 0
 
 
-def _readable(value: object) -> TypeGuard[Tensor]:
+def is_readable(value: object) -> TypeGuard[Tensor]:
     """Whether it is a tensor whose elements can be asked for."""
     return (
         type(value) in (Tensor, torch.nn.Parameter)
@@ -83,12 +87,13 @@ class _Saved(NamedTuple):
 _Rule = Callable[[_Saved], Risk | None]
 
 
-def _at(name: str, is_risky: Callable[[Tensor], Tensor], point: str) -> _Rule:
-    """The formula divides by zero where the value saved under a name is risky."""
+def _at(names: str, is_risky: Callable[..., Tensor], point: str, gives: str = "infinite") -> _Rule:
+    """The formula divides by zero where the values saved under some names are risky."""
 
     def rule(saved: _Saved) -> Risk | None:
-        if name in saved.values and is_risky(saved.values[name]).any():
-            return "nan-risk", f"{point}: the gradient is infinite"
+        if set(names.split()) <= set(saved.values):
+            if is_risky(*[saved.values[name] for name in names.split()]).any():
+                return "nan-risk", f"{point}: the gradient is {gives}"
         return None
 
     return rule
@@ -122,13 +127,52 @@ def _pow(saved: _Saved) -> Risk | None:
     base, exponent = saved.values.get("self"), saved.all.get("exponent")
     if base is None or exponent is None:
         return None
-    if isinstance(exponent, Tensor) and not _readable(exponent):
+    if isinstance(exponent, Tensor) and not is_readable(exponent):
         return None
+    if len(saved.slots) > 1 and saved.slots[1] and (base < 0).any():
+        return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
     steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
     if not ((base == 0) & steep.to(base.device)).any():
         return None
     power = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
     return "nan-risk", f"x ** {power} at 0: the gradient is infinite"
+
+
+def _div(saved: _Saved) -> Risk | None:
+    """Rounded, as by ``//``, a quotient sends zeros."""
+    return None if saved.all.get("rounding_mode") else _BY_ZERO(saved)
+
+
+def _remainder(saved: _Saved) -> Risk | None:
+    """The gradient of the divisor is rounded quotients."""
+    return _BY_ZERO(saved) if saved.slots[1:] and saved.slots[1] else None
+
+
+def _logit(saved: _Saved) -> Risk | None:
+    """Where it has an ``eps`` it clamps."""
+    return None if (saved.all.get("eps") or 0) > 0 else _LOGIT(saved)
+
+
+def _spread(saved: _Saved) -> Risk | None:
+    """Of ``std`` and ``var``: whether nothing is left to divide by."""
+    if "self" not in saved.values:
+        return None
+    shape, dims = saved.values["self"].shape, saved.all["dim"] or ()
+    lengths = [shape[dim] for dim in dims] if dims and shape else shape
+    correction = saved.all["correction"]
+    if prod(lengths) > (1 if correction is None else correction):
+        return None
+    return "nan-risk", "std or var of one element, with correction=1: the gradient is NaN"
+
+
+def _softmax(saved: _Saved) -> Risk | None:
+    if "result" not in saved.values or not (spoilt := saved.values["result"].isnan()).any():
+        return None
+    rows = int(spoilt.any(saved.all["dim"]).sum())
+    return "non-finite", (
+        f"softmax gave NaN in {rows} {'row' if rows == 1 else 'rows'}: all that went into such a "
+        "row was -inf, as where a mask leaves nothing, or something was NaN or inf"
+    )
 
 
 def _relu(saved: _Saved) -> Risk | None:
@@ -151,7 +195,7 @@ def _extremum_of_some(saved: _Saved) -> Risk | None:
         return None
     values, result = saved.values["self"], saved.values["result"]
     dims = saved.all["dim"]
-    if not saved.all["keepdim"] and values.dim():
+    if not saved.all["keepdim"] and dims and values.dim():
         for dim in sorted(dim % values.dim() for dim in dims):
             result = result.unsqueeze(dim)
     equal = values == result
@@ -171,7 +215,7 @@ def _extremum_of_two(saved: _Saved) -> Risk | None:
 def _written_twice(saved: _Saved) -> int:
     """How many elements ``index_put`` wrote to that its indices name a second time."""
     given = {dim: i for dim, i in enumerate(saved.all.get("indices", ())) if i is not None}
-    if not given or saved.all["accumulate"] or not all(map(_readable, given.values())):
+    if not given or saved.all["accumulate"] or not all(map(is_readable, given.values())):
         return 0
     if any(index.dtype is not torch.long for index in given.values()):
         return 0  # a mask names each element once
@@ -185,37 +229,71 @@ def _written_twice(saved: _Saved) -> int:
 def _scattered_twice(saved: _Saved) -> int:
     """The same of ``scatter``, whose index names elements along one dimension."""
     index, dim = saved.all.get("index"), saved.all.get("dim", 0)
-    if not _readable(index) or index.dim() == 0:
+    if not is_readable(index) or index.dim() == 0:
         return 0
     return int((index.sort(dim).values.diff(dim=dim) == 0).sum())
+
+
+_BY_ZERO = _at("other", lambda v: v == 0, "division by 0")
+_LOGIT = _at("self", lambda v: (v == 0) | (v == 1), "logit at 0 or 1")
+
+
+def _both_empty(a: Tensor, b: Tensor) -> Tensor:
+    return (a == -inf) & (b == -inf)
+
+
+def _pole(function: str) -> _Rule:
+    return _at("self", lambda v: (v <= 0) & (v == v.round()), f"{function} at 0, -1, -2, ...")
 
 
 _RULES: dict[str, _Rule] = {
     "Acos": _at("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
     "Acosh": _at("self", lambda v: v == 1, "acosh at 1"),
+    "Addcdiv": _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0"),
     "Amax": _extremum_of_some,
     "Amin": _extremum_of_some,
     "Asin": _at("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
     "Atanh": _at("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
-    "Div": _at("other", lambda v: v == 0, "division by 0"),
+    "Digamma": _at("self", lambda v: v == 0, "digamma at 0"),
+    "Div": _div,
     "Erfinv": _at("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
+    "Fmod": _remainder,
+    "Hypot": _at("result", lambda v: v == 0, "hypot at (0, 0)", "NaN"),
     "IndexPut": _writing(_written_twice),
+    "Lgamma": _pole("lgamma"),
     "LinalgEigh": _between_equal("eigenvalues", (1,), "equal eigenvalues"),
+    "LinalgSlogdet": _at("sign", lambda v: v == 0, "slogdet of a singular matrix"),
     "LinalgSvd": _between_equal("S", (0, 2), "equal singular values"),
     "Log": _at("self", lambda v: v == 0, "log at 0"),
     "Log10": _at("self", lambda v: v == 0, "log10 at 0"),
     "Log1P": _at("self", lambda v: v == -1, "log1p at -1"),
     "Log2": _at("self", lambda v: v == 0, "log2 at 0"),
+    "Logaddexp": _at("self other", _both_empty, "logaddexp of -inf and -inf", "NaN"),
+    "Logaddexp2": _at("self other", _both_empty, "logaddexp2 of -inf and -inf", "NaN"),
+    "Logcumsumexp": _at("result", lambda v: v == -inf, "logcumsumexp of nothing but -inf", "NaN"),
+    "Logit": _logit,
+    "LogSoftmax": _softmax,
+    "Logsumexp": _at("result", lambda v: v == -inf, "logsumexp of nothing but -inf", "NaN"),
     "Max": _extremum_of_all,
     "Maximum": _extremum_of_two,
     "Min": _extremum_of_all,
     "Minimum": _extremum_of_two,
+    "Polygamma": _pole("polygamma"),
     "Pow": _pow,
     "Reciprocal": _at("result", lambda v: v.isinf(), "division by 0"),
     "Relu": _relu,
+    "Remainder": _remainder,
     "Rsqrt": _at("result", lambda v: v.isinf(), "rsqrt at 0"),
     "Scatter": _writing(_scattered_twice),
+    "Softmax": _softmax,
+    "SpecialEntr": _at("self", lambda v: v == 0, "entr at 0"),
+    "SpecialNdtri": _at("result", lambda v: v.isinf(), "ndtri at 0 or 1"),
+    "SpecialXlog1Py": _at("other", lambda v: v == -1, "xlog1py at (x, -1)"),
     "Sqrt": _at("result", lambda v: v == 0, "sqrt at 0"),
+    "Std": _spread,
+    "StdMean": _spread,
+    "Var": _spread,
+    "VarMean": _spread,
     "Xlogy": _at("other", lambda v: v == 0, "xlogy at (x, 0)"),
 }
 # Those whose formula multiplies the gradient by what they saved.

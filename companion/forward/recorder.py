@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
+from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
     SET_GRAD_ENABLED,
     base_of,
@@ -67,6 +68,7 @@ class TensorState:
     version: int | None
     next_note: int  # the index of the first note that is younger than this state
     fingerprint: int | None = None  # of its memory at this version
+    worst: int | None = None  # whether its values are finite, as ``values`` has it; None: not asked
     finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
 
 
@@ -119,6 +121,8 @@ class Recorder(TorchFunctionMode):
         # A float that item() gave is known by identity; it is looked up by value.
         self.floats: dict[complex, list[tuple[complex, Value]]] = {}
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
+        self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, how bad: see ``values``
+        self.births: list[int] = []  # the notes whose results are worse than what they took
         self.is_function_code: dict[CodeType, bool] = {}  # of a torch.autograd.Function
         self.entry_code: CodeType | None = None  # the code that entered the block
         self.backward_pass = running_pass()  # -1 outside of any
@@ -178,6 +182,8 @@ class Recorder(TorchFunctionMode):
         else:  # the usual case, in a third of the time
             tensors = [argument for argument in read if type(argument) in PLAIN]
         inputs = [(tensor, self.state_of(tensor)) for tensor in tensors]
+        if inputs and inputs[0][1].worst is None and _overwrites(name):
+            inputs[0][1].worst = worst_of(inputs[0][0])
         values = [state.value for _, state in inputs]
         if self.floats:
             values = self.values_of_floats(read) + values
@@ -217,9 +223,12 @@ class Recorder(TorchFunctionMode):
         if writer is not None and writer.made_by is not None and writer.made_by >= state.next_note:
             last = self.notes[-1].numbers[1]
             note = Note("", None, [state.value, writer], [writer], (last, last), hidden=True)
+            if worst := self.nonfinite.get((writer.made_by, writer.output_nr)):
+                self.nonfinite[len(self.notes), 0] = worst
             state.value = state.value._replace(made_by=len(self.notes), output_nr=0)
             self.notes.append(note._replace(stands_for=writer.made_by))
         state.version, state.fingerprint = version_of(tensor), None
+        state.worst = UNSET if state.worst == UNSET else None
         state.next_note = len(self.notes)
 
     def follow(self, tensor: Tensor, state: TensorState) -> TensorState:
@@ -242,6 +251,8 @@ class Recorder(TorchFunctionMode):
         index = len(self.notes)
         made = _union(given, written)
         outputs = [(tensor, self.update(tensor, index, nr)) for nr, tensor in enumerate(made)]
+        if outputs:
+            self.look_at_values(call, outputs, written)
         values = [state.value for _, state in outputs]
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
@@ -253,6 +264,39 @@ class Recorder(TorchFunctionMode):
         call_site, hidden = self.call_site(call)
         note = (name, call_site, input_values, values, numbers, live and not hidden, mode_code)
         self.notes.append(_new(Note, (*note, bool(written), addresses, hidden, None)))
+
+    def look_at_values(self, call: Call, outputs: Known, written: list[Tensor]) -> None:
+        """Find out whether what a call gave is finite, and if not, whether what it took was."""
+        before = [state.worst for _, state in call.inputs] if written else None
+        worst_given = FINITE
+        for nr, (tensor, state) in enumerate(outputs):
+            if not written and state.worst is None and self.is_finite_view(call, tensor):
+                state.worst = FINITE
+            elif written or state.worst is None:
+                state.worst = worst_of(tensor)
+            worst = state.worst
+            if worst:
+                before = before or [state.worst for _, state in call.inputs]
+                if "empty" in call.name or UNSET in before:
+                    state.worst = UNSET
+                    continue
+                self.nonfinite[len(self.notes), nr] = worst
+                worst_given = max(worst_given, worst)
+        if worst_given and worst_given > self.worst_taken(call, before or [], written):
+            self.births.append(len(self.notes))
+
+    def is_finite_view(self, call: Call, tensor: Tensor) -> bool:
+        """Whether a tensor shows nothing but what was finite."""
+        return base_of(tensor) is not None and all([s.worst == FINITE for _, s in call.inputs])
+
+    def worst_taken(self, call: Call, before: list[int | None], written: list[Tensor]) -> int:
+        """How bad the worst value is that a call took."""
+        taken = FINITE
+        for (tensor, state), worst in zip(call.inputs, before, strict=True):
+            if worst is None and not any(tensor is other for other in written):
+                worst = state.worst = worst_of(tensor)
+            taken = max(taken, worst or FINITE)
+        return taken
 
     def update(self, tensor: Tensor, index: int, nr: int) -> TensorState:
         """Bring up to date what is known of a tensor that a call made or changed."""
@@ -327,6 +371,11 @@ def _noted_name(func: Callable[..., Any]) -> str | None:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         return name if name in PROPERTIES else None
     return None if name in _SKIPPED else name
+
+
+def _overwrites(name: str) -> bool:
+    """Whether a function of this name writes into its first argument."""
+    return name[-1:] == "_" and (name[:2] != "__" or name[2] == "i" or name == "__setitem__")
 
 
 def _given(result: Any) -> list[Tensor]:

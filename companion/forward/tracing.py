@@ -12,7 +12,8 @@ import torch
 
 from companion.forward.fingerprints import memory_of
 from companion.forward.recorder import Note
-from companion.forward.watching import Cut, Watch
+from companion.forward.values import NAN
+from companion.forward.watching import Cut, Operation, Watch
 from companion.internals import number_of, unseen
 from companion.source import Source
 
@@ -88,6 +89,46 @@ def written_at(watch: Watch, tensor: Tensor) -> Source | None:
         return None
     writers = (n for n in reversed(watch._recorder.notes) if n.in_place and address in n.addresses)
     return next((writer.source for writer in writers), None)
+
+
+def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
+    """Where the NaN or infinity of a tensor was born: the first operation, and if that gave an
+    infinity and the tensor has NaN, the one that made NaN of it. Empty if it came from before the
+    block.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    recorder = watch._recorder
+    found, waiting = set[int](), [watch._value_of(output)]
+    while waiting:
+        value = waiting.pop()
+        if recorder.nonfinite.get((value.made_by, value.output_nr)) and value.made_by not in found:
+            found.add(value.made_by)  # type: ignore[arg-type]
+            waiting += recorder.notes[value.made_by].inputs  # type: ignore[index]
+    births = [i for i in recorder.births if i in found]
+    with_nan = {i for (i, _), worst in recorder.nonfinite.items() if worst == NAN}
+    first_nan = [i for i in births if i in with_nan][:1]
+    return tuple(map(watch._operation_at, dict.fromkeys(births[:1] + first_nan)))
+
+
+def hidden_by(watch: Watch, node: Node) -> Operation | None:
+    """The operation after that of a Node whose result is finite, though what it took was not.
+
+    Raises:
+        TypeError: ``node`` is not a Node.
+    """
+    notes, nonfinite = watch._recorder.notes, watch._recorder.nonfinite
+    own = _notes_of(notes, node)
+    spoilt = {origin for origin in nonfinite if origin[0] in own}
+    for i in range(own.stop, len(notes)) if spoilt else ():
+        if any((value.made_by, value.output_nr) in spoilt for value in notes[i].inputs):
+            numbered = enumerate(notes[i].outputs)
+            given = [(i, nr) for nr, value in numbered if value.dtype.is_floating_point]
+            if given and not any(origin in nonfinite for origin in given):
+                return watch._operation_at(i)
+            spoilt.update(origin for origin in given if origin in nonfinite)
+    return None
 
 
 def _notes_of(notes: list[Note], node: Node) -> range:

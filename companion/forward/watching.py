@@ -162,6 +162,25 @@ class Watch:
         return self._cuts_at(origins)
 
     @property
+    def first_nonfinite(self) -> Operation | None:
+        """The operation that gave the first NaN or infinity: what it took was finite.
+
+        Where an infinity went in and the first NaN came out, it counts too. One meant as a mask is
+        told as any other. What was NaN or infinite before the block was not born in it. An
+        operation inside ``Function.forward`` is told with the line of ``apply`` and the index of
+        the operation that comes next. None if there was none, as far as the values could be read.
+
+        Examples:
+            >>> x = torch.tensor([0.0, 1.0])
+            >>> with watch() as watched:
+            ...     y = torch.where(x > 0, x.log(), x)
+            >>> watched.first_nonfinite.called, y.isfinite().all().item()
+            ('log()', True)
+        """
+        births = self._recorder.births
+        return self._operation_at(births[0]) if births else None
+
+    @property
     def mutations(self) -> tuple[Mutation, ...]:
         """Tensors that were changed behind autograd's back, up to now.
 
@@ -208,6 +227,15 @@ class Watch:
     def __repr__(self) -> str:
         return f"<Watch: {len(self.operations)} operations, {len(self.cuts)} cuts>"
 
+    def _operation_at(self, i: int) -> Operation:
+        """The operation of a note, or what would be one, were it not hidden."""
+        self._update_operations()
+        index, note = self._operation_of[i], self._recorder.notes[i]
+        if index is not None:
+            return self._operations[index]
+        earlier = [index for index in self._operation_of[:i] if index is not None]
+        return self._operation(1 + max(earlier, default=-1), note)
+
     def _update_operations(self) -> None:
         """Turn the notes that came since the last time into operations."""
         for note in self._recorder.notes[len(self._operation_of) :]:
@@ -218,10 +246,12 @@ class Watch:
                 continue
             index = len(self._operations)
             self._operation_of.append(index)
-            inputs = tuple(map(self._published, note.inputs))
-            outputs = tuple(map(self._published, note.outputs))
-            operation = Operation(index, note.name, note.source, inputs, outputs, note.in_place)
-            self._operations.append(operation)
+            self._operations.append(self._operation(index, note))
+
+    def _operation(self, index: int, note: Note) -> Operation:
+        inputs = tuple(map(self._published, note.inputs))
+        outputs = tuple(map(self._published, note.outputs))
+        return Operation(index, note.name, note.source, inputs, outputs, note.in_place)
 
     def _published(self, value: Value) -> Value:
         """A value whose ``made_by`` counts operations, and not notes."""

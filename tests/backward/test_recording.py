@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, record_backward
-from tests.programs import OPERATIONS, Double, Silent, programs, run
+from tests.programs import OPERATIONS, Double, Silent, examples, programs, run
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
 
@@ -183,7 +183,7 @@ def readable(fn):
 MODES = ["plain", "plain", "plain", "retain", "twice", "a leaf", "an inner one", "create"]
 
 
-@settings(deadline=None, max_examples=350)
+@settings(deadline=None, max_examples=examples(350))
 @given(
     STEPS, st.sampled_from(MODES), st.booleans(), st.sampled_from([torch.float32, torch.float64])
 )
@@ -277,7 +277,7 @@ SIMPLE = sorted(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     st.lists(st.tuples(st.sampled_from(SIMPLE), *[st.integers(0, 99)] * 2), max_size=8),
     st.sampled_from(OTHER_TYPES),
@@ -1020,3 +1020,47 @@ def test_what_came_to_nodes_that_did_not_run_any_more_is_pending():
     assert (arrival.edge.source, arrival.value, arrival.total) == (0, b, b)
     x.grad = None
     assert record_backward(x * 3.0).pending == {}
+
+
+# ---- the first NaN or infinity
+
+
+@pytest.mark.parametrize(
+    ("f", "name"),
+    [
+        (lambda x: torch.where(x > 0, x.sqrt(), x).sum(), "SqrtBackward0"),
+        (lambda x: ((x**2).sqrt() * 0).sum(), "SqrtBackward0"),
+        (lambda x: (x.sqrt() ** 2).sum(), "SqrtBackward0"),
+        (lambda x: (x * 3e38).sum() + (x * 3e38).sum(), "AccumulateGrad"),  # their sum
+        (lambda x: (x * x).sum(), None),
+    ],
+)
+def test_the_first_step_that_gives_nan_or_infinity_to_what_came_finite(f, name):
+    recording = record_backward(f(torch.tensor([0.0, 4.0], requires_grad=True)))
+    first = recording.first_nonfinite
+    assert (first and recording.graph.nodes[first.node].name) == name
+    assert first is None or first in recording.steps
+
+
+def test_what_the_pass_began_with_was_not_born_in_it():
+    x = torch.ones(2, requires_grad=True)
+    begin = torch.tensor([torch.inf, 1.0])
+    assert record_backward(x * 2, begin).first_nonfinite is None
+    first = record_backward(x * 0, begin).first_nonfinite  # NaN of the infinity
+    assert first.node == 0 and first.grad_inputs[0].isnan().any()
+    nans = record_backward(x * 0, begin * torch.nan)
+    assert nans.first_nonfinite is None
+
+
+def test_a_sparse_gradient_can_be_asked():
+    table = torch.nn.Embedding(3, 2, sparse=True)
+    recording = record_backward(table(torch.tensor([1, 1])).sum() * torch.inf)
+    assert recording.graph.nodes[recording.first_nonfinite.node].name == "MulBackward0"
+
+
+def test_a_hook_that_gives_nan_is_told_with_the_node_it_is_on():
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda g: g * torch.nan)
+    recording = record_backward(y.sum())
+    assert recording.graph.nodes[recording.first_nonfinite.node].name == "MulBackward0"

@@ -93,7 +93,7 @@ def test_every_word_of_an_entry_has_an_entry_too():
 
 
 @pytest.mark.parametrize(("fused", "moves"), [(False, True), (True, False)])
-def test_a_fused_optimiser_moves_no_version_counter(fused, moves):
+def test_a_fused_optimizer_moves_no_version_counter(fused, moves):
     """In-place operation, which names it as an exception."""
     weight = torch.ones(1, requires_grad=True)
     (weight * weight).sum().backward()

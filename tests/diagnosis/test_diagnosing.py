@@ -429,8 +429,8 @@ def test_an_infinite_output_and_an_infinite_factor_are_warnings():
     assert found.message == "the output itself is infinite or NaN"
     c = torch.tensor([torch.inf, 1.0])
     (found,) = diagnose((x * c).tanh().sum(), x)
-    assert (found.code, found.severity) == ("non-finite", "warning")
-    assert found.message == "MulBackward0 saved other, which has infinite or NaN values"
+    assert (found.code, found.severity) == ("nan-risk", "warning")
+    assert found.message.startswith("MulBackward0 saved other, which has infinite or NaN values;")
 
 
 def test_infinities_that_mask_are_not_flagged():
@@ -451,7 +451,7 @@ def test_infinities_that_mask_are_not_flagged():
 
 def test_a_saved_nan_is_flagged_wherever_it_is():
     x = torch.tensor([torch.nan, 1.0], requires_grad=True)
-    messages = [found.message for found in diagnose(x.abs().max() * 0, x)]
+    messages = [found.message for found in diagnose(x.reshape(2).max() * 0, x)]
     assert "MaxBackward1 saved result, which has NaN values" in messages
 
 
@@ -505,6 +505,33 @@ RISKS = [
     (lambda x: x ** torch.tensor(0.5), 0, 1e-3, "x ** an exponent below 1 at 0"),
     (lambda x: torch.special.xlogy(torch.tensor(2.0), x), 0, 1e-3, "xlogy at (x, 0)"),
     (lambda x: x**-1, 0, 1e-3, "x ** -1 at 0"),
+    (lambda x: 1.0 / x.expand(2)[:1], 0, 1e-3, "division by 0"),
+    (lambda x: torch.addcdiv(ONE, ONE, x), 0, 1e-3, "addcdiv, a division by 0"),
+    (torch.digamma, 0, 0.5, "digamma at 0"),
+    (torch.lgamma, 0, 0.5, "lgamma at 0, -1, -2, ..."),
+    (torch.lgamma, -2, 0.5, "lgamma at 0, -1, -2, ..."),
+    (lambda x: torch.polygamma(1, x), 0, 0.5, "polygamma at 0, -1, -2, ..."),
+    (torch.logit, 1, 0.5, "logit at 0 or 1"),
+    (torch.special.ndtri, 0, 0.5, "ndtri at 0 or 1"),
+    (torch.special.entr, 0, 1e-3, "entr at 0"),
+    (lambda x: torch.special.xlog1py(ONE, x), -1, 0, "xlog1py at (x, -1)"),
+    (lambda x: torch.fmod(ONE, x), 0, 0.7, "division by 0"),
+    (lambda x: torch.remainder(ONE, x), 0, 0.7, "division by 0"),
+    (lambda x: torch.linalg.slogdet(x[:, None])[1], 0, 1, "slogdet of a singular matrix"),
+]
+ONE = torch.ones(1)
+# The same where what is given is NaN at once.
+NANS = [
+    (lambda x: torch.hypot(x, x), 0, 1, "hypot at (0, 0)"),
+    (lambda x: x.logsumexp(0), -torch.inf, 0, "logsumexp of nothing but -inf"),
+    (lambda x: x.logcumsumexp(0), -torch.inf, 0, "logcumsumexp of nothing but -inf"),
+    (lambda x: torch.logaddexp(x, x), -torch.inf, 0, "logaddexp of -inf and -inf"),
+    (lambda x: torch.logaddexp2(x, x), -torch.inf, 0, "logaddexp2 of -inf and -inf"),
+    (lambda x: ONE.neg() ** x, 2, None, "x ** y by y, of a negative x"),
+    (lambda x: x.std(), 3, None, "std or var of one element, with correction=1"),
+    (lambda x: x.var(0), 3, None, "std or var of one element, with correction=1"),
+    (lambda x: torch.std_mean(x)[0], 3, None, "std or var of one element, with correction=1"),
+    (lambda x: torch.var_mean(x, -1)[0], 3, None, "std or var of one element, with correction=1"),
 ]
 
 
@@ -520,6 +547,186 @@ def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else
     x = leaf(near)
     assert "nan-risk" not in codes(diagnose(f(x).sum(), x))
     assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize(("f", "at", "near", "point"), NANS)
+def test_a_formula_that_gives_nan_at_a_point_is_told_there_alone(f, at, near, point):
+    x = leaf(at)
+    risks = [found for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
+    assert [found.message for found in risks] == [f"{point}: the gradient is NaN"]
+    assert really(f(x).sum(), x) and x.grad.isnan().all()
+    if near is not None:
+        x = leaf(near)
+        assert "nan-risk" not in codes(diagnose(f(x).sum(), x))
+        assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.cdist(x[None], x[None].detach()),
+        lambda x: torch.nn.functional.pdist(torch.stack([x, x])),
+        lambda x: x.norm(),
+        lambda x: torch.linalg.vector_norm(x, 3),
+        lambda x: torch.dist(x, x.detach()),
+        lambda x: torch.atan2(x, x),
+        lambda x: x.std(),
+        lambda x: x[:1].std(correction=0),
+        lambda x: torch.logit(x, 1e-6),
+        lambda x: torch.div(ONE, x, rounding_mode="floor"),
+        lambda x: torch.fmod(x, ONE),
+        lambda x: x.prod(),
+    ],
+)
+def test_what_torch_takes_care_of_at_zero_is_no_risk(f):
+    x = leaf(0, 0)
+    assert "nan-risk" not in codes(diagnose(f(x).where(ONE > 0, ONE).sum(), x))
+    x.grad = None
+    assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+def test_an_infinity_that_is_masked_is_told_with_its_mask_and_the_cure_of_both():
+    x = leaf(-1, 250)
+    with watch() as watched:
+        y = x.exp() - 1
+        loss = torch.where(x < 0, y, x).sum()
+    for found, place in (
+        (diagnose(loss, x, watch=watched)[0], "where() at "),
+        (diagnose(loss, x)[0], "something after it hides"),
+    ):
+        assert found.code == "nan-risk" and place in found.message
+        assert found.message.startswith("ExpBackward0 saved result, which has infinite or NaN")
+        assert "mask the input of the operation" in found.cure
+    assert really(loss, x) and x.grad.isnan().any()
+
+
+def test_what_reached_the_output_is_told_with_where_it_was_born():
+    x = leaf(1, 1000)
+    with watch() as watched:
+        y = x.exp()
+        loss = (y / (1 + y)).sum()
+    found = diagnose(loss, x, watch=watched)
+    (first,) = [f for f in found if f.message.startswith("the output itself")]
+    assert first.code == "non-finite" and first.source.text == "x.exp()"
+    assert ": exp() at " in first.message and "div() at " in first.message
+    assert "made NaN of it" in first.message
+
+
+def test_of_many_nodes_with_nan_the_deepest_alone_is_told():
+    x = leaf(1, 1000)
+    loss = x.exp()
+    for _ in range(20):
+        loss = loss * x
+    found = [f for f in diagnose(loss.sum(), x) if f.message.startswith(("Exp", "Mul"))]
+    assert [f.message[:3] for f in found] == ["Exp"]
+
+
+def test_a_softmax_with_nothing_to_go_over_is_told_with_its_own_cure():
+    x = torch.zeros(2, 3, requires_grad=True)
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    loss = x.masked_fill(mask, -torch.inf).softmax(-1)[0].pow(2).sum()
+    (found,) = diagnose(loss, x)
+    assert found.code == "nan-risk" and found.message.startswith("softmax gave NaN in 1 row:")
+    assert "leave at least one element of each row unmasked" in found.cure
+
+
+def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
+    x = torch.zeros(2, 3, requires_grad=True)
+    with watch() as watched:
+        masked = x.masked_fill(torch.eye(2, 3).bool(), -torch.inf)
+        loss = masked.softmax(-1).pow(2).sum()
+    assert watched.first_nonfinite.name == "masked_fill"
+    assert codes(diagnose(loss, x, watch=watched)) == []
+
+
+F = nn.functional
+# Functions whose gradient at the first point is exactly zero, a point where it is not, and why.
+FLAT = [
+    (lambda x: x.clamp(0, 1), (2, -3), (2, 0.5), "outside of the bounds of clamp"),
+    (lambda x: x.clamp(max=ONE), (2, 3), (2, 0.5), "outside of the bounds of clamp"),
+    (lambda x: x.clamp_max(1), (2, 3), (2, 1), "above the bound of clamp"),
+    (lambda x: x.clamp_min(0), (-2, -3), (-2, 0), "below the bound of clamp"),
+    (F.hardtanh, (2, -1), (2, 0.5), "outside of the bounds of hardtanh"),
+    (F.relu6, (7, 0), (7, 1), "outside of the bounds of hardtanh"),
+    (F.hardsigmoid, (3, -4), (3, 0), "hardsigmoid is at 0 or 1"),
+    (F.hardswish, (-4, -5), (-4, -2), "hardswish of values below -3"),
+    (F.hardshrink, (0.1, -0.1), (0.1, 1), "hardshrink of small values"),
+    (F.softshrink, (0.1, -0.1), (0.1, 1), "softshrink of small values"),
+    (lambda x: F.threshold(x, 1, 5), (0, 1), (0, 2), "below the threshold"),
+    (torch.sigmoid, (200, -200), (200, 1), "sigmoid is rounded"),
+    (torch.tanh, (50, -50), (50, 1), "tanh is rounded"),
+    (lambda x: x.softmax(0), (500, -500), (1, 2), "softmax is rounded"),
+    (lambda x: x[:, None].softmax(1), (1, 2), None, "softmax over one element"),
+    (lambda x: x[:, None].log_softmax(-1), (1, 2), None, "logsoftmax over one element"),
+    (lambda x: F.layer_norm(x[:, None], (1,)), (1, 2), None, "layernorm over one element"),
+    (lambda x: x.masked_fill(ONE > 0, 3.0), (1, 2), None, "masked_fill fills every element"),
+    (lambda x: torch.where(ONE > 0, ONE, x), (1, 2), None, "takes no element"),
+    (lambda x: torch.where(ONE < 0, x, ONE), (1, 2), None, "takes no element"),
+    (lambda x: (x + ONE) - x, (1, 2), None, "what is added is subtracted again"),
+    (lambda x: (ONE + x) - x, (1, 2), None, "what is added is subtracted again"),
+]
+
+
+@pytest.mark.parametrize(("f", "at", "near", "why"), FLAT)
+def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, why):
+    x, c = leaf(*at), torch.tensor([1.0, 3.0])
+    loss = (f(x).squeeze() * c).sum()
+    found = diagnose(loss, x)
+    assert codes(found) == ["zero-derivative"] and found[0].severity == "warning"
+    assert f"{why})" in found[0].message or f"{why} " in found[0].message
+    assert why in diagnose(loss)[0].message  # of all leaves
+    assert really(loss, x) and not x.grad.any()
+    x.grad = None
+    assert codes(diagnose(f(x).sum() + x.sum(), x)) == []
+    if near is not None:
+        x = leaf(*near)
+        loss = (f(x).squeeze() * c).sum()
+        assert codes(diagnose(loss, x)) == []
+        assert really(loss, x) and x.grad.any()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: (x + ONE) - 2 * x,
+        lambda x: torch.add(x, x, alpha=2) - x,
+        lambda x: (x + x) - x,
+        lambda x: (lambda y: (y - x) * y)(x + ONE),
+        lambda x: x[:1].expand(2) + ONE - x,
+    ],
+)
+def test_what_is_subtracted_again_only_in_part_is_no_zero(f):
+    x = leaf(1, 2)
+    loss = (f(x) * torch.tensor([1.0, 3.0])).sum()
+    assert codes(diagnose(loss, x)) == []
+    assert really(loss, x) and x.grad.any()
+
+
+def test_log_prob_of_its_own_sample_says_why_the_mean_gets_nothing():
+    mean = leaf(1, 2)
+    normal = torch.distributions.Normal(mean, torch.ones(2))
+    loss = normal.log_prob(normal.rsample()).sum()
+    (found,) = diagnose(loss, mean)
+    assert found.code == "zero-derivative" and "log_prob(rsample())" in found.cause
+    assert really(loss, mean) and not mean.grad.any()
+
+
+def test_the_reason_told_is_that_of_an_edge_on_the_way_to_the_input():
+    x, y = leaf(1, 2), leaf(1, 2)
+    loss = (torch.where(ONE > 0, x.clamp(5, 6) * 1, y) * torch.tensor([1.0, 3.0])).sum()
+    assert [found.message for found in diagnose(loss, x)] == [
+        "every path to x passes a Node that sends zero (every value is outside of the bounds of "
+        "clamp): so is its gradient"
+    ]
+
+
+def test_one_finding_tells_of_all_inputs_that_a_node_cuts_off():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Softmax(dim=1))
+    (found,) = diagnose(model(torch.ones(2, 3)).pow(2).sum(), *model.parameters())
+    assert "every path to input 0, input 1, input 2 and 1 more passes" in found.message
+    assert found.message.endswith("(softmax over one element): so are their gradients")
+    assert "sigmoid" in found.cure
 
 
 @pytest.mark.parametrize("f", [lambda x: x**1, lambda x: x**0, lambda x: x**2, lambda x: x**1.5])

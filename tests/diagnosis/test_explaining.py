@@ -11,7 +11,7 @@ from torch import nn
 from torch.autograd import Function, gradcheck
 from torch.autograd.function import once_differentiable
 
-from companion import Finding, explain
+from companion import Finding, explain, record_backward, watch
 from companion.findings import KINDS
 
 
@@ -324,7 +324,7 @@ RAISED = [
     (
         lambda: torch.optim.SGD([leaf(1) * 2]),
         "not-a-leaf",
-        "an optimiser was given a tensor in the middle of a graph",
+        "an optimizer was given a tensor in the middle of a graph",
     ),
     (
         find_nan,
@@ -518,3 +518,39 @@ def test_explaining_leaves_the_error_as_it_was():
         before = str(error), error.args, error.__traceback__
         assert explain(error) == explain(error)
         assert (str(error), error.args, error.__traceback__) == before
+
+
+def nan_error(f):
+    """What a recorded backward pass raises under anomaly mode."""
+    with pytest.raises(RuntimeError) as caught, torch.autograd.detect_anomaly(check_nan=True):
+        record_backward(f())
+    return caught.value
+
+
+@pytest.mark.filterwarnings("ignore:.*Anomaly", "ignore:Error detected")
+def test_a_nan_after_a_finite_forward_pass_is_not_blamed_on_it():
+    x = leaf(0, 4)
+    error = nan_error(lambda: (x.sqrt() * 0).sum())
+    found = explain(error)
+    assert "mend the forward pass first" not in found.cure
+    assert "node 2, SqrtBackward0, was the first to get finite gradients" in found.message
+    with watch() as watched:
+        loss = (x.sqrt() * 0).sum()
+    found = explain(nan_error(lambda: loss), watch=watched)
+    assert found.code == "nan-risk" and found.severity == "error"
+    assert "every result in the watched block was finite" in found.message
+
+
+@pytest.mark.filterwarnings("ignore:.*Anomaly", "ignore:Error detected")
+def test_a_nan_is_explained_by_the_operation_of_the_forward_pass_that_gave_the_first():
+    x = leaf(0, 250)
+    with watch() as watched:
+        loss = torch.where(x > 1, x, x.exp()).sum()
+    found = explain(nan_error(lambda: loss), watch=watched)
+    assert found.code == "non-finite" and found.source.text == "x.exp()"
+    assert "the first result that was not finite is that of exp() at " in found.message
+
+
+def test_a_watch_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="watch must be what `with watch"):
+        explain(RuntimeError("x"), watch=3)

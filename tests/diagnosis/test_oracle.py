@@ -16,10 +16,10 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from companion import Graph, diagnose, explain
 from companion.graph.saved import peek
-from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused
+from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused, examples
 
-PROGRAMS = 6000
-CHUNKS = 12  # tests, so that several processes can share them
+PROGRAMS = examples(6000)
+CHUNKS = 12  # tests
 
 
 def doubled(gradient):

@@ -777,3 +777,95 @@ def test_the_report_has_a_line_for_each_cut():
     assert rest == [str(cut) for cut in watched.cuts]
     assert "test_watching.py:" in rest[0] and "`x.detach()` (detached): " in rest[0]
     assert repr(watched) == "<Watch: 2 operations, 2 cuts>"
+
+
+# ---- the first NaN or infinity
+
+ZERO, NAN, INF = torch.zeros(2), torch.tensor([torch.nan, 1.0]), torch.tensor([torch.inf, 1.0])
+BIRTHS = [
+    (lambda x: (x / ZERO).sum() * 2, "x / ZERO"),
+    (lambda x: torch.where(x > 9, x, (x * 1e30).exp()), "(x * 1e30).exp()"),
+    (lambda x: (x * torch.inf).relu(), "x * torch.inf"),
+    (lambda x: x.masked_fill(x > 0, -torch.inf).softmax(0), "x.masked_fill(x > 0, -torch.inf)"),
+    (lambda x: x + torch.full((2,), -torch.inf), "torch.full((2,), -torch.inf)"),
+    (lambda x: x.clone().sub_(1).log_(), "x.clone().sub_(1).log_()"),
+    (lambda x: x * INF - INF, "x * INF - INF"),  # NaN of infinities from before the block
+    (lambda x: (x * INF).tanh().log1p() / ZERO, "(x * INF).tanh().log1p() / ZERO"),
+    (lambda x: (x * 3e38).sum() + (x * 3e38).sum(), "(x * 3e38).sum()"),
+    (lambda x: x.double().mul(1e300).float(), "x.double().mul(1e300).float()"),
+    (lambda x: torch.complex(x, x) / ZERO, "torch.complex(x, x) / ZERO"),
+    (
+        lambda x: x.expand(3, 2).T.reshape(3, 2)[1:] / ZERO,
+        "x.expand(3, 2).T.reshape(3, 2)[1:] / ZERO",
+    ),
+    (lambda x: (x * torch.ones(99, 99, 2)) / ZERO, "(x * torch.ones(99, 99, 2)) / ZERO"),
+]
+FINITE = [
+    lambda x: x + NAN,  # was there before
+    lambda x: (x * INF).relu()[1:],
+    lambda x: torch.empty(9).copy_(x[0]).reshape(3, 3) + x[0],
+    lambda x: x * torch.full((2,), 3e38),  # of which a sum overflows
+    lambda x: (x * NAN).nan_to_num() + x.argmax(),
+]
+
+
+@pytest.mark.parametrize(("f", "text"), BIRTHS)
+def test_the_first_nan_or_infinity_is_told_where_it_was_born(f, text):
+    with watch() as watched:
+        f(leaf(1, 1))
+    assert watched.first_nonfinite.source.text == text
+    assert watched.first_nonfinite in watched.operations
+
+
+@pytest.mark.parametrize("f", FINITE)
+def test_what_is_finite_or_was_not_before_the_block_is_no_birth(f):
+    with watch() as watched:
+        f(leaf(1, 1))
+    assert watched.first_nonfinite is None
+
+
+def test_inside_vmap_where_no_value_can_be_asked_for_all_runs_as_ever():
+    with watch():
+        y = torch.vmap(lambda t: t / 0 + t)(leaf(1, 1))
+    assert y.isinf().all()
+
+
+def test_what_empty_gave_is_nobodys_birth_until_it_is_written():
+    with watch() as watched:
+        e = torch.empty(2)
+        e.copy_(NAN)
+        e[0] = 1.0
+        e + 1
+    assert watched.first_nonfinite is None
+
+
+def test_a_birth_through_a_view_is_that_of_the_writer():
+    x = torch.ones(2)
+    with watch() as watched:
+        x[:1].sub_(1).log_()
+        (x * 2).sum()
+    assert watched.first_nonfinite.source.text == "x[:1].sub_(1).log_()"
+
+
+def test_a_birth_inside_a_function_is_told_at_the_call_of_apply():
+    class Log(Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.log()
+
+    x = leaf(0, 1)
+    with watch() as watched:
+        y = x * 1
+        Log.apply(y) + 1
+    born = watched.first_nonfinite
+    assert (born.name, born.source.text, born.index) == ("log", "Log.apply(y)", 1)
+
+
+def test_looking_for_nan_makes_no_node_and_changes_nothing():
+    x = leaf(*range(40))
+    before = (x * 1).grad_fn._sequence_nr()
+    with watch():
+        a = x * 2
+        b = x[:, None] * x
+    assert [t.grad_fn._sequence_nr() - before for t in (a, b)] == [1, 3]
+    assert a._version == 0 and a.is_leaf is False

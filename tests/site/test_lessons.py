@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
+from tests.pages import DESK, PHONE, drawings, faults_of_the_opened
 from tools.grammar import EXERCISE, QUESTION, Callout, Text, parse
 
 LESSONS = sorted((Path(__file__).parents[2] / "course").glob("[0-9][0-9]-*.md"))
 PARTS = ("predict", "question", "exercise", "in-short")
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 320, "height": 800}
-SHIFTS = """
-window.shifts = []
-new PerformanceObserver(list => shifts.push(...list.getEntries().map(shift => shift.value)))
-  .observe({type: "layout-shift", buffered: true})
-"""
 COUNT = "kinds => kinds.map(kind => document.querySelectorAll(`[data-part=${kind}]`).length)"
 
 COVERED = """() => {  // before anything was chosen
@@ -147,21 +142,8 @@ VIOLATIONS = """async ([scheme, primary]) => {
 }"""
 
 
-@pytest.fixture(scope="session")
-def window(browser, address):
-    """One window for all lessons, and what went wrong in it."""
-    wrong: list[str] = []
-    page = browser.new_page(viewport=DESK, reduced_motion="reduce")
-    page.add_init_script("localStorage.clear()")
-    page.add_init_script(SHIFTS)
-    page.on("request", lambda r: r.url.startswith(address) or wrong.append(f"loads {r.url}"))
-    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    return page, wrong
-
-
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_lesson_asks_before_it_shows(address, window, lesson):
+def test_a_lesson_asks_before_it_shows(address, window, texts, lesson):
     page, wrong = window
     wrong.clear()
     page.set_viewport_size(DESK)
@@ -178,6 +160,17 @@ def test_a_lesson_asks_before_it_shows(address, window, lesson):
     ticked = page.locator(".md-nav__link--active [aria-label='questions done']").count()
     if ticked != bool(counted(lesson)[1]):
         wrong.append("the menu does not tick the lesson")
+    wrong += faults_of_the_opened(page, texts, around=lesson == LESSONS[0])
+    assert wrong == []
+
+
+def test_what_is_still_covered_and_what_was_answered_wrong_is_accessible(address, window):
+    """On one lesson, since it is alike on all."""
+    page, wrong = window
+    wrong.clear()
+    page.goto(f"{address}{LESSONS[0].stem}/")
+    page.evaluate(REVEALED)
+    page.evaluate(ANSWERED)
     page.evaluate(FEW)
     page.evaluate(AXE_SCRIPT)
     # Each size and each scheme once: no colour depends on the size.
@@ -186,6 +179,7 @@ def test_a_lesson_asks_before_it_shows(address, window, lesson):
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{size['width']} wide: the page scrolls sideways")
         wrong += page.evaluate(VIOLATIONS, scheme)
+    page.set_viewport_size(DESK)
     assert wrong == []
 
 
@@ -198,13 +192,37 @@ def counted(lesson: Path) -> list[int]:
     return [predicts, *kinds, 1]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_without_javascript_a_lesson_covers_nothing_and_asks_nothing(address, plain, lesson):
-    plain.goto(f"{address}{lesson.stem}/")
+# ---- without JavaScript
+
+
+@pytest.fixture(scope="module", params=LESSONS, ids=lambda lesson: lesson.stem)
+def plain_lesson(request, address, plain):
+    """A lesson in it, opened once for the tests that look at it."""
+    plain.goto(f"{address}{request.param.stem}/")
+    return request.param
+
+
+def test_on_paper_folds_are_open_and_nothing_is_cut_off(plain, plain_lesson):
+    """Without JavaScript, with which the theme opens the folds itself."""
+    hidden = "all => all.filter(e => !e.checkVisibility()).map(e => e.textContent)"
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+    around = plain.locator(".md-header, .md-sidebar, .md-footer, .md-button")
+    plain.emulate_media(media="print")
+    assert plain.locator("details > *").evaluate_all(hidden) == []
+    assert plain.locator("pre > code, .drawing-box").evaluate_all(cut) == []
+    assert not any(element.is_visible() for element in around.all())
+
+
+def test_without_javascript_a_lesson_covers_nothing_and_asks_nothing(plain, plain_lesson):
+    plain.emulate_media(media="screen")
     assert plain.evaluate(SHOWN) == []
 
 
-@pytest.fixture(scope="session")
-def plain(browser):
-    """A window without JavaScript."""
-    return browser.new_page(java_script_enabled=False, viewport=DESK)
+def test_without_javascript_a_lesson_is_whole(site, plain, plain_lesson):
+    plain.emulate_media(media="screen")
+    assert plain.locator("h1").is_visible()
+    plain.locator("summary").first.click()
+    assert plain.locator("details > :not(summary)").first.is_visible()
+    plain.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    shown = [drawing.is_visible() for drawing in plain.locator("svg.drawing").all()]
+    assert shown == [True] * len(drawings(site, plain_lesson))

@@ -10,7 +10,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from markdown import markdown
 from playwright.sync_api import expect
 
-from tests.site.test_lessons import SHIFTS
+from tests.pages import SHIFTS
 from tools.publish import POLICY, published
 
 CONFIGS = {"pymdownx.highlight": {"pygments_lang_class": True}, "toc": {"permalink": True}}

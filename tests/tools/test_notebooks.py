@@ -326,6 +326,14 @@ def fold(text: str, title: str = "Answer") -> str:
     return f'<details markdown="1">\n<summary>{title}</summary>\n\n{text}\n\n</details>\n'
 
 
+def test_what_stands_below_a_fold_is_markdown_again(cells, tmp_path):
+    """Right below the end of a fold a heading would be a part of its HTML, and shown as ``##``."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/x.svg").write_text("<svg></svg>")
+    *_, explained = cells(PREDICT + "## Next\n")
+    assert source(explained).endswith("\n</details>\n\n## Next")
+
+
 def test_a_fold_stays_folded(cells):
     (cell,) = cells(fold("So.", "Why <code>x &lt; 1</code>?"))
     assert source(cell) == (

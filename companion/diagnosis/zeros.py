@@ -1,0 +1,194 @@
+"""Why a gradient is exactly zero: the edges along which only zeros go, and the paths that pass one.
+
+A formula that is flat everywhere sends zeros always. Others do where all of their input lies in a
+flat part, which the values that the Node saved tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from companion.diagnosis.case import Case
+from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
+from companion.diagnosis.risks import is_plain, is_readable
+from companion.findings import Finding, finding
+from companion.graph.reading import Graph
+from companion.graph.saved import Peek
+
+Tensor = torch.Tensor
+EdgeKey = tuple[int, int]  # a Node, and a slot of it
+
+
+class Zero(NamedTuple):
+    """Why only zeros go along an edge, in words ("" if always), and the variant of the finding."""
+
+    reason: str = ""
+    variant: str = ""
+
+
+def about_zeros(case: Case) -> Iterator[Finding]:
+    """Whether every path to an input passes an edge along which only zeros go."""
+    if case.graph is None or not (zeros := _edges_of_zeros(case)):
+        return
+    alive = _reached_by_more_than_zero(case.graph, zeros)
+    told = defaultdict[EdgeKey, list[str]](list)
+    for given in case.inputs:
+        if given.node is not None and given.node not in alive:
+            told[min(_on_the_way(case.graph, given.node, zeros))].append(given.name)
+    if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
+        told[min(zeros)] = []
+    for (index, slot), names in told.items():
+        zero, name = zeros[index, slot], case.nodes[index].name
+        why = f" ({zero.reason})" if zero.reason else ""
+        message = f"{name} sends zero{why}" if why else f"{name} always sends zero"
+        if names:
+            end = "so is its gradient" if len(names) == 1 else "so are their gradients"
+            message = f"every path to {_list(names)} passes a Node that sends zero{why}: {end}"
+        yield finding("zero-derivative", message, variant=zero.variant, **case.at(index))
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names
+    return ", ".join(short) + more
+
+
+def _on_the_way(graph: Graph, target: int, edges: Iterable[EdgeKey]) -> Iterator[EdgeKey]:
+    """Those of some edges that are on a path to a Node."""
+    above = {target}
+    for index in reversed(graph.order):  # every Node after all that it leads to
+        if any(edge and edge.target in above for edge in graph.slots(index)):
+            above.add(index)
+    for node, slot in edges:
+        edge = graph.slots(node)[slot]
+        if edge is not None and edge.target in above:
+            yield node, slot
+
+
+def _reached_by_more_than_zero(graph: Graph, zeros: Container[EdgeKey]) -> set[int]:
+    """The Nodes to which some path leads that has none of the edges along which zeros go."""
+    reached = {0}
+    for index in graph.order:  # every Node after all that lead to it
+        if index in reached:
+            edges = enumerate(graph.slots(index))
+            reached |= {e.target for slot, e in edges if e and (index, slot) not in zeros}
+    return reached
+
+
+def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
+    """The edges along which only zeros go, whatever comes to their Node."""
+    zeros = dict[EdgeKey, Zero]()
+    for node, saved in case.nodes_and_peeks:
+        operation = operation_of(node.name)
+        if sends_zero(node.name) or saved.values.get("rounding_mode"):  # of torch.div
+            found = [(slot, Zero()) for slot in range(len(case.slots(node.index)))]
+        elif operation in _OF_VALUES:
+            found = list(_zeros_by_value(operation, saved.values))
+        else:
+            continue
+        zeros.update({(node.index, slot): zero for slot, zero in found})
+    return zeros | dict(_cancelling(case))
+
+
+def _zeros_by_value(operation: str, values: Mapping[str, Any]) -> Iterator[tuple[int, Zero]]:
+    """The slots along which a Node sends zeros because of what it saved."""
+    if operation in _FLAT:
+        argument, is_flat, reason = _FLAT[operation]
+        value = values.get(argument)
+        if is_readable(value) and is_plain(value) and is_flat(value, values).all():
+            yield 0, Zero(reason, "flat")
+    if operation in _OF_ONE and _is_over_one(values):  # which says more than that it is flat
+        function = operation.removeprefix("Native").lower()
+        for slot in _OF_ONE[operation]:
+            yield slot, Zero(f"{function} over one element", "one-element")
+    for slot, argument, left_out, reason in _MASKS.get(operation, ()):
+        mask = values.get(argument)
+        if is_readable(mask) and mask.numel() and (mask == left_out).all():
+            yield slot, Zero(reason, "masked")
+
+
+def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
+    """``(m + e) - m``, of which ``m`` gets a gradient twice, with opposite signs."""
+    peeks = case.peeks
+    differences = [node for node in case.nodes if operation_of(node.name) == "Sub"]
+    edges = case.graph.edges if case.graph and differences else ()
+    arrows = Counter(edge.target for edge in edges)
+    for node in differences:
+        if not _has_factor_one(peeks[node.index]):
+            continue
+        whole, part = case.slots(node.index)[:2]
+        if whole is None or part is None or arrows[whole.target] != 1:
+            continue
+        above = case.nodes[whole.target]
+        if operation_of(above.name) != "Add" or not _has_factor_one(peeks[above.index]):
+            continue
+        for edge in case.slots(above.index):
+            if edge and (edge.target, edge.input_nr) == (part.target, part.input_nr):
+                zero = Zero("what is added is subtracted again", "cancels")
+                yield (node.index, part.slot), zero
+                yield (above.index, edge.slot), zero
+                break
+
+
+def _has_factor_one(saved: Peek) -> bool:
+    return bool(saved.values.get("alpha", 1) == 1)
+
+
+def _is_over_one(values: Mapping[str, Any]) -> bool:
+    """Whether softmax, or a layer normalization, had one element to go over."""
+    if "normalized_shape" in values:
+        return bool(prod(values["normalized_shape"]) == 1)
+    result = values.get("result")
+    if not (is_readable(result) and is_plain(result)) or not result.isfinite().all():
+        return False
+    return (result.shape[values["dim"]] if result.dim() else 1) == 1
+
+
+def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
+    """Where clamp cuts. A bound itself counts as inside."""
+    low, high = values.get("min"), values.get("max")
+    below = False if low is None else value < low
+    above = False if high is None else value > high
+    return torch.as_tensor(below | above)
+
+
+def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:
+    return (result == 0) | (result == 1)
+
+
+_IsFlat = Callable[[Tensor, Mapping[str, Any]], Tensor]
+# By operation what it saved, where its slope is zero, and that in words.
+_FLAT: dict[str, tuple[str, _IsFlat, str]] = {
+    "Clamp": ("self", _outside, "every value is outside of the bounds of clamp"),
+    "ClampMax": ("self", _outside, "every value is above the bound of clamp"),
+    "ClampMin": ("self", _outside, "every value is below the bound of clamp"),
+    "Hardshrink": ("self", lambda v, s: v.abs() <= s["lambd"], "hardshrink of small values"),
+    "Hardsigmoid": ("self", lambda v, s: v.abs() >= 3, "hardsigmoid is at 0 or 1 everywhere"),
+    "Hardswish": ("self", lambda v, s: v <= -3, "hardswish of values below -3"),
+    "Hardtanh": (
+        "self",
+        lambda v, s: (v <= s["min_val"]) | (v >= s["max_val"]),
+        "every value is outside of the bounds of hardtanh",
+    ),
+    "Sigmoid": ("result", _is_one_hot, "sigmoid is rounded to 0 or 1 everywhere"),
+    "Softmax": ("result", _is_one_hot, "softmax is rounded to 0 and 1 everywhere"),
+    "Softshrink": ("self", lambda v, s: v.abs() <= s["lambd"], "softshrink of small values"),
+    "Tanh": ("result", lambda v, s: v.abs() == 1, "tanh is rounded to -1 or 1 everywhere"),
+    "Threshold": ("self", lambda v, s: v <= s["threshold"], "every value is below the threshold"),
+}
+# By operation the slots whose gradient is zero where it goes over one element.
+_OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
+# By operation slots, each with what was saved, what is there if an element is left out, and why.
+_MASKS = {
+    "MaskedFill": [(0, "mask", True, "masked_fill fills every element")],
+    "Where": [
+        (0, "condition", False, "where() takes no element of it"),
+        (1, "condition", True, "where() takes no element of it"),
+    ],
+}
+_OF_VALUES = {*_FLAT, *_OF_ONE, *_MASKS}
