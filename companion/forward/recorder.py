@@ -25,9 +25,18 @@ from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
+from companion.forward.functions import (
+    ALIASING,
+    ASSIGNING,
+    LEAVING,
+    NOTED_WITHOUT_TENSORS,
+    READ,
+    VALUELESS,
+    noted_name,
+    overwrites,
+)
 from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
-    SET_GRAD_ENABLED,
     base_of,
     leave_mode,
     next_number,
@@ -155,7 +164,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if is_dynamo_compiling():  # which would compile what stands below
             return func(*args, **kwargs)
-        name = _noted_name(func)
+        name = noted_name(func)
         if name is None or self.closed or running_pass() != self.backward_pass:
             return func(*args, **kwargs)
         with unseen():  # no other mode and no subclass sees us look
@@ -175,14 +184,14 @@ class Recorder(TorchFunctionMode):
 
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """What is known of the tensors and floats that a call takes."""
-        read = args[_READ[name]] if name in _READ else args
+        read = args[READ[name]] if name in READ else args
         if kwargs or any([type(argument) not in _SIMPLE for argument in read]):
             read = tuple(_flat([*read, *kwargs.values()]))
             tensors = _tensors(read)
         else:  # the usual case, in a third of the time
             tensors = [argument for argument in read if type(argument) in PLAIN]
         inputs = [(tensor, self.state_of(tensor)) for tensor in tensors]
-        if inputs and inputs[0][1].worst is None and _overwrites(name):
+        if inputs and inputs[0][1].worst is None and overwrites(name):
             inputs[0][1].worst = worst_of(inputs[0][0])
         values = [state.value for _, state in inputs]
         if self.floats:
@@ -246,7 +255,7 @@ class Recorder(TorchFunctionMode):
         numbers = first, next_number()
         given = _given(result)
         written = _written(call, result)
-        if not (given or written or name in _NOTED_WITHOUT_TENSORS):
+        if not (given or written or name in NOTED_WITHOUT_TENSORS):
             return
         index = len(self.notes)
         made = _union(given, written)
@@ -322,7 +331,7 @@ class Recorder(TorchFunctionMode):
 
     def addresses(self, call: Call, written: list[Tensor]) -> tuple[int | None, ...]:
         """The addresses of what a call wrote into, or handed out of autograd's sight."""
-        if call.name in _ALIASING and not written:
+        if call.name in ALIASING and not written:
             return tuple([memory_of(tensor) for tensor, _ in call.inputs[:1]])
         for tensor in written:
             self.last_written[memory_of(tensor)] = self.states[ref(tensor)].value
@@ -364,20 +373,6 @@ class Recorder(TorchFunctionMode):
         return self.is_function_code[code]
 
 
-def _noted_name(func: Callable[..., Any]) -> str | None:
-    """The name of a function or of a property; None if its calls are not noted."""
-    name: str = getattr(func, "__name__", "")
-    if name == "__get__" or name == "__set__":
-        name = getattr(getattr(func, "__self__", None), "__name__", "")
-        return name if name in PROPERTIES else None
-    return None if name in _SKIPPED else name
-
-
-def _overwrites(name: str) -> bool:
-    """Whether a function of this name writes into its first argument."""
-    return name[-1:] == "_" and (name[:2] != "__" or name[2] == "i" or name == "__setitem__")
-
-
 def _given(result: Any) -> list[Tensor]:
     """The tensors that a call gave."""
     return [result] if type(result) in PLAIN else _tensors(_flat([result]))
@@ -385,7 +380,7 @@ def _given(result: Any) -> list[Tensor]:
 
 def _written(call: Call, result: Any) -> list[Tensor]:
     """The tensors that a call wrote into."""
-    if result is None and call.name in _ASSIGNING:  # the version need not move
+    if result is None and call.name in ASSIGNING:  # the version need not move
         return [tensor for tensor, _ in call.inputs[:1]]
     return [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
 
@@ -438,28 +433,3 @@ _new: Any = tuple.__new__  # makes a NamedTuple in half the time
 _NESTS = list, tuple, dict
 _NUMBERS = float, complex
 _SIMPLE = {*PLAIN, *_NUMBERS, int, bool, str, type(None)}  # in which no tensors are
-PROPERTIES = set("data T mT H mH real imag".split())  # those that give a tensor of its values
-_ASSIGNING = {"__setitem__", *PROPERTIES}  # those that assign, where they give None
-DECIDING = set("__bool__ is_nonzero equal allclose __contains__".split())
-LEAVING = set(
-    "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
-)
-_NOTED_WITHOUT_TENSORS = DECIDING | LEAVING
-_ALIASING = set("data numpy __array__ __dlpack__".split())
-# No values of the tensor that is given go into what comes out.
-VALUELESS = set(
-    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like "
-    "new_zeros new_ones new_empty new_full new_empty_strided".split()
-)
-# Which arguments' values are read, where not all are.
-_READ = {
-    "new_tensor": slice(1, None),
-    **dict.fromkeys("expand_as view_as reshape_as type_as to".split(), slice(1)),
-}
-# They give tensors, or none, and compute nothing; or they are asked so often that it costs.
-_SKIPPED = set(
-    "requires_grad_ retain_grad register_hook register_post_accumulate_grad_hook backward "
-    "__repr__ __format__ __reduce_ex__ __setstate__ __delete__ __dir__ rename_ "
-    "dim size numel stride is_contiguous storage_offset __len__ __hash__ "
-    "is_floating_point is_complex data_ptr untyped_storage".split()
-) | {SET_GRAD_ENABLED}

@@ -13,11 +13,8 @@ import torch
 
 from companion.findings import as_html, cut_message
 from companion.forward.fingerprints import fingerprint, memory_of
+from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, VALUELESS
 from companion.forward.recorder import (
-    DECIDING,
-    LEAVING,
-    PROPERTIES,
-    VALUELESS,
     Note,
     Recorder,
     Value,

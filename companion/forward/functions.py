@@ -1,0 +1,48 @@
+"""What functions of torch do, by their names: which are noted, and what each reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from companion.internals import SET_GRAD_ENABLED
+
+PROPERTIES = set("data T mT H mH real imag".split())  # those that give a tensor of its values
+ASSIGNING = {"__setitem__", *PROPERTIES}  # those that assign, where they give None
+DECIDING = set("__bool__ is_nonzero equal allclose __contains__".split())
+LEAVING = set(
+    "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
+)
+NOTED_WITHOUT_TENSORS = DECIDING | LEAVING
+ALIASING = set("data numpy __array__ __dlpack__".split())
+# No values of the tensor that is given go into what comes out.
+VALUELESS = set(
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like "
+    "new_zeros new_ones new_empty new_full new_empty_strided".split()
+)
+# Which arguments' values are read, where not all are.
+READ = {
+    "new_tensor": slice(1, None),
+    **dict.fromkeys("expand_as view_as reshape_as type_as to".split(), slice(1)),
+}
+# They give tensors, or none, and compute nothing; or they are asked so often that it costs.
+_SKIPPED = set(
+    "requires_grad_ retain_grad register_hook register_post_accumulate_grad_hook backward "
+    "__repr__ __format__ __reduce_ex__ __setstate__ __delete__ __dir__ rename_ "
+    "dim size numel stride is_contiguous storage_offset __len__ __hash__ "
+    "is_floating_point is_complex data_ptr untyped_storage".split()
+) | {SET_GRAD_ENABLED}
+
+
+def noted_name(func: Callable[..., Any]) -> str | None:
+    """The name of a function or of a property; None if its calls are not noted."""
+    name: str = getattr(func, "__name__", "")
+    if name == "__get__" or name == "__set__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+        return name if name in PROPERTIES else None
+    return None if name in _SKIPPED else name
+
+
+def overwrites(name: str) -> bool:
+    """Whether a function of this name writes into its first argument."""
+    return name[-1:] == "_" and (name[:2] != "__" or name[2] == "i" or name == "__setitem__")
