@@ -63,6 +63,7 @@ class Kernel:
 
 def serve() -> None:
     """Fork a kernel for each line that comes: the arguments and the folder it is to run in."""
+    import matplotlib.backends.backend_agg
     import matplotlib.pyplot  # noqa: F401
     import torch
     import torch._dynamo  # noqa: F401  # what checkpoint loads, and much of the rest of torch
