@@ -30,7 +30,7 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
-deep: $(READY) ## Build, look at and free graphs of a million levels, and run all random programs
+deep: $(READY) ## Build, look at and free graphs of a million levels, and make all random programs
 	LEVELS=1000000 $(BIN)/python -m pytest tests/graph/test_freeing.py --durations 0
 	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'examples(' tests)
 
