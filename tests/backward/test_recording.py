@@ -277,7 +277,7 @@ SIMPLE = sorted(
 )
 
 
-@settings(deadline=None, max_examples=examples(100))
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from(SIMPLE), *[st.integers(0, 99)] * 2), max_size=8),
     st.sampled_from(OTHER_TYPES),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from companion import Edge, Graph, GraphNode, draw, walk_grad_fn
-from tests.programs import OPERATIONS, Double, examples, programs, run
+from tests.programs import OPERATIONS, Double, programs, run
 
 
 def names(graph: Graph) -> list[str]:
@@ -292,7 +292,7 @@ def naive(*tensors):
     return edges
 
 
-@settings(deadline=None, max_examples=examples(100))
+@settings(deadline=None, max_examples=100)
 @given(programs(set(OPERATIONS) - {"item", "reentrant", "dropout"}), st.integers(1, 3))
 def test_a_random_program_has_the_nodes_and_edges_of_a_naive_reading(program, roots):
     tensors = [torch.ones(4, requires_grad=True), torch.arange(4.0, requires_grad=True) * 1]
