@@ -149,7 +149,7 @@ _EMPTY_ROW = (
     "a softmax whose elements are all -inf divides zero by zero; what leaves the row out later "
     "sends it zeros, and zero times NaN is NaN",
     "leave at least one element of each row unmasked, or mask with a large finite number such as "
-    "-1e9; if the row came in with NaN, mend what made it",
+    "-1e9; if the row came in with NaN, fix what made it",
 )
 
 KINDS: dict[str, Kind] = {
@@ -184,7 +184,7 @@ KINDS: dict[str, Kind] = {
         _LOST,
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
-        "take requires_grad_() away from the result, and mend the cut before it",
+        "take requires_grad_() away from the result, and fix the cut before it",
     ),
     "unused-input": Kind(
         "error",
@@ -677,7 +677,7 @@ KINDS: dict[str, Kind] = {
         _KINKS,
         "formulas compute with the values of the forward pass; what is infinite or NaN there "
         "spoils the gradients that meet it",
-        "mend the forward pass first: find the first operation whose result is not finite",
+        "fix the forward pass first: find the first operation whose result is not finite",
         errors=[
             (
                 r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w output",
@@ -690,7 +690,7 @@ KINDS: dict[str, Kind] = {
                 "the formula of this Node divided by zero, or met an infinity or NaN: one that "
                 "came to it, or one of the forward pass, which may be masked in the loss",
                 "if the loss is finite, keep the input of the operation away from the point, or "
-                "mask it before: torch.where(mask, x, 1.0).sqrt(); else mend the operation of the "
+                "mask it before: torch.where(mask, x, 1.0).sqrt(); else fix the operation of the "
                 "forward pass that gave the first NaN or infinity. diagnose(loss, watch=watched) "
                 "tells before the backward pass, watched.first_nonfinite names the operation",
             ),

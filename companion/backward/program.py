@@ -133,24 +133,23 @@ def write_backward(
 
     Examples:
         >>> x = torch.tensor(2.0, requires_grad=True)
-        >>> loss = torch.sin(x) * x
+        >>> wave = torch.sin(x)
+        >>> loss = wave * x
         >>> program = write_backward(loss)
         >>> print(program)
         # The backward pass of loss: a step for each Node, in PyTorch's order.
         # grad_x is how fast loss moves with x; grad_x_1 is a part of that.
         # Each .grad is set, as if it had been empty.
-        # node_0 stands for Graph.of(loss).nodes[0].grad_fn.
         import torch
         <BLANKLINE>
         grad_loss = torch.ones_like(loss)  # loss moves as fast as itself
         <BLANKLINE>
         # MulBackward0, the Node of loss
-        sin_1 = node_0._saved_self  # 0.9093
-        grad_sin_1 = grad_loss * x
-        grad_x_1 = grad_loss * sin_1
+        grad_wave = grad_loss * x
+        grad_x_1 = grad_loss * wave
         <BLANKLINE>
-        # SinBackward0
-        grad_x_2 = grad_sin_1 * torch.cos(x)
+        # SinBackward0, the Node of wave
+        grad_x_2 = grad_wave * torch.cos(x)
         x.grad = grad_x_1 + grad_x_2  # 2 gradients arrive
         <BLANKLINE>
         >>> program.run()

@@ -532,7 +532,7 @@ def test_a_nan_after_a_finite_forward_pass_is_not_blamed_on_it():
     x = leaf(0, 4)
     error = nan_error(lambda: (x.sqrt() * 0).sum())
     found = explain(error)
-    assert "mend the forward pass first" not in found.cure
+    assert "fix the forward pass first" not in found.cure
     assert "node 2, SqrtBackward0, was the first to get finite gradients" in found.message
     with watch() as watched:
         loss = (x.sqrt() * 0).sum()
