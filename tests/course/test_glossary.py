@@ -179,3 +179,12 @@ def test_an_accumulategrad_lives_as_long_as_a_graph_leads_to_it():
     end.metadata["seen"] = True
     del end, first, second
     assert (leaf * 2).grad_fn.next_functions[0][0].metadata == {}
+
+
+def test_a_node_is_given_the_dtype_of_its_result_and_sends_that_of_its_input():
+    """Of the clinic, half precision: a cast sends the gradient back in the dtype it came from."""
+    seen = []
+    y = torch.ones(2, dtype=torch.float16, requires_grad=True).float()
+    y.grad_fn.register_hook(lambda sent, given: seen.append((given[0].dtype, sent[0].dtype)))
+    y.sum().backward()
+    assert seen == [(torch.float32, torch.float16)]
