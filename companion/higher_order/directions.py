@@ -1,4 +1,4 @@
-"""Derivatives along many directions, in one run of a function whose rows do not meet.
+"""Derivatives along many directions at once, of a function whose rows do not meet.
 
 The directions stand along a first dimension of all coefficients but the value, which is computed
 once. It is hidden from the rules, as ``torch.vmap`` does it, but from those that broadcast. Where
@@ -10,6 +10,7 @@ Taylor Mode Automatic Differentiation, NeurIPS 2025.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -19,6 +20,10 @@ from companion.higher_order.taylor import series_of
 
 Tensor = torch.Tensor
 PROBES = 4
+# Of so many rows, counted for each direction and order, what a usual network computes stays in the
+# cache of a processor. More directions are split into runs, of which each computes the value anew.
+ROWS = 8192
+FEWEST = 8  # directions in a run
 
 
 def sum_along(
@@ -44,20 +49,28 @@ def sum_along(
         ValueError: the result has other rows, or a row of it depends on another row of ``x``.
     """
     count, rows = len(directions), x.shape[:-1]
-    along = directions.view(count, *[1] * len(rows), -1).expand(count, *x.shape)
-    run = Run(lookup, count, collapses=weights is None)
-    value, *_, last = series_of(f, [[x, along, *[None] * (order - 1)]], run)
-    if value.shape[: len(rows)] != rows:
-        raise ValueError(
-            f"f must map each row of x to a row, so that x of shape {tuple(x.shape)} gives "
-            f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
-        )
+    size = max(FEWEST, ROWS // max(rows.numel() * order, 1))
+    run = Run(lookup, collapses=weights is None)
+    total: Any = 0
+    for first in range(0, count, size):
+        part = directions[first : first + size]
+        run.directions = len(part)
+        along = part.view(len(part), *[1] * len(rows), -1).expand(len(part), *x.shape)
+        value, *_, last = series_of(f, [[x, along, *[None] * (order - 1)]], run)
+        if value.shape[: len(rows)] != rows:
+            raise ValueError(
+                f"f must map each row of x to a row, so that x of shape {tuple(x.shape)} gives "
+                f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
+            )
+        if last is None:
+            total = torch.zeros_like(value)
+        elif weights is None:
+            total = last * len(part) + total
+        else:
+            total = torch.tensordot(weights[first : first + size], last, 1) + total
     if run.may_mix and rows.numel() > 1:
         _check_rows(f, x)
-    if last is None:
-        last, weights = torch.zeros_like(value), None
-    total: Tensor = last * count if weights is None else torch.tensordot(weights, last, 1)
-    return total
+    return total  # type: ignore[no-any-return]
 
 
 def _check_rows(f: Callable[[Tensor], Tensor], x: Tensor) -> None:

@@ -16,16 +16,17 @@ Tensor = torch.Tensor
 
 
 def laplacian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The sum of the second derivatives of a function by each coordinate, in one run of it.
+    """The sum of the second derivatives of a function by each coordinate.
 
     ``f`` maps ``(..., d)`` to ``(..., k)``, each row by itself: the last axis of ``x`` holds the
     coordinates of a point, and the row of ``f(x)`` at this point depends on no other point. Then
     the derivatives of all points are found at once. Other arguments of ``f`` are held fixed:
     ``laplacian(lambda x: f(x, t), x)``.
 
-    The sum is carried through ``f`` in place of its d summands (collapsed Taylor mode), so that
-    time and memory are about those of d + 2 runs of ``f``. What is said of kinks and singular
-    points at ``derivatives`` holds here too.
+    ``f`` runs once, or a few times if the points and coordinates are many. The sum is carried
+    through it in place of its d summands (collapsed Taylor mode), so that time and memory are about
+    those of d + 2 runs. Once more ``f`` runs where an operation might mix rows, to see whether it
+    does. What is said of kinks and singular points at ``derivatives`` holds here too.
 
     Args:
         f: takes a tensor of the shape of ``x`` and returns one of shape ``(..., k)``, or ``(...)``.
@@ -67,9 +68,9 @@ def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tens
     ``mixed(f, x, (0, 0, 1))`` is the derivative by the first coordinate twice and by the second
     once. ``f`` maps ``(..., d)`` to ``(..., k)``, each row by itself, as in ``laplacian``.
 
-    It is found in one run of ``f`` along several directions (polarization): along at most half the
-    product of one more than the times that each coordinate is named, so 1 for a repeated
-    coordinate, and 128 for eight different ones. Rounding errors grow with the order.
+    It is found from ordinary derivatives along several directions at once (polarization): 1 for one
+    coordinate, however often, and 128 for eight different ones, at most half the product of the
+    numbers of times that each is named, each plus 1. Rounding errors grow with the order.
 
     Args:
         f: takes a tensor of the shape of ``x`` and returns one of shape ``(..., k)``, or ``(...)``.

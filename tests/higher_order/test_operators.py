@@ -161,6 +161,12 @@ def test_the_value_is_not_computed_for_each_direction():
     assert shapes == [(5, 7)]
 
 
+def test_many_points_and_directions_that_are_split_into_runs_change_nothing():
+    net, x = network(9, 4, 1), torch.randn(1500, 9, dtype=torch.float64)
+    for operator in (laplacian, lambda f, x: mixed(f, x, range(6))):
+        torch.testing.assert_close(operator(net, x)[-5:], operator(net, x[-5:]))
+
+
 def test_with_values_that_are_the_same_in_all_rows_nothing_is_lost():
     x = torch.ones(4, 1, 3, dtype=torch.float64).expand(4, 5, 3)
     net = network(3, 6, 2)
