@@ -19,7 +19,7 @@ from companion.diagnosis.none_grads import about_none
 from companion.diagnosis.nonfinite import born_in
 from companion.diagnosis.tracebacks import distributed_module, engine_call, users_frame
 from companion.findings import KINDS, Finding, finding
-from companion.forward.tracing import first_reaching
+from companion.forward.tracing import first_reaching, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph
 from companion.internals import is_wrapped
@@ -125,14 +125,29 @@ def _no_graph(told: Told) -> Finding:
         return _as_told(told._replace(code="not-differentiable", message=message))
     if told.watch is None:
         return _as_told(told)
-    cuts = first_reaching(told.watch, output)
-    if not cuts and not any(not cut.follows for cut in told.watch.cuts):
-        message = f"{told.message}, and nothing that went into it in the block required grad"
-        return _as_told(told._replace(variant="constants", message=message))
-    for cut in sorted(cuts, key=lambda cut: KINDS[cut.code].severity == "info")[:1]:
+    return _by_the_cuts(told, told.watch, output)
+
+
+def _by_the_cuts(told: Told, watch: Watch, output: Tensor) -> Finding:
+    """Which of the cuts that a watch saw took the graph from an output."""
+    reaching = sorted(first_reaching(watch, output), key=lambda cut: _is_info(cut.code))
+    if reaching:
+        cut = reaching[0]
         message = f"{told.message}: {cut.message}"
         return _as_told(told._replace(code=cut.code, message=message, source=cut.source))
+    if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
+        message = f"{told.message}, and nothing that went into it in the block required grad"
+        return _as_told(told._replace(variant="constants", message=message))
+    # What was computed after the block, or came back from outside of torch, nobody followed.
+    harmful = [cut for cut in watch.cuts if not _is_info(cut.code)]
+    if len(harmful) == 1:
+        message = f"{told.message}; in the watched block {harmful[0].message}"
+        return _as_told(told._replace(message=message, source=harmful[0].source))
     return _as_told(told)
+
+
+def _is_info(code: str) -> bool:
+    return KINDS[code].severity == "info"
 
 
 def _no_gradient(told: Told) -> Finding:

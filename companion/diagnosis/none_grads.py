@@ -43,5 +43,8 @@ def _value(dotted: str, frame: FrameType) -> Any:
     first, *attributes = dotted.split(".")
     value = frame.f_locals.get(first, frame.f_globals.get(first))
     for attribute in attributes:
-        value = getattr(value, attribute, None)
+        try:
+            value = getattr(value, attribute)
+        except Exception:  # a property may raise anything
+            return None
     return value

@@ -633,6 +633,33 @@ def test_an_output_of_constants_is_told_as_such():
     assert "if they are frozen" in found.cure
 
 
+def test_an_output_that_was_computed_after_the_block_is_not_told_to_be_of_constants():
+    model = nn.Linear(2, 1)
+    with watch() as watched:
+        features = model(torch.ones(3, 2)).detach()
+    found = explain(raised_by(features.sum().backward), watch=watched)
+    assert found.code == "no-graph" and "if they are frozen" not in found.cure
+    assert found.message.endswith(
+        "; in the watched block detach() gives the value without its graph"
+    )
+    assert found.source.text == "model(torch.ones(3, 2)).detach()"
+    with watch() as watched:
+        model(torch.ones(3, 2)).sum()
+    found = explain(raised_by(features.sum().backward), watch=watched)
+    assert found.message == "backward() was called on a tensor that has no graph"
+    assert "if they are frozen" not in found.cure
+
+
+def test_a_number_that_left_torch_may_have_come_back():
+    model = nn.Linear(2, 1)
+    with watch() as watched:
+        number = round(model(torch.ones(2)).item(), 3)
+        loss = torch.ones(()) * number
+    found = explain(raised_by(loss.backward), watch=watched)
+    assert "item() gives a plain value" in found.message
+    assert "if they are frozen" not in found.cure
+
+
 def test_of_several_outputs_the_one_that_torch_names_is_looked_at():
     w = leaf(1, 2)
     good, whole = w.sum(), w.argmax()
