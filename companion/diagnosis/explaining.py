@@ -10,7 +10,7 @@ import re
 from companion.diagnosis.nonfinite import born_in
 from companion.findings import KINDS, Finding, finding
 from companion.forward.watching import Watch
-from companion.source import Source, is_users, source_at
+from companion.source import Place, Source, source_among
 
 
 def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | None:
@@ -78,11 +78,9 @@ def _nan(error: BaseException, message: str, watch: Watch | None) -> Finding:
 
 
 def _users_line(error: BaseException) -> Source | None:
-    """The innermost line of the user that an error passed."""
-    innermost, traceback = None, error.__traceback__
+    """The innermost line of the user that an error passed, and that of a library in it."""
+    places, traceback = list[Place](), error.__traceback__
     while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if is_users(code.co_filename):
-            innermost = code, traceback.tb_lasti
+        places.append((traceback.tb_frame.f_code, traceback.tb_lasti))
         traceback = traceback.tb_next
-    return None if innermost is None else source_at(*innermost)
+    return source_among(reversed(places))
