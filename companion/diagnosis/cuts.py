@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.folding import names_of_all
 from companion.findings import Finding, Severity, cut_message, finding
+from companion.forward.tracing import cuts_taking
 from companion.forward.watching import Cut
+from companion.naming import is_tensor
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
 
@@ -23,17 +25,30 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
     behind = defaultdict[int, list[Input]](list)
     for given, cut in case.behind_a_cut.items():
         behind[cut.index].append(given)
+    taking = _taking_from_inputs(case)
     for cuts in _by_line(case.cuts_reaching):
         inputs = [given for cut in cuts for given in behind[cut.index]]
         if inputs:
             yield _harmful(cuts, inputs)
-        elif case.graph is None or not all(cut.by_library for cut in cuts):
+        elif case.graph is not None and all(cut.by_library for cut in cuts):
+            continue
+        elif case.graph is not None and not any(cut.index in taking for cut in cuts):
+            yield _told(cuts, "; none of the inputs went into that", "info")
+        else:
             yield _told(cuts)
     # What became of a number in Python, or of an array in NumPy, nobody followed.
     reached = {cut.index for cut in case.cuts_reaching}
     lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
     for cuts in _by_line(cut for cut in lost if not cut.by_library):
         yield _told(cuts, "; whether it came back into the output is not known", "info")
+
+
+def _taking_from_inputs(case: Case) -> set[int]:
+    """The cuts that values of the inputs went into; all of them where no inputs were given."""
+    cuts, tensors = case.cuts_reaching, [given.tensor for given in case.inputs]
+    if cuts and case.watch and tensors and all(map(is_tensor, tensors)):
+        cuts = cuts_taking(case.watch, tensors, cuts)
+    return {cut.index for cut in cuts}
 
 
 def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:

@@ -88,10 +88,10 @@ def diagnose(
     that are not counts as meant so: an info. Warnings and infos do not change ``.ok``.
 
     What explains other findings comes before them or has them in it: with a ``watch``, a cut says
-    how many inputs get no gradient because of it. Of a cut that torch itself or an installed
-    library makes, such as the power iteration of ``spectral_norm``, nothing is said unless an input
-    gets no gradient because of it. What is said of several inputs is one finding, and so is what is
-    said of more than three Nodes.
+    how many inputs get no gradient because of it, and one that no input went into is an info. Of a
+    cut that torch itself or an installed library makes, such as the power iteration of
+    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
+    of several inputs is one finding, and so is what is said of more than three Nodes.
 
     What nobody can tell from a graph:
 

@@ -167,6 +167,42 @@ def test_a_cut_that_costs_nobody_the_gradient_stays_what_it_was():
     ]
 
 
+def discriminator():
+    made, judge = nn.Linear(2, 3), nn.Linear(3, 1)
+    return judge, lambda: judge(made(torch.ones(4, 2)).detach()).sum()
+
+
+def target_that_requires_grad():
+    online, target, x = nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3), nn.Tanh()), ones(4, 2)
+
+    def loss():
+        with torch.no_grad():
+            aim = target(x.detach() + 1)
+        return (online(torch.ones(4, 2)) - aim).square().sum()
+
+    return online, loss
+
+
+@pytest.mark.parametrize("make", [discriminator, target_that_requires_grad])
+def test_a_cut_that_no_input_went_into_is_a_note(make):
+    model, loss_of = make()
+    with watch() as watched:
+        loss = loss_of()
+    diagnosis = diagnose(loss, model, watch=watched)
+    assert diagnosis and {found.severity for found in diagnosis} == {"info"}
+    for found in diagnosis:
+        assert found.message.endswith("; none of the inputs went into that")
+    assert all(found.severity == "warning" for found in diagnose(loss, watch=watched))
+
+
+def test_a_cut_of_what_came_from_before_the_block_may_take_from_the_inputs():
+    cell, x = nn.Linear(2, 2), torch.ones(3, 2)
+    state = cell(x)
+    with watch() as watched:
+        loss = cell(state.detach()).sum()
+    assert codes(diagnose(loss, cell, watch=watched)) == [("warning", "detached")]
+
+
 def test_a_tensor_in_the_middle_that_a_cut_leaves_out_is_told_too():
     x = ones(3)
     with watch() as watched:
@@ -317,7 +353,7 @@ def test_what_a_library_does_by_itself_is_told_where_it_costs_a_gradient(tmp_pat
             with torch.no_grad():  # by the user, whatever the library does in it
                 y = scope[name](x)
             loss = (y * w).sum()
-        assert codes(diagnose(loss, w, watch=watched)) == [("warning", "no-grad")]
+        assert codes(diagnose(loss, watch=watched)) == [("warning", "no-grad")]
 
 
 def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch_is():
