@@ -3,7 +3,7 @@
 One table, ``KINDS``: for what ``diagnose`` sees in a graph, what ``explain`` reads from an error,
 and what a ``watch`` says of a cut. To add a code, add an entry here, and in
 ``diagnosis/diagnosing.py`` the question that finds it. A code is also the anchor of its entry in
-the clinic, ``course/clinic.md``.
+the clinic, ``course/clinic/``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Finding:
         parts = [(f"{self.severity} {self.code}: ", self.message)]
         parts += [("  where: ", self.where)] if self.where else []
         parts += [("  why:   ", self.cause), ("  cure:  ", self.cure)]
-        parts += [("  read:  ", f"{self.lesson}, clinic.md#{self.code}")]
+        parts += [("  read:  ", f"{self.lesson}, clinic/#{self.code}")]
         lines = [_wrapped(label, text) for label, text in parts]
         return "\n".join(lines)
 
