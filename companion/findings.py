@@ -217,6 +217,12 @@ KINDS: dict[str, Kind] = {
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
         variants={
+            "unwatched": (
+                "no path leads from the output's Node to it: it is used nowhere, or all that comes "
+                "from it is cut off",
+                "use it in the computation, or leave it out; if it is used, run the forward pass "
+                "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
+            ),
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
                 "that gives no gradient, as a custom Function does whose backward returns None, "
@@ -289,6 +295,14 @@ KINDS: dict[str, Kind] = {
         _CUT,
         "it does not require grad, so no Node stands for it",
         "call requires_grad_() on it before the forward pass",
+        variants={
+            "frozen": (
+                "a parameter whose requires_grad is off has no Node, and the pass leaves it alone; "
+                "frozen layers and target networks are meant so",
+                "nothing, if it is to stay as it is; else call requires_grad_() on it before the "
+                "forward pass, and hand it to the optimizer",
+            ),
+        },
         errors=[
             (
                 r"One of the differentiated Tensors does not require grad|"
@@ -1405,6 +1419,14 @@ KINDS: dict[str, Kind] = {
             "{called} gives {dtype} values, which carry no gradient; that is usual "
             "for masks and indices, and matters only if a gradient was expected through them"
         ),
+        variants={
+            "harmful": (
+                "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
+                "way leads to what gets no gradient",
+                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; or give what "
+                "comes before it a loss of its own",
+            ),
+        },
     ),
     "no-formula": Kind(
         "warning",
@@ -1419,6 +1441,15 @@ KINDS: dict[str, Kind] = {
         "the operation ran with gradients off, so it left no Node",
         "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+        variants={
+            "harmful": (
+                "the operation ran with gradients off, so it left no Node, and no other way leads "
+                "to what gets no gradient",
+                "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
+                "governs; of what is to stay as it is, a target network say, switch requires_grad "
+                "off, or leave it out of diagnose()",
+            ),
+        },
     ),
     "inference-mode": Kind(
         "warning",

@@ -25,7 +25,7 @@ from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
 from companion.naming import callers_names
-from companion.source import Source, is_users
+from companion.source import Source, is_installed, is_users
 
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
 
@@ -414,12 +414,19 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
 
 
 def source_of(fn: Node) -> Source | None:
-    """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
+    """The innermost line of the user that made a Node, as anomaly mode noted it.
+
+    That of a library, if there is none.
+    """
+    of_library = None
     for entry in reversed(fn.metadata.get("traceback_", ())):
         line = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
         if line and line[3] and is_users(line[1]):
-            return Source(line[1], int(line[2]), line[3].strip())
-    return None
+            source = Source(line[1], int(line[2]), line[3].strip(), of_library)
+            if not is_installed(source.file):
+                return source
+            of_library = of_library or source
+    return of_library
 
 
 def _targets(graph: Graph, inputs: Any) -> list[int]:

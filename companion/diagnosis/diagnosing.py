@@ -9,26 +9,29 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
+from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
+from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
+from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
-from companion.forward.tracing import cuts_into, first_reaching, written_at
-from companion.forward.watching import Cut, Watch
+from companion.forward.tracing import first_reaching, written_at
+from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_wrapped, unseen
-from companion.naming import callers_names, one_line
+from companion.naming import one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -68,7 +71,12 @@ class Diagnosis(tuple[Finding, ...]):
         return as_html(str(self))
 
 
-def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagnosis:
+def diagnose(
+    output: Any,
+    *inputs: Tensor | nn.Module,
+    watch: Watch | None = None,
+    names: Mapping[str, Tensor] | None = None,
+) -> Diagnosis:
     """Tell what ``output.backward()`` would do, and why a gradient would be missing or wrong.
 
     Nothing is executed, no gradient is computed, no ``.grad`` is touched. Saved tensors are looked
@@ -76,7 +84,16 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
-    Warnings and infos do not change it. What nobody can tell from a graph:
+    A parameter that is frozen (an ``nn.Parameter`` whose ``requires_grad`` is off) beside inputs
+    that are not counts as meant so: an info. Warnings and infos do not change ``.ok``.
+
+    What explains other findings comes before them or has them in it: with a ``watch``, a cut says
+    how many inputs get no gradient because of it, and one that no input went into is an info. Of a
+    cut that torch itself or an installed library makes, such as the power iteration of
+    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
+    of several inputs is one finding, and so is what is said of more than three Nodes.
+
+    What nobody can tell from a graph:
 
     - what the ``backward`` of a custom Function does: whether it raises, gives None, or gives
       gradients of a wrong number or shape. One that was freed is taken to fail where its code,
@@ -95,15 +112,21 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
     Args:
         output: the tensor to call backward on, of any shape and dtype. A number or an array is a
             finding, not an error.
-        *inputs: the tensors that should get a gradient, such as ``*model.parameters()``.
+        *inputs: the tensors that should get a gradient, and modules, which stand for their
+            parameters.
         watch: what ``with watch() as watched:`` saw of the forward pass. With it findings have the
             line of your program, and cuts that leave the rest of the graph whole are found.
+        names: names for tensors, such as ``dict(model.named_parameters())``. Without it a tensor
+            goes by a variable of the caller, or by its path in a module that is given or that is a
+            variable of the caller; where several modules have parameters among the inputs, the name
+            of the module comes before the path.
 
     Returns:
         The findings, errors first, then warnings, then infos.
 
     Raises:
-        TypeError: an input is not a tensor, or ``watch`` is not a ``Watch``.
+        TypeError: an input is neither a tensor nor a module, ``watch`` is not a ``Watch``, or
+            ``names`` does not map strings to tensors.
 
     Examples:
         >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -115,21 +138,19 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
         (False, 'unused-input', 'w is not in the graph of the output: its .grad stays None')
         >>> diagnose(x * x, x)[0].code
         'non-scalar'
+        >>> model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "spare": torch.nn.PReLU()})
+        >>> print(diagnose(model["used"](x).sum(), model)[0].message)
+        spare.weight is not in the graph of the output: its .grad stays None
     """
-    for index, tensor in enumerate(inputs):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"input {index} must be a tensor, got {type(tensor).__name__}; unpack lists and "
-                "generators with a star: diagnose(loss, *model.parameters())"
-            )
+    tensors = tensors_of(inputs)
     if watch is not None and not isinstance(watch, Watch):
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    names = callers_names()
+    called = names_of(inputs, names)
     with unseen(), torch.no_grad():
-        case = _look(output, inputs, names, watch)
-        return Diagnosis(_ask(_QUESTIONS, case), case.subject)
+        case = _look(output, tensors, called, watch)
+        return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
 def _look(
@@ -147,7 +168,7 @@ def _code_of(trouble: str, otherwise: str) -> str:
     return "multi-view-in-place" if "modified inplace" in trouble else otherwise
 
 
-def _ask(questions: Sequence[Callable[..., Iterator[Finding]]], *about: Any) -> Iterator[Finding]:
+def _ask(questions: Sequence[Callable[..., Iterator[Any]]], *about: Any) -> Iterator[Any]:
     """What all of these questions find."""
     for question in questions:
         yield from question(*about)
@@ -230,57 +251,67 @@ _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
 
 
 def _about_the_inputs(case: Case) -> Iterator[Finding]:
-    for given in case.inputs:
-        if not given.tensor.requires_grad:
-            yield _without_grad(case, given)
-        elif given.trouble:
-            message = f"{given.name} cannot get a gradient: {given.trouble}"
-            yield finding(_code_of(given.trouble, "input-without-grad"), message)
-        else:
-            yield from _ask(_OF_AN_INPUT, case, given)
+    every = (one for given in case.inputs for one in _about_an_input(case, given))
+    yield from about_inputs(every)
 
 
-def _without_grad(case: Case, given: Input) -> Finding:
-    name, tensor, at = given.name, given.tensor, case.at(given.first_saved_by)
+def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
+    if not given.tensor.requires_grad:
+        yield _without_grad(case, given)
+    elif given.trouble:
+        code = _code_of(given.trouble, "input-without-grad")
+        yield said(given, code, f"{{name}} cannot get a gradient: {given.trouble}")
+    else:
+        yield from _ask(_OF_AN_INPUT, case, given)
+
+
+def _without_grad(case: Case, given: Input) -> Said:
+    tensor, at = given.tensor, case.at(given.first_saved_by)
+    if isinstance(tensor, nn.Parameter) and any(i.tensor.requires_grad for i in case.inputs):
+        text = "{name} {is} frozen: requires_grad is off, so {its} .grad stays None"
+        options = {"severity": "info", "variant": "frozen"}
+        return said(given, "input-without-grad", text, **options)
     if tensor.is_inference():
-        message = f"{name} was made under torch.inference_mode() and cannot get a gradient"
-        return finding("inference-tensor", message, **at)
+        text = "{name} {was} made under torch.inference_mode() and cannot get a gradient"
+        return said(given, "inference-tensor", text, **at)
     if not (tensor.is_floating_point() or tensor.is_complex()):
-        message = f"{name} is {tensor.dtype} and cannot get a gradient"
-        return finding("integer-tensor", message, **at)
-    as_constant = ", and the graph has it as a constant" if given.saved_by else ""
-    message = f"{name} does not require grad{as_constant}: its .grad stays None"
-    return finding("input-without-grad", message, **at)
+        text = f"{{name}} {{is}} {tensor.dtype} and cannot get a gradient"
+        return said(given, "integer-tensor", text, **at)
+    as_constant = ", and the graph has {them} as a constant" if given.saved_by else ""
+    text = f"{{name}} {{does}} not require grad{as_constant}: {{its}} .grad stays None"
+    return said(given, "input-without-grad", text, **at)
 
 
-def _unreached(case: Case, given: Input) -> Iterator[Finding]:
-    if case.is_reached(given) or case.is_a_leaf_apart:  # which _leaf_output says
+def _unreached(case: Case, given: Input) -> Iterator[Said]:
+    # The first is said by _leaf_output, the second with the cut.
+    if case.is_reached(given) or case.is_a_leaf_apart or given in case.behind_a_cut:
         return
-    message = f"{given.name} is not in the graph of the output: its .grad stays None"
-    unused = finding("unused-input", message)
+    text = "{name} {is} not in the graph of the output: {its} .grad stays None"
+    is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
+    unused = said(given, "unused-input", text, variant="unwatched" if is_parameter else "")
     reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
     yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
 
 
-def _used_early(case: Case, given: Input) -> Finding | None:
+def _used_early(case: Case, given: Input) -> Said | None:
     if not given.saved_by:
         return None
-    message = f"{given.name} required no grad yet when it was used: its .grad stays None"
-    return finding("late-requires-grad", message, **case.at(given.first_saved_by))
+    text = "{name} required no grad yet when {it was} used: {its} .grad stays None"
+    return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
 
 
-def _in_a_checkpoint(case: Case, given: Input) -> Finding | None:
+def _in_a_checkpoint(case: Case, given: Input) -> Said | None:
     for node in case.nodes:
         if node.name == "CheckpointFunctionBackward":
-            message = (
-                f"{given.name} is not in the graph of the output; the checkpoint runs a backward "
-                "pass of its own (use_reentrant=True), which may give it a gradient"
+            text = (
+                "{name} {is} not in the graph of the output; the checkpoint runs a backward "
+                "pass of its own (use_reentrant=True), which may give {them} a gradient"
             )
-            return finding("unused-input", message, severity="warning", **case.at(node.index))
+            return said(given, "unused-input", text, severity="warning", **case.at(node.index))
     return None
 
 
-def _replaced(case: Case, given: Input) -> Finding | None:
+def _replaced(case: Case, given: Input) -> Said | None:
     """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
     for leaf in case.leaves_not_given:
         has_variable = leaf.label != leaf.name
@@ -288,55 +319,55 @@ def _replaced(case: Case, given: Input) -> Finding | None:
             continue
         if shape_or_none(leaf) == shape_or_none(given.tensor):
             label = f", {one_line(leaf.label, 40)}" if has_variable else ""
-            message = (
-                f"{given.name} is not in the graph of the output, but another leaf of its shape "
-                f"is{label}: its .grad stays None"
+            text = (
+                "{name} {is} not in the graph of the output, but another leaf of {its} shape "
+                f"is{label}: {{its}} .grad stays None"
             )
-            return finding("reassigned", message, **case.at(leaf.index))
+            return said(given, "reassigned", text, **case.at(leaf.index))
     return None
 
 
-def _constant_somewhere(case: Case, given: Input) -> Iterator[Finding]:
+def _constant_somewhere(case: Case, given: Input) -> Iterator[Said]:
     if not (given.tensor.is_leaf and case.is_reached(given)):
         return
     for index in given.saved_by:
         if not any(edge and edge.target == given.node for edge in case.slots(index)):
-            name = given.name
-            message = f"{name} counts as a constant in one place, where it required no grad yet"
-            yield finding("late-requires-grad", message, severity="warning", **case.at(index))
+            text = "{name} count{s} as a constant in one place, where {it} required no grad yet"
+            yield said(given, "late-requires-grad", text, severity="warning", **case.at(index))
             return
 
 
-def _not_a_leaf(case: Case, given: Input) -> Iterator[Finding]:
+def _not_a_leaf(case: Case, given: Input) -> Iterator[Said]:
     if not (given.tensor.is_leaf or given.tensor.retains_grad) and case.is_reached(given):
-        message = f"{given.name} is not a leaf: its .grad stays None"
-        yield finding("not-a-leaf", message, **case.at(given.node))
+        text = "{name} {is} not {a leaf}: {its} .grad stays None"
+        yield said(given, "not-a-leaf", text, **case.at(given.node))
 
 
-def _accumulates(case: Case, given: Input) -> Iterator[Finding]:
+def _accumulates(case: Case, given: Input) -> Iterator[Said]:
     if given.grad is not None:
-        yield finding("accumulates", f"{given.name} has a .grad already: backward() adds to it")
+        yield said(given, "accumulates", "{name} {has} a .grad already: backward() adds to it")
 
 
-def _cycle(case: Case, given: Input) -> Iterator[Finding]:
+def _cycle(case: Case, given: Input) -> Iterator[Said]:
     if given.grad is not None and given.grad.requires_grad:
-        message = f"the .grad of {given.name} has a graph, which keeps all that is in it alive"
-        yield finding("reference-cycle", message)
+        text = "the .grad of {name} has a graph, which keeps all that is in it alive"
+        yield said(given, "reference-cycle", text)
 
 
-def _complex(case: Case, given: Input) -> Iterator[Finding]:
+def _complex(case: Case, given: Input) -> Iterator[Said]:
     if given.tensor.is_complex():
-        message = f"{given.name} is complex: its gradient is that of steepest ascent"
-        yield finding("complex-conjugate", message)
+        text = "{name} {is} complex: {its} gradient is that of steepest ascent"
+        yield said(given, "complex-conjugate", text)
 
 
-def _hooked(case: Case, given: Input) -> Iterator[Finding]:
+def _hooked(case: Case, given: Input) -> Iterator[Said]:
     if hooks := hooks_on(given.tensor):
         s = "s" * (hooks != 1)
-        yield finding("hook", f"{given.name} has {hooks} hook{s} that may change its gradient")
+        text = f"{{name}} {{has}} {hooks} hook{s}{{each}} that may change {{its}} gradient"
+        yield said(given, "hook", text)
 
 
-_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Finding]], ...] = (
+_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (
     _unreached,
     _constant_somewhere,
     _not_a_leaf,
@@ -456,37 +487,6 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 # ---- what a watch saw
 
 
-def _about_the_cuts(case: Case) -> Iterator[Finding]:
-    if case.watch is None:
-        return
-    reaching = _cuts_reaching(case, case.watch)
-    yield from _counted(reaching)
-    # What became of a number in Python, or of an array in NumPy, nobody followed.
-    reached = {cut.index for cut in reaching}
-    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
-    yield from _counted(lost, "; whether it came back into the output is not known", "info")
-
-
-def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
-    """The cuts whose values went into the output."""
-    cuts = watch.reaching(case.output) if isinstance(case.output, Tensor) else ()
-    if cuts:
-        return cuts
-    # The output may have been computed after the block, from Nodes that were made in it.
-    found = {cut.index: cut for node in case.nodes for _, cut in cuts_into(watch, node.grad_fn)}
-    return [found[index] for index in sorted(found)]
-
-
-def _counted(
-    cuts: Iterable[Cut], end: str = "", severity: Severity | None = None
-) -> Iterator[Finding]:
-    """One finding for all the times that a line ran."""
-    lines = Counter((cut.code, cut.message, cut.source) for cut in cuts)
-    for (code, message, source), times in lines.items():
-        repeated = f" ({times} times)" if times > 1 else ""
-        yield finding(code, message + repeated + end, severity=severity, source=source)
-
-
 def _about_mutations(case: Case) -> Iterator[Finding]:
     for mutation in case.watch.mutations if case.watch else ():
         yield finding("changed-behind", mutation.message, source=mutation.source)
@@ -494,10 +494,10 @@ def _about_mutations(case: Case) -> Iterator[Finding]:
 
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
+    about_the_cuts,  # before the inputs that they keep from a gradient
     _about_the_inputs,
     _about_the_nodes,
     _about_freed_nodes,
-    _about_the_cuts,
     _about_mutations,
     about_zeros,
     _about_the_values,

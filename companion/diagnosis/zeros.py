@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from companion.diagnosis.case import Case
+from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
+from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.risks import is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.graph.reading import Graph
@@ -36,26 +37,22 @@ def about_zeros(case: Case) -> Iterator[Finding]:
     if case.graph is None or not (zeros := _edges_of_zeros(case)):
         return
     alive = _reached_by_more_than_zero(case.graph, zeros)
-    told = defaultdict[EdgeKey, list[str]](list)
+    told = defaultdict[EdgeKey, list[Input]](list)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
-            told[min(_on_the_way(case.graph, given.node, zeros))].append(given.name)
+            told[min(_on_the_way(case.graph, given.node, zeros))].append(given)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
         told[min(zeros)] = []
-    for (index, slot), names in told.items():
+    for (index, slot), inputs in told.items():
         zero, name = zeros[index, slot], case.nodes[index].name
         why = f" ({zero.reason})" if zero.reason else ""
         message = f"{name} sends zero{why}" if why else f"{name} always sends zero"
-        if names:
-            end = "so is its gradient" if len(names) == 1 else "so are their gradients"
-            message = f"every path to {_list(names)} passes a Node that sends zero{why}: {end}"
+        if inputs:
+            end = "so is its gradient" if len(inputs) == 1 else "so are their gradients"
+            message = (
+                f"every path to {names_of_all(inputs)} passes a Node that sends zero{why}: {end}"
+            )
         yield finding("zero-derivative", message, variant=zero.variant, **case.at(index))
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names
-    return ", ".join(short) + more
 
 
 def _on_the_way(graph: Graph, target: int, edges: Iterable[EdgeKey]) -> Iterator[EdgeKey]:

@@ -348,7 +348,7 @@ def _draw_cuts(dot: Any, cuts: Sequence[Cut]) -> dict[Cut, str]:
         cut, cut_id = group[0], f"cut{number}"
         ids |= dict.fromkeys(group, cut_id)
         text = cut.source.text if cut.source and cut.source.text else cut.operation.called
-        where = f"{cut.source}: " if cut.source else ""
+        where = f"{cut.source.short}: " if cut.source else ""
         dot.node(
             cut_id,
             _label([text, *([f"×{len(group)}"] if len(group) > 1 else [])]),

@@ -188,7 +188,9 @@ def _insides(folded: Folded, names: Mapping[Box, str]) -> list[str]:
 
 def _cut_sentences(cuts: Sequence[Cut]) -> list[str]:
     """Each place where the graph was cut, once."""
-    where = [one_line(str(cut.source or "") or cut.operation.called, 80) for cut in cuts]
+    where = [
+        one_line((cut.source and cut.source.short) or cut.operation.called, 80) for cut in cuts
+    ]
     pairs = zip(where, cuts, strict=True)
     sentences = list(dict.fromkeys(f"Cut at {line}: {cut.message}." for line, cut in pairs))
     more = len(sentences) - _MOST

@@ -43,6 +43,11 @@ def noted_name(func: Callable[..., Any]) -> str | None:
     return None if name in _SKIPPED else name
 
 
+def is_switch(func: Callable[..., Any]) -> bool:
+    """Whether it is what ``torch.no_grad`` and its like call to switch gradients on or off."""
+    return getattr(func, "__name__", "") == SET_GRAD_ENABLED
+
+
 def overwrites(name: str) -> bool:
     """Whether a function of this name writes into its first argument."""
     return name[-1:] == "_" and (name[:2] != "__" or name[2] == "i" or name == "__setitem__")

@@ -71,6 +71,8 @@ class Cut:
         message: what happened, in a sentence.
         follows: whether all that became of the value could be followed. False where it became a
             number, a list or an array: computed with outside of torch, it may have come back.
+        by_library: whether torch itself or an installed library made it, and no line of the user:
+            a ``detach()`` or ``torch.no_grad()`` of its authors.
     """
 
     index: int
@@ -78,6 +80,7 @@ class Cut:
     operation: Operation
     message: str
     follows: bool
+    by_library: bool = False
 
     @property
     def source(self) -> Source | None:
@@ -315,7 +318,8 @@ class Watch:
         dtype = note.outputs[nr].dtype if note.outputs else None
         code = "control-flow" if i in self._deciding else _code(note, dtype)
         message = cut_message(code, operation.called, str(dtype).removeprefix("torch."))
-        return Cut(operation.index, code, operation, message, follows=i not in self._leaving)
+        follows = i not in self._leaving
+        return Cut(operation.index, code, operation, message, follows, note.by_library)
 
     def _classify(self) -> None:
         """Find the notes whose outputs only decided, and those whose values left torch."""

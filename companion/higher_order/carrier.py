@@ -26,7 +26,7 @@ from companion.internals import (
     may_compile,
     shown,
 )
-from companion.source import line_of, source_at, users_place
+from companion.source import line_of, users_source
 
 Tensor = torch.Tensor
 Rule = Callable[[Any, Any, Any], Any]  # takes a function of torch, its args and its kwargs
@@ -210,10 +210,9 @@ def plain(func: Any, args: Any, kwargs: Any) -> Any:
 
 def refuse(reason: str) -> NoReturn:
     """Raise, and name the line of the user's code that is running."""
-    instruction = users_place()
-    if instruction is None:
+    source = users_source()
+    if source is None:
         raise NotImplementedError(f"derivatives: {reason} (place unknown)")
-    source = source_at(*instruction)
     line = line_of(source.file, source.line).strip()
     where = f"{Path(source.file).name}:{source.line}" + (f": {line}" if line else "")
     raise NotImplementedError(f"derivatives: {reason} ({where})")

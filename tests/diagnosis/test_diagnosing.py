@@ -724,7 +724,7 @@ def test_the_reason_told_is_that_of_an_edge_on_the_way_to_the_input():
 def test_one_finding_tells_of_all_inputs_that_a_node_cuts_off():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Softmax(dim=1))
     (found,) = diagnose(model(torch.ones(2, 3)).pow(2).sum(), *model.parameters())
-    assert "every path to input 0, input 1, input 2 and 1 more passes" in found.message
+    assert "every path to 4 parameters (0.weight, 0.bias and 2 more) passes" in found.message
     assert found.message.endswith("(softmax over one element): so are their gradients")
     assert "sigmoid" in found.cure
 
@@ -902,12 +902,10 @@ def test_a_diagnosis_reads_as_advice():
 
 
 def test_an_input_is_called_by_its_variable_or_by_its_place_and_shape():
-    model = nn.Linear(2, 3)
-    messages = [found.message for found in diagnose(leaf(1).sum(), *model.parameters())]
-    assert messages == [
-        "input 0, of shape (3, 2), is not in the graph of the output: its .grad stays None",
-        "input 1, of shape (3,), is not in the graph of the output: its .grad stays None",
-    ]
+    w, others, loss = leaf(1), [leaf(1, 2, 3)], leaf(2, 3).sum()
+    text = "is not in the graph of the output: its .grad stays None"
+    assert diagnose(loss, w)[0].message == f"w {text}"
+    assert diagnose(loss, *others)[0].message == f"input 0, of shape (3,), {text}"
 
 
 # ---- errors of the function
@@ -919,10 +917,10 @@ def test_inputs_that_are_no_tensors_are_refused_with_a_cure():
     with pytest.raises(TypeError) as caught:
         diagnose(loss, list(model.parameters()))
     assert str(caught.value) == (
-        "input 0 must be a tensor, got list; unpack lists and generators with a star: "
-        "diagnose(loss, *model.parameters())"
+        "input 0 must be a tensor or a module, got list; give the module itself, diagnose(loss, "
+        "model), or unpack lists and generators with a star: diagnose(loss, *tensors)"
     )
-    with pytest.raises(TypeError, match="^input 1 must be a tensor, got generator"):
+    with pytest.raises(TypeError, match="^input 1 must be a tensor or a module, got generator"):
         diagnose(loss, model.weight, model.parameters())
 
 
@@ -1104,8 +1102,8 @@ def test_parameters_in_a_reentrant_checkpoint_are_no_error():
     loss = checkpoint(model, x, use_reentrant=True).sum()
     diagnosis = diagnose(loss, x, *model.parameters())
     assert diagnosis.ok
-    messages = [found.message for found in diagnosis if found.code == "unused-input"]
-    assert len(messages) == 2 and all("use_reentrant=True" in message for message in messages)
+    (message,) = [found.message for found in diagnosis if found.code == "unused-input"]
+    assert "weight and bias" in message and "use_reentrant=True" in message
     assert really(loss, x, *model.parameters())
 
 

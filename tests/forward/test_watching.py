@@ -158,7 +158,7 @@ def test_a_cut_has_its_code_and_its_segment(code, text, tmp_path):
     assert (cut.code, cut.source) == (code, Source(str(path), 2, text))
     assert cut.operation == watched.operations[cut.index]
     assert cut.operation.called in cut.message
-    assert str(cut) == f"cut at script.py:2: `{text}` ({code}): {cut.message}"
+    assert str(cut) == f"cut at {path}:2: `{text}` ({code}): {cut.message}"
 
 
 def test_gradients_that_are_off_cut():
