@@ -9,7 +9,7 @@ the clinic, ``course/clinic.md``.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Literal, NamedTuple
@@ -86,9 +86,11 @@ class Kind(NamedTuple):
             ``cut_message``; "" where no cut has it.
         errors: for each error or warning of torch that means this, a regular expression that finds
             it, and our message. Fields of the message are named groups of the expression. Of
-            several that fit an error the first counts, in the order of the table. They fit torch
-            2.6 to 2.15, and other wordings before.
-        variants: by a word, cause and cure where it comes about in another way.
+            several that fit an error the first counts, in the order of the table, those of the
+            variants before those of the kind. They fit torch 2.6 to 2.15, and other wordings
+            before.
+        variants: by a word, cause and cure where it comes about in another way, and behind them
+            the errors that mean this one.
     """
 
     severity: Severity
@@ -97,7 +99,14 @@ class Kind(NamedTuple):
     cure: str
     cut: str = ""
     errors: Sequence[tuple[str, str]] = ()
-    variants: Mapping[str, tuple[str, str]] = {}
+    variants: Mapping[str, tuple[str, str, *tuple[tuple[str, str], ...]]] = {}
+
+    @property
+    def wordings(self) -> Iterator[tuple[str, str, str]]:
+        """Each expression with its message and its variant, those of the variants first."""
+        for variant, (_, _, *errors) in self.variants.items():
+            yield from ((pattern, message, variant) for pattern, message in errors)
+        yield from ((pattern, message, "") for pattern, message in self.errors)
 
 
 def finding(
@@ -112,7 +121,7 @@ def finding(
 ) -> Finding:
     """A finding of a code, with what is special to it; ``where`` is its source unless given."""
     kind = KINDS[code]
-    cause, cure = kind.variants.get(variant, (kind.cause, kind.cure))
+    cause, cure, *_ = kind.variants.get(variant, (kind.cause, kind.cure))
     return Finding(
         code,
         severity or kind.severity,
@@ -165,6 +174,13 @@ KINDS: dict[str, Kind] = {
                 "backward() was called on a {type}, which is no tensor",
             ),
         ],
+        variants={
+            "several": (
+                "a graph begins at a tensor; a list, a tuple, a dict or an object only holds some, "
+                "and a module gives some when it is called",
+                "compute one number of them, such as the sum of the losses, and take that",
+            ),
+        },
     ),
     "no-graph": Kind(
         "error",
@@ -192,13 +208,21 @@ KINDS: dict[str, Kind] = {
         "no path leads from the output's Node to this tensor",
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
-        errors=[
-            (
-                r"(?:Tensor at index \d+|One of the differentiated Tensors) "
-                r"appears to not have been used in the graph",
-                "no path leads from the output to an input that a gradient was asked for",
+        variants={
+            "asked": (
+                "no path leads from the output's Node to this tensor; or each one passes a Node "
+                "that gives no gradient, as a custom Function does whose backward returns None, "
+                "or norm(p=0)",
+                "look with walk_grad_fn(output) whether the tensor is there. If not, use it in the "
+                "computation, or leave it out; if so, look at the Nodes above it. autograd.grad "
+                "gives None for it with allow_unused=True, zeros with materialize_grads=True",
+                (
+                    r"(?:Tensor at index \d+|One of the differentiated Tensors) "
+                    r"appears to not have been used in the graph",
+                    "no gradient came to an input that one was asked for",
+                ),
             ),
-        ],
+        },
     ),
     "reassigned": Kind(
         "error",
@@ -325,6 +349,21 @@ KINDS: dict[str, Kind] = {
                 "the pass came to a Node that an earlier pass ran",
             ),
         ],
+        variants={
+            "part": (
+                "this part of the graph was computed earlier and kept, and a backward pass ran it "
+                "and freed it; the rest was not run yet",
+                "compute it anew in each forward pass, or detach() it where no gradient should go "
+                "on into it, as a state that one step hands to the next; where two losses share "
+                "it, add them and call backward once",
+            ),
+            "sum": (
+                "a sum holds the graph of each of its parts, and backward() of a part ran that "
+                "graph and freed it",
+                "add up loss.item() or loss.detach() where the sum is only to be read; to call "
+                "backward() on the sum, do not call it on the parts",
+            ),
+        },
     ),
     "modified-in-place": Kind(
         "error",
@@ -367,6 +406,29 @@ KINDS: dict[str, Kind] = {
                 "{op} has no derivative formula",
             ),
         ],
+        variants={
+            "attention": (
+                "the fused kernels of scaled_dot_product_attention have a first derivative and no "
+                "second derivative, which a gradient in the loss asks for",
+                "run the forward pass under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or "
+                "write the attention out: (q @ k.mT / d**0.5).softmax(-1) @ v",
+                (
+                    r"derivative for '?(?:\w+::)?(?P<op>\w*attention\w*)'? is not implemented",
+                    "{op}, the backward of a fused attention, has no derivative formula",
+                ),
+            ),
+            "second": (
+                "PyTorch has a formula for the first derivative of this operation and none for its "
+                "second, which a gradient in the loss asks for",
+                "write the operation out in simple ones, each of which can be differentiated "
+                "twice, as (a[:, None] - b).norm(dim=-1) for torch.cdist(a, b); or keep it out of "
+                "what create_graph=True differentiates",
+                (
+                    r"derivative for '?(?:\w+::)?(?P<op>\w+_backward)'? is not implemented",
+                    "{op} has no derivative formula: this is a second derivative",
+                ),
+            ),
+        },
     ),
     "once-differentiable": Kind(
         "error",
@@ -413,6 +475,22 @@ KINDS: dict[str, Kind] = {
                 "must be static methods, and apply calls them",
             ),
         ],
+        variants={
+            "torchs": (
+                "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "
+                "leaf, as long as any graph of the leaf is alive; the tensor was given another "
+                "shape, dtype or device since, through .data, set_() or resize_()",
+                "do not give a tensor another shape: make a new nn.Parameter(...), and hand it to "
+                "the optimizer; or let go of each older graph first, as by del loss",
+                (
+                    r"unction (?P<node>\w+Backward\d+|AccumulateGrad|CopySlices|CopyBackwards|"
+                    r"torch::\S+) returned an invalid gradient at index (?P<index>\d+) - "
+                    r"(?P<mismatch>[^\n]*)",
+                    "{node}, a Node of torch, gave a gradient that its tensor no longer fits, "
+                    "since that was changed through .data or the like: {mismatch}",
+                ),
+            ),
+        },
     ),
     "leaf-in-place": Kind(
         "error",
@@ -449,6 +527,31 @@ KINDS: dict[str, Kind] = {
                 "an in-place operation met a view whose history cannot be rewritten",
             ),
         ],
+        variants={
+            "hook": (
+                "a module with a full backward hook hands on what it takes and gives as views, "
+                "through a Function of its own that calls the hook; to change such a view in place "
+                "would go round the hook",
+                "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
+                "hook or comes after it, y = y + 1 for y += 1; or hook the tensor instead: "
+                "output.register_hook(...) in a forward hook",
+                (
+                    r"BackwardHookFunction\w* is a view and is being modified inplace",
+                    "an in-place operation met what a module with a backward hook took or gave",
+                ),
+            ),
+            "function": (
+                "a custom Function gave a view, or its input as it came; to change that in place "
+                "would go round the backward of the Function",
+                "change a copy: y = y + 1 for y += 1, or y.clone() before; in the Function itself "
+                "return a new tensor, such as x.clone()",
+                (
+                    r"Output \d+ of (?P<function>\w+) is a view and is being modified inplace\. "
+                    r"This view was created inside a custom Function",
+                    "an in-place operation met a view that the custom Function {function} gave",
+                ),
+            ),
+        },
     ),
     "requires-grad-of-non-leaf": Kind(
         "error",
@@ -553,6 +656,15 @@ KINDS: dict[str, Kind] = {
             "{called} gives {dtype} values, which carry no gradient; that is usual "
             "for masks and indices, and matters only if a gradient was expected through them"
         ),
+        variants={
+            "sample": (
+                "what sample() drew is an index or a count, which moves in jumps: a constant for "
+                "autograd",
+                "the score function: -dist.log_prob(sample) * reward; or a relaxed distribution "
+                "that has rsample(), such as RelaxedOneHotCategorical; leave it where a constant "
+                "is meant",
+            ),
+        },
     ),
     "no-formula": Kind(
         "warning",
@@ -567,6 +679,15 @@ KINDS: dict[str, Kind] = {
         "the operation ran with gradients off, so it left no Node",
         "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+        variants={
+            "sample": (
+                "sample() of a distribution draws with gradients off: what it gives is a constant "
+                "for autograd",
+                "rsample(), where the distribution has it (has_rsample), to differentiate through "
+                "the sample; else the score function: -dist.log_prob(sample) * reward; leave it "
+                "where a constant is meant",
+            ),
+        },
     ),
     "inference-mode": Kind(
         "warning",
@@ -713,6 +834,17 @@ KINDS: dict[str, Kind] = {
         _HOOKS,
         "a hook may change the gradient that passes, or change it in place for others as well",
         "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
+        variants={
+            "uncalled": (
+                "a backward hook of a module is called by a Node that a call of the module puts "
+                "round its output where that requires grad. None is there where the module ran "
+                "under torch.vmap or another transform, where forward() was called by its name, "
+                "where the hook was set after the forward pass, and where the output is no tensor "
+                "and no tuple",
+                "call the module itself, not its forward, outside of transforms, with the hook "
+                "set before; else hook the result: output.register_hook(...)",
+            ),
+        },
     ),
     "half-precision": Kind(
         "info",
@@ -720,6 +852,59 @@ KINDS: dict[str, Kind] = {
         "gradients have the dtype of the values: in float16 small ones become zero and large ones "
         "infinite, in bfloat16 they keep three digits at most",
         "compute in float32, or scale the loss for float16",
+    ),
+    "slow-slices": Kind(
+        "info",
+        _SAVED,
+        "the gradient of a part is as large as the whole: zeros but for the part, made or copied "
+        "anew for each; n parts of n rows cost n times n rows",
+        "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
+        "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
+        "write them one by one",
+    ),
+    "cannot-know": Kind(
+        "info",
+        _FUNCTIONS,
+        "what a Node does when it runs is not in the graph",
+        "call backward() once and look at the .grad of each input",
+        variants={
+            "undefined": (
+                "the formula of this Node gives no gradient, not even zeros, and the Nodes below "
+                "hand on what they get; .grad is left alone then",
+                "nothing, where no gradient is meant; else take a function that has one, such as "
+                "norm(p=1) for norm(p=0)",
+            ),
+            "option": (
+                "the formula of this Node depends on how the operation was called, and with these "
+                "arguments torch refuses to differentiate it",
+                "call it in a way that has a formula, such as torch.linalg.qr(a, mode='reduced')",
+            ),
+            "sparse": (
+                "a formula is written in operations, and not each of them can do with sparse "
+                "tensors",
+                "try backward() once; if it raises, compute with to_dense()",
+            ),
+            "transform": (
+                "inside torch.func.grad, vmap and the like a tensor stands for the one that is "
+                "there outside; the transform makes the gradient itself, and backward() raises",
+                "diagnose the result, outside of the transform",
+            ),
+            "compiled": (
+                "torch.compile puts one Node in place of many, and code in place of their formulas",
+                "to see what is in it, run the forward pass without torch.compile",
+            ),
+            "checkpoint": (
+                "its backward runs a part of the forward pass again, and a backward pass of its "
+                "own, whose graph is not made yet",
+                "torch.utils.checkpoint with use_reentrant=False",
+            ),
+            "operator": (
+                "this operator has no autograd formula, only a kernel for its values; torch "
+                "warns, and gives no gradient",
+                "register one, as with torch.library.register_autograd, or write a "
+                "torch.autograd.Function",
+            ),
+        },
     ),
     # ---- what no graph can tell: the clinic has them by symptom
     "constant-gradient": Kind(

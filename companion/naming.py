@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 import torch
+from torch import nn
 
 from companion.source import is_ours
 
@@ -21,28 +23,44 @@ def callers_names() -> dict[str, torch.Tensor]:
     among them those that IPython gives to outputs; and those that nobody can write, such as the
     ``@py_assert1`` of pytest.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
-    if frame is None:  # called from C, with no Python around it
+    frame = _callers_frame()
+    if frame is None:
         return {}
-    names = _names_in(frame)
+    names = _names_in(frame, is_tensor)
     _drop_copy_of_variables(frame)
     return names
 
 
-def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
+def callers_modules() -> dict[str, nn.Module]:
+    """The modules that the caller's variables refer to, in the same way."""
+    frame = _callers_frame()
+    if frame is None:
+        return {}
+    names = _names_in(frame, lambda value: issubclass(type(value), nn.Module))
+    _drop_copy_of_variables(frame)
+    return names
+
+
+def _callers_frame() -> FrameType | None:
+    """The first function outside the companion; None if C called, with no Python around it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def _names_in(frame: FrameType, is_meant: Callable[[object], bool]) -> dict[str, Any]:
     local = frame.f_locals
-    names: dict[torch.Tensor, str] = {}
+    names: dict[Any, str] = {}
     for scope in (local, frame.f_globals):
-        # Few values are tensors, so that question comes first. Another thread may change the
+        # Few values are meant, so that question comes first. Another thread may change the
         # variables meanwhile, hence the list.
-        for name, value in [item for item in list(scope.items()) if is_tensor(item[1])]:
+        for name, value in [item for item in list(scope.items()) if is_meant(item[1])]:
             is_public = isinstance(name, str) and name.isidentifier() and name[0] != "_"
             # In the caller's code the name of a local does not mean the global.
             if is_public and (scope is local or name not in local):
                 names.setdefault(value, name)
-    return {name: tensor for tensor, name in names.items()}
+    return {name: value for value, name in names.items()}
 
 
 def _drop_copy_of_variables(frame: FrameType) -> None:

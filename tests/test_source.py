@@ -140,3 +140,16 @@ def test_a_source_names_its_file_only_if_that_is_a_program():
     assert str(Source(__file__, 3, "")) == "test_source.py:3"
     assert str(Source("/gone/ipykernel_1/2.py", 3, "x @ w")) == "`x @ w`"  # the cell of a notebook
     assert str(Source("<string>", 3, "")) == ""
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_of_compiled_code_the_function_is_told_and_no_line_that_does_something_else():
+    def halves(x):
+        y = x.detach() * x
+        print("a break of the graph")
+        return y.detach() * x
+
+    with watch() as seen:
+        torch.compile(halves, backend="eager")(torch.ones(2, requires_grad=True)).sum()
+    texts = [cut.source.text for cut in seen.cuts]
+    assert texts == ["somewhere in halves, which is compiled"] * 2

@@ -9,6 +9,7 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -18,17 +19,23 @@ import torch
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
+from companion.diagnosis.doubts import about_doubts
+from companion.diagnosis.earlier_passes import about_earlier_passes
+from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.slow_slices import about_slow_slices
+from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import cuts_into, first_reaching, written_at
 from companion.forward.watching import Cut, Watch
 from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.outputs import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
-from companion.internals import hooks_on, is_wrapped, unseen
-from companion.naming import callers_names, one_line
+from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen
+from companion.naming import callers_modules, callers_names, one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -76,17 +83,24 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
-    Warnings and infos do not change it. What nobody can tell from a graph:
+    Warnings and infos do not change it, nor does what is not known. What nobody can tell from a
+    graph is told where it comes up, as ``custom-gradients`` or ``cannot-know``:
 
     - what the ``backward`` of a custom Function does: whether it raises, gives None, or gives
       gradients of a wrong number or shape. One that was freed is taken to fail where its code,
       or that of a function of its module that it names, names ``saved_tensors``;
+    - what a formula does that gives no gradient, or raises, for how it was called: ``norm(p=0)``,
+      the sign of ``slogdet``, modes of ``qr``, sparse tensors, an operator without a formula;
+    - what ``torch.compile`` compiled, what is written in C++, what is inside a transform;
+    - what a backward pass inside the backward of a custom Function reaches. That of
+      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
+      path of the graph leads to: with one in the graph they are a warning.
+
+    And, without a word of it:
+
     - what was saved inside a ``CopySlices``, the Node of a change to a part of a tensor, and
       whether an earlier backward pass freed it;
     - whether a tensor that was saved through hooks can be had again;
-    - what a backward pass inside the backward of a custom Function reaches. That of
-      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
-      path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
     - what becomes of a leaf that was given other values of another shape through ``.data``;
     - errors that depend on the values of gradients, such as those of singular value
@@ -126,9 +140,10 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    names = callers_names()
+    names, modules = callers_names(), callers_modules()
     with unseen(), torch.no_grad():
         case = _look(output, inputs, names, watch)
+        case.modules = modules
         return Diagnosis(_ask(_QUESTIONS, case), case.subject)
 
 
@@ -161,7 +176,9 @@ def _about_the_output(case: Case) -> Iterator[Finding]:
         yield from _ask(_OF_THE_OUTPUT, case, case.output)
     else:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
-        yield finding("not-a-tensor", message)
+        way_out = how_to_take_apart(case.output)
+        message += f"; {way_out}" if way_out else ""
+        yield finding("not-a-tensor", message, variant="several" if way_out else "")
 
 
 def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
@@ -204,7 +221,7 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
         shape = shape_or_none(output)
         kind = "is nested" if shape is None else f"has shape {shape}"
         yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
-    elif output.layout is not torch.strided:
+    elif output.layout not in (torch.strided, torch.jagged):
         message = f"the output is {output.layout}, and backward() needs a dense tensor"
         yield finding("non-scalar", message)
     elif output.is_complex():
@@ -365,8 +382,14 @@ def _not_implemented(case: Case, node: GraphNode, saved: Peek) -> Iterator[Findi
     raising = NOT_IMPLEMENTED.get(node.name, ())
     slots = case.slots(node.index) if raising else ()
     if node.name == "NotImplemented" or any(slots[slot] for slot in raising if slot < len(slots)):
-        message = "backward() will raise at a Node without a formula"
-        yield finding("not-implemented", message, **case.at(node.index))
+        message, variant = "backward() will raise at a Node without a formula", ""
+        below = [case.nodes[edge.target].name for edge in case.slots(node.index) if edge]
+        if attention := next((name for name in (node.name, *below) if "Attention" in name), None):
+            message += f" for the derivative of {attention}, a fused attention"
+            variant = "attention"
+        elif node.name.endswith("BackwardBackward0"):
+            variant = "second"
+        yield finding("not-implemented", message, variant=variant, **case.at(node.index))
 
 
 def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
@@ -386,7 +409,7 @@ def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding
 
 def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     reasons = saved.broken.values()
-    if not reasons or "freed" in reasons:  # _about_freed_nodes says that once for all
+    if not reasons or "freed" in reasons:  # about_earlier_passes says that once for all
         return
     at = case.at(node.index)
     if "a stale view" in reasons:
@@ -413,15 +436,6 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 # ---- the graph as a whole
 
 
-def _about_freed_nodes(case: Case) -> Iterator[Finding]:
-    freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
-    if freed:
-        count = len(freed)
-        nodes = "a Node has freed what it" if count == 1 else f"{count} Nodes have freed what they"
-        message = f"{nodes} saved: an earlier backward pass ran here"
-        yield finding("freed", message, **case.at(freed[0]))
-
-
 def _about_the_values(case: Case) -> Iterator[Finding]:
     spoilt = dict[int, str]()
     for node, saved in case.nodes_and_peeks:
@@ -446,7 +460,7 @@ def _about_precision(case: Case) -> Iterator[Finding]:
 def _about_custom_functions(case: Case) -> Iterator[Finding]:
     first = dict[str, GraphNode]()
     for node in case.nodes:
-        if node.is_custom:
+        if node.is_custom and not is_of_torch(node.grad_fn):
             first.setdefault(node.name, node)
     for name, node in first.items():
         message = f"{name} is a custom Function, whose backward cannot be checked unrun"
@@ -477,30 +491,34 @@ def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
     return [found[index] for index in sorted(found)]
 
 
+_OF_SAMPLING = {"no-grad", "not-differentiable"}  # a cut of ``sample()`` of a distribution
+
+
 def _counted(
     cuts: Iterable[Cut], end: str = "", severity: Severity | None = None
 ) -> Iterator[Finding]:
     """One finding for all the times that a line ran."""
     lines = Counter((cut.code, cut.message, cut.source) for cut in cuts)
     for (code, message, source), times in lines.items():
-        repeated = f" ({times} times)" if times > 1 else ""
-        yield finding(code, message + repeated + end, severity=severity, source=source)
-
-
-def _about_mutations(case: Case) -> Iterator[Finding]:
-    for mutation in case.watch.mutations if case.watch else ():
-        yield finding("changed-behind", mutation.message, source=mutation.source)
+        repeated, variant = f" ({times} times)" if times > 1 else "", ""
+        if code in _OF_SAMPLING and source and re.search(r"\.sample(_n)?\(", source.text):
+            message, variant = "sample() draws without a graph", "sample"
+        message += repeated + end
+        yield finding(code, message, severity=severity, source=source, variant=variant)
 
 
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     _about_the_inputs,
     _about_the_nodes,
-    _about_freed_nodes,
+    about_earlier_passes,
     _about_the_cuts,
-    _about_mutations,
+    about_mutations,
     about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,
+    about_doubts,
+    about_slow_slices,
+    about_uncalled_hooks,
 )

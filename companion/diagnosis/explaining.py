@@ -51,13 +51,14 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
         )
     text = str(error)
     for code, kind in KINDS.items():
-        for pattern, message in kind.errors:
+        for pattern, message, variant in kind.wordings:
             if match := re.search(pattern, text):
                 fields = {name: value or "" for name, value in match.groupdict().items()}
                 message = message.format(**fields)
                 if code == "non-finite":
                     return _nan(error, message, watch)
-                return finding(code, message, severity="error", source=_users_line(error))
+                source = _users_line(error)
+                return finding(code, message, severity="error", source=source, variant=variant)
     return None
 
 
