@@ -3,7 +3,7 @@
 One table, ``KINDS``: for what ``diagnose`` sees in a graph, what ``explain`` reads from an error,
 and what a ``watch`` says of a cut. To add a code, add an entry here, and in
 ``diagnosis/diagnosing.py`` the question that finds it. A code is also the anchor of its entry in
-the clinic, ``course/clinic.md``.
+the clinic, ``course/clinic/``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Finding:
         parts = [(f"{self.severity} {self.code}: ", self.message)]
         parts += [("  where: ", self.where)] if self.where else []
         parts += [("  why:   ", self.cause), ("  cure:  ", self.cure)]
-        parts += [("  read:  ", f"{self.lesson}, clinic.md#{self.code}")]
+        parts += [("  read:  ", f"{self.lesson}, clinic/#{self.code}")]
         lines = [_wrapped(label, text) for label, text in parts]
         return "\n".join(lines)
 
@@ -529,7 +529,7 @@ KINDS: dict[str, Kind] = {
         ],
         variants={
             "hook": (
-                "a module with a full backward hook hands on what it takes and gives as views, "
+                "a module with a full backward hook takes and gives views of its tensors, "
                 "through a Function of its own that calls the hook; to change such a view in place "
                 "would go round the hook",
                 "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
@@ -870,7 +870,7 @@ KINDS: dict[str, Kind] = {
         variants={
             "undefined": (
                 "the formula of this Node gives no gradient, not even zeros, and the Nodes below "
-                "hand on what they get; .grad is left alone then",
+                "pass on what they get; .grad is left alone then",
                 "nothing, where no gradient is meant; else take a function that has one, such as "
                 "norm(p=1) for norm(p=0)",
             ),

@@ -78,7 +78,7 @@ def test_a_finding_reads_as_advice():
         "         well",
         "  cure:  make hooks return a new tensor, and take away the ones you do not need:",
         "         handle.remove()",
-        "  read:  13-hooks.md, clinic.md#hook",
+        "  read:  13-hooks.md, clinic/#hook",
     ]
     assert "where" not in str(finding("hook", "w has 1 hook"))
     assert (found.node, found.source.line) == (3, 1)
