@@ -136,7 +136,7 @@ def test_where_a_path_leads_to_an_input_none_is_said_to_be_missing_for_sure(f):
     x = leaf(1, 2)
     found = explained(lambda: torch.autograd.grad(f(x), x))
     assert found.code == "unused-input"
-    assert "no path" not in found.message and "or each one passes a Node" in found.cause
+    assert "no path" not in str(found) and "a Node on it sends None" in found.cause
 
 
 def differentiated_twice(f, x):
