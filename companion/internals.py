@@ -48,6 +48,21 @@ def forward_class_of(node: Node) -> Any:
     return node._forward_cls
 
 
+def is_of_torch(node: Node) -> bool:
+    """Whether the Node of a custom Function is that of one that torch wrote, as for a checkpoint.
+
+    Those that torch makes of operators and Functions of the user are not.
+    """
+    module: str = node._forward_cls.__module__
+    made = ("torch._library.", "torch._functorch.autograd_function")
+    return module.startswith("torch.") and not module.startswith(made)
+
+
+def is_of_compile(node: Node) -> bool:
+    """Whether the Node of a custom Function stands for what ``torch.compile`` compiled."""
+    return is_of_torch(node) and node._forward_cls.__name__ == "CompiledFunction"
+
+
 def reads_saved_once(node: Node) -> bool:
     """Whether a custom Function frees what it saved as soon as that is looked at. Since 2.13."""
     return bool(getattr(node._forward_cls, "clear_saved_tensors_on_access", False))
@@ -201,7 +216,7 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 
 
 def address_of(storage: torch.UntypedStorage) -> int:
-    """A number that stands for a storage as long as it lives."""
+    """A number that stands for a storage as long as it lives, or a ``StorageWeakRef`` of it."""
     return int(storage._cdata)
 
 
@@ -299,6 +314,7 @@ def shown(tensor: Tensor) -> Tensor:
 # The names by which a ``__torch_function__`` sees what has another name in public.
 SET_GRAD_ENABLED: Final = "_set_grad_enabled"  # torch.set_grad_enabled
 THRESHOLD: Final = "_threshold"  # torch.nn.functional.threshold
+FUSED_STEPS: Final = {f"_fused_{name}_" for name in ("adagrad", "adam", "adamw", "sgd")}
 VERSION: Final = "_version"  # the attribute that version_of reads
 
 
@@ -317,6 +333,12 @@ def may_compile() -> bool:
 
 
 # ---- modules
+
+
+def has_backward_hook(module: nn.Module) -> bool:
+    """Whether it has a hook that a Node of the module itself calls; the old kind is not one."""
+    hooks = module._backward_hooks if module._is_full_backward_hook else ()
+    return bool(hooks or module._backward_pre_hooks)
 
 
 def is_compiled(module: nn.Module) -> bool:

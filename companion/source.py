@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import linecache
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -44,7 +45,9 @@ class Source:
         file: the name of the file.
         line: the number of the line.
         text: what the source says there: for an operation under ``watch`` its own segment, such as
-            ``x @ w``; else the line. ``""`` where the source cannot be found.
+            ``x @ w``; else the line. ``""`` where the source cannot be found. Of code that
+            torch.compile wrote the line is not known: ``line`` is the first of the function, and
+            this says ``somewhere in f, which is compiled``.
         inside: the line of an installed library that this line led to, and that called torch; None
             if this line called torch itself.
     """
@@ -166,6 +169,8 @@ def _source_at(code: CodeType, instruction: int) -> Source:
     positions = islice(code.co_positions(), max(instruction, 0) // 2, None)
     line, last, start, end = next(positions, (None, None, None, None))
     line = line or code.co_firstlineno
+    if start is None and line == code.co_firstlineno and (name := _compiled_function(code)):
+        return Source(file, line, f"somewhere in {name}, which is compiled")
     whole_line = Source(file, line, line_of(file, line).strip())
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
         return whole_line
@@ -177,6 +182,15 @@ def _source_at(code: CodeType, instruction: int) -> Source:
     lines[0] = lines[0][start:]
     text = " ".join(part.decode(errors="replace").strip() for part in lines)
     return Source(file, line, text.strip())
+
+
+def _compiled_function(code: CodeType) -> str:
+    """The function that torch.compile wrote this code of, in which few lines are known; else ""."""
+    resumed = re.fullmatch(r"torch_dynamo_resume_in_(.*)_at_\d+", code.co_name)
+    if resumed:
+        return resumed[1]
+    # Where columns are known at all they are known of every call, but in such code.
+    return code.co_name if any(position[2] for position in code.co_positions()) else ""
 
 
 def line_of(file: str, number: int) -> str:

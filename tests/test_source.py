@@ -240,3 +240,16 @@ def test_an_error_out_of_a_library_is_told_at_the_users_line(tmp_path):
     source = explain(caught.value).source
     assert source.text == "run(torch.ones(2, requires_grad=True) * 2)"
     assert source.inside.text == "y.backward()"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_of_compiled_code_the_function_is_told_and_no_line_that_does_something_else():
+    def halves(x):
+        y = x.detach() * x
+        print("a break of the graph")
+        return y.detach() * x
+
+    with watch() as seen:
+        torch.compile(halves, backend="eager")(torch.ones(2, requires_grad=True)).sum()
+    texts = [cut.source.text for cut in seen.cuts]
+    assert texts == ["somewhere in halves, which is compiled"] * 2

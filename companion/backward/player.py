@@ -23,6 +23,7 @@ from companion.backward.player_data import node_tags, player_data
 from companion.backward.player_format import EngineOrder, EngineStep, PlayerData
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
+from companion.graph.outputs import refused
 from companion.graph.reading import Graph
 from companion.naming import callers_names
 
@@ -113,7 +114,7 @@ def play(what: Any) -> Player:
     if isinstance(what, torch.Tensor):
         what = _record_and_give_back(what)
     elif not isinstance(what, Recording):
-        raise TypeError(f"play shows a tensor or a Recording, got {type(what).__name__}")
+        raise TypeError(f"play shows a tensor or a Recording, got {refused(what)}")
     _check_size(what.graph)
     return _player(what)
 

@@ -12,6 +12,7 @@ from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
 from companion.graph.nodes import shape_or_none
+from companion.graph.outputs import refused
 from companion.graph.reading import Graph
 from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
 from companion.naming import callers_names
@@ -158,7 +159,7 @@ def write_backward(
     Source: the rules are those of tools/autograd/derivatives.yaml of PyTorch.
     """
     if not isinstance(output, Tensor):
-        raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+        raise TypeError(f"output must be a tensor, got {refused(output)}")
     if not isinstance(gradient, Tensor | None):
         raise TypeError(f"gradient must be a tensor or None, got {type(gradient).__name__}")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):

@@ -22,6 +22,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
 from companion.backward.hooks import Hooks, Log
 from companion.graph.nodes import Edge
+from companion.graph.outputs import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
 from companion.naming import callers_names
@@ -334,7 +335,7 @@ def record_backward(
     Source: the engine, torch/csrc/autograd/engine.cpp, as its hooks show it.
     """
     if not isinstance(output, Tensor):
-        raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+        raise TypeError(f"output must be a tensor, got {refused(output)}")
     if not isinstance(gradient, Tensor | None):
         kind = type(gradient).__name__
         raise TypeError(f"gradients can be either Tensors or None, but got {kind}")

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from companion.diagnosis.derivatives_yaml import operation_of
 from companion.forward.tracing import cuts_into, last_cuts, source_of
 from companion.forward.watching import Cut, Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
@@ -54,6 +55,7 @@ class Case:
     watch: Watch | None
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # the caller's, by name
 
     @property
     def subject(self) -> str:
@@ -72,6 +74,24 @@ class Case:
     def nodes_and_peeks(self) -> Iterator[tuple[GraphNode, Peek]]:
         """Each Node with what it saved."""
         return zip(self.nodes, self.peeks, strict=True)
+
+    @cached_property
+    def by_operation(self) -> dict[str, list[GraphNode]]:
+        """The Nodes of each operation, in their order."""
+        by_name = defaultdict[str, list[GraphNode]](list)
+        for node in self.nodes:
+            by_name[node.name].append(node)
+        by_operation = defaultdict[str, list[GraphNode]](list)
+        for name, nodes in by_name.items():
+            by_operation[operation_of(name)] += nodes
+        return by_operation
+
+    def of(self, operations: Set[str]) -> list[tuple[GraphNode, Peek]]:
+        """The Nodes of some operations, each with what it saved, in their order."""
+        found = operations & self.by_operation.keys()
+        nodes = [node for operation in found for node in self.by_operation[operation]]
+        nodes.sort(key=lambda node: node.index)
+        return [(node, self.peeks[node.index]) for node in nodes]
 
     def slots(self, index: int) -> Sequence[Edge | None]:
         return () if self.graph is None else self.graph.slots(index)

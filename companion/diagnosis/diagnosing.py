@@ -19,19 +19,25 @@ from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
+from companion.diagnosis.doubts import about_doubts
+from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
 from companion.diagnosis.inputs import names_of, tensors_of
+from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.slow_slices import about_slow_slices
+from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import first_reaching, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.outputs import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
-from companion.internals import hooks_on, is_wrapped, unseen
-from companion.naming import one_line
+from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen
+from companion.naming import callers_modules, one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -85,7 +91,8 @@ def diagnose(
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
     A parameter that is frozen (an ``nn.Parameter`` whose ``requires_grad`` is off) beside inputs
-    that are not counts as meant so: an info. Warnings and infos do not change ``.ok``.
+    that are not counts as meant so: an info. Warnings and infos do not change ``.ok``, nor does
+    what is not known.
 
     What explains other findings comes before them or has them in it: with a ``watch``, a cut says
     how many inputs get no gradient because of it, and one that no input went into is an info. Of a
@@ -93,17 +100,24 @@ def diagnose(
     ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
     of several inputs is one finding, and so is what is said of more than three Nodes.
 
-    What nobody can tell from a graph:
+    What nobody can tell from a graph is told where it comes up, as ``custom-gradients`` or
+    ``cannot-know``:
 
     - what the ``backward`` of a custom Function does: whether it raises, gives None, or gives
       gradients of a wrong number or shape. One that was freed is taken to fail where its code,
       or that of a function of its module that it names, names ``saved_tensors``;
+    - what a formula does that gives no gradient, or raises, for how it was called: ``norm(p=0)``,
+      the sign of ``slogdet``, modes of ``qr``, sparse tensors, an operator without a formula;
+    - what ``torch.compile`` compiled, what is written in C++, what is inside a transform;
+    - what a backward pass inside the backward of a custom Function reaches. That of
+      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
+      path of the graph leads to: with one in the graph they are a warning.
+
+    And, without a word of it:
+
     - what was saved inside a ``CopySlices``, the Node of a change to a part of a tensor, and
       whether an earlier backward pass freed it;
     - whether a tensor that was saved through hooks can be had again;
-    - what a backward pass inside the backward of a custom Function reaches. That of
-      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
-      path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
     - what becomes of a leaf that was given other values of another shape through ``.data``;
     - errors that depend on the values of gradients, such as those of singular value
@@ -147,9 +161,10 @@ def diagnose(
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    called = names_of(inputs, names)
+    called, modules = names_of(inputs, names), callers_modules()
     with unseen(), torch.no_grad():
         case = _look(output, tensors, called, watch)
+        case.modules = modules
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
@@ -182,7 +197,9 @@ def _about_the_output(case: Case) -> Iterator[Finding]:
         yield from _ask(_OF_THE_OUTPUT, case, case.output)
     else:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
-        yield finding("not-a-tensor", message)
+        way_out = how_to_take_apart(case.output)
+        message += f"; {way_out}" if way_out else ""
+        yield finding("not-a-tensor", message, variant="several" if way_out else "")
 
 
 def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
@@ -225,7 +242,7 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
         shape = shape_or_none(output)
         kind = "is nested" if shape is None else f"has shape {shape}"
         yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
-    elif output.layout is not torch.strided:
+    elif output.layout not in (torch.strided, torch.jagged):
         message = f"the output is {output.layout}, and backward() needs a dense tensor"
         yield finding("non-scalar", message)
     elif output.is_complex():
@@ -396,8 +413,14 @@ def _not_implemented(case: Case, node: GraphNode, saved: Peek) -> Iterator[Findi
     raising = NOT_IMPLEMENTED.get(node.name, ())
     slots = case.slots(node.index) if raising else ()
     if node.name == "NotImplemented" or any(slots[slot] for slot in raising if slot < len(slots)):
-        message = "backward() will raise at a Node without a formula"
-        yield finding("not-implemented", message, **case.at(node.index))
+        message, variant = "backward() will raise at a Node without a formula", ""
+        below = [case.nodes[edge.target].name for edge in case.slots(node.index) if edge]
+        if attention := next((name for name in (node.name, *below) if "Attention" in name), None):
+            message += f" for the derivative of {attention}, a fused attention"
+            variant = "attention"
+        elif node.name.endswith("BackwardBackward0"):
+            variant = "second"
+        yield finding("not-implemented", message, variant=variant, **case.at(node.index))
 
 
 def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
@@ -417,7 +440,7 @@ def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding
 
 def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     reasons = saved.broken.values()
-    if not reasons or "freed" in reasons:  # _about_freed_nodes says that once for all
+    if not reasons or "freed" in reasons:  # about_earlier_passes says that once for all
         return
     at = case.at(node.index)
     if "a stale view" in reasons:
@@ -444,15 +467,6 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 # ---- the graph as a whole
 
 
-def _about_freed_nodes(case: Case) -> Iterator[Finding]:
-    freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
-    if freed:
-        count = len(freed)
-        nodes = "a Node has freed what it" if count == 1 else f"{count} Nodes have freed what they"
-        message = f"{nodes} saved: an earlier backward pass ran here"
-        yield finding("freed", message, **case.at(freed[0]))
-
-
 def _about_the_values(case: Case) -> Iterator[Finding]:
     spoilt = dict[int, str]()
     for node, saved in case.nodes_and_peeks:
@@ -477,7 +491,7 @@ def _about_precision(case: Case) -> Iterator[Finding]:
 def _about_custom_functions(case: Case) -> Iterator[Finding]:
     first = dict[str, GraphNode]()
     for node in case.nodes:
-        if node.is_custom:
+        if node.is_custom and not is_of_torch(node.grad_fn):
             first.setdefault(node.name, node)
     for name, node in first.items():
         message = f"{name} is a custom Function, whose backward cannot be checked unrun"
@@ -487,20 +501,18 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 # ---- what a watch saw
 
 
-def _about_mutations(case: Case) -> Iterator[Finding]:
-    for mutation in case.watch.mutations if case.watch else ():
-        yield finding("changed-behind", mutation.message, source=mutation.source)
-
-
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
     _about_the_inputs,
     _about_the_nodes,
-    _about_freed_nodes,
-    _about_mutations,
+    about_earlier_passes,
+    about_mutations,
     about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,
+    about_doubts,
+    about_slow_slices,
+    about_uncalled_hooks,
 )

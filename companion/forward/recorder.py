@@ -31,10 +31,12 @@ from companion.forward.functions import (
     LEAVING,
     NOTED_WITHOUT_TENSORS,
     READ,
+    SILENT,
     VALUELESS,
     is_switch,
     noted_name,
     overwrites,
+    written_silently,
 )
 from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
@@ -403,7 +405,10 @@ def _written(call: Call, result: Any) -> list[Tensor]:
     """The tensors that a call wrote into."""
     if result is None and call.name in ASSIGNING:  # the version need not move
         return [tensor for tensor, _ in call.inputs[:1]]
-    return [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+    written = [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+    if call.name in SILENT:
+        written += written_silently(call.name, call.args, call.kwargs)
+    return written
 
 
 def _mode_code(call: Call) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import as_html, cut_message
 from companion.forward.fingerprints import fingerprint, memory_of
-from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, VALUELESS
+from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, SILENT, VALUELESS
 from companion.forward.recorder import (
     Note,
     Recorder,
@@ -107,12 +108,17 @@ class Mutation:
         message: what happened, in a sentence.
         shape: the shape of the tensor.
         dtype: its dtype.
+        storage: a weak reference to its storage.
+        number: the number of the Node that was made next after it was changed; None where it is not
+            known when that was. A Node with a lower number may have saved what it was before.
     """
 
     source: Source | None
     message: str
     shape: tuple[int, ...] | None
     dtype: torch.dtype
+    storage: StorageWeakRef = field(repr=False, compare=False)
+    number: int | None = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"mutation at {self.source or _SOMEWHERE}: {self.message}"
@@ -360,17 +366,20 @@ class Watch:
         touching = [(i, note) for i, note in notes if address in note.addresses]
         writers = [note for i, note in touching if note.in_place and i >= next_note]
         givers = [note for _, note in touching if not note.in_place]
-        source = None
+        source = number = None
         if writers:
-            source = writers[-1].source
-            message = f"{writers[-1].name} wrote into {changed} through an alias such as .data"
+            source, number = writers[-1].source, writers[-1].numbers[0]
+            message = f"{writers[-1].name} wrote into {changed}"
+            if writers[-1].name not in SILENT:
+                message += " through an alias such as .data"
         elif givers:
             source = givers[-1].source
             message = f"{changed} was changed through what {givers[-1].name} gave"
         else:
             message = f"{changed} was changed outside of torch's operations"
         message += ", which autograd cannot notice: its gradients may be silently wrong"
-        return Mutation(source, message, shape, dtype)
+        storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        return Mutation(source, message, shape, dtype, storage, number)
 
 
 def watch() -> Watch:

@@ -23,6 +23,7 @@ import torch
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
 from companion.graph.nodes import Edge, GraphNode
+from companion.graph.outputs import all_of, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
 from companion.naming import callers_names, check_names, is_tensor
@@ -187,7 +188,9 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 
     def __repr__(self) -> str:
         roots = ", ".join(root.name for root in self.roots)
-        return f"<Graph of {roots}: {len(self)} nodes, {len(self.leaves)} leaves>"
+        nodes, leaves = len(self), len(self.leaves)
+        s, ves = "s" * (nodes != 1), "f" if leaves == 1 else "ves"
+        return f"<Graph of {roots}: {nodes} node{s}, {leaves} lea{ves}>"
 
     @cached_property
     def _first(self) -> list[int]:
@@ -382,9 +385,10 @@ def _check_output(i: int, output: Any) -> None:
             "graph; give the tensor itself"
         )
     if not hasattr(type(output), "next_functions"):
+        unpacked = all_of(output)
         raise TypeError(
             f"output {i} must be a tensor or a Node (the grad_fn of a tensor), got "
-            f"{type(output).__name__}"
+            f"{refused(output)}" + (f", or all: Graph.of({unpacked})" if unpacked else "")
         )
 
 

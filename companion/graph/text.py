@@ -50,7 +50,11 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
         raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
     if max_depth < 0:
         raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
-    print("\n".join(indented(Graph.of(fn), max_depth)))
+    text = "\n".join(indented(Graph.of(fn), max_depth))
+    try:
+        print(text)
+    except UnicodeEncodeError:  # such as a file on Windows before Python 3.15: nothing was printed
+        print(text.replace("→", "->").encode("ascii", "backslashreplace").decode())
 
 
 def indented(graph: Graph, max_depth: int) -> Iterator[str]:

@@ -21,11 +21,13 @@ import torchgen
 from pytest_codeblocks.main import extract_from_file
 from torch import nn
 from torch.autograd import Function
+from torch.distributions import Bernoulli, Categorical, Gamma, Normal
 from torch.utils.checkpoint import checkpoint
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 from companion import Diagnosis, Finding, Graph, diagnose, watch
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
+from companion.graph.saved import peek
 from tests.programs import Once, Square
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +251,10 @@ def of_no_second_derivative():
     q = torch.ones(1, 2, 4, 8, requires_grad=True)
     y = nn.functional.scaled_dot_product_attention(q, q, q)
     (g,) = torch.autograd.grad(y.sum(), q, create_graph=True)
-    message = "backward() will raise at a Node without a formula"
+    message = (
+        "backward() will raise at a Node without a formula for the derivative of "
+        "ScaledDotProductFlashAttentionForCpuBackward0, a fused attention"
+    )
     return g.sum(), [q], "not-implemented", message
 
 
@@ -1280,3 +1285,70 @@ def test_a_cut_that_reached_the_output_once_is_not_told_as_unknown():
     findings = [found for found in diagnose(total, x, watch=watched) if found.code == "left-torch"]
     assert [found.severity for found in findings] == ["warning", "info"]
     assert "not known" not in findings[0].message and "not known" in findings[1].message
+
+
+def test_a_number_in_place_of_a_tensor_has_no_slot():
+    index = torch.tensor([[0, 1, 2]])
+    for f in (lambda x: torch.ops.aten.sub.Scalar(x, 1.0), lambda x: x.scatter(0, index, 2.0)):
+        x = torch.rand(3, 3, requires_grad=True)
+        loss = f(x).sum()
+        assert not diagnose(loss, x)
+        assert really(loss, x)
+
+
+def test_the_sign_of_a_complex_number_turns_with_it_and_sends_no_zeros():
+    z = torch.tensor([1 + 2j], requires_grad=True)
+    output = torch.sgn(z).real.sum()
+    assert codes(diagnose(output, z)) == ["complex-conjugate"]
+    assert torch.autograd.grad(output, z)[0].abs() > 0
+    x = leaf(1, 2)
+    assert codes(diagnose(torch.sgn(x).sum(), x)) == ["zero-derivative"]
+
+
+def test_what_ctc_loss_left_unset_is_not_told():
+    x = torch.randn(50, 3, 20, requires_grad=True)
+    targets, lengths = torch.randint(1, 20, (3, 30)), torch.tensor([30, 25, 20])
+    loss = nn.CTCLoss()(x.log_softmax(2), targets, torch.tensor([50, 50, 50]), lengths)
+    (node,) = [n for n in Graph.of(loss).nodes if n.name == "CtcLossBackward0"]
+    alpha = peek(node.grad_fn).values["result1"]
+    alpha.data[2, :, -1] = torch.nan  # of the target of 20, where the longest has 30
+    assert not diagnose(loss, x)
+    loss.backward()
+    assert x.grad.isfinite().all()
+
+
+def test_a_jagged_output_of_one_element_is_one():
+    x = torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged, requires_grad=True)
+    assert "non-scalar" not in codes(diagnose(x * 2, x))
+    assert really(x * 2, x)
+
+
+SAMPLED = {
+    "normal": lambda p: Normal(p, 1.0).sample(),
+    "bernoulli": lambda p: Bernoulli(p.sigmoid()).sample(),
+    "categorical": lambda p: Categorical(logits=p).sample().float(),
+    "gamma": lambda p: Gamma(p.exp(), 1.0).sample((2,)),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_what_was_sampled_is_told_with_the_cures_of_a_sample(kind):
+    p = torch.rand(3, 4, requires_grad=True)
+    with watch() as watched:
+        loss = SAMPLED[kind](p).sum() + p.sum()
+    (found,) = diagnose(loss, p, watch=watched)
+    assert found.message.startswith("sample() draws without a graph")
+    assert "rsample()" in found.cure and "log_prob" in found.cure
+    with watch() as watched:
+        loss = Normal(p, 1.0).rsample().sum() + p.sum()
+    assert not diagnose(loss, p, watch=watched)
+
+
+def test_what_no_grad_covers_beside_a_sample_is_told_as_such():
+    p = torch.rand(3, 4, requires_grad=True)
+    with watch() as watched:
+        with torch.no_grad():
+            factor = p * 2
+        loss = (factor * p).sum()
+    (found,) = diagnose(loss, p, watch=watched)
+    assert "torch.no_grad" in found.message

@@ -1,5 +1,8 @@
 """text.py: what walk_grad_fn prints, and what it refuses."""
 
+import io
+import sys
+
 import pytest
 import torch
 
@@ -190,3 +193,12 @@ def test_a_node_that_is_shown_on_another_way_is_not_counted_as_hidden():
     lines = list(indented(Graph.of(s.sin().sin() + s), 2))
     assert any("... (max depth reached)" in line for line in lines)
     assert not any("not shown" in line for line in lines)
+
+
+def test_where_an_arrow_cannot_be_written_it_is_two_characters(monkeypatch):
+    x = torch.ones(2, requires_grad=True)
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    walk_grad_fn((x * 2).sum())
+    sys.stdout.flush()
+    assert b"input[0] -> MulBackward0" in written.getvalue()
