@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 
-from companion.drawing.dot import dot_of, dot_without_graph, harmful, scissors_of
+from companion.drawing.boxes import Folded
+from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
+from companion.drawing.page import MOST_BOXES, fits_a_page
+from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph
 from companion.forward.tracing import first_reaching
@@ -118,12 +121,14 @@ def draw(
             (which then name the results too), or where the Node saved its own result. Nothing is
             run for it. A tensor of up to 6 numbers is written in full, of a larger one its shape
             and norm, all with 4 digits.
-        max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: what repeats
-            becomes one block, marked with how often and how many Nodes; so does each call of a
-            module where ``names`` come from ``companion.modules``, each long chain, and at last
-            what lies deepest. A block says what is in it where the pointer rests, and in the
-            alternative text. A root that is a leaf always has a box of its own. None draws every
-            Node.
+        max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: of what repeats
+            one copy is drawn, in a frame that says how often it occurs, or a block stands for
+            all; a long chain becomes a block, and at last what lies deepest. Where ``names`` come
+            from ``companion.modules``, the drawing fits on a page: it has 60 boxes at most, and is
+            about 1500 points high. Each call of a module is a block, equal neighbours are one, and
+            as many as there is room for are opened. A block says what is in it where the pointer
+            rests, and in the alternative text. A root that is a leaf always has a box of its own.
+            None draws every Node.
         watch: what ``companion.watch`` saw of the forward pass. Then scissors stand where the graph
             was cut: on the edge that is missing, which leads to what was cut. An index has no
             edge to miss; its scissors hang on the Node that took it. A tensor without a graph is
@@ -178,7 +183,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
     known = callers_names() if values and names is None else names
     graph = _graph_of(what, names, known)
-    folded = fold(graph, max_nodes)
+    folded = _folded(graph, max_nodes)
     single = [box.nodes[0] for box in folded.boxes if not box.is_block]
     if isinstance(what, RecordedPass):
         numbers = numbers_of_pass(what, single)
@@ -227,6 +232,13 @@ def _graph_of(
             raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
         return what
     return Graph.of(what, names=known)
+
+
+def _folded(graph: Graph, max_nodes: int | None) -> Folded:
+    """The boxes of a graph; no more than fit on a page where its modules are known."""
+    if max_nodes is None or not any(graph.calls):
+        return fold(graph, max_nodes)
+    return fold(graph, min(max_nodes, MOST_BOXES), fits_a_page)
 
 
 def _check_limit(max_nodes: int | None) -> None:

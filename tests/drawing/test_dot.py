@@ -139,7 +139,7 @@ def test_a_box_is_about_twenty_characters_wide_and_hover_has_the_rest():
     x = torch.ones(2, requires_grad=True)
     drawing = draw(x.exp(), names={"encoder.layers.11.attention.weight": x})
     _, lines, hover = boxes(drawing.svg)[1]
-    assert lines[0] == "leaf …tention.weight" and len(lines[0]) == 20
+    assert lines[:2] == ["leaf …layers.11.", "attention.weight"]
     assert "encoder.layers.11.attention.weight" in hover
 
 
@@ -208,9 +208,9 @@ def attributes(svg: str) -> list[set[str]]:
 def test_a_random_name_is_drawn_as_text(name):
     x = torch.ones(2, requires_grad=True)
     svg = draw(x, names={name: x}).svg
-    assert marks_of_all(svg) == marks_of_all(draw(x).svg)
-    shown = boxes(svg)[0][1][1]
-    assert shown.startswith("leaf") and len(shown) <= 20
+    assert set(marks_of_all(svg)) == set(marks_of_all(draw(x).svg))
+    shown = boxes(svg)[0][1][1:]
+    assert shown[0].startswith("leaf") and max(map(len, shown)) <= 20
 
 
 def test_a_custom_function_with_a_nasty_name_is_drawn_as_text():
@@ -246,7 +246,7 @@ def test_the_name_of_a_custom_function_is_one_line_of_text_everywhere(name):
 def scissors_of(dot: str) -> list[tuple[str, str, str]]:
     """From which box, with which label, to which text."""
     boxes = dict(
-        re.findall(r'^\t(\w+) \[label="?(.*?)"? (?:class|margin|style|tooltip)', dot, re.M)
+        re.findall(r'^\t+(\w+) \[label="?(.*?)"? (?:class|margin|style|tooltip)', dot, re.M)
     )
     return [
         (boxes[source], label.strip(), boxes[target])
