@@ -30,6 +30,7 @@ from companion.drawing.words import (
     inside,
     leaves_of,
     names_in,
+    shape_along,
 )
 from companion.forward.watching import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
@@ -80,6 +81,7 @@ def dot_of(
     numbers: Numbers,
     tags: Mapping[int, str] | None = None,
     scissors: Sequence[Scissors] = (),
+    shapes: bool = False,
 ) -> str:
     """A graph in DOT.
 
@@ -90,6 +92,7 @@ def dot_of(
         tags: for some Nodes one more line of text. Then Nodes and edges also have classes by which
             a script finds them, as ``tagged`` says.
         scissors: the cuts to show.
+        shapes: whether to write at each edge the shape of what travels along it.
     """
 
     def mark(name: str) -> list[str]:
@@ -113,13 +116,14 @@ def dot_of(
             slot = arrow.slot or 0
             look = _look(*mark(f"e{box.nodes[0]}-{slot}"))
             here = frames.get(box.frame, dot)
+            shape = shape_along(folded, arrow) if shapes else ""
             if arrow.target is not None and (number := numbers.along(box, arrow)):
                 pill = f"{box_id}.{slot}"
-                here.node(pill, _pill(arrow, number), tooltip=" ", **_look("pill"))
+                here.node(pill, _pill(arrow, number, shape), tooltip=" ", **_look("pill"))
                 dot.edge(box_id, pill, arrowhead="none")
                 dot.edge(pill, ids[arrow.target])
             elif arrow.target is not None:
-                dot.edge(box_id, ids[arrow.target], _edge_label(arrow) or None, **look)
+                dot.edge(box_id, ids[arrow.target], _edge_label(arrow, shape=shape) or None, **look)
             elif (box, slot) not in cut_off:
                 stub = f"{box_id}.{slot}"
                 here.node(stub, "", tooltip=" ", **_look("none", *mark(f"n{box.nodes[0]}")))
@@ -209,9 +213,9 @@ def _hover(folded: Folded, box: Box, saved: Saved, numbers: Numbers) -> str:
     return ", ".join(parts)
 
 
-def _edge_label(arrow: Arrow, cut: Cut | None = None) -> str:
+def _edge_label(arrow: Arrow, cut: Cut | None = None, shape: str = "") -> str:
     """What stands at an edge, with room for the bend of the arrow where the text is long."""
-    text = _edge_text(arrow, cut)
+    text = " ".join(filter(None, (_edge_text(arrow, cut), shape)))
     room = "  " if len(text) > _SHORT else ""
     return f" {room}{text}{room}" if text else ""
 
@@ -228,9 +232,9 @@ def _edge_text(arrow: Arrow, cut: Cut | None = None) -> str:
     return " ".join(words)
 
 
-def _pill(arrow: Arrow, number: str) -> str:
+def _pill(arrow: Arrow, number: str, shape: str) -> str:
     """What stands in the pill of an edge: what an edge says anyway, and the gradient."""
-    words = _edge_text(arrow) + (":" if arrow.input_nr else "")
+    words = " ".join(filter(None, (_edge_text(arrow), shape))) + (":" if arrow.input_nr else "")
     return _escaped(*_broken(words and f"{words}{MARK}", number))
 
 

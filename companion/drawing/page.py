@@ -12,12 +12,17 @@ _DOUBLE = 8.0  # the second line around a leaf
 _TITLE = 20.0  # of a frame
 
 
-def fits_a_page(folded: Folded) -> bool:
-    """Whether the drawing of these boxes is about as high as a page, or less."""
-    return _height(folded) <= _HEIGHT
+def fits_a_page(folded: Folded, shapes: bool = False) -> bool:
+    """Whether the drawing of these boxes is about as high as a page, or less.
+
+    Args:
+        folded: the boxes.
+        shapes: whether each arrow has a label.
+    """
+    return _height(folded, shapes) <= _HEIGHT
 
 
-def _height(folded: Folded) -> float:
+def _height(folded: Folded, shapes: bool = False) -> float:
     """About how high a drawing is in points: Graphviz puts a box below all that lead to it."""
     place = {i: place for place, i in enumerate(folded.graph.order)}
     level: dict[Box, int] = {}
@@ -31,7 +36,8 @@ def _height(folded: Folded) -> float:
         double = 0.0 if box.is_block or not folded.node(box).is_leaf else _DOUBLE
         height = _LINE * _lines(folded, box) + _BORDER + double + _GAP
         heights[mine] = max(heights[mine], height)
-        if any(arrow.slot is not None or len(arrow.edges) > 1 for arrow in folded.arrows(box)):
+        arrows = folded.arrows(box)
+        if any(shapes or arrow.slot is not None or len(arrow.edges) > 1 for arrow in arrows):
             labels[mine] = _LABEL
         for target in folded.edges.get(box, ()):
             level[target] = max(level.get(target, 0), mine + 1)

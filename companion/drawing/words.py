@@ -17,6 +17,7 @@ from companion.drawing.shortening import shortened
 from companion.forward.watching import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
+from companion.internals import metadata_of
 from companion.naming import one_line
 
 Saved = Mapping[int, Sequence[SavedTensor]]  # by the index of the Node
@@ -25,13 +26,19 @@ _FEW = 6  # of many things, those that are named
 _MOST = 15  # boxes of a graph that is told arrow by arrow; cuts that are told
 
 
-def alt_of(folded: Folded, saved: Saved, numbers: Numbers, cuts: Sequence[Cut] = ()) -> str:
+def alt_of(
+    folded: Folded,
+    saved: Saved,
+    numbers: Numbers,
+    cuts: Sequence[Cut] = (),
+    shapes: bool = False,
+) -> str:
     """The sentences for a graph."""
     names = _names(folded)
     if len(folded.boxes) > _MOST:
         sentences = _summary(folded, names, numbers)
     else:
-        sentences = _arrow_by_arrow(folded, names, saved, numbers)
+        sentences = _arrow_by_arrow(folded, names, saved, numbers, shapes)
     frames = [_frame(folded, frame, names) for frame in folded.frames]
     return " ".join([*sentences, *frames, *_insides(folded, names), *_cut_sentences(cuts)])
 
@@ -70,6 +77,16 @@ def copies_in(frame: Frame) -> str:
     return f"one of {block.copies} copies of {what}, {how}"
 
 
+def shape_along(folded: Folded, arrow: Arrow) -> str:
+    """The shape of what travels along an arrow; "" where its edges differ, or it ends in None."""
+    shapes = set[str]()
+    for edge in arrow.edges:
+        node = folded.graph.nodes[edge.target]
+        value = node if node.is_leaf else metadata_of(node.grad_fn, edge.input_nr)
+        shapes.add(shape_as_text(value))
+    return shapes.pop() if len(shapes) == 1 else ""
+
+
 def leaves_of(box: Box) -> str:
     """How many leaves are in a block."""
     return counted(len(box.leaves), "leaf", "leaves")
@@ -94,7 +111,7 @@ def inside(folded: Folded, box: Box, most: int | None = None) -> str:
 def _names_inside(folded: Folded, box: Box) -> str:
     """The names of the leaves in a block, and the modules that made its Nodes."""
     nodes = folded.graph.nodes
-    leaves = [one_line(name, 40) for i in box.leaves if (name := given_name(nodes[i]))]
+    leaves = shortened([name for i in box.leaves if (name := given_name(nodes[i]))], 40).values()
     modules = dict.fromkeys(path for i in box.nodes if (path := nodes[i].module))
     return (f": {', '.join(leaves)}" if leaves else "") + (
         f"; made in {', '.join(modules)}" if modules else ""
@@ -156,13 +173,16 @@ def _summary(folded: Folded, names: Mapping[Box, str], numbers: Numbers) -> Iter
 
 
 def _arrow_by_arrow(
-    folded: Folded, names: Mapping[Box, str], saved: Saved, numbers: Numbers
+    folded: Folded, names: Mapping[Box, str], saved: Saved, numbers: Numbers, shapes: bool
 ) -> Iterator[str]:
     """A small graph: of each box where it leads, its numbers, and what it saved."""
     yield f"{_start(folded)}."
     for box in folded.boxes:
         root = "Root " if folded.is_root(box) else ""
-        ends = [_end(arrow, names) for arrow in folded.arrows(box)]
+        ends = [
+            _end(arrow, names, shape_along(folded, arrow) if shapes else "")
+            for arrow in folded.arrows(box)
+        ]
         if ends:
             yield f"{root}{names[box]} leads to {' and '.join(ends)}."
         elif root and not box.is_further_use:
@@ -187,13 +207,14 @@ def _numbers(name: str, folded: Folded, box: Box, numbers: Numbers) -> Iterator[
         yield f"{name[0].upper()}{name[1:]} {', and '.join(phrases)}."
 
 
-def _end(arrow: Arrow, names: Mapping[Box, str]) -> str:
+def _end(arrow: Arrow, names: Mapping[Box, str], shape: str) -> str:
     """Where an arrow leads."""
     if arrow.target is None:
         return "None" if arrow.slot is None else f"None at slot {arrow.slot}"
     output = f"output {arrow.input_nr} of " if arrow.input_nr > 0 else ""
     edges = f" ({len(arrow.edges)} edges)" if len(arrow.edges) > 1 else ""
-    return f"{output}{names[arrow.target]}{edges}"
+    along = f" along {shape}" if shape else ""
+    return f"{output}{names[arrow.target]}{edges}{along}"
 
 
 def _frame(folded: Folded, frame: Frame, names: Mapping[Box, str]) -> str:

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion import Graph, draw, modules, watch
+from companion import Graph, draw, modules, record_backward, watch
 from companion.graph.text import indented
-from tests.drawing.pictures import SVG, boxes, the_pass
+from tests.drawing.pictures import SVG, boxes, pills, the_pass
 from tests.programs import Double
 
 NASTY = [
@@ -165,6 +165,18 @@ def test_a_graph_of_more_nodes_than_the_limit_is_folded_and_says_so():
     assert "In block ×148 of SinBackward0: 148 × (SinBackward0)." in drawing.alt
     assert draw(t, max_nodes=None).dot.count("->") == 150
     assert draw(t, max_nodes=151).dot == draw(t, max_nodes=None).dot
+
+
+def test_shapes_stand_at_the_arrows_and_in_the_words():
+    x = torch.ones(2, 3, requires_grad=True)
+    left, right = (x * 2).split(1)
+    drawing = draw(left.sum() + right, shapes=True)
+    labels = re.findall(r'-> \d+ \[label=" *(.*?) *"', drawing.dot)
+    assert labels[:4] == ["[0] ()", "[1] input_nr 1 (1, 3)", "(1, 3)", "(2, 3)"]
+    assert "leads to MulBackward0 along (2, 3)." in drawing.alt
+    numbers = draw(record_backward(left.sum() * 1), shapes=True)
+    assert "(1, 3) [[1, 1, 1]]" in pills(numbers.svg)
+    assert draw(x * 2).dot == draw(x * 2, shapes=False).dot
 
 
 def test_a_node_with_many_edges_into_a_block_has_one_arrow_to_it():

@@ -117,6 +117,11 @@ def test_a_model_is_drawn_on_a_page(graph):
     assert len(set(named)) == len(named) or any("use 1 of" in str(lines) for lines in named)
 
 
+def test_with_shapes_it_fits_as_well(graph):
+    svg = draw(graph, shapes=True).svg
+    assert height(svg) <= 1500 and boxes_run_through(svg) == []
+
+
 def test_a_model_that_repeats_a_block_shows_one_in_a_frame():
     for name, copies in {"encoder of 12 layers": 12, "residual": 15, "recurrent": 49}.items():
         model, x = MODELS[name]
