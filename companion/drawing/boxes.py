@@ -162,13 +162,18 @@ class Folded:
         for target, edges in targets.items():
             for edge in edges:
                 by_slot.setdefault(edge.slot, {}).setdefault(target, []).append(edge)
+        as_one = {
+            target
+            for target, edges in targets.items()
+            if _is_one(box, target) and len({edge.slot for edge in edges}) > _FEW
+        }
         arrows: dict[object, Arrow] = {}
         for number, entry in enumerate(slots):
             slot = number if len(slots) > 1 else None
             if entry is None:
                 arrows[number] = Arrow(None, slot)
             for target, edges in by_slot.get(number, {}).items():
-                if _is_one(box, target) and len({edge.slot for edge in targets[target]}) > _FEW:
+                if target in as_one:
                     arrows[target] = Arrow(target, None, targets[target])
                 else:
                     arrows[number, target] = Arrow(target, slot, edges)
