@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 
 def svg_of(dot: str) -> str:
@@ -74,11 +76,13 @@ def _compiled_once() -> Callable[[str], bytes]:
         config = wasmtime.Config()
 
     class Cached(wasmtime_backend.WasmtimeBackend):  # type: ignore[misc]
-        def __init__(self) -> None:
+        def __init__(self, engine: Any) -> None:
             self.wasm_path = wasmtime_backend.PACKAGE_WASM_PATH
-            self._engine = wasmtime.Engine(config)
-            self._module = wasmtime.Module.from_file(self._engine, str(self.wasm_path))
+            self._engine = engine
+            self._module = wasmtime.Module.from_file(engine, str(self.wasm_path))
             self._session = self._create_session()
 
-    render: Callable[[str], bytes] = Cached().render
+    # It must go before the modules of wasmtime do, whose last words would be an error.
+    atexit.register(_compiled_once.cache_clear)
+    render: Callable[[str], bytes] = Cached(wasmtime.Engine(config)).render
     return render

@@ -23,6 +23,7 @@ def drawn_by_another_process(home: str) -> int:
     done = subprocess.run(
         command, env=environment | {"HOME": home}, cwd=root, capture_output=True, check=True
     )
+    assert done.stderr == b""  # nothing is said when the process ends
     return int(done.stdout)
 
 
