@@ -425,8 +425,10 @@ def _name_of_variable(variable: Variable, chain: _Chain) -> _Name:
 
 
 def _name_in_module(above: _Chain, below: _Chain) -> _Name:
-    key = re.match(r"\['([^']*)'\]", above.path)
-    name, module = key[1] if key else "", above.thing.get("__name__")
+    """The name of a variable of a module; of several for one object one without an underscore."""
+    variables = list(above.thing.items())
+    names = [name for name, value in variables if value is below.thing and isinstance(name, str)]
+    name, module = min(names, key=_rank_of_name, default=""), above.thing.get("__name__")
     rank = _rank_of_name(name) + _rank_of_module(module)
     where = f"variable of module {module}" if module else "global variable"
     return _Name(rank, f"{name}{below.path}", type(below.thing).__name__, where)
@@ -455,7 +457,9 @@ def _rank_of_name(name: str) -> int:
 
 def _rank_of_module(name: Any) -> int:
     file = getattr(sys.modules.get(name), "__file__", None)
-    return 1 if file is None or (is_users(file) and not is_installed(file)) else 3
+    if file is None:  # a notebook, and what is built into Python
+        return 3 if name in sys.stdlib_module_names else 1
+    return 1 if is_users(file) and not is_installed(file) else 3
 
 
 _OWN = {_Target, _Targets, _List, _Hit, _Chain, _Search, Variable, GraphNode}

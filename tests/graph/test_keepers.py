@@ -2,6 +2,7 @@
 
 import gc
 import re
+import sys
 import warnings
 import weakref
 from collections import deque, namedtuple
@@ -273,6 +274,22 @@ keepers = list(who_keeps(loss))
     assert namespace["alone"] == []
     (keeper,) = namespace["keepers"]
     assert (keeper.name, keeper.where, keeper.count) == ("total", "global variable", 1)
+
+
+def test_an_output_of_a_notebook_is_told_by_the_name_that_people_use_before_what_python_keeps():
+    code = """
+loss = (w * w).sum()
+_oh = Out = {3: loss}
+_ = _3 = loss
+sys.last_value = loss
+keepers = list(who_keeps(loss))
+"""
+    namespace = {"sys": sys, "w": leaf(), "who_keeps": who_keeps}
+    try:
+        exec(compile(code, "cell", "exec"), namespace)
+    finally:
+        del sys.last_value
+    assert [k.name for k in namespace["keepers"]] == ["Out[3]", "last_value"]
 
 
 # ---- how it is told, and what it leaves
