@@ -20,12 +20,12 @@ import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.numbers import Numbers, Row
-from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
+from companion.drawing.words import Saved, given_name, inside, leaves_of
 from companion.forward.tracing import cuts_into
 from companion.forward.watching import Cut, Watch
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 

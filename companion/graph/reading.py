@@ -25,7 +25,7 @@ from companion.graph.modules import Call, Event, ModuleNames, calls_from, innerm
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
-from companion.naming import callers_names, check_names, is_tensor
+from companion.naming import callers_names, check_names, counted, is_tensor
 
 if TYPE_CHECKING:
     import networkx
@@ -187,7 +187,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 
     def __repr__(self) -> str:
         roots = ", ".join(root.name for root in self.roots)
-        return f"<Graph of {roots}: {len(self)} nodes, {len(self.leaves)} leaves>"
+        nodes, leaves = counted(len(self), "node"), counted(len(self.leaves), "leaf", "leaves")
+        return f"<Graph of {roots}: {nodes}, {leaves}>"
 
     @cached_property
     def _first(self) -> list[int]:

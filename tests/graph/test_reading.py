@@ -491,6 +491,12 @@ def test_a_stranger_among_the_variables_is_no_hindrance(monkeypatch):
         Graph.of(x, names={"s": stranger})
 
 
+def test_one_leaf_is_told_as_one():
+    x, w = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    assert repr(Graph.of(x)) == "<Graph of AccumulateGrad: 1 node, 1 leaf>"
+    assert repr(Graph.of(x * w)) == "<Graph of MulBackward0: 3 nodes, 2 leaves>"
+
+
 # ---- networkx
 
 
