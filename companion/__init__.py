@@ -18,6 +18,8 @@ from companion.higher_order.nth_derivative import nth_derivative
 from companion.higher_order.taylor import derivatives
 from companion.source import Source
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Arrival",
     "Cut",
