@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import companion
+from tools.course import pages
 from tools.notebooks import repository
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ ARROWS = {
     "diagnosis": {"graph", "forward"},
     "higher_order": {"graph"},
 }
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "course")]
 
 
 def imports(path: Path) -> set[str]:
@@ -180,6 +181,9 @@ def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called(
         companion.derivatives,
         companion.diagnose,
         companion.explain,
+        companion.laplacian,
+        companion.mixed,
+        companion.taylor_rule,
         companion.play,
         companion.record_backward,
         companion.Watch.reaching,
