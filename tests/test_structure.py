@@ -308,7 +308,7 @@ def test_what_make_makes_is_removed_by_clean_and_ignored_by_git():
 
 
 def test_what_is_released_has_what_the_tree_has_and_nothing_of_an_earlier_build(tmp_path):
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "PACKAGE.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("companion", "tests"):
         unwanted = shutil.ignore_patterns("__pycache__")
@@ -329,7 +329,7 @@ def test_what_is_released_has_what_the_tree_has_and_nothing_of_an_earlier_build(
 
 
 def test_the_page_of_the_package_index_needs_nothing_of_the_repository():
-    text = (ROOT / "PACKAGE.md").read_text()
+    text = (ROOT / "companion" / "README.md").read_text()
     assert re.findall(r"\]\((?!https://)", text) == []
     address = repository(ROOT / "course")
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
@@ -340,7 +340,7 @@ def test_the_same_versions_are_claimed_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     torch = re.search(r"torch>=([\d.]+)", " ".join(project["dependencies"]))[1]
     python = project["requires-python"].removeprefix(">=")
-    for name in ("PACKAGE.md", "course/reference.md", "CONTRIBUTING.md"):
+    for name in ("companion/README.md", "course/reference.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text()
         assert set(re.findall(r"PyTorch ([\d.]+) (?:or|and) newer", text)) == {torch}, name
         assert set(re.findall(r"Python ([\d.]+) (?:or|and) newer", text)) == {python}, name
