@@ -7,11 +7,11 @@ import sys
 
 import torch
 
-from benchmarks import graphs, page, taylor, watching
+from benchmarks import graphs, operators, page, taylor, watching
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-measured = f"{graphs.report()}\n\n{watching.report()}\n\n{taylor.report()}"
+measured = "\n\n".join(room.report() for room in (graphs, watching, taylor, operators))
 print(measured)
 if "--write" in sys.argv:
     page.PAGE.write_text(page.page(measured), encoding="utf-8")

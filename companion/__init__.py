@@ -15,8 +15,12 @@ from companion.graph.reading import Graph
 from companion.graph.saved import SavedTensor
 from companion.graph.text import walk_grad_fn
 from companion.higher_order.nth_derivative import nth_derivative
+from companion.higher_order.operators import laplacian, mixed
+from companion.higher_order.own_rule import taylor_rule
 from companion.higher_order.taylor import derivatives
 from companion.source import Source
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Arrival",
@@ -41,10 +45,13 @@ __all__ = [
     "diagnose",
     "draw",
     "explain",
+    "laplacian",
+    "mixed",
     "modules",
     "nth_derivative",
     "play",
     "record_backward",
+    "taylor_rule",
     "walk_grad_fn",
     "watch",
     "write_backward",

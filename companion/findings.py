@@ -178,6 +178,13 @@ KINDS: dict[str, Kind] = {
                 "a gradient was asked for a {type}, which is no tensor",
             ),
         ],
+        variants={
+            "several": (
+                "a graph begins at a tensor; a list, a tuple, a dict or an object only holds some, "
+                "and a module gives some when it is called",
+                "compute one number of them, such as the sum of the losses, and take that",
+            ),
+        },
     ),
     "no-graph": Kind(
         "error",
@@ -217,6 +224,12 @@ KINDS: dict[str, Kind] = {
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
         variants={
+            "unwatched": (
+                "no path leads from the output's Node to it: it is used nowhere, or all that comes "
+                "from it is cut off",
+                "use it in the computation, or leave it out; if it is used, run the forward pass "
+                "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
+            ),
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
                 "that gives no gradient, as a custom Function does whose backward returns None, "
@@ -289,6 +302,14 @@ KINDS: dict[str, Kind] = {
         _CUT,
         "it does not require grad, so no Node stands for it",
         "call requires_grad_() on it before the forward pass",
+        variants={
+            "frozen": (
+                "a parameter whose requires_grad is off has no Node, and the pass leaves it alone; "
+                "frozen layers and target networks are meant so",
+                "nothing, if it is to stay as it is; else call requires_grad_() on it before the "
+                "forward pass, and hand it to the optimizer",
+            ),
+        },
         errors=[
             (
                 r"One of the differentiated Tensors does not require grad|"
@@ -420,6 +441,21 @@ KINDS: dict[str, Kind] = {
                 "the pass came a second time to linear_cross_entropy, which frees at once",
             ),
         ],
+        variants={
+            "part": (
+                "this part of the graph was computed earlier and kept, and a backward pass ran it "
+                "and freed it; the rest was not run yet",
+                "compute it anew in each forward pass, or detach() it where no gradient should go "
+                "on into it, as a state that one step hands to the next; where two losses share "
+                "it, add them and call backward once",
+            ),
+            "sum": (
+                "a sum holds the graph of each of its parts, and backward() of a part ran that "
+                "graph and freed it",
+                "add up loss.item() or loss.detach() where the sum is only to be read; to call "
+                "backward() on the sum, do not call it on the parts",
+            ),
+        },
     ),
     "modified-in-place": Kind(
         "error",
@@ -467,6 +503,27 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "attention": (
+                "the fused kernels of scaled_dot_product_attention have a first derivative and no "
+                "second derivative, which a gradient in the loss asks for",
+                "run the forward pass under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or "
+                "write the attention out: (q @ k.mT / d**0.5).softmax(-1) @ v",
+                (
+                    r"derivative for '?(?:\w+::)?(?P<op>\w*attention\w*)'? is not implemented",
+                    "{op}, the backward of a fused attention, has no derivative formula",
+                ),
+            ),
+            "second": (
+                "PyTorch has a formula for the first derivative of this operation and none for its "
+                "second, which a gradient in the loss asks for",
+                "write the operation out in simple ones, each of which can be differentiated "
+                "twice, as (a[:, None] - b).norm(dim=-1) for torch.cdist(a, b); or keep it out of "
+                "what create_graph=True differentiates",
+                (
+                    r"derivative for '?(?:\w+::)?(?P<op>\w+_backward)'? is not implemented",
+                    "{op} has no derivative formula: this is a second derivative",
+                ),
+            ),
             "out": (
                 "out= names a tensor that is there already, and no Node can be made for it",
                 "leave out= away, as in y = torch.exp(x); under torch.no_grad() it may stay",
@@ -612,7 +669,7 @@ KINDS: dict[str, Kind] = {
         ],
         variants={
             "hook": (
-                "a module with a full backward hook hands on what it takes and gives as views, "
+                "a module with a full backward hook takes and gives views of its tensors, "
                 "through a Function of its own that calls the hook; to change such a view in place "
                 "would go round the hook",
                 "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
@@ -1405,6 +1462,21 @@ KINDS: dict[str, Kind] = {
             "{called} gives {dtype} values, which carry no gradient; that is usual "
             "for masks and indices, and matters only if a gradient was expected through them"
         ),
+        variants={
+            "harmful": (
+                "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
+                "way leads to what gets no gradient",
+                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; or give what "
+                "comes before it a loss of its own",
+            ),
+            "sample": (
+                "what sample() drew is an index or a count, which moves in jumps: a constant for "
+                "autograd",
+                "the score function: -dist.log_prob(sample) * reward; or a relaxed distribution "
+                "that has rsample(), such as RelaxedOneHotCategorical; leave it where a constant "
+                "is meant",
+            ),
+        },
     ),
     "no-formula": Kind(
         "warning",
@@ -1419,6 +1491,22 @@ KINDS: dict[str, Kind] = {
         "the operation ran with gradients off, so it left no Node",
         "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+        variants={
+            "harmful": (
+                "the operation ran with gradients off, so it left no Node, and no other way leads "
+                "to what gets no gradient",
+                "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
+                "governs; of what is to stay as it is, a target network say, switch requires_grad "
+                "off, or leave it out of diagnose()",
+            ),
+            "sample": (
+                "sample() of a distribution draws with gradients off: what it gives is a constant "
+                "for autograd",
+                "rsample(), where the distribution has it (has_rsample), to differentiate through "
+                "the sample; else the score function: -dist.log_prob(sample) * reward; leave it "
+                "where a constant is meant",
+            ),
+        },
     ),
     "inference-mode": Kind(
         "warning",
@@ -1575,6 +1663,15 @@ KINDS: dict[str, Kind] = {
         "a hook may change the gradient that passes, or change it in place for others as well",
         "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
         variants={
+            "uncalled": (
+                "a backward hook of a module is called by a Node that a call of the module puts "
+                "round its output where that requires grad. None is there where the module ran "
+                "under torch.vmap or another transform, where forward() was called by its name, "
+                "where the hook was set after the forward pass, and where the output is no tensor "
+                "and no tuple",
+                "call the module itself, not its forward, outside of transforms, with the hook "
+                "set before; else hook the result: output.register_hook(...)",
+            ),
             "returns": (
                 "what a hook returns takes the place of the gradient, so it must have its shape, "
                 "its dtype and its device; None leaves the gradient as it is",
@@ -1664,6 +1761,59 @@ KINDS: dict[str, Kind] = {
         "gradients have the dtype of the values: in float16 small ones become zero and large ones "
         "infinite, in bfloat16 they keep three digits at most",
         "compute in float32, or scale the loss for float16",
+    ),
+    "slow-slices": Kind(
+        "info",
+        _SAVED,
+        "the gradient of a part is as large as the whole: zeros but for the part, made or copied "
+        "anew for each; n parts of n rows cost n times n rows",
+        "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
+        "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
+        "write them one by one",
+    ),
+    "cannot-know": Kind(
+        "info",
+        _FUNCTIONS,
+        "what a Node does when it runs is not in the graph",
+        "call backward() once and look at the .grad of each input",
+        variants={
+            "undefined": (
+                "the formula of this Node gives no gradient, not even zeros, and the Nodes below "
+                "pass on what they get; .grad is left alone then",
+                "nothing, where no gradient is meant; else take a function that has one, such as "
+                "norm(p=1) for norm(p=0)",
+            ),
+            "option": (
+                "the formula of this Node depends on how the operation was called, and with these "
+                "arguments torch refuses to differentiate it",
+                "call it in a way that has a formula, such as torch.linalg.qr(a, mode='reduced')",
+            ),
+            "sparse": (
+                "a formula is written in operations, and not each of them can do with sparse "
+                "tensors",
+                "try backward() once; if it raises, compute with to_dense()",
+            ),
+            "transform": (
+                "inside torch.func.grad, vmap and the like a tensor stands for the one that is "
+                "there outside; the transform makes the gradient itself, and backward() raises",
+                "diagnose the result, outside of the transform",
+            ),
+            "compiled": (
+                "torch.compile puts one Node in place of many, and code in place of their formulas",
+                "to see what is in it, run the forward pass without torch.compile",
+            ),
+            "checkpoint": (
+                "its backward runs a part of the forward pass again, and a backward pass of its "
+                "own, whose graph is not made yet",
+                "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
+            ),
+            "operator": (
+                "this operator has no autograd formula, only a kernel for its values; torch "
+                "warns, and gives no gradient",
+                "register one, as with torch.library.register_autograd, or write a "
+                "torch.autograd.Function",
+            ),
+        },
     ),
     # ---- what no graph can tell: the clinic has them by symptom
     "constant-gradient": Kind(

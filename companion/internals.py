@@ -1,19 +1,29 @@
 """Every private name of torch that the companion uses, each behind a function with a plain name.
 
 No other file may use one, and a test holds that. So when a new torch comes, this is the file to
-read. A name that not every torch from 2.6 on has, the oldest that the companion claims, says so.
+read. A name that not every torch from 2.12 on has, the oldest that the companion claims, says so.
 """
 
 from __future__ import annotations
 
-from types import CodeType
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn, overrides
+from torch._functorch import pyfunctorch
 from torch.overrides import TorchFunctionMode
 
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+
+if not hasattr(torch._C._autograd.SavedTensor, "unpack"):  # which saved_raw promises
+    raise ImportError(
+        f"the companion needs torch 2.12 or newer, and this is torch {torch.__version__}; "
+        "pip install --upgrade torch"
+    )
 
 # ---- passes and Nodes
 
@@ -44,6 +54,21 @@ def forward_class_of(node: Node) -> Any:
     return node._forward_cls
 
 
+def is_of_torch(node: Node) -> bool:
+    """Whether the Node of a custom Function is that of one that torch wrote, as for a checkpoint.
+
+    Those that torch makes of operators and Functions of the user are not.
+    """
+    module: str = node._forward_cls.__module__
+    made = ("torch._library.", "torch._functorch.autograd_function")
+    return module.startswith("torch.") and not module.startswith(made)
+
+
+def is_of_compile(node: Node) -> bool:
+    """Whether the Node of a custom Function stands for what ``torch.compile`` compiled."""
+    return is_of_torch(node) and node._forward_cls.__name__ == "CompiledFunction"
+
+
 def reads_saved_once(node: Node) -> bool:
     """Whether a custom Function frees what it saved as soon as that is looked at. Since 2.13."""
     return bool(getattr(node._forward_cls, "clear_saved_tensors_on_access", False))
@@ -61,6 +86,19 @@ def materializes(node: Node) -> bool:
             return False
         codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return True
+
+
+# The Nodes that differentiate the backward of a norm. Their formulas, the double backwards, give
+# the right result, but take the saved mean and variance for constants: its derivatives are wrong.
+OF_BACKWARDS_OF_NORMS: Final = {
+    f"{norm}BackwardBackward0"
+    for norm in "NativeLayerNorm NativeBatchNorm BatchNorm CudnnBatchNorm MiopenBatchNorm".split()
+}
+
+
+def takes_statistics_for_constants(node: Node) -> bool:
+    """Whether it is such a Node, and the statistics are not running ones, which are constants."""
+    return node.name() in OF_BACKWARDS_OF_NORMS and bool(getattr(node, "_saved_train", True))
 
 
 # ---- what a Node saved
@@ -184,14 +222,8 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 
 
 def address_of(storage: torch.UntypedStorage) -> int:
-    """A number that stands for a storage as long as it lives."""
+    """A number that stands for a storage as long as it lives, or a ``StorageWeakRef`` of it."""
     return int(storage._cdata)
-
-
-def revive(tensor: Any) -> None:
-    """Make usable what a weak reference gave of a tensor that only C++ kept. Before torch 2.10."""
-    if hasattr(tensor, "_fix_weakref"):
-        tensor._fix_weakref()
 
 
 # ---- modes and subclasses that look at calls
@@ -242,13 +274,71 @@ def has_dispatch_mode() -> bool:
     return bool(torch._C._len_torch_dispatch_stack())
 
 
+# ---- vmap
+
+
+@contextlib.contextmanager
+def hiding(count: int) -> Iterator[int]:
+    """In the block a first dimension of this length can be hidden; gives the number for it.
+
+    ``torch.vmap`` does the same around a whole function.
+    """
+    functorch: Any = torch._C._functorch
+    level = functorch._vmap_increment_nesting(count, "same")
+    try:
+        yield level
+    finally:
+        functorch._vmap_decrement_nesting()
+
+
+# ``with nothing_hidden():`` the tensors that hide nothing are used as outside of ``hiding``.
+nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
+
+
+def hidden(tensor: Tensor, level: int) -> Tensor:
+    """The tensor without its first dimension: operations go along it unseen."""
+    return torch._C._functorch._add_batch_dim(tensor, 0, level)
+
+
+# Whether a tensor has a dimension that is hidden.
+is_batched = torch._C._functorch.is_batchedtensor
+
+
+def shown(tensor: Tensor) -> Tensor:
+    """A tensor with its hidden dimension, as the first again."""
+    functorch: Any = torch._C._functorch
+    level = functorch.maybe_get_level(tensor)
+    return functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
+
+
 # The names by which a ``__torch_function__`` sees what has another name in public.
 SET_GRAD_ENABLED: Final = "_set_grad_enabled"  # torch.set_grad_enabled
 THRESHOLD: Final = "_threshold"  # torch.nn.functional.threshold
+FUSED_STEPS: Final = {f"_fused_{name}_" for name in ("adagrad", "adam", "adamw", "sgd")}
 VERSION: Final = "_version"  # the attribute that version_of reads
 
 
+# ---- torch.compile
+
+
+def is_of_compiled_function(frame: FrameType) -> bool:
+    """Whether a frame is that of the wrapper which ``torch.compile`` puts around a function."""
+    module = frame.f_globals.get("__name__")
+    return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == "compile_wrapper"
+
+
+def may_compile() -> bool:
+    """Whether this process has loaded what compiles."""
+    return "torch._dynamo" in sys.modules
+
+
 # ---- modules
+
+
+def has_backward_hook(module: nn.Module) -> bool:
+    """Whether it has a hook that a Node of the module itself calls; the old kind is not one."""
+    hooks = module._backward_hooks if module._is_full_backward_hook else ()
+    return bool(hooks or module._backward_pre_hooks)
 
 
 def is_compiled(module: nn.Module) -> bool:

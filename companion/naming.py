@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 import torch
+from torch import nn
 
 from companion.source import is_ours
 
@@ -21,28 +25,50 @@ def callers_names() -> dict[str, torch.Tensor]:
     among them those that IPython gives to outputs; and those that nobody can write, such as the
     ``@py_assert1`` of pytest.
     """
+    return _callers_variables(is_tensor)
+
+
+def callers_modules() -> dict[str, nn.Module]:
+    """The modules that the caller's variables refer to, by the same rules.
+
+    A module comes before its own parts.
+    """
+    modules = _callers_variables(_is_module)
+    sizes = {name: sum(1 for _ in module.modules()) for name, module in modules.items()}
+    return {name: modules[name] for name in sorted(modules, key=lambda name: -sizes[name])}
+
+
+def _is_module(value: object) -> bool:
+    """Whether it is a module that can be looked up in a dict, and whose ``__init__`` was begun."""
+    cls = type(value)
+    if not issubclass(cls, nn.Module) or cls.__hash__ is None:
+        return False
+    return "training" in vars(value) or issubclass(cls, torch.jit.ScriptModule)
+
+
+def _callers_variables(is_wanted: Callable[[object], bool]) -> dict[str, Any]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:  # called from C, with no Python around it
         return {}
-    names = _names_in(frame)
+    variables = _variables_in(frame, is_wanted)
     _drop_copy_of_variables(frame)
-    return names
+    return variables
 
 
-def _names_in(frame: FrameType) -> dict[str, torch.Tensor]:
+def _variables_in(frame: FrameType, is_wanted: Callable[[object], bool]) -> dict[str, Any]:
     local = frame.f_locals
-    names: dict[torch.Tensor, str] = {}
+    names: dict[Any, str] = {}
     for scope in (local, frame.f_globals):
-        # Few values are tensors, so that question comes first. Another thread may change the
+        # Few values are wanted, so that question comes first. Another thread may change the
         # variables meanwhile, hence the list.
-        for name, value in [item for item in list(scope.items()) if is_tensor(item[1])]:
+        for name, value in [item for item in list(scope.items()) if is_wanted(item[1])]:
             is_public = isinstance(name, str) and name.isidentifier() and name[0] != "_"
             # In the caller's code the name of a local does not mean the global.
             if is_public and (scope is local or name not in local):
                 names.setdefault(value, name)
-    return {name: tensor for tensor, name in names.items()}
+    return {name: value for value, name in names.items()}
 
 
 def _drop_copy_of_variables(frame: FrameType) -> None:
@@ -81,7 +107,46 @@ def check_names(names: Mapping[str, torch.Tensor]) -> None:
             )
 
 
+def listed(names: Sequence[str], noun: str) -> str:
+    """Names in words: all of up to three, and of more how many are in which module.
+
+    Args:
+        names: one or more, such as ``"decoder.0.weight"``.
+        noun: what they are called together, such as ``"parameters"``.
+
+    Examples:
+        >>> listed(["x", "net.0.weight", "net.0.bias"], "inputs")
+        'x, net.0.weight and net.0.bias'
+        >>> listed([f"decoder.{i}.bias" for i in range(34)], "parameters")
+        '34 parameters of decoder'
+        >>> listed([*(f"encoder.{i}" for i in range(9)), "head.weight", "scale"], "parameters")
+        '11 parameters (9 of encoder, 1 of head and scale)'
+        >>> listed(["0.weight", "0.bias", "2.weight", "2.bias"], "parameters")
+        '4 parameters (0.weight, 0.bias and 2 more)'
+    """
+    if len(names) <= 3:
+        return _and(list(names))
+    split = [name.split(".") for name in names]
+    common = os.path.commonprefix([path[:-1] for path in split])
+    if common:
+        return f"{len(names)} {noun} of {'.'.join(common)}"
+    parts = Counter(path[0] if path[1:] else name for path, name in zip(split, names, strict=True))
+    words = [part if part in names else f"{count} of {part}" for part, count in parts.items()]
+    if len(words) > 3 or any(part.isdigit() for part in parts):  # "2 of 0" would say little
+        words = [*names[:2], f"{len(names) - 2} more"]
+    return f"{len(names)} {noun} ({_and(words)})"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 def one_line(text: str, width: int) -> str:
     """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number and the noun: ``1 leaf``, ``2 leaves``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""Where in the user's code something happened: the innermost line of a file that is the user's.
+"""Where in the user's code something happened: the line of the user, and that of a library in it.
 
 A place in running code is a code object and the offset of an instruction. From these Python knows
 the exact segment, such as ``x @ w`` of ``y = (x @ w).relu()``. It is looked up when asked for.
@@ -9,43 +9,82 @@ from __future__ import annotations
 import dis
 import linecache
 import os
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from types import CodeType
+from types import CodeType, FrameType
 
 import torch
 
 _FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
 _STANDARD = os.path.dirname(os.__file__) + os.sep
-_INSTALLED = tuple(_STANDARD + folder for folder in ("site-packages", "dist-packages"))
+_PACKAGES = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
 _NOT_THE_USERS = (*_FOLDERS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
+
+# In torch: functions that stand for an operation, or for a switch, when Python calls it.
+_WRAPPERS = set(
+    "__init__.py _jit_internal.py _lobpcg.py _lowrank.py _ops.py _tensor.py functional.py "
+    "overrides.py autograd/__init__.py autograd/grad_mode.py nn/functional.py nn/init.py "
+    "utils/_contextlib.py".replace("/", os.sep).split()
+)
+
+Place = tuple[CodeType, int]  # the code, and the instruction in it that is running
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """The place in the user's code that made a Node or ran an operation.
 
+    As a string it is ``path:line``, which terminals and editors open, and the text. The path is
+    relative to the working directory if it is below it.
+
     Attributes:
         file: the name of the file.
         line: the number of the line.
         text: what the source says there: for an operation under ``watch`` its own segment, such as
-            ``x @ w``; else the line. ``""`` where the source cannot be found.
+            ``x @ w``; else the line. ``""`` where the source cannot be found. Of code that
+            torch.compile wrote the line is not known: ``line`` is the first of the function, and
+            this says ``somewhere in f, which is compiled``.
+        inside: the line of an installed library that this line led to, and that called torch; None
+            if this line called torch itself.
     """
 
     file: str
     line: int
     text: str
+    inside: Source | None = None
 
     def __str__(self) -> str:
+        path = _path_from_here(self.file)
+        return self._told(path) + (f", in {self.inside}" if self.inside else "")
+
+    @property
+    def short(self) -> str:
+        """The same with the name of the file alone: for a drawing, which may be shown elsewhere."""
+        return self._told(os.path.basename(self.file))
+
+    def _told(self, path: str) -> str:
         parts = list[str]()
         # The cell of a notebook and the snippet of a page are no files with lines of their own.
         if self.file.endswith(".py") and os.path.exists(self.file):
-            parts.append(f"{os.path.basename(self.file)}:{self.line}")
+            parts.append(f"{path}:{self.line}")
         if self.text:
             parts.append(f"`{self.text}`")
         return ": ".join(parts)
+
+    @property
+    def innermost(self) -> Source:
+        """The line that called torch itself, be it the user's or a library's."""
+        return self.inside or self
+
+
+def _path_from_here(file: str) -> str:
+    """The path below the working directory, else the whole path."""
+    path, here = os.path.abspath(file), os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
 
 
 @cache
@@ -56,32 +95,82 @@ def is_ours(file: str) -> bool:
 
 @cache
 def is_users(file: str) -> bool:
-    """Whether code of this file is the user's: not torch's, ours, or a module such as copy."""
-    is_pythons = file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
+    """Whether code of this file is the user's, or of a library that is neither torch nor ours."""
+    is_pythons = file.startswith(_STANDARD) and not is_installed(file)
     return not is_pythons and not file.startswith(_NOT_THE_USERS)
 
 
-def users_place() -> tuple[CodeType, int] | None:
-    """The code object and the instruction that are running in the innermost frame of the user."""
+@cache
+def is_installed(file: str) -> bool:
+    """Whether code of this file came with a package, so that the user did not write it."""
+    return any(folder in file for folder in _PACKAGES)
+
+
+def is_call_of_library(frame: FrameType | None) -> bool:
+    """Whether the call of torch that runs in a frame was written by a library, and not by the user.
+
+    What torch itself calls counts as well: modules, optimizers, distributions.
+    """
+    while frame is not None:
+        code, folder = frame.f_code, _FOLDERS[1]
+        if code.co_name == "decorate_context":  # who wrote the function below @torch.no_grad()
+            code = getattr(frame.f_locals.get("func"), "__code__", code)
+        file = code.co_filename
+        if not is_ours(file) and file.removeprefix(folder) not in _WRAPPERS:
+            return is_installed(file) or not is_users(file)
+        frame = frame.f_back
+    return False
+
+
+def users_source() -> Source | None:
+    """The line of the user that is running, and that of a library which it led to."""
+    places = list[Place]()
     frame = sys._getframe(1)
     while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return frame.f_code, frame.f_lasti
+        places.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return source_among(places)
 
 
-def source_at(code: CodeType, instruction: int) -> Source:
+def source_among(places: Iterable[Place]) -> Source | None:
+    """The user's own line among nested calls, and that of a library inside it.
+
+    Args:
+        places: where each call stands, the innermost first.
+
+    Returns:
+        The innermost line of a file that is not installed; where there is none, that of a library.
+    """
+    inside: Place | None = None
+    for code, instruction in places:
+        file = code.co_filename
+        if not is_users(file):
+            continue
+        if not is_installed(file):
+            return source_at(code, instruction, inside)
+        inside = inside or (code, instruction)
+    return None if inside is None else source_at(*inside)
+
+
+def source_at(code: CodeType, instruction: int, inside: Place | None = None) -> Source:
     """The source that an instruction was compiled from.
 
     Args:
         code: the code object.
         instruction: the offset of the instruction, as in ``frame.f_lasti``.
+        inside: the place in a library which that instruction led to.
     """
+    source = _source_at(code, instruction)
+    return source if inside is None else replace(source, inside=_source_at(*inside))
+
+
+def _source_at(code: CodeType, instruction: int) -> Source:
     file = code.co_filename
     positions = islice(code.co_positions(), max(instruction, 0) // 2, None)
     line, last, start, end = next(positions, (None, None, None, None))
     line = line or code.co_firstlineno
+    if start is None and line == code.co_firstlineno and (name := _compiled_function(code)):
+        return Source(file, line, f"somewhere in {name}, which is compiled")
     whole_line = Source(file, line, line_of(file, line).strip())
     if last is None or start is None or end is None:  # under python -X no_debug_ranges
         return whole_line
@@ -93,6 +182,15 @@ def source_at(code: CodeType, instruction: int) -> Source:
     lines[0] = lines[0][start:]
     text = " ".join(part.decode(errors="replace").strip() for part in lines)
     return Source(file, line, text.strip())
+
+
+def _compiled_function(code: CodeType) -> str:
+    """The function that torch.compile wrote this code of, in which few lines are known; else ""."""
+    resumed = re.fullmatch(r"torch_dynamo_resume_in_(.*)_at_\d+", code.co_name)
+    if resumed:
+        return resumed[1]
+    # Where columns are known at all they are known of every call, but in such code.
+    return code.co_name if any(position[2] for position in code.co_positions()) else ""
 
 
 def line_of(file: str, number: int) -> str:

@@ -58,7 +58,7 @@ def test_the_fields_of_our_message_for_an_error_are_groups_of_its_pattern(code):
 
 def test_every_code_that_diagnose_gives_is_a_kind():
     source = (COURSE.parent / "companion/diagnosis/diagnosing.py").read_text()
-    given = set(re.findall(r'finding\(\s*"([\w-]+)"', source))
+    given = set(re.findall(r'(?:finding\(|said\(given,)\s*"([\w-]+)"', source))
     assert len(given) > 20
     assert given <= set(KINDS)
 

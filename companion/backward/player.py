@@ -24,8 +24,9 @@ from companion.backward.player_format import EngineOrder, EngineStep, PlayerData
 from companion.backward.player_scenes import scenes_data
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
+from companion.graph.outputs import refused
 from companion.graph.reading import Graph
-from companion.naming import callers_names, check_names
+from companion.naming import callers_names, check_names, counted
 
 _HERE = Path(__file__).parent
 _MOST = 5000  # Nodes: a page with more is slow
@@ -131,7 +132,7 @@ def play(
     if isinstance(what, torch.Tensor):
         what = _record_and_give_back(what, names)
     elif not isinstance(what, Recording):
-        raise TypeError(f"play shows a tensor or a Recording, got {type(what).__name__}")
+        raise TypeError(f"play shows a tensor or a Recording, got {refused(what)}")
     elif names is not None:
         raise ValueError(
             "a Recording has its names already; give them to record_backward(..., names=...)"
@@ -209,8 +210,7 @@ def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
 def _alt(data: PlayerData) -> str:
     """What it shows, in a sentence; not the order of the steps, which a page may ask for."""
     steps = len(_engine_order(data)["steps"])
-    count = f"{steps} step" + "s" * (steps != 1)
-    return f"A player: the backward pass from {_names(data)[0]} in {count}."
+    return f"A player: the backward pass from {_names(data)[0]} in {counted(steps, 'step')}."
 
 
 def _names(data: PlayerData) -> list[str]:

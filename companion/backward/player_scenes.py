@@ -32,9 +32,9 @@ from companion.drawing.boxes import Box
 from companion.drawing.dot import dot_of
 from companion.drawing.drawing import Drawing
 from companion.drawing.numbers import Numbers
-from companion.drawing.words import alt_of, counted
+from companion.drawing.words import alt_of
 from companion.graph.nodes import Edge
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 # Gradients by the Node that they come to, and by the number of its input.
 _Sums = dict[tuple[int, int], list[Tensor | None]]

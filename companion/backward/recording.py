@@ -22,10 +22,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
 from companion.backward.hooks import Hooks, Log
 from companion.graph.nodes import Edge
+from companion.graph.outputs import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
-from companion.naming import callers_names
-from companion.source import Source, is_users
+from companion.naming import callers_names, counted
+from companion.source import Source, is_installed, is_users
 
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
 
@@ -134,7 +135,7 @@ class Recording:
     def __repr__(self) -> str:
         root = self.graph.roots[0].name
         end = f", ended by {type(self.error).__name__}" if self.error else ""
-        return f"<Recording of a backward pass from {root}: {len(self)} steps{end}>"
+        return f"<Recording of a backward pass from {root}: {counted(len(self), 'step')}{end}>"
 
     @cached_property
     def planned(self) -> frozenset[int]:
@@ -343,7 +344,7 @@ def record_backward(
     Source: the engine, torch/csrc/autograd/engine.cpp, as its hooks show it.
     """
     if not isinstance(output, Tensor):
-        raise TypeError(f"output must be a tensor, got {type(output).__name__}")
+        raise TypeError(f"output must be a tensor, got {refused(output)}")
     if not isinstance(gradient, Tensor | None):
         kind = type(gradient).__name__
         raise TypeError(f"gradients can be either Tensors or None, but got {kind}")
@@ -424,12 +425,19 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
 
 
 def source_of(fn: Node) -> Source | None:
-    """The innermost line outside of torch that made a Node, as anomaly mode noted it."""
+    """The innermost line of the user that made a Node, as anomaly mode noted it.
+
+    That of a library, if there is none.
+    """
+    of_library = None
     for entry in reversed(fn.metadata.get("traceback_", ())):
         line = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
         if line and line[3] and is_users(line[1]):
-            return Source(line[1], int(line[2]), line[3].strip())
-    return None
+            source = Source(line[1], int(line[2]), line[3].strip(), of_library)
+            if not is_installed(source.file):
+                return source
+            of_library = of_library or source
+    return of_library
 
 
 def _targets(graph: Graph, inputs: Any) -> list[int]:

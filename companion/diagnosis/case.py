@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from companion.forward.tracing import source_of
-from companion.forward.watching import Watch
+from companion.diagnosis.derivatives_yaml import operation_of
+from companion.forward.tracing import cuts_into, last_cuts, source_of
+from companion.forward.watching import Cut, Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
@@ -54,6 +55,7 @@ class Case:
     watch: Watch | None
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # the caller's, by name
 
     @property
     def subject(self) -> str:
@@ -72,6 +74,24 @@ class Case:
     def nodes_and_peeks(self) -> Iterator[tuple[GraphNode, Peek]]:
         """Each Node with what it saved."""
         return zip(self.nodes, self.peeks, strict=True)
+
+    @cached_property
+    def by_operation(self) -> dict[str, list[GraphNode]]:
+        """The Nodes of each operation, in their order."""
+        by_name = defaultdict[str, list[GraphNode]](list)
+        for node in self.nodes:
+            by_name[node.name].append(node)
+        by_operation = defaultdict[str, list[GraphNode]](list)
+        for name, nodes in by_name.items():
+            by_operation[operation_of(name)] += nodes
+        return by_operation
+
+    def of(self, operations: Set[str]) -> list[tuple[GraphNode, Peek]]:
+        """The Nodes of some operations, each with what it saved, in their order."""
+        found = operations & self.by_operation.keys()
+        nodes = [node for operation in found for node in self.by_operation[operation]]
+        nodes.sort(key=lambda node: node.index)
+        return [(node, self.peeks[node.index]) for node in nodes]
 
     def slots(self, index: int) -> Sequence[Edge | None]:
         return () if self.graph is None else self.graph.slots(index)
@@ -95,6 +115,30 @@ class Case:
         return self.output.is_leaf and all(tensor is not self.output for tensor in inputs)
 
     @cached_property
+    def cuts_reaching(self) -> Sequence[Cut]:
+        """The cuts whose values went into the output."""
+        if self.watch is None:
+            return ()
+        cuts = self.watch.reaching(self.output) if isinstance(self.output, Tensor) else ()
+        if cuts:
+            return cuts
+        # The output may have been computed after the block, from Nodes that were made in it.
+        found = {
+            cut.index: cut for node in self.nodes for _, cut in cuts_into(self.watch, node.grad_fn)
+        }
+        return [found[index] for index in sorted(found)]
+
+    @cached_property
+    def behind_a_cut(self) -> dict[Input, Cut]:
+        """The inputs whose values went into the output by way of a cut alone, and the last cut."""
+        lost = [i for i in self.inputs if i.tensor.requires_grad and not i.trouble]
+        lost = [given for given in lost if not (self.is_reached(given) or given.saved_by)]
+        if self.watch is None or not lost:
+            return {}
+        cuts = last_cuts(self.watch, [given.tensor for given in lost], self.cuts_reaching)
+        return {given: cut for given, cut in zip(lost, cuts, strict=True) if cut}
+
+    @cached_property
     def leaves_not_given(self) -> list[GraphNode]:
         """The leaves of the graph that are none of the inputs."""
         given = {given.tensor for given in self.inputs if is_tensor(given.tensor)}
@@ -106,7 +150,7 @@ class Case:
         if index is None:
             return {}
         node = self.nodes[index]
-        label = "" if node.label == node.name else f" ({one_line(node.label, 40)})"
+        label = "" if node.label == node.name else f" ({one_line(node.label, 80)})"
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}

@@ -14,7 +14,7 @@ from typing import Any
 
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek, peek
-from companion.internals import Node, forward_class_of
+from companion.internals import Node, forward_class_of, is_of_compile
 
 _ATTRIBUTES = {"saved_tensors", "saved_variables"}  # the second is the old name of the first
 
@@ -31,7 +31,10 @@ def reads_saved_tensors(node: Node) -> bool:
     """Whether the backward of a custom Function names ``saved_tensors`` somewhere.
 
     It may do so itself, in a function inside of it, or in a function of its module that it names.
+    That of ``torch.compile`` does so in another module.
     """
+    if is_of_compile(node):
+        return True
     function_class = forward_class_of(node)
     functions = [inspect.unwrap(getattr(function_class, name)) for name in ("backward", "vjp")]
     for function in functions:  # the list grows by the functions that they name

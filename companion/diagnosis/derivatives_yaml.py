@@ -10,6 +10,8 @@ from functools import cache
 
 import torch
 
+from companion.graph.nodes import GraphNode
+
 
 @cache
 def operation_of(name: str) -> str:
@@ -20,8 +22,11 @@ def operation_of(name: str) -> str:
     return re.sub(r"Backward\d+$", "", name)
 
 
-def sends_zero(name: str) -> bool:
-    """Whether the Node of a name sends zeros, whatever comes to it."""
+def sends_zero(node: GraphNode) -> bool:
+    """Whether a Node sends zeros, whatever comes to it."""
+    name = node.name
+    if name == "SgnBackward0" and node.dtype.is_complex:  # z / |z|, which turns with z
+        return False
     return operation_of(name) in ZERO or name in ("FillBackward0", "FillBackward2")
 
 

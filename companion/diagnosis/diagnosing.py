@@ -9,26 +9,35 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.custom_functions import peek_at
+from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
+from companion.diagnosis.doubts import about_doubts
+from companion.diagnosis.earlier_passes import about_earlier_passes
+from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
+from companion.diagnosis.inputs import names_of, tensors_of
+from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.slow_slices import about_slow_slices
+from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
-from companion.forward.tracing import cuts_into, first_reaching, written_at
-from companion.forward.watching import Cut, Watch
+from companion.forward.tracing import first_reaching, written_at
+from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.outputs import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
-from companion.internals import hooks_on, is_wrapped, unseen
-from companion.naming import callers_names, one_line
+from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen
+from companion.naming import callers_modules, one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -68,7 +77,12 @@ class Diagnosis(tuple[Finding, ...]):
         return as_html(str(self))
 
 
-def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagnosis:
+def diagnose(
+    output: Any,
+    *inputs: Tensor | nn.Module,
+    watch: Watch | None = None,
+    names: Mapping[str, Tensor] | None = None,
+) -> Diagnosis:
     """Tell what ``output.backward()`` would do, and why a gradient would be missing or wrong.
 
     Nothing is executed, no gradient is computed, no ``.grad`` is touched. Saved tensors are looked
@@ -76,17 +90,34 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
-    Warnings and infos do not change it. What nobody can tell from a graph:
+    A parameter that is frozen (an ``nn.Parameter`` whose ``requires_grad`` is off) beside inputs
+    that are not counts as meant so: an info. Warnings and infos do not change ``.ok``, nor does
+    what is not known.
+
+    What explains other findings comes before them or has them in it: with a ``watch``, a cut says
+    how many inputs get no gradient because of it, and one that no input went into is an info. Of a
+    cut that torch itself or an installed library makes, such as the power iteration of
+    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
+    of several inputs is one finding, and so is what is said of more than three Nodes.
+
+    What nobody can tell from a graph is told where it comes up, as ``custom-gradients`` or
+    ``cannot-know``:
 
     - what the ``backward`` of a custom Function does: whether it raises, gives None, or gives
       gradients of a wrong number or shape. One that was freed is taken to fail where its code,
       or that of a function of its module that it names, names ``saved_tensors``;
+    - what a formula does that gives no gradient, or raises, for how it was called: ``norm(p=0)``,
+      the sign of ``slogdet``, modes of ``qr``, sparse tensors, an operator without a formula;
+    - what ``torch.compile`` compiled, what is written in C++, what is inside a transform;
+    - what a backward pass inside the backward of a custom Function reaches. That of
+      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
+      path of the graph leads to: with one in the graph they are a warning.
+
+    And, without a word of it:
+
     - what was saved inside a ``CopySlices``, the Node of a change to a part of a tensor, and
       whether an earlier backward pass freed it;
     - whether a tensor that was saved through hooks can be had again;
-    - what a backward pass inside the backward of a custom Function reaches. That of
-      ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
-      path of the graph leads to: with one in the graph they are a warning;
     - what your hooks do: raise, or change the gradient;
     - what becomes of a leaf that was given other values of another shape through ``.data``;
     - errors that depend on the values of gradients, such as those of singular value
@@ -95,15 +126,21 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
     Args:
         output: the tensor to call backward on, of any shape and dtype. A number or an array is a
             finding, not an error.
-        *inputs: the tensors that should get a gradient, such as ``*model.parameters()``.
+        *inputs: the tensors that should get a gradient, and modules, which stand for their
+            parameters.
         watch: what ``with watch() as watched:`` saw of the forward pass. With it findings have the
             line of your program, and cuts that leave the rest of the graph whole are found.
+        names: names for tensors, such as ``dict(model.named_parameters())``. Without it a tensor
+            goes by a variable of the caller, or by its path in a module that is given or that is a
+            variable of the caller; where several modules have parameters among the inputs, the name
+            of the module comes before the path.
 
     Returns:
         The findings, errors first, then warnings, then infos.
 
     Raises:
-        TypeError: an input is not a tensor, or ``watch`` is not a ``Watch``.
+        TypeError: an input is neither a tensor nor a module, ``watch`` is not a ``Watch``, or
+            ``names`` does not map strings to tensors.
 
     Examples:
         >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -115,21 +152,20 @@ def diagnose(output: Any, *inputs: Tensor, watch: Watch | None = None) -> Diagno
         (False, 'unused-input', 'w is not in the graph of the output: its .grad stays None')
         >>> diagnose(x * x, x)[0].code
         'non-scalar'
+        >>> model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "spare": torch.nn.PReLU()})
+        >>> print(diagnose(model["used"](x).sum(), model)[0].message)
+        spare.weight is not in the graph of the output: its .grad stays None
     """
-    for index, tensor in enumerate(inputs):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"input {index} must be a tensor, got {type(tensor).__name__}; unpack lists and "
-                "generators with a star: diagnose(loss, *model.parameters())"
-            )
+    tensors = tensors_of(inputs)
     if watch is not None and not isinstance(watch, Watch):
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    names = callers_names()
+    called, modules = names_of(inputs, names), callers_modules()
     with unseen(), torch.no_grad():
-        case = _look(output, inputs, names, watch)
-        return Diagnosis(_ask(_QUESTIONS, case), case.subject)
+        case = _look(output, tensors, called, watch)
+        case.modules = modules
+        return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
 def _look(
@@ -147,7 +183,7 @@ def _code_of(trouble: str, otherwise: str) -> str:
     return "multi-view-in-place" if "modified inplace" in trouble else otherwise
 
 
-def _ask(questions: Sequence[Callable[..., Iterator[Finding]]], *about: Any) -> Iterator[Finding]:
+def _ask(questions: Sequence[Callable[..., Iterator[Any]]], *about: Any) -> Iterator[Any]:
     """What all of these questions find."""
     for question in questions:
         yield from question(*about)
@@ -161,7 +197,9 @@ def _about_the_output(case: Case) -> Iterator[Finding]:
         yield from _ask(_OF_THE_OUTPUT, case, case.output)
     else:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
-        yield finding("not-a-tensor", message)
+        way_out = how_to_take_apart(case.output)
+        message += f"; {way_out}" if way_out else ""
+        yield finding("not-a-tensor", message, variant="several" if way_out else "")
 
 
 def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
@@ -204,7 +242,7 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
         shape = shape_or_none(output)
         kind = "is nested" if shape is None else f"has shape {shape}"
         yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
-    elif output.layout is not torch.strided:
+    elif output.layout not in (torch.strided, torch.jagged):
         message = f"the output is {output.layout}, and backward() needs a dense tensor"
         yield finding("non-scalar", message)
     elif output.is_complex():
@@ -230,57 +268,67 @@ _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
 
 
 def _about_the_inputs(case: Case) -> Iterator[Finding]:
-    for given in case.inputs:
-        if not given.tensor.requires_grad:
-            yield _without_grad(case, given)
-        elif given.trouble:
-            message = f"{given.name} cannot get a gradient: {given.trouble}"
-            yield finding(_code_of(given.trouble, "input-without-grad"), message)
-        else:
-            yield from _ask(_OF_AN_INPUT, case, given)
+    every = (one for given in case.inputs for one in _about_an_input(case, given))
+    yield from about_inputs(every)
 
 
-def _without_grad(case: Case, given: Input) -> Finding:
-    name, tensor, at = given.name, given.tensor, case.at(given.first_saved_by)
+def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
+    if not given.tensor.requires_grad:
+        yield _without_grad(case, given)
+    elif given.trouble:
+        code = _code_of(given.trouble, "input-without-grad")
+        yield said(given, code, f"{{name}} cannot get a gradient: {given.trouble}")
+    else:
+        yield from _ask(_OF_AN_INPUT, case, given)
+
+
+def _without_grad(case: Case, given: Input) -> Said:
+    tensor, at = given.tensor, case.at(given.first_saved_by)
+    if isinstance(tensor, nn.Parameter) and any(i.tensor.requires_grad for i in case.inputs):
+        text = "{name} {is} frozen: requires_grad is off, so {its} .grad stays None"
+        options = {"severity": "info", "variant": "frozen"}
+        return said(given, "input-without-grad", text, **options)
     if tensor.is_inference():
-        message = f"{name} was made under torch.inference_mode() and cannot get a gradient"
-        return finding("inference-tensor", message, **at)
+        text = "{name} {was} made under torch.inference_mode() and cannot get a gradient"
+        return said(given, "inference-tensor", text, **at)
     if not (tensor.is_floating_point() or tensor.is_complex()):
-        message = f"{name} is {tensor.dtype} and cannot get a gradient"
-        return finding("integer-tensor", message, **at)
-    as_constant = ", and the graph has it as a constant" if given.saved_by else ""
-    message = f"{name} does not require grad{as_constant}: its .grad stays None"
-    return finding("input-without-grad", message, **at)
+        text = f"{{name}} {{is}} {tensor.dtype} and cannot get a gradient"
+        return said(given, "integer-tensor", text, **at)
+    as_constant = ", and the graph has {them} as a constant" if given.saved_by else ""
+    text = f"{{name}} {{does}} not require grad{as_constant}: {{its}} .grad stays None"
+    return said(given, "input-without-grad", text, **at)
 
 
-def _unreached(case: Case, given: Input) -> Iterator[Finding]:
-    if case.is_reached(given) or case.is_a_leaf_apart:  # which _leaf_output says
+def _unreached(case: Case, given: Input) -> Iterator[Said]:
+    # The first is said by _leaf_output, the second with the cut.
+    if case.is_reached(given) or case.is_a_leaf_apart or given in case.behind_a_cut:
         return
-    message = f"{given.name} is not in the graph of the output: its .grad stays None"
-    unused = finding("unused-input", message)
+    text = "{name} {is} not in the graph of the output: {its} .grad stays None"
+    is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
+    unused = said(given, "unused-input", text, variant="unwatched" if is_parameter else "")
     reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
     yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
 
 
-def _used_early(case: Case, given: Input) -> Finding | None:
+def _used_early(case: Case, given: Input) -> Said | None:
     if not given.saved_by:
         return None
-    message = f"{given.name} required no grad yet when it was used: its .grad stays None"
-    return finding("late-requires-grad", message, **case.at(given.first_saved_by))
+    text = "{name} required no grad yet when {it was} used: {its} .grad stays None"
+    return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
 
 
-def _in_a_checkpoint(case: Case, given: Input) -> Finding | None:
+def _in_a_checkpoint(case: Case, given: Input) -> Said | None:
     for node in case.nodes:
         if node.name == "CheckpointFunctionBackward":
-            message = (
-                f"{given.name} is not in the graph of the output; the checkpoint runs a backward "
-                "pass of its own (use_reentrant=True), which may give it a gradient"
+            text = (
+                "{name} {is} not in the graph of the output; the checkpoint runs a backward "
+                "pass of its own (use_reentrant=True), which may give {them} a gradient"
             )
-            return finding("unused-input", message, severity="warning", **case.at(node.index))
+            return said(given, "unused-input", text, severity="warning", **case.at(node.index))
     return None
 
 
-def _replaced(case: Case, given: Input) -> Finding | None:
+def _replaced(case: Case, given: Input) -> Said | None:
     """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
     for leaf in case.leaves_not_given:
         has_variable = leaf.label != leaf.name
@@ -288,55 +336,55 @@ def _replaced(case: Case, given: Input) -> Finding | None:
             continue
         if shape_or_none(leaf) == shape_or_none(given.tensor):
             label = f", {one_line(leaf.label, 40)}" if has_variable else ""
-            message = (
-                f"{given.name} is not in the graph of the output, but another leaf of its shape "
-                f"is{label}: its .grad stays None"
+            text = (
+                "{name} {is} not in the graph of the output, but another leaf of {its} shape "
+                f"is{label}: {{its}} .grad stays None"
             )
-            return finding("reassigned", message, **case.at(leaf.index))
+            return said(given, "reassigned", text, **case.at(leaf.index))
     return None
 
 
-def _constant_somewhere(case: Case, given: Input) -> Iterator[Finding]:
+def _constant_somewhere(case: Case, given: Input) -> Iterator[Said]:
     if not (given.tensor.is_leaf and case.is_reached(given)):
         return
     for index in given.saved_by:
         if not any(edge and edge.target == given.node for edge in case.slots(index)):
-            name = given.name
-            message = f"{name} counts as a constant in one place, where it required no grad yet"
-            yield finding("late-requires-grad", message, severity="warning", **case.at(index))
+            text = "{name} count{s} as a constant in one place, where {it} required no grad yet"
+            yield said(given, "late-requires-grad", text, severity="warning", **case.at(index))
             return
 
 
-def _not_a_leaf(case: Case, given: Input) -> Iterator[Finding]:
+def _not_a_leaf(case: Case, given: Input) -> Iterator[Said]:
     if not (given.tensor.is_leaf or given.tensor.retains_grad) and case.is_reached(given):
-        message = f"{given.name} is not a leaf: its .grad stays None"
-        yield finding("not-a-leaf", message, **case.at(given.node))
+        text = "{name} {is} not {a leaf}: {its} .grad stays None"
+        yield said(given, "not-a-leaf", text, **case.at(given.node))
 
 
-def _accumulates(case: Case, given: Input) -> Iterator[Finding]:
+def _accumulates(case: Case, given: Input) -> Iterator[Said]:
     if given.grad is not None:
-        yield finding("accumulates", f"{given.name} has a .grad already: backward() adds to it")
+        yield said(given, "accumulates", "{name} {has} a .grad already: backward() adds to it")
 
 
-def _cycle(case: Case, given: Input) -> Iterator[Finding]:
+def _cycle(case: Case, given: Input) -> Iterator[Said]:
     if given.grad is not None and given.grad.requires_grad:
-        message = f"the .grad of {given.name} has a graph, which keeps all that is in it alive"
-        yield finding("reference-cycle", message)
+        text = "the .grad of {name} has a graph, which keeps all that is in it alive"
+        yield said(given, "reference-cycle", text)
 
 
-def _complex(case: Case, given: Input) -> Iterator[Finding]:
+def _complex(case: Case, given: Input) -> Iterator[Said]:
     if given.tensor.is_complex():
-        message = f"{given.name} is complex: its gradient is that of steepest ascent"
-        yield finding("complex-conjugate", message)
+        text = "{name} {is} complex: {its} gradient is that of steepest ascent"
+        yield said(given, "complex-conjugate", text)
 
 
-def _hooked(case: Case, given: Input) -> Iterator[Finding]:
+def _hooked(case: Case, given: Input) -> Iterator[Said]:
     if hooks := hooks_on(given.tensor):
         s = "s" * (hooks != 1)
-        yield finding("hook", f"{given.name} has {hooks} hook{s} that may change its gradient")
+        text = f"{{name}} {{has}} {hooks} hook{s}{{each}} that may change {{its}} gradient"
+        yield said(given, "hook", text)
 
 
-_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Finding]], ...] = (
+_OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (
     _unreached,
     _constant_somewhere,
     _not_a_leaf,
@@ -365,8 +413,14 @@ def _not_implemented(case: Case, node: GraphNode, saved: Peek) -> Iterator[Findi
     raising = NOT_IMPLEMENTED.get(node.name, ())
     slots = case.slots(node.index) if raising else ()
     if node.name == "NotImplemented" or any(slots[slot] for slot in raising if slot < len(slots)):
-        message = "backward() will raise at a Node without a formula"
-        yield finding("not-implemented", message, **case.at(node.index))
+        message, variant = "backward() will raise at a Node without a formula", ""
+        below = [case.nodes[edge.target].name for edge in case.slots(node.index) if edge]
+        if attention := next((name for name in (node.name, *below) if "Attention" in name), None):
+            message += f" for the derivative of {attention}, a fused attention"
+            variant = "attention"
+        elif node.name.endswith("BackwardBackward0"):
+            variant = "second"
+        yield finding("not-implemented", message, variant=variant, **case.at(node.index))
 
 
 def _overwritten(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
@@ -386,7 +440,7 @@ def _whole_numbers(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding
 
 def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     reasons = saved.broken.values()
-    if not reasons or "freed" in reasons:  # _about_freed_nodes says that once for all
+    if not reasons or "freed" in reasons:  # about_earlier_passes says that once for all
         return
     at = case.at(node.index)
     if "a stale view" in reasons:
@@ -413,15 +467,6 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 # ---- the graph as a whole
 
 
-def _about_freed_nodes(case: Case) -> Iterator[Finding]:
-    freed = [node.index for node, saved in case.nodes_and_peeks if "freed" in saved.broken.values()]
-    if freed:
-        count = len(freed)
-        nodes = "a Node has freed what it" if count == 1 else f"{count} Nodes have freed what they"
-        message = f"{nodes} saved: an earlier backward pass ran here"
-        yield finding("freed", message, **case.at(freed[0]))
-
-
 def _about_the_values(case: Case) -> Iterator[Finding]:
     spoilt = dict[int, str]()
     for node, saved in case.nodes_and_peeks:
@@ -446,7 +491,7 @@ def _about_precision(case: Case) -> Iterator[Finding]:
 def _about_custom_functions(case: Case) -> Iterator[Finding]:
     first = dict[str, GraphNode]()
     for node in case.nodes:
-        if node.is_custom:
+        if node.is_custom and not is_of_torch(node.grad_fn):
             first.setdefault(node.name, node)
     for name, node in first.items():
         message = f"{name} is a custom Function, whose backward cannot be checked unrun"
@@ -456,51 +501,18 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 # ---- what a watch saw
 
 
-def _about_the_cuts(case: Case) -> Iterator[Finding]:
-    if case.watch is None:
-        return
-    reaching = _cuts_reaching(case, case.watch)
-    yield from _counted(reaching)
-    # What became of a number in Python, or of an array in NumPy, nobody followed.
-    reached = {cut.index for cut in reaching}
-    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
-    yield from _counted(lost, "; whether it came back into the output is not known", "info")
-
-
-def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
-    """The cuts whose values went into the output."""
-    cuts = watch.reaching(case.output) if isinstance(case.output, Tensor) else ()
-    if cuts:
-        return cuts
-    # The output may have been computed after the block, from Nodes that were made in it.
-    found = {cut.index: cut for node in case.nodes for _, cut in cuts_into(watch, node.grad_fn)}
-    return [found[index] for index in sorted(found)]
-
-
-def _counted(
-    cuts: Iterable[Cut], end: str = "", severity: Severity | None = None
-) -> Iterator[Finding]:
-    """One finding for all the times that a line ran."""
-    lines = Counter((cut.code, cut.message, cut.source) for cut in cuts)
-    for (code, message, source), times in lines.items():
-        repeated = f" ({times} times)" if times > 1 else ""
-        yield finding(code, message + repeated + end, severity=severity, source=source)
-
-
-def _about_mutations(case: Case) -> Iterator[Finding]:
-    for mutation in case.watch.mutations if case.watch else ():
-        yield finding("changed-behind", mutation.message, source=mutation.source)
-
-
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
+    about_the_cuts,  # before the inputs that they keep from a gradient
     _about_the_inputs,
     _about_the_nodes,
-    _about_freed_nodes,
-    _about_the_cuts,
-    _about_mutations,
+    about_earlier_passes,
+    about_mutations,
     about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,
+    about_doubts,
+    about_slow_slices,
+    about_uncalled_hooks,
 )

@@ -48,7 +48,11 @@ def risks(
     for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
         is_factor = operation in _FACTORS
-        if is_plain(value) and (value.isnan() | (value.isinf() & is_factor)).any():
+        if (
+            is_plain(value)
+            and argument not in _UNUSED.get(operation, ())
+            and (value.isnan() | (value.isinf() & is_factor)).any()
+        ):
             kind = "infinite or NaN" if is_factor else "NaN"
             yield "non-finite", f"{name} saved {argument}, which has {kind} values"
             return
@@ -115,7 +119,7 @@ def _writing(repeats_of: Callable[[_Saved], int]) -> _Rule:
     """Some values were written in vain; slot 1 leads to what the values are."""
 
     def rule(saved: _Saved) -> Risk | None:
-        repeats = repeats_of(saved) if saved.slots[1] else 0
+        repeats = repeats_of(saved) if any(saved.slots[1:2]) else 0  # no slot 1: it is a number
         often = "once" if repeats == 1 else f"{repeats} times"
         message = f"the indices repeat {often}, and of several values one stays"
         return ("duplicate-indices", message) if repeats else None
@@ -296,6 +300,8 @@ _RULES: dict[str, _Rule] = {
     "VarMean": _spread,
     "Xlogy": _at("other", lambda v: v == 0, "xlogy at (x, 0)"),
 }
+# By operation what was saved and has elements that nobody set and no formula reads.
+_UNUSED = {"CtcLoss": ("result1",)}  # of short targets
 # Those whose formula multiplies the gradient by what they saved.
 _FACTORS = set(
     "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from companion.source import Source, is_users, source_at
+from companion.source import Source, is_installed, is_users, source_among
 
 
 def users_frame(error: BaseException) -> tuple[FrameType, Source] | None:
-    """The innermost frame of the user that an error passed, and the line there."""
-    innermost = None
-    for frame, instruction in _frames(error):
-        if is_users(frame.f_code.co_filename):
-            innermost = frame, instruction
-    return innermost and (innermost[0], source_at(innermost[0].f_code, innermost[1]))
+    """The user's own innermost frame that an error passed, and the line there.
+
+    A frame of a library, if there is none of the user's own.
+    """
+    frames = [each for each in _frames(error) if is_users(each[0].f_code.co_filename)][::-1]
+    own = (frame for frame, _ in frames if not is_installed(frame.f_code.co_filename))
+    source = source_among((frame.f_code, instruction) for frame, instruction in frames)
+    return None if source is None else (next(own, frames[0][0]), source)
 
 
 def engine_call(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

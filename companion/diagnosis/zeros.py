@@ -7,21 +7,21 @@ flat part, which the values that the Node saved tell.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 
-from companion.diagnosis.case import Case
+from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
+from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
 from companion.diagnosis.risks import is_plain, is_readable
 from companion.findings import Finding, finding
-from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 
 Tensor = torch.Tensor
-EdgeKey = tuple[int, int]  # a Node, and a slot of it
 
 
 class Zero(NamedTuple):
@@ -35,49 +35,23 @@ def about_zeros(case: Case) -> Iterator[Finding]:
     """Whether every path to an input passes an edge along which only zeros go."""
     if case.graph is None or not (zeros := _edges_of_zeros(case)):
         return
-    alive = _reached_by_more_than_zero(case.graph, zeros)
-    told = defaultdict[EdgeKey, list[str]](list)
+    alive = reached_without(case.graph, zeros)
+    told = defaultdict[EdgeKey, list[Input]](list)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
-            told[min(_on_the_way(case.graph, given.node, zeros))].append(given.name)
+            told[min(on_the_way(case.graph, given.node, zeros))].append(given)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
         told[min(zeros)] = []
-    for (index, slot), names in told.items():
+    for (index, slot), inputs in told.items():
         zero, name = zeros[index, slot], case.nodes[index].name
         why = f" ({zero.reason})" if zero.reason else ""
         message = f"{name} sends zero{why}" if why else f"{name} always sends zero"
-        if names:
-            end = "so is its gradient" if len(names) == 1 else "so are their gradients"
-            message = f"every path to {_list(names)} passes a Node that sends zero{why}: {end}"
+        if inputs:
+            end = "so is its gradient" if len(inputs) == 1 else "so are their gradients"
+            message = (
+                f"every path to {names_of_all(inputs)} passes a Node that sends zero{why}: {end}"
+            )
         yield finding("zero-derivative", message, variant=zero.variant, **case.at(index))
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names
-    return ", ".join(short) + more
-
-
-def _on_the_way(graph: Graph, target: int, edges: Iterable[EdgeKey]) -> Iterator[EdgeKey]:
-    """Those of some edges that are on a path to a Node."""
-    above = {target}
-    for index in reversed(graph.order):  # every Node after all that it leads to
-        if any(edge and edge.target in above for edge in graph.slots(index)):
-            above.add(index)
-    for node, slot in edges:
-        edge = graph.slots(node)[slot]
-        if edge is not None and edge.target in above:
-            yield node, slot
-
-
-def _reached_by_more_than_zero(graph: Graph, zeros: Container[EdgeKey]) -> set[int]:
-    """The Nodes to which some path leads that has none of the edges along which zeros go."""
-    reached = {0}
-    for index in graph.order:  # every Node after all that lead to it
-        if index in reached:
-            edges = enumerate(graph.slots(index))
-            reached |= {e.target for slot, e in edges if e and (index, slot) not in zeros}
-    return reached
 
 
 def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
@@ -85,7 +59,7 @@ def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
         operation = operation_of(node.name)
-        if sends_zero(node.name) or saved.values.get("rounding_mode"):  # of torch.div
+        if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
             found = [(slot, Zero()) for slot in range(len(case.slots(node.index)))]
         elif operation in _OF_VALUES:
             found = list(_zeros_by_value(operation, saved.values))
@@ -121,7 +95,8 @@ def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
     for node in differences:
         if not _has_factor_one(peeks[node.index]):
             continue
-        whole, part = case.slots(node.index)[:2]
+        slots = case.slots(node.index)  # one of x - 1.0, where torch.ops.aten.sub.Scalar made it
+        whole, part = slots if len(slots) == 2 else (None, None)
         if whole is None or part is None or arrows[whole.target] != 1:
             continue
         above = case.nodes[whole.target]
@@ -150,11 +125,13 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
 
 
 def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
-    """Where clamp cuts. A bound itself counts as inside."""
+    """Where clamp sends zero. A bound itself is outside if it is a number, since torch 2.14."""
     low, high = values.get("min"), values.get("max")
     below = False if low is None else value < low
     above = False if high is None else value > high
-    return torch.as_tensor(below | above)
+    numbers = [bound for bound in (low, high) if isinstance(bound, int | float)]
+    at_a_bound = [value == bound for bound in numbers if torch.__version__ >= "2.14"]
+    return torch.as_tensor(sum(at_a_bound, below | above)) > 0
 
 
 def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:

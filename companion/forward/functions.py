@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from companion.internals import SET_GRAD_ENABLED
+import torch
+
+from companion.internals import FUSED_STEPS, SET_GRAD_ENABLED
 
 PROPERTIES = set("data T mT H mH real imag".split())  # those that give a tensor of its values
 ASSIGNING = {"__setitem__", *PROPERTIES}  # those that assign, where they give None
@@ -34,6 +36,24 @@ _SKIPPED = set(
 ) | {SET_GRAD_ENABLED}
 
 
+# They write into tensors and move no version: the parameters of a fused optimizer, and the running
+# statistics of a normalization that is trained.
+_NORMALIZING = {"batch_norm": False, "instance_norm": True}  # and whether they train if not told
+SILENT = FUSED_STEPS | set(_NORMALIZING)
+
+
+def written_silently(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    """What a function of ``SILENT`` writes into."""
+    if name in FUSED_STEPS:
+        return list(args[0])
+    given = dict(enumerate(args)) | dict(kwargs)
+    flags = [given[key] for key in (5, "training", "use_input_stats") if key in given]
+    if not (flags or [_NORMALIZING[name]])[0]:
+        return []
+    statistics = [given.get(key) for key in (1, 2, 3, 4, "running_mean", "running_var")]
+    return [t for t in statistics if isinstance(t, torch.Tensor) and not t.requires_grad]
+
+
 def noted_name(func: Callable[..., Any]) -> str | None:
     """The name of a function or of a property; None if its calls are not noted."""
     name: str = getattr(func, "__name__", "")
@@ -41,6 +61,11 @@ def noted_name(func: Callable[..., Any]) -> str | None:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         return name if name in PROPERTIES else None
     return None if name in _SKIPPED else name
+
+
+def is_switch(func: Callable[..., Any]) -> bool:
+    """Whether it is what ``torch.no_grad`` and its like call to switch gradients on or off."""
+    return getattr(func, "__name__", "") == SET_GRAD_ENABLED
 
 
 def overwrites(name: str) -> bool:

@@ -31,21 +31,23 @@ from companion.forward.functions import (
     LEAVING,
     NOTED_WITHOUT_TENSORS,
     READ,
+    SILENT,
     VALUELESS,
+    is_switch,
     noted_name,
     overwrites,
+    written_silently,
 )
 from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
     base_of,
     leave_mode,
     next_number,
-    revive,
     running_pass,
     unseen,
     version_of,
 )
-from companion.source import Source, is_users, source_at
+from companion.source import Place, Source, is_call_of_library, is_installed, is_users, source_at
 
 Tensor = torch.Tensor
 
@@ -59,7 +61,8 @@ class Value(NamedTuple):
         requires_grad: whether it required grad.
         made_by: the index of the operation that wrote it last; None if that was before the block,
             or out of sight.
-        output_nr: which of the outputs of that operation it is.
+        output_nr: which of the outputs of that operation it is; without one, which of the tensors
+            from before the block it was.
     """
 
     shape: tuple[int, ...] | None
@@ -101,7 +104,7 @@ class Note(NamedTuple):
     """What is noted of a call while the block runs."""
 
     name: str
-    call_site: tuple[CodeType, int] | None  # the user's code, and the instruction in it
+    call_site: Place | None  # in the user's code
     inputs: list[Value]
     outputs: list[Value]
     numbers: tuple[int, int]  # of the next Node: before the call, and after it
@@ -111,10 +114,12 @@ class Note(NamedTuple):
     addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
     hidden: bool = False  # it is not listed among the operations
     stands_for: int | None = None  # if hidden: the note whose operation is named for it
+    inside: Place | None = None  # in the code of a library that the call site led to
+    by_library: bool = False  # if it has no graph: no line of the user asked for that
 
     @property
     def source(self) -> Source | None:
-        return None if self.call_site is None else source_at(*self.call_site)
+        return None if self.call_site is None else source_at(*self.call_site, self.inside)
 
 
 class Recorder(TorchFunctionMode):
@@ -137,6 +142,8 @@ class Recorder(TorchFunctionMode):
         self.backward_pass = running_pass()  # -1 outside of any
         self.closed = False
         self.fast_paths: FastPaths | None = None  # while the block is open
+        self.library_switched = False  # a library switched gradients off, not the user
+        self.outside = 0  # how many tensors came from outside of the block
 
     def enter(self, entry_code: CodeType) -> None:
         """Begin to note."""
@@ -166,6 +173,8 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name = noted_name(func)
         if name is None or self.closed or running_pass() != self.backward_pass:
+            if is_switch(func) and torch.is_grad_enabled() and not args[0]:
+                self.library_switched = is_call_of_library(sys._getframe(1))
             return func(*args, **kwargs)
         with unseen():  # no other mode and no subclass sees us look
             call = self.before(name, args, kwargs)
@@ -218,7 +227,8 @@ class Recorder(TorchFunctionMode):
 
     def first_sight(self, tensor: Tensor) -> TensorState:
         """Begin to follow a tensor that no call of the block gave."""
-        value = Value(shape_of(tensor), tensor.dtype, tensor.requires_grad)
+        self.outside += 1
+        value = Value(shape_of(tensor), tensor.dtype, tensor.requires_grad, None, self.outside)
         base = base_of(tensor)
         base_state = None if base is None else self.states.get(ref(base))
         if base_state is not None:  # a view made out of sight, as Function.apply makes them
@@ -270,9 +280,12 @@ class Recorder(TorchFunctionMode):
             self.take_fingerprints(inputs + outputs, index + 1)
         mode_code = "" if has_graph else _mode_code(call)
         addresses = self.addresses(call, written)
-        call_site, hidden = self.call_site(call)
-        note = (name, call_site, input_values, values, numbers, live and not hidden, mode_code)
-        self.notes.append(_new(Note, (*note, bool(written), addresses, hidden, None)))
+        call_site, inside, hidden = self.call_site(call)
+        is_live = live and not hidden
+        by_library = is_live and not has_graph and self.is_by_library(mode_code)
+        note = (name, call_site, input_values, values, numbers, is_live, mode_code)
+        more = (bool(written), addresses, hidden, None, inside, by_library)
+        self.notes.append(_new(Note, note + more))
 
     def look_at_values(self, call: Call, outputs: Known, written: list[Tensor]) -> None:
         """Find out whether what a call gave is finite, and if not, whether what it took was."""
@@ -343,24 +356,33 @@ class Recorder(TorchFunctionMode):
             if state.fingerprint is None:
                 state.fingerprint, state.next_note = fingerprint(tensor), next_note
 
-    def call_site(self, call: Call) -> tuple[tuple[CodeType, int] | None, bool]:
-        """Where the user's code is, and whether ``Function.apply`` made the call.
+    def is_by_library(self, mode_code: str) -> bool:
+        """Whether a library saw to it that the call gives no graph: by itself, or by a switch."""
+        if mode_code == "no-grad":
+            return self.library_switched
+        return is_call_of_library(sys._getframe(3))  # of what called torch
+
+    def call_site(self, call: Call) -> tuple[Place | None, Place | None, bool]:
+        """Where the user's own code is, and a library in it; whether ``Function.apply`` called.
 
         If so the call site is that of ``apply``.
         """
         # apply gives an input that forward returned as a view of itself.
         by_apply = call.name == "view_as" and call.args[0] is call.args[-1]
-        frame, site = sys._getframe(3), None  # of what called torch
+        frame, site, inside = sys._getframe(3), None, None  # of what called torch
         while frame is not None:
             code = frame.f_code
             if site is None and is_users(code.co_filename):
-                site = code, frame.f_lasti
+                if not is_installed(code.co_filename):
+                    site = code, frame.f_lasti
+                else:
+                    inside = inside or (code, frame.f_lasti)
             if code is self.entry_code:
                 break
             if code.co_name in ("forward", "setup_context") and self.is_of_a_function(code):
-                site, by_apply = None, True
+                site, inside, by_apply = None, None, True
             frame = frame.f_back  # type: ignore[assignment]
-        return site, by_apply
+        return (inside, None, by_apply) if site is None else (site, inside, by_apply)
 
     def is_of_a_function(self, code: CodeType) -> bool:
         """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
@@ -382,7 +404,10 @@ def _written(call: Call, result: Any) -> list[Tensor]:
     """The tensors that a call wrote into."""
     if result is None and call.name in ASSIGNING:  # the version need not move
         return [tensor for tensor, _ in call.inputs[:1]]
-    return [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+    written = [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+    if call.name in SILENT:
+        written += written_silently(call.name, call.args, call.kwargs)
+    return written
 
 
 def _mode_code(call: Call) -> str:
@@ -421,12 +446,6 @@ def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
         return tensor.shape
     except RuntimeError:  # nested
         return None
-
-
-def alive(reference: ref[Tensor]) -> Tensor | None:
-    tensor: Any = reference()
-    revive(tensor)
-    return tensor  # type: ignore[no-any-return]
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time

@@ -6,11 +6,13 @@ A lesson asks none of this, so these are functions beside the class, and use its
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from companion.forward.fingerprints import memory_of
+from companion.forward.functions import VALUELESS
 from companion.forward.recorder import Note
 from companion.forward.values import NAN
 from companion.forward.watching import Cut, Operation, Watch
@@ -69,6 +71,52 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
             slot = None
         found += [(slot, cut) for cut in watch._cuts_before([value], past_cuts=False)]
     return tuple(dict.fromkeys(found))
+
+
+def last_cuts(watch: Watch, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[Cut | None]:
+    """For each tensor the last of some cuts that its value went into; None if it went into none.
+
+    Args:
+        tensors: made before the block or in it.
+        cuts: in the order in which they ran.
+    """
+    recorder = watch._recorder
+    notes_of_operations = [i for i, note in enumerate(recorder.notes) if not note.hidden]
+    behind = dict[tuple[int | None, int], Cut]()
+    for cut in reversed(cuts):
+        waiting = list(recorder.notes[notes_of_operations[cut.index]].inputs)
+        while waiting:
+            value = waiting.pop()
+            origin = value.made_by, value.output_nr
+            if origin in behind:
+                continue
+            behind[origin] = cut
+            if value.made_by is not None and recorder.notes[value.made_by].name not in VALUELESS:
+                waiting += recorder.notes[value.made_by].inputs
+    values = [watch._value_of(tensor) for tensor in tensors]
+    return [behind.get((value.made_by, value.output_nr)) for value in values]
+
+
+def cuts_taking(watch: Watch, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[Cut]:
+    """Those cuts that the value of one of these tensors went into, or may have gone into.
+
+    Of a result from before the block nobody knows what went into it; other leaves than these
+    tensors are the only values from there that for certain have nothing of them.
+    """
+    recorder, given = watch._recorder, set(tensors)
+    alive_leaves = [t for state in recorder.states if (t := state()) is not None and t.is_leaf]
+    others = [watch._value_of(tensor) for tensor in alive_leaves if tensor not in given]
+    apart = {value.output_nr for value in others if value.made_by is None}
+    taken = set[int | None]()  # the notes that values of these tensors went into
+    for i, note in enumerate(recorder.notes):
+        if note.name not in VALUELESS and any(
+            value.made_by in taken
+            or (value.made_by is None and value.requires_grad and value.output_nr not in apart)
+            for value in note.inputs
+        ):
+            taken.add(i)
+    notes_of_operations = [i for i, note in enumerate(recorder.notes) if not note.hidden]
+    return [cut for cut in cuts if notes_of_operations[cut.index] in taken]
 
 
 def source_of(watch: Watch, node: Node) -> Source | None:

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import as_html, cut_message
 from companion.forward.fingerprints import fingerprint, memory_of
-from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, VALUELESS
+from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, SILENT, VALUELESS
 from companion.forward.recorder import (
     Note,
     Recorder,
     Value,
-    alive,
     shape_of,
 )
 from companion.internals import base_of, unseen, version_of
+from companion.naming import counted
 from companion.source import Source
 
 Tensor = torch.Tensor
@@ -71,6 +72,8 @@ class Cut:
         message: what happened, in a sentence.
         follows: whether all that became of the value could be followed. False where it became a
             number, a list or an array: computed with outside of torch, it may have come back.
+        by_library: whether torch itself or an installed library made it, and no line of the user:
+            a ``detach()`` or ``torch.no_grad()`` of its authors.
     """
 
     index: int
@@ -78,6 +81,7 @@ class Cut:
     operation: Operation
     message: str
     follows: bool
+    by_library: bool = False
 
     @property
     def source(self) -> Source | None:
@@ -104,12 +108,17 @@ class Mutation:
         message: what happened, in a sentence.
         shape: the shape of the tensor.
         dtype: its dtype.
+        storage: a weak reference to its storage.
+        number: the number of the Node that was made next after it was changed; None where it is not
+            known when that was. A Node with a lower number may have saved what it was before.
     """
 
     source: Source | None
     message: str
     shape: tuple[int, ...] | None
     dtype: torch.dtype
+    storage: StorageWeakRef = field(repr=False, compare=False)
+    number: int | None = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"mutation at {self.source or _SOMEWHERE}: {self.message}"
@@ -218,11 +227,12 @@ class Watch:
         cuts, mutations = self.cuts, self.mutations
         counts = [(len(self.operations), "operation"), (len(cuts), "cut")]
         counts += [(len(mutations), "mutation")] if mutations else []
-        first = ", ".join(f"{n} {noun}" + "s" * (n != 1) for n, noun in counts)
+        first = ", ".join(counted(n, noun) for n, noun in counts)
         return "\n".join([first, *map(str, cuts), *map(str, mutations)])
 
     def __repr__(self) -> str:
-        return f"<Watch: {len(self.operations)} operations, {len(self.cuts)} cuts>"
+        operations, cuts = len(self.operations), len(self.cuts)
+        return f"<Watch: {counted(operations, 'operation')}, {counted(cuts, 'cut')}>"
 
     def _operation_at(self, i: int) -> Operation:
         """The operation of a note, or what would be one, were it not hidden."""
@@ -315,7 +325,8 @@ class Watch:
         dtype = note.outputs[nr].dtype if note.outputs else None
         code = "control-flow" if i in self._deciding else _code(note, dtype)
         message = cut_message(code, operation.called, str(dtype).removeprefix("torch."))
-        return Cut(operation.index, code, operation, message, follows=i not in self._leaving)
+        follows = i not in self._leaving
+        return Cut(operation.index, code, operation, message, follows, note.by_library)
 
     def _classify(self) -> None:
         """Find the notes whose outputs only decided, and those whose values left torch."""
@@ -335,7 +346,7 @@ class Watch:
         changed: dict[int | None, tuple[Tensor, int]] = {}
         with unseen():
             for reference, state in list(self._recorder.states.items()):
-                tensor = alive(reference)
+                tensor = reference()
                 if tensor is None or state.fingerprint is None:
                     continue
                 if state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
@@ -356,17 +367,20 @@ class Watch:
         touching = [(i, note) for i, note in notes if address in note.addresses]
         writers = [note for i, note in touching if note.in_place and i >= next_note]
         givers = [note for _, note in touching if not note.in_place]
-        source = None
+        source = number = None
         if writers:
-            source = writers[-1].source
-            message = f"{writers[-1].name} wrote into {changed} through an alias such as .data"
+            source, number = writers[-1].source, writers[-1].numbers[0]
+            message = f"{writers[-1].name} wrote into {changed}"
+            if writers[-1].name not in SILENT:
+                message += " through an alias such as .data"
         elif givers:
             source = givers[-1].source
             message = f"{changed} was changed through what {givers[-1].name} gave"
         else:
             message = f"{changed} was changed outside of torch's operations"
         message += ", which autograd cannot notice: its gradients may be silently wrong"
-        return Mutation(source, message, shape, dtype)
+        storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        return Mutation(source, message, shape, dtype, storage, number)
 
 
 def watch() -> Watch:
@@ -375,7 +389,9 @@ def watch() -> Watch:
     In the block everything computes what it always computes: values, gradients, versions, saved
     tensors and errors are the same, and nothing outlives what it would. Only a warning names a line
     of this package as its place. Of other threads nothing is seen; of this one all that runs while
-    the block is open, but for backward passes.
+    the block is open, but for backward passes. So a block that awaits something sees what other
+    tasks of asyncio compute meanwhile: their operations and cuts are listed among its own, and
+    ``reaching`` and ``diagnose`` tell apart what went into one's own output.
 
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what

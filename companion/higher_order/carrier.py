@@ -7,15 +7,26 @@ rule of the operation (table.py) and applies it.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
+import companion.higher_order.series as series
 from companion.higher_order.series import Series
-from companion.source import line_of, source_at, users_place
+from companion.internals import (
+    hidden,
+    hiding,
+    is_batched,
+    is_of_compiled_function,
+    may_compile,
+    shown,
+)
+from companion.source import line_of, users_source
 
 Tensor = torch.Tensor
 Rule = Callable[[Any, Any, Any], Any]  # takes a function of torch, its args and its kwargs
@@ -23,6 +34,7 @@ Lookup = Callable[[Any], tuple[str, Rule]]  # the name and the rule of a functio
 
 # The position of an operand, and the keywords that torch's functions have for it.
 _OPERANDS = ((0, "input"), (0, "self"), (0, "x"), (1, "other"), (1, "exponent"))
+_RUNS = "companion.higher_order.taylor"  # the module that calls f
 _NUMPY_KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -31,31 +43,75 @@ class Run:
 
     The function runs with gradients enabled, so that a ``no_grad`` inside it is noticed. If they
     were disabled outside, each rule runs without them, and nothing is recorded.
+
+    With several directions, a coefficient that differs between them has them along a first
+    dimension. It is hidden from the rules, but from those that broadcast over it. If the run
+    collapses, the last coefficient is the mean over the directions: each operation is linear in the
+    last coefficient, so what it makes of the mean is the mean of what it would make of each.
     """
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, directions: int = 0, collapses: bool = False) -> None:
         self.lookup = lookup
+        self.directions = directions
+        self.collapses = collapses
         self.records = torch.is_grad_enabled()
         self.in_rule = False
+        self.level = 0  # the number of the dimension that is hidden; 0 if none is
+        self.may_mix = False  # whether a rule ran that might lead from one row to another
 
     def apply(self, rule: Rule, func: Any, args: Any, kwargs: Any) -> Any:
         if self.records or self.in_rule:
-            return rule(func, args, kwargs)
+            return self._apply(rule, func, args, kwargs)
         self.in_rule = True
         try:
             with torch.no_grad():
-                return rule(func, args, kwargs)
+                return self._apply(rule, func, args, kwargs)
         finally:
             self.in_rule = False
+
+    def _apply(self, rule: Rule, func: Any, args: Any, kwargs: Any) -> Any:
+        if not self.directions or self.level or _broadcasts(rule, args, kwargs):
+            return rule(func, args, kwargs)
+        self.may_mix |= rule is not plain
+        with hiding(self.directions) as level:
+            self.level = level
+            try:
+                return rule(func, args, kwargs)
+            finally:
+                self.level = 0
+
+    def finished(self, coefficients: Series) -> Series:
+        """The coefficients of a result, with the directions shown, or their mean as the last."""
+        if self.level:
+            coefficients = series.each(coefficients, lambda c: shown(c) if is_batched(c) else c)
+        if self.collapses and coefficients[-1] is not None:
+            coefficients[-1] = self.mean(coefficients[-1], coefficients[0].dim())
+        return coefficients
+
+    def mean(self, last: Tensor, rank: int) -> Tensor:
+        """The mean over the directions, if the run collapses, of what has ``rank`` dimensions."""
+        return last.mean(0) if self.collapses and last.dim() > rank else last
+
+
+def broadcasting(rule: Rule) -> Rule:
+    """Mark a rule that works on each row of its argument by itself, with more dimensions too."""
+    rule.broadcasts = True  # type: ignore[attr-defined]
+    return rule
+
+
+def _broadcasts(rule: Rule, args: Any, kwargs: Any) -> bool:
+    return getattr(rule, "broadcasts", False) and not any(
+        isinstance(argument, Carrier) for argument in (*args[1:], *kwargs.values())
+    )
 
 
 _RUN: ContextVar[Run | None] = ContextVar("run", default=None)
 
 
 @contextlib.contextmanager
-def running(lookup: Lookup) -> Iterator[None]:
-    """Carriers that are made in this block belong together, and go by the rules of ``lookup``."""
-    before = _RUN.set(Run(lookup))
+def running(run: Run) -> Iterator[None]:
+    """Carriers that are made in this block belong together."""
+    before = _RUN.set(run)
     try:
         yield
     finally:
@@ -72,12 +128,23 @@ class Carrier(Tensor):
     def series(self) -> Series:
         if self.run is not _RUN.get():
             _refuse_other_run()
-        return self.carried
+        level, carried = 0 if self.run is None else self.run.level, self.carried
+        if not level:
+            return carried
+        rank = carried[0].dim()
+        return series.each(carried, lambda c: c if c.dim() == rank else hidden(c, level))
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if is_dynamo_compiling():
+            raise NotImplementedError  # so that it calls this as it is, without compiling our rules
+        if may_compile() and _inside_compiled_function():
+            refuse(
+                "torch.compile made this function, and what it makes has no rules; pass the "
+                "function or module as it was before, or give it a taylor_rule"
+            )
         run = _RUN.get()
         if run is None:
             _refuse_other_run()
@@ -112,12 +179,19 @@ def _arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 def carry(coefficients: Series) -> Any:
     """A tensor that carries a series, whose coefficients are brought to one shape and dtype."""
-    value = coefficients[0]
-    shape, dtype = value.shape, value.dtype
+    value, run = coefficients[0], _RUN.get()
+    shape, dtype, rank = value.shape, value.dtype, value.dim()
     for k, c in enumerate(coefficients):
-        if c is not None and (c.shape != shape or c.dtype != dtype):
-            coefficients[k] = c.to(dtype).expand(shape)
-    carrier: Any = value.as_subclass(Carrier)
+        if c is not None and (c.shape[c.dim() - rank :] != shape or c.dtype != dtype):
+            coefficients[k] = c.to(dtype).expand(*c.shape[: max(c.dim() - rank, 0)], *shape)
+    if run is not None and run.directions:
+        coefficients = run.finished(coefficients)
+    return carrier_of(coefficients)
+
+
+def carrier_of(coefficients: Series) -> Any:
+    """A tensor that carries a series, whose coefficients have one shape and dtype already."""
+    carrier: Any = coefficients[0].as_subclass(Carrier)
     carrier.carried, carrier.run = coefficients, _RUN.get()
     return carrier
 
@@ -136,13 +210,22 @@ def plain(func: Any, args: Any, kwargs: Any) -> Any:
 
 def refuse(reason: str) -> NoReturn:
     """Raise, and name the line of the user's code that is running."""
-    instruction = users_place()
-    if instruction is None:
+    source = users_source()
+    if source is None:
         raise NotImplementedError(f"derivatives: {reason} (place unknown)")
-    source = source_at(*instruction)
     line = line_of(source.file, source.line).strip()
     where = f"{Path(source.file).name}:{source.line}" + (f": {line}" if line else "")
     raise NotImplementedError(f"derivatives: {reason} ({where})")
+
+
+def _inside_compiled_function() -> bool:
+    """Whether f has called a compiled function, which is running."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") != _RUNS:
+        if is_of_compiled_function(frame):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _refuse_other_run() -> NoReturn:

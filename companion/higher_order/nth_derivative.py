@@ -10,7 +10,11 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from companion.graph.freeing import SHALLOW, fuse
-from companion.internals import running_pass, unseen_by_subclasses
+from companion.internals import (
+    running_pass,
+    takes_statistics_for_constants,
+    unseen_by_subclasses,
+)
 
 Edge = tuple[Node, int]  # a Node and which of its outputs
 
@@ -39,7 +43,8 @@ def nth_derivative(y: Tensor, x: Tensor, n: int) -> Tensor:
             ``x``; one of them is complex and the other real; the shapes differ; ``y`` is not
             elementwise or not holomorphic; a saved tensor it needs was freed; or the gradient from
             a custom Function is None, or for ``n`` of 2 or more has no graph to ``x``, being
-            constant or hiding it.
+            constant or hiding it; or for ``n`` of 3 or more there is a layer, batch or instance
+            norm between, for which torch has no such derivative (``derivatives`` has).
 
     Examples:
         >>> x = torch.tensor(2.0, requires_grad=True)
@@ -79,6 +84,8 @@ def nth_derivative(y: Tensor, x: Tensor, n: int) -> Tensor:
             if not paths:
                 return torch.zeros_like(x, dtype=y.dtype)
             _check_functions(derivative, x, paths, order, last=order == n)
+            if order < n:
+                _check_norms(paths, order)
             gradient = _vjp(derivative, x, torch.ones_like(derivative), create_graph=True)
             derivative = gradient.conj().resolve_conj()  # of a complex y, torch's is the conjugate
         if n > 0 and not derivative.any():
@@ -228,6 +235,17 @@ def _check_functions(y: Tensor, x: Tensor, paths: set[Edge], order: int, *, last
             f"{', '.join(sorted(hiding))} has no graph to x, so it is constant or hides how it "
             "depends on x; write the Function with torch operations, or let its backward compute "
             "from ctx.save_for_backward tensors, and check with torch.autograd.gradgradcheck"
+        )
+
+
+def _check_norms(paths: set[Edge], order: int) -> None:
+    """Raise if a formula on ``paths`` takes for constant what depends on ``x``."""
+    names = sorted({node.name() for node, _ in paths if takes_statistics_for_constants(node)})
+    if names:
+        raise ValueError(
+            f"cannot vouch for the derivative of order {order + 1}: the formula of "
+            f"{', '.join(names)} takes the mean and variance that were saved for constants; use "
+            "derivatives(f, x, order), or write the norm with mean() and rsqrt()"
         )
 
 

@@ -10,6 +10,7 @@ is where an argument stands: a position in args, or a name in kwargs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -18,8 +19,17 @@ import torch
 from torch.nn import functional as F
 
 import companion.higher_order.series as series
-from companion.higher_order.carrier import Carrier, Rule, carry, plain, refuse, value_of
+from companion.higher_order.carrier import (
+    Carrier,
+    Rule,
+    broadcasting,
+    carry,
+    plain,
+    refuse,
+    value_of,
+)
 from companion.higher_order.series import Coefficient, Series
+from companion.internals import nothing_hidden
 
 Tensor = torch.Tensor
 Slot = int | str
@@ -55,18 +65,24 @@ def elementwise(recurrence: Callable[[Series], Series]) -> Rule:
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
             refuse(f"{func.__name__} with more arguments than one")
-        a = args[0].series
-        if a[0].dtype in HALF:
-            return carry(recurrence(args[0].float().series)).to(a[0].dtype)
-        return carry(recurrence(a))
+        dtype, run = value_of(args[0]).dtype, args[0].run
+        a = args[0].float().series if dtype in HALF else args[0].series
+        rank = a[0].dim()
+        if len(a) == 3 and a[1] is not None and a[1].dim() > rank:
+            result = carry(series.chain(recurrence, a, lambda square: run.mean(square, rank)))
+        else:
+            result = carry(recurrence(a))
+        return result.to(dtype) if dtype in HALF else result
 
-    return rule
+    return broadcasting(rule)
 
 
 # ---- linear in one argument
 
-# A coefficient may be laid out in another way than the value.
-_ANY_STRIDES: dict[str, Callable[..., Any]] = {
+# A coefficient may be laid out in another way than the value, and some have no rule of vmap.
+_FOR_COEFFICIENTS: dict[str, Callable[..., Any]] = {
+    "moveaxis": torch.movedim,
+    "take": lambda c, index: c.reshape(-1)[index],
     "view": Tensor.reshape,
     "view_as": Tensor.reshape_as,
     "view_as_complex": lambda c: torch.view_as_complex(c.contiguous()),
@@ -79,7 +95,7 @@ def linear(func: Any, args: Any, kwargs: Any) -> Any:
         refuse(f"{func.__name__} with a series in another argument than the first")
     if func.__name__ == "view" and (isinstance(args[-1], torch.dtype) or "dtype" in kwargs):
         refuse("view as another dtype; use to()")
-    func = _ANY_STRIDES.get(func.__name__, func)
+    func = _FOR_COEFFICIENTS.get(func.__name__, func)
     return _linear_in(0, func, args, kwargs)
 
 
@@ -192,7 +208,7 @@ def _slopes(func: Any, args: Any, kwargs: Any, points: Mapping[Any, Tensor]) -> 
     """The gradients of the sum of a function by the arguments in some slots, as constants."""
     if any(point.is_complex() for point in points.values()):
         refuse(f"{func.__name__} of complex numbers, which has no derivative")
-    with torch.inference_mode(False), torch.enable_grad():
+    with nothing_hidden(), torch.inference_mode(False), torch.enable_grad():
         leaves = {slot: point.detach().clone().requires_grad_() for slot, point in points.items()}
         others = {
             slot: argument.detach().clone()
@@ -360,13 +376,14 @@ def multilinear(func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
     if len(slots) == 1:
         return _linear_in(slots[0], func, args, kwargs)
-    first = series_in(slots[0], args, kwargs)
-    total: Series = [None] * len(first)
-    for j, c in enumerate(first):
-        if c is not None:
-            part = call_with(func, args, kwargs, {slots[0]: c}).series  # comes here again
-            for k in range(len(first) - j):
-                total[j + k] = series.plus(total[j + k], part[k])
+    factors = [series_in(slot, args, kwargs) for slot in slots]
+    total: Series = [None] * len(factors[0])
+    known = [[k for k, c in enumerate(a) if c is not None] for a in factors]
+    for numbers in itertools.product(*known):
+        order = sum(numbers)
+        if order < len(total):
+            new = {slot: a[k] for slot, a, k in zip(slots, factors, numbers, strict=True)}
+            total[order] = series.plus(total[order], call_with(func, args, kwargs, new))
     return carry(total)
 
 
@@ -377,10 +394,17 @@ def matmul(func: Any, args: Any, kwargs: Any) -> Any:
     return multilinear(func, args, kwargs)
 
 
+@broadcasting
 def linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, weight: Any, bias: Any = None) -> Any:
-        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.dim():
-            result = carry(series.stacked(input.series, lambda rows: F.linear(rows, weight)))
+        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and value_of(input).dim():
+            a = input.series
+            rank = a[0].dim()
+            rows = series.stacked(a, lambda c: F.linear(series.narrow(c, rank), weight))
+            if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:
+                rows[0] = rows[0] + bias
+                bias = None
+            result = carry(rows)
         else:
             result = multilinear(func, (input, weight), {})
         return result if bias is None else result + bias

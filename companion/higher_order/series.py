@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from companion.internals import is_batched
+
 Tensor = torch.Tensor
 Coefficient = Tensor | None
 Series = list[Any]  # of Coefficient; the first is never None
@@ -36,8 +38,16 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
     for j in range(low, high + 1):
         p, q = a[j], b[k - j]
         if p is not None and q is not None:
-            total = p * q if total is None else total.addcmul_(p, q)
+            total = p * q if total is None else plus_product(total, p, q)
     return total
+
+
+def plus_product(total: Tensor, p: Tensor, q: Tensor, factor: float = 1.0) -> Tensor:
+    """``total + factor * p * q``, in the memory of the total where that can be."""
+    rank = total.dim()
+    if p.dim() > rank or q.dim() > rank or any(map(is_batched, (total, p, q))):
+        return torch.addcmul(total, p, q, value=factor)  # of many directions
+    return total.addcmul_(p, q, value=factor)
 
 
 def spread(
@@ -58,7 +68,7 @@ def spread(
         if y[m] is None:  # in one pass over memory, where p * w * factor takes two
             y[m] = torch.addcmul(zero, p, w, value=sign * j / m)
         else:
-            y[m].addcmul_(p, w, value=sign * j / m)
+            y[m] = plus_product(y[m], p, w, sign * j / m)
 
 
 def terms_of(a: Series) -> Terms:
@@ -80,11 +90,11 @@ def square_at(
             if total is None:
                 total = torch.addcmul(zero, p, q, value=2)
             else:
-                total.addcmul_(p, q, value=2)
+                total = plus_product(total, p, q, 2)
     middle = a[k // 2] if k == 2 * half and half >= low else None
     if middle is None:
         return total
-    return middle * middle if total is None else total.addcmul_(middle, middle)
+    return middle * middle if total is None else plus_product(total, middle, middle)
 
 
 def plus(p: Coefficient, q: Coefficient) -> Coefficient:
@@ -105,6 +115,29 @@ def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
 
 
 # ---- arithmetic
+
+
+def chain(outer: Callable[[Series], Series], a: Series, mean: Callable[[Tensor], Tensor]) -> Series:
+    """An elementary function of a series of order 2, along many directions, by the chain rule.
+
+    That is much less work than its recurrence along each of them. ``mean`` is over the directions.
+    """
+    y0, y1, y2 = outer([a[0], a[0].new_ones(()), None])
+    slope = narrow(a[1], a[0].dim())
+    bend = None if y2 is None else mean(slope * slope) * y2
+    return [y0, times(slope, y1), plus(times(a[2], y1), bend)]
+
+
+def narrow(c: Tensor, rank: int) -> Tensor:
+    """A coefficient along many directions, without repeating what is the same in all rows.
+
+    So the directions themselves are at first. Operations that broadcast need no more. The value
+    has ``rank`` dimensions, and a coefficient that is the same in all directions has no more.
+    """
+    strides = c.stride()[1:-1] if c.dim() > rank else ()
+    if all(strides):
+        return c
+    return c[(slice(None), *[slice(None if stride else 1) for stride in strides])]
 
 
 def add(a: Series, b: Series, alpha: Any = 1) -> Series:
@@ -347,8 +380,8 @@ def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
 
     Large ones are not copied together, which would take longer than it saves.
     """
-    if a[0].numel() >= 4096:
-        return each(a, of)
     known = [p for p in a if p is not None]
+    if a[0].numel() >= 4096 or any(is_batched(p) or p.shape != a[0].shape for p in known):
+        return each(a, of)
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]

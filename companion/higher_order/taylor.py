@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 import companion.higher_order.series as series
-from companion.higher_order.carrier import Carrier, carry, running
+from companion.higher_order.carrier import Carrier, Run, carrier_of, running
 from companion.higher_order.series import Series
 from companion.higher_order.table import lookup
 
@@ -20,13 +21,19 @@ Tensor = torch.Tensor
 
 
 def derivatives(
-    f: Callable[[Tensor], Tensor], x: Tensor, order: int, *, direction: Tensor | None = None
+    f: Callable[..., Tensor],
+    x: Tensor | tuple[Tensor, ...],
+    order: int,
+    *,
+    direction: Tensor | tuple[Tensor, ...] | None = None,
+    normalized: bool = False,
 ) -> Tensor:
     """The value of a function and its derivatives of the orders 1 to ``order``, in one run of it.
 
     For a function that works element by element, the k-th derivative at each element. For any
     other, the k-th derivative of ``f(x + t * direction)`` by t at 0. The cost grows with the square
-    of the order, where nested reverse mode multiplies it with each order.
+    of the order, where nested reverse mode multiplies it with each order. Of a function of several
+    tensors, ``x`` is a tuple of them, and so is ``direction``: ``f(x + t * u, y + t * v)``.
 
     ``f`` runs once, unchanged: operators, methods, ``torch.*``, modules, loops and branches, which
     go by the value. What ``f`` computes with ``detach()`` counts as constant, and so do whole
@@ -39,12 +46,15 @@ def derivatives(
     torch chooses, and above its threshold ``softplus`` is a straight line, as in torch.
 
     Args:
-        f: takes a tensor and returns one.
-        x: where, of any shape, floating or complex. If it requires grad, or a parameter of ``f``
-            does, the derivatives can be differentiated in turn.
+        f: takes a tensor, or as many as ``x`` has, and returns one.
+        x: where, of any shape, floating or complex; a tuple for several arguments of ``f``. If it
+            requires grad, or a parameter of ``f`` does, the derivatives can be differentiated in
+            turn.
         order: up to which, 0 to 170. Above 34 in float32, and above 8 in float16, the factor k!
             overflows, and the derivative comes out infinite or NaN.
-        direction: of the shape of ``x``; ones by default.
+        direction: of the shape of ``x``, a tuple if that is one; ones by default. Zeros for an
+            argument hold it fixed.
+        normalized: leave out the factor k!, which gives the coefficients of the Taylor series.
 
     Returns:
         A tensor of shape ``(order + 1, *f(x).shape)`` and the dtype of ``f(x)``.
@@ -53,7 +63,8 @@ def derivatives(
         NotImplementedError: ``f`` uses an operation without a rule, one in place, one that leaves
             torch (``.item()``, ``.numpy()``), or one that goes around the rules (a custom
             ``Function``, ``torch.func``, ``no_grad`` inside ``f``, ``derivatives`` of what already
-            carries a series). The message says which, and on which line.
+            carries a series), or one that ``torch.compile`` made. The message says which, and on
+            which line.
         TypeError: an argument, or what ``f`` returns, is of the wrong type.
         ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
 
@@ -61,30 +72,43 @@ def derivatives(
         >>> x = torch.tensor(1.0, dtype=torch.float64)
         >>> derivatives(lambda x: torch.sigmoid(x) ** 2, x, 4)
         tensor([ 0.5344,  0.2875, -0.0555, -0.1588,  0.1745], dtype=torch.float64)
+        >>> derivatives(torch.exp, x * 0, 4, normalized=True)
+        tensor([1.0000, 1.0000, 0.5000, 0.1667, 0.0417], dtype=torch.float64)
+        >>> derivatives(lambda x, y: x * y**2, (x, x), 3)
+        tensor([1., 3., 6., 6.], dtype=torch.float64)
 
     Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13.
     """
-    _check_function(f, x)
-    _check_order(order)
-    start = [x, _direction(x, direction), *[None] * (order - 1)][: order + 1]
-    return _times_factorials(_series_of(f, start))
+    points = x if isinstance(x, tuple) else (x,)
+    check_function(f, points)
+    check_order(order)
+    starts = [
+        [point, along, *[None] * (order - 1)][: order + 1]
+        for point, along in zip(points, _directions(x, points, direction), strict=True)
+    ]
+    coefficients = series_of(f, starts, Run(lookup))
+    return series.filled(coefficients) if normalized else _times_factorials(coefficients)
 
 
-def _check_function(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Raise unless these are a function and a tensor that it can be differentiated by."""
+def check_function(f: Callable[..., Tensor], points: tuple[Tensor, ...]) -> None:
+    """Raise unless these are a function and tensors that it can be differentiated by."""
     if not callable(f):
         raise TypeError(f"f must be a function of a tensor, got {type(f).__name__}")
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
-    if isinstance(x, Carrier):
-        raise TypeError(
-            "x carries a series already: f itself calls derivatives; ask for a higher order instead"
-        )
-    if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(f"x must be floating or complex, got {x.dtype}; pass x.double()")
+    if not points:
+        raise ValueError("x must hold at least one tensor, got an empty tuple")
+    for x in points:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}")
+        if isinstance(x, Carrier):
+            raise TypeError(
+                "x carries a series already: f itself calls derivatives; ask for a higher order "
+                "instead"
+            )
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(f"x must be floating or complex, got {x.dtype}; pass x.double()")
 
 
-def _check_order(order: int) -> None:
+def check_order(order: int) -> None:
     if isinstance(order, bool) or not isinstance(order, int):
         raise TypeError(f"order must be an int, got {type(order).__name__}")
     if order < 0:
@@ -93,10 +117,17 @@ def _check_order(order: int) -> None:
         raise ValueError(f"order must be 170 or less, got {order}; 171! is no float64")
 
 
-def _direction(x: Tensor, direction: Tensor | None) -> Tensor:
-    """The direction in the dtype of ``x``; ones by default."""
+def _directions(x: Any, points: tuple[Tensor, ...], direction: Any) -> list[Tensor]:
+    """The direction of each argument, in its dtype; ones by default."""
     if direction is None:
-        return torch.ones_like(x)
+        return [torch.ones_like(point) for point in points]
+    directions = direction if isinstance(x, tuple) else (direction,)
+    if not isinstance(directions, tuple) or len(directions) != len(points):
+        raise TypeError(f"direction must be a tuple of {len(points)} tensors, as x is one")
+    return [_direction(point, along) for point, along in zip(points, directions, strict=True)]
+
+
+def _direction(x: Tensor, direction: Any) -> Tensor:
     if not isinstance(direction, Tensor):
         raise TypeError(f"direction must be a tensor, got {type(direction).__name__}")
     if direction.shape != x.shape:
@@ -108,15 +139,15 @@ def _direction(x: Tensor, direction: Tensor | None) -> Tensor:
     return direction.to(x.dtype)
 
 
-def _series_of(f: Callable[[Tensor], Tensor], start: Series) -> Series:
-    """The series of ``f`` of a series, in one run of ``f``."""
-    with running(lookup):
-        carrier = carry(start)
+def series_of(f: Callable[..., Tensor], starts: list[Series], run: Run) -> Series:
+    """The series of ``f`` of some series, in a run of ``f``."""
+    with running(run):
+        carriers = [carrier_of(start) for start in starts]
         with torch.enable_grad():
-            y = f(carrier)
+            y = f(*carriers)
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-        return y.series if isinstance(y, Carrier) else series.constant(y, len(start) - 1)
+        return y.series if isinstance(y, Carrier) else series.constant(y, len(starts[0]) - 1)
 
 
 def _times_factorials(coefficients: Series) -> Tensor:

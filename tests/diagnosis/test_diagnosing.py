@@ -21,11 +21,13 @@ import torchgen
 from pytest_codeblocks.main import extract_from_file
 from torch import nn
 from torch.autograd import Function
+from torch.distributions import Bernoulli, Categorical, Gamma, Normal
 from torch.utils.checkpoint import checkpoint
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 from companion import Diagnosis, Finding, Graph, diagnose, watch
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
+from companion.graph.saved import peek
 from tests.programs import Once, Square
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +251,10 @@ def of_no_second_derivative():
     q = torch.ones(1, 2, 4, 8, requires_grad=True)
     y = nn.functional.scaled_dot_product_attention(q, q, q)
     (g,) = torch.autograd.grad(y.sum(), q, create_graph=True)
-    message = "backward() will raise at a Node without a formula"
+    message = (
+        "backward() will raise at a Node without a formula for the derivative of "
+        "ScaledDotProductFlashAttentionForCpuBackward0, a fused attention"
+    )
     return g.sum(), [q], "not-implemented", message
 
 
@@ -645,8 +650,8 @@ F = nn.functional
 FLAT = [
     (lambda x: x.clamp(0, 1), (2, -3), (2, 0.5), "outside of the bounds of clamp"),
     (lambda x: x.clamp(max=ONE), (2, 3), (2, 0.5), "outside of the bounds of clamp"),
-    (lambda x: x.clamp_max(1), (2, 3), (2, 1), "above the bound of clamp"),
-    (lambda x: x.clamp_min(0), (-2, -3), (-2, 0), "below the bound of clamp"),
+    (lambda x: x.clamp_max(1), (2, 3), (2, 0.5), "above the bound of clamp"),
+    (lambda x: x.clamp_min(0), (-2, -3), (-2, 1), "below the bound of clamp"),
     (F.hardtanh, (2, -1), (2, 0.5), "outside of the bounds of hardtanh"),
     (F.relu6, (7, 0), (7, 1), "outside of the bounds of hardtanh"),
     (F.hardsigmoid, (3, -4), (3, 0), "hardsigmoid is at 0 or 1"),
@@ -689,6 +694,29 @@ def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, wh
 @pytest.mark.parametrize(
     "f",
     [
+        lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(0, 0),
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp_min(0),
+        lambda x: x.clamp_max(1),
+        lambda x: x.clamp(0 * ONE, ONE),
+        lambda x: x.clamp(max=ONE),
+        lambda x: F.hardtanh(x, 0, 1),
+        F.relu6,
+    ],
+)
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (0, 1)])
+def test_at_a_bound_a_gradient_is_told_to_be_zero_just_if_it_is(f, at):
+    x = leaf(*at)
+    loss = (f(x) * torch.tensor([1.0, 3.0])).sum()
+    told = codes(diagnose(loss, x))
+    loss.backward()
+    assert told == ([] if x.grad.any() else ["zero-derivative"])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
         lambda x: (x + ONE) - 2 * x,
         lambda x: torch.add(x, x, alpha=2) - x,
         lambda x: (x + x) - x,
@@ -724,7 +752,7 @@ def test_the_reason_told_is_that_of_an_edge_on_the_way_to_the_input():
 def test_one_finding_tells_of_all_inputs_that_a_node_cuts_off():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Softmax(dim=1))
     (found,) = diagnose(model(torch.ones(2, 3)).pow(2).sum(), *model.parameters())
-    assert "every path to input 0, input 1, input 2 and 1 more passes" in found.message
+    assert "every path to 4 parameters (0.weight, 0.bias and 2 more) passes" in found.message
     assert found.message.endswith("(softmax over one element): so are their gradients")
     assert "sigmoid" in found.cure
 
@@ -902,12 +930,10 @@ def test_a_diagnosis_reads_as_advice():
 
 
 def test_an_input_is_called_by_its_variable_or_by_its_place_and_shape():
-    model = nn.Linear(2, 3)
-    messages = [found.message for found in diagnose(leaf(1).sum(), *model.parameters())]
-    assert messages == [
-        "input 0, of shape (3, 2), is not in the graph of the output: its .grad stays None",
-        "input 1, of shape (3,), is not in the graph of the output: its .grad stays None",
-    ]
+    w, others, loss = leaf(1), [leaf(1, 2, 3)], leaf(2, 3).sum()
+    text = "is not in the graph of the output: its .grad stays None"
+    assert diagnose(loss, w)[0].message == f"w {text}"
+    assert diagnose(loss, *others)[0].message == f"input 0, of shape (3,), {text}"
 
 
 # ---- errors of the function
@@ -919,10 +945,10 @@ def test_inputs_that_are_no_tensors_are_refused_with_a_cure():
     with pytest.raises(TypeError) as caught:
         diagnose(loss, list(model.parameters()))
     assert str(caught.value) == (
-        "input 0 must be a tensor, got list; unpack lists and generators with a star: "
-        "diagnose(loss, *model.parameters())"
+        "input 0 must be a tensor or a module, got list; give the module itself, diagnose(loss, "
+        "model), or unpack lists and generators with a star: diagnose(loss, *tensors)"
     )
-    with pytest.raises(TypeError, match="^input 1 must be a tensor, got generator"):
+    with pytest.raises(TypeError, match="^input 1 must be a tensor or a module, got generator"):
         diagnose(loss, model.weight, model.parameters())
 
 
@@ -1104,8 +1130,8 @@ def test_parameters_in_a_reentrant_checkpoint_are_no_error():
     loss = checkpoint(model, x, use_reentrant=True).sum()
     diagnosis = diagnose(loss, x, *model.parameters())
     assert diagnosis.ok
-    messages = [found.message for found in diagnosis if found.code == "unused-input"]
-    assert len(messages) == 2 and all("use_reentrant=True" in message for message in messages)
+    (message,) = [found.message for found in diagnosis if found.code == "unused-input"]
+    assert "weight and bias" in message and "use_reentrant=True" in message
     assert really(loss, x, *model.parameters())
 
 
@@ -1282,3 +1308,70 @@ def test_a_cut_that_reached_the_output_once_is_not_told_as_unknown():
     findings = [found for found in diagnose(total, x, watch=watched) if found.code == "left-torch"]
     assert [found.severity for found in findings] == ["warning", "info"]
     assert "not known" not in findings[0].message and "not known" in findings[1].message
+
+
+def test_a_number_in_place_of_a_tensor_has_no_slot():
+    index = torch.tensor([[0, 1, 2]])
+    for f in (lambda x: torch.ops.aten.sub.Scalar(x, 1.0), lambda x: x.scatter(0, index, 2.0)):
+        x = torch.rand(3, 3, requires_grad=True)
+        loss = f(x).sum()
+        assert not diagnose(loss, x)
+        assert really(loss, x)
+
+
+def test_the_sign_of_a_complex_number_turns_with_it_and_sends_no_zeros():
+    z = torch.tensor([1 + 2j], requires_grad=True)
+    output = torch.sgn(z).real.sum()
+    assert codes(diagnose(output, z)) == ["complex-conjugate"]
+    assert torch.autograd.grad(output, z)[0].abs() > 0
+    x = leaf(1, 2)
+    assert codes(diagnose(torch.sgn(x).sum(), x)) == ["zero-derivative"]
+
+
+def test_what_ctc_loss_left_unset_is_not_told():
+    x = torch.randn(50, 3, 20, requires_grad=True)
+    targets, lengths = torch.randint(1, 20, (3, 30)), torch.tensor([30, 25, 20])
+    loss = nn.CTCLoss()(x.log_softmax(2), targets, torch.tensor([50, 50, 50]), lengths)
+    (node,) = [n for n in Graph.of(loss).nodes if n.name == "CtcLossBackward0"]
+    alpha = peek(node.grad_fn).values["result1"]
+    alpha.data[2, :, -1] = torch.nan  # of the target of 20, where the longest has 30
+    assert not diagnose(loss, x)
+    loss.backward()
+    assert x.grad.isfinite().all()
+
+
+def test_a_jagged_output_of_one_element_is_one():
+    x = torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged, requires_grad=True)
+    assert "non-scalar" not in codes(diagnose(x * 2, x))
+    assert really(x * 2, x)
+
+
+SAMPLED = {
+    "normal": lambda p: Normal(p, 1.0).sample(),
+    "bernoulli": lambda p: Bernoulli(p.sigmoid()).sample(),
+    "categorical": lambda p: Categorical(logits=p).sample().float(),
+    "gamma": lambda p: Gamma(p.exp(), 1.0).sample((2,)),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_what_was_sampled_is_told_with_the_cures_of_a_sample(kind):
+    p = torch.rand(3, 4, requires_grad=True)
+    with watch() as watched:
+        loss = SAMPLED[kind](p).sum() + p.sum()
+    (found,) = diagnose(loss, p, watch=watched)
+    assert found.message.startswith("sample() draws without a graph")
+    assert "rsample()" in found.cure and "log_prob" in found.cure
+    with watch() as watched:
+        loss = Normal(p, 1.0).rsample().sum() + p.sum()
+    assert not diagnose(loss, p, watch=watched)
+
+
+def test_what_no_grad_covers_beside_a_sample_is_told_as_such():
+    p = torch.rand(3, 4, requires_grad=True)
+    with watch() as watched:
+        with torch.no_grad():
+            factor = p * 2
+        loss = (factor * p).sum()
+    (found,) = diagnose(loss, p, watch=watched)
+    assert "torch.no_grad" in found.message

@@ -292,7 +292,8 @@ RAISED = [
     (
         attention_twice,
         "not-implemented",
-        "aten::_scaled_dot_product_flash_attention_for_cpu_backward has no derivative formula",
+        "_scaled_dot_product_flash_attention_for_cpu_backward, the backward of a fused attention, "
+        "has no derivative formula",
     ),
     (register, "not-implemented", "course.double.default has no derivative formula"),
     (

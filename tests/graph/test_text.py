@@ -1,5 +1,7 @@
 """text.py: what walk_grad_fn prints, and what it refuses."""
 
+import io
+
 import pytest
 import torch
 
@@ -190,3 +192,24 @@ def test_a_node_that_is_shown_on_another_way_is_not_counted_as_hidden():
     lines = list(indented(Graph.of(s.sin().sin() + s), 2))
     assert any("... (max depth reached)" in line for line in lines)
     assert not any("not shown" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-8", "  input[0] → AccumulateGrad (α é)\n"),
+        ("cp932", "  input[0] -> AccumulateGrad (α \\xe9)\n"),  # which has an arrow, and no é
+        ("cp1252", "  input[0] -> AccumulateGrad (\\u03b1 é)\n"),
+        ("ascii", "  input[0] -> AccumulateGrad (\\u03b1 \\xe9)\n"),
+    ],
+)
+def test_what_the_encoding_of_the_terminal_lacks_is_written_otherwise(encoding, line, monkeypatch):
+    names = {"α é": torch.ones(2, requires_grad=True)}
+    fn = Graph.of(names["α é"].exp(), names=names)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline="\n")
+    monkeypatch.setattr("companion.graph.text.Graph.of", lambda _: fn)
+    monkeypatch.setattr("sys.stdout", stream)
+    walk_grad_fn(fn)
+    monkeypatch.undo()
+    stream.flush()
+    assert stream.buffer.getvalue().decode(encoding) == f"ExpBackward0\n{line}"

@@ -1,15 +1,22 @@
 """nth_derivative.py: orders, exact zeros, and everything that must be refused."""
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import mpmath
 import numpy
 import pytest
 import torch
+import torchgen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
+from companion import internals
 from companion.higher_order.nth_derivative import nth_derivative
 from tests.programs import GivesNone, Once, Twice
 
@@ -807,3 +814,89 @@ def test_a_function_that_saves_its_input_has_every_derivative_and_then_zeros(n):
     torch.testing.assert_close(
         nth_derivative(OpenCube.apply(OpenCube.apply(x)), x, n), nth_derivative(x**9, x, n)
     )
+
+
+# ---- layers whose second derivative has no graph of all that it depends on
+
+
+class As(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(len(x), *self.shape)
+
+
+BATCH_NORM = nn.BatchNorm1d(8)
+BATCH_NORM.running_mean.add_(0.3)
+LAYERS = {
+    "nn.LayerNorm": nn.LayerNorm(8),
+    "nn.InstanceNorm1d": nn.Sequential(As(2, 4), nn.InstanceNorm1d(2), As(8)),
+    "nn.InstanceNorm2d": nn.Sequential(As(2, 2, 2), nn.InstanceNorm2d(2), As(8)),
+    "nn.BatchNorm1d in evaluation": BATCH_NORM.eval(),
+    "nn.GroupNorm": nn.GroupNorm(2, 8),
+    "nn.RMSNorm": nn.RMSNorm(8),
+    "nn.LocalResponseNorm": nn.Sequential(As(8, 1), nn.LocalResponseNorm(2), As(8)),
+    "F.normalize": type("Normalize", (nn.Module,), {"forward": lambda self, x: F.normalize(x)})(),
+    "by hand": type(
+        "LayerNorm",
+        (nn.Module,),
+        {"forward": lambda self, x: (x - x.mean(-1, True)) * (x.var(-1, keepdim=True) + 1).rsqrt()},
+    )(),
+    "nn.Conv1d": nn.Sequential(As(2, 4), nn.Conv1d(2, 2, 3, padding=1), As(8)),
+    "nn.AvgPool1d": nn.Sequential(As(2, 4), nn.AvgPool1d(2), As(4), nn.Linear(4, 8)),
+    "nn.MaxPool1d": nn.Sequential(As(2, 4), nn.MaxPool1d(2), As(4), nn.Linear(4, 8)),
+    "nn.Bilinear": type(
+        "Product",
+        (nn.Module,),
+        {"forward": lambda self, x: F.bilinear(x, x, torch.ones(8, 8, 8, dtype=x.dtype) / 9)},
+    )(),
+    **{
+        f"nn.{kind.__name__}": kind()
+        for kind in (nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid)
+        + (nn.LogSigmoid, nn.Softsign, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU)
+    },
+    "nn.GLU": nn.Sequential(nn.GLU(), nn.Linear(4, 8)),
+    "nn.Softmax": nn.Softmax(-1),
+    "nn.LogSoftmax": nn.LogSoftmax(-1),
+}
+WITHOUT = {"nn.LayerNorm", "nn.InstanceNorm1d", "nn.InstanceNorm2d"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_third_derivative_is_that_of_finite_differences_or_is_refused(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), LAYERS[name], nn.Tanh(), nn.Linear(8, 1))
+    net = net.double()
+    x, h = torch.linspace(-1, 1, 6, dtype=torch.float64)[:, None], 1e-5
+
+    def second(x):
+        x = x.requires_grad_()
+        return nth_derivative(net(x), x, 2).detach()
+
+    expected = (second(x + h) - second(x - h)) / (2 * h)
+    leaf = x.requires_grad_()
+    if name in WITHOUT:
+        for order in (3, 4):
+            message = r"of order 3: the formula of Native\w+NormBackwardBackward0 .* derivatives\("
+            with pytest.raises(ValueError, match=message):
+                nth_derivative(net(leaf), leaf, order)
+    else:
+        found = nth_derivative(net(leaf), leaf, 3).detach()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_formula_that_takes_saved_statistics_for_constants_is_known():
+    packaged = Path(torchgen.__file__).parent / "packaged"
+    native = packaged / "ATen/native"
+    files = packaged / "autograd/derivatives.yaml", native / "native_functions.yaml"
+    infos, _ = load_derivatives(*map(str, files), str(native / "tags.yaml"))
+    taken = re.compile(r"double_backward\(.*(save_mean|rstd)")
+    found = {
+        info.op
+        for kinds in infos.values()
+        for info in kinds.values()
+        if any(taken.search(derivative.formula) for derivative in info.derivatives)
+    }
+    assert found == internals.OF_BACKWARDS_OF_NORMS

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F
 
-from companion import derivatives, nth_derivative
+from companion import derivatives, laplacian, nth_derivative
 from companion.higher_order import carrier, table
 from tests.programs import programs, run
 
@@ -1222,6 +1222,111 @@ def test_a_wrong_argument_is_refused():
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_normalized_leaves_out_the_factorials():
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    f = lambda x: x.sin() * x  # noqa: E731
+    factorials = torch.tensor([math.factorial(k) for k in range(9)], dtype=torch.float64)
+    expected = derivatives(f, x, 8) / factorials.view(-1, 1)
+    torch.testing.assert_close(derivatives(f, x, 8, normalized=True), expected)
+    assert derivatives(f, x.float(), 60, normalized=True).isfinite().all()  # 60! is no float32
+
+
+# ---- several arguments
+
+
+def both(x, y):
+    return (x * y.exp()).sum(0) - y**3
+
+
+def test_several_arguments_move_together_along_their_directions():
+    u, zero = torch.linspace(-1, 1, 3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    got = derivatives(both, (X, V), 4, direction=(X.cos(), u))
+    expected = jets(lambda t: both(X + t * X.cos(), V + t * u), zero, 4, zero + 1)
+    torch.testing.assert_close(got, expected)
+    got = derivatives(both, (X, V), 3)
+    torch.testing.assert_close(got, jets(lambda t: both(X + t, V + t), zero, 3, zero + 1))
+
+
+def test_an_argument_with_zeros_for_a_direction_is_held_fixed():
+    got = derivatives(both, (X, V), 3, direction=(torch.zeros_like(X), torch.ones_like(V)))
+    torch.testing.assert_close(got, derivatives(lambda y: both(X, y), V, 3))
+
+
+def test_a_tuple_of_one_is_as_the_tensor_itself():
+    torch.testing.assert_close(derivatives(torch.sin, (X,), 3), derivatives(torch.sin, X, 3))
+    got = derivatives(torch.sin, (X,), 3, direction=(Y,))
+    torch.testing.assert_close(got, derivatives(torch.sin, X, 3, direction=Y))
+
+
+def test_wrong_tuples_are_refused():
+    x = torch.ones(2)
+    for error, message, call in (
+        (ValueError, "at least one tensor, got an empty", lambda: derivatives(torch.sin, (), 1)),
+        (TypeError, "x must be a tensor, got int", lambda: derivatives(torch.add, (x, 1), 1)),
+        (TypeError, "x must be floating", lambda: derivatives(torch.add, (x, x.long()), 1)),
+        (
+            TypeError,
+            "direction must be a tuple of 2 tensors",
+            lambda: derivatives(torch.add, (x, x), 1, direction=x),
+        ),
+        (
+            TypeError,
+            "direction must be a tuple of 2 tensors",
+            lambda: derivatives(torch.add, (x, x), 1, direction=(x,)),
+        ),
+        (
+            ValueError,
+            r"the shape of x, \(2,\), got \(3,\)",
+            lambda: derivatives(torch.add, (x, x), 1, direction=(x, torch.ones(3))),
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+
+
+# ---- compiled functions
+
+
+def curve(x):
+    return torch.sin(x) * x
+
+
+def compiled_inside():
+    inside = torch.compile(curve, backend="eager")
+    return lambda x: inside(x + 1) * 2
+
+
+COMPILED = {
+    "a function": lambda: torch.compile(curve, backend="eager"),
+    "a module": lambda: torch.compile(nn.Linear(3, 3), backend="eager"),
+    "inside of f": compiled_inside,
+    "for aot autograd": lambda: torch.compile(curve, backend="aot_eager"),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_torch_compile_made_is_refused(name):
+    f, x = COMPILED[name](), torch.rand(2, 3)
+    with pytest.raises(NotImplementedError, match="torch.compile made this function"):
+        derivatives(f, x, 2)
+    with pytest.raises(NotImplementedError, match="torch.compile made this function"):
+        laplacian(f, x)
+    assert f(x).shape == x.shape  # for tensors it is as it was
+    torch.testing.assert_close(derivatives(curve, x, 2), nested(curve, x, 2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_function_may_call_derivatives():
+    @torch.compile(backend="eager")
+    def slope(x):
+        torch._dynamo.graph_break()
+        return derivatives(curve, x, 1)[1]
+
+    x = torch.rand(3)
+    torch.testing.assert_close(slope(x), nested(curve, x, 1)[1])
 
 
 def test_an_error_of_f_comes_out_as_it_is():

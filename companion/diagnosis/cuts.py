@@ -1,0 +1,83 @@
+"""The cuts that a watch saw, each with the inputs that get no gradient because of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from companion.diagnosis.case import Case, Input
+from companion.diagnosis.folding import names_of_all
+from companion.findings import Finding, Severity, cut_message, finding
+from companion.forward.tracing import cuts_taking
+from companion.forward.watching import Cut
+from companion.naming import is_tensor
+
+_SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
+
+
+def about_the_cuts(case: Case) -> Iterator[Finding]:
+    """A finding for each line with cuts that reach the output, and for those that may reach it.
+
+    A cut that a library made is told if an input, or the output, has no gradient because of it.
+    """
+    if case.watch is None:
+        return
+    behind = defaultdict[int, list[Input]](list)
+    for given, cut in case.behind_a_cut.items():
+        behind[cut.index].append(given)
+    taking = _taking_from_inputs(case)
+    for cuts in _by_line(case.cuts_reaching):
+        inputs = [given for cut in cuts for given in behind[cut.index]]
+        if inputs:
+            yield _harmful(cuts, inputs)
+        elif case.graph is not None and all(cut.by_library for cut in cuts):
+            continue
+        elif case.graph is not None and not any(cut.index in taking for cut in cuts):
+            yield _told(cuts, "; none of the inputs went into that", "info")
+        else:
+            yield _told(cuts)
+    # What became of a number in Python, or of an array in NumPy, nobody followed.
+    reached = {cut.index for cut in case.cuts_reaching}
+    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
+    for cuts in _by_line(cut for cut in lost if not cut.by_library):
+        yield _told(cuts, "; whether it came back into the output is not known", "info")
+
+
+def _taking_from_inputs(case: Case) -> set[int]:
+    """The cuts that values of the inputs went into; all of them where no inputs were given."""
+    cuts, tensors = case.cuts_reaching, [given.tensor for given in case.inputs]
+    if cuts and case.watch and tensors and all(map(is_tensor, tensors)):
+        cuts = cuts_taking(case.watch, tensors, cuts)
+    return {cut.index for cut in cuts}
+
+
+def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
+    """The cuts that are told in one finding: of one kind, on one line."""
+    lines = dict[object, list[Cut]]()
+    for cut in cuts:
+        key = cut.code, cut.source, "" if cut.code in _SWITCHED else cut.message
+        lines.setdefault(key, []).append(cut)
+    return lines.values()
+
+
+def _told(cuts: list[Cut], end: str = "", severity: Severity | None = None) -> Finding:
+    """One finding for all the times that a line ran."""
+    message = _message(cuts) + end
+    return finding(cuts[0].code, message, severity=severity, source=cuts[0].source)
+
+
+def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:
+    """A finding for a line that keeps inputs from their gradients."""
+    message = _message(cuts).partition(";")[0]  # what follows says that it may be harmless
+    s = "s" * (len(inputs) == 1)
+    message += f", and so {names_of_all(inputs)} get{s} no gradient"
+    code, source = cuts[0].code, cuts[0].source
+    return finding(code, message, severity="error", source=source, variant="harmful")
+
+
+def _message(cuts: list[Cut]) -> str:
+    times = f" ({len(cuts)} times)" if len(cuts) > 1 else ""
+    called = list(dict.fromkeys(cut.operation.called for cut in cuts))
+    if len(called) == 1:
+        return cuts[0].message + times
+    return cut_message(cuts[0].code, f"{', '.join(called[:-1])} and {called[-1]}", "") + times

@@ -1,0 +1,95 @@
+"""Many findings that say the same become one: of several inputs, or of several Nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from companion.diagnosis.case import Input
+from companion.findings import Finding, finding
+from companion.naming import listed
+
+FEW = 3  # so many Nodes are told one by one
+
+
+class Said(NamedTuple):
+    """What is to be said of an input, and perhaps of others as well.
+
+    Attributes:
+        given: the input.
+        code: the code of the finding.
+        text: its message, with ``{name}`` for the input and ``{is}``, ``{has}``, ``{its}`` and so
+            on for the words that change where it is said of several.
+        options: the rest of the finding, as ``finding`` takes it.
+    """
+
+    given: Input
+    code: str
+    text: str
+    options: dict[str, Any]
+
+
+def said(given: Input, code: str, text: str, **options: Any) -> Said:
+    return Said(given, code, text, options)
+
+
+def about_inputs(all_said: Iterable[Said]) -> Iterator[Finding]:
+    """One finding for all the inputs of which the same is said; its place is that of the first."""
+    groups = dict[tuple[Any, ...], list[Said]]()
+    for one in all_said:
+        severity, variant = one.options.get("severity"), one.options.get("variant")
+        groups.setdefault((one.code, one.text, severity, variant), []).append(one)
+    for (code, text, *_), group in groups.items():
+        message = _worded(text, [one.given for one in group])
+        yield finding(code, message, **group[0].options)
+
+
+def names_of_all(inputs: Sequence[Input]) -> str:
+    """Inputs in words: "x and w", "34 parameters of decoder"."""
+    if len(inputs) == 1:
+        return inputs[0].name
+    names = [given.name.partition(",")[0] for given in inputs]  # without their shapes
+    all_named = all("," not in given.name for given in inputs)
+    if not (all_named and all(isinstance(given.tensor, nn.Parameter) for given in inputs)):
+        return listed(names, "inputs")
+    return ("the parameters " if len(names) <= 3 else "") + listed(names, "parameters")
+
+
+def _worded(text: str, inputs: Sequence[Input]) -> str:
+    for word, one, several in _WORDS:
+        text = text.replace("{" + word + "}", several if len(inputs) > 1 else one)
+    return text.replace("{name}", names_of_all(inputs))
+
+
+_WORDS = [
+    ("is", "is", "are"),
+    ("has", "has", "have"),
+    ("its", "its", "their"),
+    ("it", "it", "they"),
+    ("them", "it", "them"),
+    ("was", "was", "were"),
+    ("does", "does", "do"),
+    ("it was", "it was", "they were"),
+    ("a leaf", "a leaf", "leaves"),
+    ("s", "s", ""),  # of a verb: count{s}
+    ("each", "", " each"),
+]
+
+
+def about_nodes(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The findings, of which one stands for all Nodes of which the same is said, if many."""
+    groups = dict[tuple[str, str, str, str], list[Finding]]()
+    for found in findings:
+        key = found.code, found.severity, found.message, found.cure
+        groups.setdefault(key, []).append(found)
+    for group in groups.values():
+        if len(group) <= FEW or group[0].node is None:
+            yield from group
+            continue
+        others = sorted({str(found.node) for found in group[1:]}, key=int)
+        more = f" and {len(others) - FEW} more" if len(others) > FEW else ""
+        at = f"{group[0].where}; the same at nodes {', '.join(others[:FEW])}{more}"
+        yield replace(group[0], where=at)

@@ -1,0 +1,40 @@
+"""What was changed behind autograd's back after a Node of the graph had saved it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from companion.diagnosis.case import Case
+from companion.findings import Finding, finding
+from companion.graph.nodes import GraphNode
+from companion.graph.saved import Peek
+from companion.internals import address_of, number_of, parts_of
+
+# Batch normalization saves its running statistics, and in training its formula leaves them alone.
+_RUNNING = {"running_mean", "running_var"}
+
+
+def about_mutations(case: Case) -> Iterator[Finding]:
+    """Those changes that a formula of this graph will compute with."""
+    mutations = case.watch.mutations if case.watch else ()
+    numbers = _saved_at(case) if mutations else {}
+    for mutation in mutations:
+        saved_at = numbers.get(mutation.storage.cdata, [])
+        if any(mutation.number is None or number < mutation.number for number in saved_at):
+            yield finding("changed-behind", mutation.message, source=mutation.source)
+
+
+def _saved_at(case: Case) -> dict[int, list[int]]:
+    """By storage, the numbers of the Nodes that saved a tensor in it."""
+    numbers = defaultdict[int, list[int]](list)
+    for node, saved in case.nodes_and_peeks:
+        for name, tensor in saved.tensors:
+            if not _is_unread(node, saved, name):
+                for part in parts_of(tensor):
+                    numbers[address_of(part.untyped_storage())].append(number_of(node.grad_fn))
+    return numbers
+
+
+def _is_unread(node: GraphNode, saved: Peek, name: str) -> bool:
+    return name in _RUNNING and saved.values.get("training") is True

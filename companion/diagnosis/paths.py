@@ -1,0 +1,47 @@
+"""Which Nodes gradients come to, if some edges carry none: loops over the edges of a Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+
+from companion.graph.reading import Graph
+
+EdgeKey = tuple[int, int]  # a Node, and a slot of it
+
+
+def reached_without(graph: Graph, edges: Container[EdgeKey]) -> set[int]:
+    """The Nodes to which some path leads from a root that has none of these edges."""
+    reached = {root.index for root in graph.roots}
+    for index in graph.order:  # every Node after all that lead to it
+        if index in reached:
+            slots = enumerate(graph.slots(index))
+            reached |= {e.target for slot, e in slots if e and (index, slot) not in edges}
+    return reached
+
+
+def on_the_way(graph: Graph, target: int, edges: Iterable[EdgeKey]) -> Iterator[EdgeKey]:
+    """Those of some edges that are on a path to a Node."""
+    above = {target}
+    for index in reversed(graph.order):  # every Node after all that it leads to
+        if any(edge and edge.target in above for edge in graph.slots(index)):
+            above.add(index)
+    for node, slot in edges:
+        edge = graph.slots(node)[slot]
+        if edge is not None and edge.target in above:
+            yield node, slot
+
+
+def below(graph: Graph, nodes: Container[int]) -> set[int]:
+    """The Nodes to which a path leads from one of these; not these themselves, as such."""
+    found = set[int]()
+    for index in graph.order:  # every Node after all that lead to it
+        if index in nodes or index in found:
+            found |= {edge.target for edge in graph.slots(index) if edge}
+    return found
+
+
+def listed(names: list[str]) -> str:
+    """Names in words: three at most, without what stands behind a comma if there are several."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names
+    return ", ".join(short) + more

@@ -1,0 +1,191 @@
+"""What a message of torch means is told of the Node that raised it: the user's or torch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+from companion import diagnose, explain
+
+
+def leaf(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, requires_grad=True)
+
+
+def explained(raising):
+    with pytest.raises((RuntimeError, NotImplementedError)) as caught:
+        raising()
+    return explain(caught.value)
+
+
+class View(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view(-1)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+class Same(View):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+
+class TooSmall(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, g):
+        return g[:1]
+
+
+def hooked(*modules):
+    net = nn.Sequential(*modules)
+    net[-1].register_full_backward_hook(lambda *_: None)
+    return net(torch.ones(1, 3, requires_grad=True) * 1)
+
+
+IN_PLACE_AFTER_A_HOOK = {
+    "the module itself": lambda: hooked(nn.Linear(3, 3), nn.ReLU(inplace=True)),
+    "the next one": lambda: nn.functional.relu_(hooked(nn.Linear(3, 3))),
+    "an operation": lambda: hooked(nn.Linear(3, 3)).add_(1),
+}
+
+
+@pytest.mark.parametrize("how", IN_PLACE_AFTER_A_HOOK)
+def test_a_change_in_place_at_a_hooked_module_is_told_of_the_hook(how):
+    found = explained(IN_PLACE_AFTER_A_HOOK[how])
+    assert found.code == "multi-view-in-place"
+    assert "backward hook" in found.message and "inplace=False" in found.cure
+    assert "unbind" not in str(found)
+
+
+@pytest.mark.parametrize("function", [View.apply, Same.apply])
+def test_a_change_in_place_of_what_a_custom_function_gave_is_told_of_the_function(function):
+    found = explained(lambda: function(leaf(1, 2) * 1).add_(1))
+    assert "custom Function" in found.message and "clone()" in found.cure
+    assert "unbind" not in str(found)
+
+
+def test_so_is_that_of_what_a_checkpoint_gave():
+    given = checkpoint(lambda t: t, leaf(1, 2) * 1, use_reentrant=True)
+    found = explained(lambda: given.add_(1))
+    assert "CheckpointFunction" in found.message
+
+
+def test_a_change_in_place_of_one_of_several_views_is_told_as_before():
+    assert "unbind" in explained(lambda: (leaf(1, 2) * 1).unbind()[0].add_(1)).cause
+
+
+def reshaped(change):
+    w = leaf(1, 2, 3)
+    older = (w * 2).sum()
+    change(w)
+    loss = (w * w).sum()
+    assert older is not None
+    loss.backward()
+
+
+RESHAPED = {
+    "data": lambda w: setattr(w, "data", torch.ones(5)),
+    "pruned": lambda w: setattr(w, "data", w.data[:2]),
+}
+
+
+@pytest.mark.parametrize("how", RESHAPED)
+def test_a_gradient_of_a_wrong_shape_from_a_node_of_torch_is_told_of_its_tensor(how):
+    found = explained(lambda: reshaped(RESHAPED[how]))
+    assert found.code == "custom-gradients"
+    assert "MulBackward0, a Node of torch" in found.message
+    assert "nn.Parameter" in found.cure and "apply" not in str(found)
+
+
+def test_the_cures_of_it_work():
+    w = leaf(1, 2, 3)
+    older = (w * 2).sum()
+    del older
+    w.data = torch.ones(5)
+    (w * w).sum().backward()
+    assert w.grad.shape == (5,)
+
+
+def test_a_gradient_of_a_wrong_shape_from_a_function_of_the_user_is_told_of_that():
+    found = explained(lambda: TooSmall.apply(leaf(1, 2)).sum().backward())
+    assert "the backward of TooSmallBackward" in found.message and "static methods" in found.cause
+
+
+class Silent(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, g):
+        return None
+
+
+@pytest.mark.parametrize("f", [lambda x: Silent.apply(x).sum(), lambda x: x.norm(p=0)])
+def test_where_a_path_leads_to_an_input_none_is_said_to_be_missing_for_sure(f):
+    x = leaf(1, 2)
+    found = explained(lambda: torch.autograd.grad(f(x), x))
+    assert found.code == "unused-input"
+    assert "no path" not in str(found) and "a Node on it sends None" in found.cause
+
+
+def differentiated_twice(f, x):
+    (g,) = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+    return g.square().sum()
+
+
+def attention(q):
+    return F.scaled_dot_product_attention(q, q, q)
+
+
+TWICE = {
+    "attention": (attention, torch.randn(1, 1, 4, 8), "sdpa_kernel"),
+    "cdist": (lambda p: torch.cdist(p, p + 1), torch.randn(5, 3), "simple"),
+    "embedding_bag": (
+        lambda w: F.embedding_bag(torch.tensor([[0, 1]]), w, mode="max").square(),
+        torch.randn(4, 3),
+        "simple",
+    ),
+    "margin": (
+        lambda x: F.multi_margin_loss(x, torch.tensor([0, 1, 2])),
+        torch.randn(3, 4),
+        "simple",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_second_derivative_without_a_formula_is_told_with_a_cure_of_that_operation(kind):
+    f, x, cure = TWICE[kind]
+    x = x.clone().requires_grad_()
+    penalty = differentiated_twice(f, x)
+    told = next(found for found in diagnose(penalty, x) if found.severity == "error")
+    assert told.code == "not-implemented"
+    found = explained(penalty.backward)
+    assert (found.code, cure in found.cure) == ("not-implemented", True)
+    if kind == "attention":
+        assert "attention" in told.message and cure in told.cure
+
+
+def test_the_cure_for_attention_works():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        penalty = differentiated_twice(attention, q)
+    assert diagnose(penalty, q).ok
+    penalty.backward()
+    by_hand = torch.autograd.grad(
+        differentiated_twice(lambda q: (q @ q.mT / 8**0.5).softmax(-1) @ q, q), q
+    )[0]
+    assert torch.allclose(q.grad, by_hand, atol=1e-5)

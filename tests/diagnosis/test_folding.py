@@ -1,0 +1,380 @@
+"""What is said of many is said once; what explains other findings comes before them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from companion import diagnose, watch
+from companion.diagnosis.case import Input
+from companion.diagnosis.folding import about_inputs, said
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, requires_grad=True)
+
+
+def codes(diagnosis) -> list[tuple[str, str]]:
+    return [(found.severity, found.code) for found in diagnosis]
+
+
+# ---- inputs
+
+
+def test_what_is_said_of_several_inputs_is_one_finding_in_the_plural():
+    x, w, v = ones(2), ones(2), ones(3)
+    w.grad, v.grad = torch.ones(2), torch.ones(3)
+    found = diagnose((x * w).sum() + v.sum(), x, w, v)
+    assert [f.message for f in found] == ["w and v have a .grad already: backward() adds to it"]
+    found = diagnose(x.sum(), x, w, v, ones(4), ones(5))
+    assert found[0].message == (
+        "4 inputs (w, v and 2 more) are not in the graph of the output: their .grad stays None"
+    )
+
+
+def test_each_question_about_an_input_can_be_said_of_several():
+    inputs = [Input(name, ones(2), ()) for name in ("a", "b")]
+    texts = [
+        "{name} {is} not {a leaf}: {its} .grad stays None",
+        "{name} required no grad yet when {it was} used",
+        "{name} count{s} as a constant, where {it} {does} and {was} and {has} {them}{each}",
+    ]
+    for one, several in [(inputs[:1], False), (inputs, True)]:
+        for text in texts:
+            (found,) = about_inputs(said(given, "hook", text) for given in one)
+            assert "{" not in found.message
+            assert found.message.startswith("a and b " if several else "a ")
+    (found,) = about_inputs(said(given, "hook", texts[2]) for given in inputs)
+    assert found.message == (
+        "a and b count as a constant, where they do and were and have them each"
+    )
+
+
+def test_what_differs_is_told_apart():
+    x = ones(2)
+    loss = x.sum()
+    x.register_hook(abs)
+    w = ones(2)
+    w.register_hook(abs)
+    w.register_hook(abs)
+    loss = loss + w.sum()
+    messages = [found.message for found in diagnose(loss, x, w)]
+    assert messages == [
+        "x has 1 hook that may change its gradient",
+        "w has 2 hooks that may change its gradient",
+    ]
+
+
+def test_five_thousand_parameters_without_a_gradient_make_a_short_text():
+    spare = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(5_000))
+    x = ones(2)
+    diagnosis = diagnose(x.sum(), x, spare)
+    assert codes(diagnosis) == [("error", "unused-input")]
+    assert "5000 parameters" in diagnosis[0].message and len(str(diagnosis)) < 1_000
+
+
+# ---- Nodes
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 40])
+def test_of_many_nodes_of_which_the_same_is_said_the_first_is_told(count):
+    layers = [ones(2) for _ in range(count)]
+    loss = sum((-layer).relu().sum() for layer in layers)
+    found = [f for f in diagnose(loss, *layers) if f.code == "dead-relu"]
+    assert len(found) == (count if count <= 3 else 1)
+    if count > 3:
+        assert f"node {found[0].node}, ReluBackward0; the same at nodes " in found[0].where
+        assert ("and 36 more" in found[0].where) == (count == 40)
+
+
+# ---- a cut and what it costs
+
+
+class Quantiser(nn.Module):
+    """It takes the code of the largest feature, which is no function of it that has a slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.codes, self.head = nn.Embedding(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.codes(self.encoder(x).mean(1).argmax(1)))
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_the_cut_comes_first_and_says_how_many_parameters_it_costs_their_gradient(is_module):
+    model = Quantiser()
+    with watch() as watched:
+        loss = model(torch.ones(5, 3, 8)).square().mean()
+    inputs = [model] if is_module else list(model.parameters())
+    diagnosis = diagnose(loss, *inputs, watch=watched)
+    assert codes(diagnosis) == [("error", "not-differentiable")]
+    assert not diagnosis.ok
+    found = diagnosis[0]
+    assert found.message == (
+        "argmax() gives int64 values, which carry no gradient, and so 36 parameters of "
+        "encoder.layers get no gradient"
+    )
+    assert found.source.text == "self.encoder(x).mean(1).argmax(1)"
+    assert found.cure.startswith("a smooth stand-in")
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert len(without) == 36 and all(name.startswith("encoder.") for name in without)
+
+
+def test_without_a_watch_one_finding_tells_of_all_and_how_to_find_the_cut():
+    model = Quantiser()
+    diagnosis = diagnose(model(torch.ones(5, 3, 8)).square().mean(), model)
+    assert codes(diagnosis) == [("error", "unused-input")]
+    assert diagnosis[0].message.startswith("36 parameters of encoder.layers are not in")
+    assert "watch=watched" in diagnosis[0].cure
+
+
+def test_an_input_that_went_into_no_cut_is_not_blamed_on_one():
+    x, w, unused = ones(3), ones(3), ones(3)
+    with watch() as watched:
+        loss = (x * (w > 0.5)).sum()
+    diagnosis = diagnose(loss, x, w, unused, watch=watched)
+    assert codes(diagnosis) == [("error", "not-differentiable"), ("error", "unused-input")]
+    assert diagnosis[0].message.endswith("and so w gets no gradient")
+    assert diagnosis[1].message.startswith("unused is not in the graph")
+
+
+def test_of_equal_tensors_the_one_that_went_into_the_cut_is_told():
+    first, second = ones(3), ones(3)
+    x = ones(3)
+    with watch() as watched:
+        y = first.detach() * x
+        y = y + second.exp().detach()
+    found = diagnose(y.sum(), first, second, x, watch=watched)
+    assert [(f.source.text, f.message.split(", and so ")[1]) for f in found] == [
+        ("first.detach()", "first gets no gradient"),
+        ("second.exp().detach()", "second gets no gradient"),
+    ]
+
+
+def test_a_cut_that_costs_nobody_the_gradient_stays_what_it_was():
+    x = ones(3)
+    with watch() as watched:
+        loss = (x * (x > 0.5) * x.detach()).sum()
+    assert codes(diagnose(loss, x, watch=watched)) == [
+        ("warning", "detached"),
+        ("info", "not-differentiable"),
+    ]
+
+
+def discriminator():
+    made, judge = nn.Linear(2, 3), nn.Linear(3, 1)
+    return judge, lambda: judge(made(torch.ones(4, 2)).detach()).sum()
+
+
+def target_that_requires_grad():
+    online, target, x = nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3), nn.Tanh()), ones(4, 2)
+
+    def loss():
+        with torch.no_grad():
+            aim = target(x.detach() + 1)
+        return (online(torch.ones(4, 2)) - aim).square().sum()
+
+    return online, loss
+
+
+@pytest.mark.parametrize("make", [discriminator, target_that_requires_grad])
+def test_a_cut_that_no_input_went_into_is_a_note(make):
+    model, loss_of = make()
+    with watch() as watched:
+        loss = loss_of()
+    diagnosis = diagnose(loss, model, watch=watched)
+    assert diagnosis and {found.severity for found in diagnosis} == {"info"}
+    for found in diagnosis:
+        assert found.message.endswith("; none of the inputs went into that")
+    assert all(found.severity == "warning" for found in diagnose(loss, watch=watched))
+
+
+def test_a_cut_of_what_came_from_before_the_block_may_take_from_the_inputs():
+    cell, x = nn.Linear(2, 2), torch.ones(3, 2)
+    state = cell(x)
+    with watch() as watched:
+        loss = cell(state.detach()).sum()
+    assert codes(diagnose(loss, cell, watch=watched)) == [("warning", "detached")]
+
+
+def test_a_tensor_in_the_middle_that_a_cut_leaves_out_is_told_too():
+    x = ones(3)
+    with watch() as watched:
+        h = x * 2
+        h.retain_grad()
+        loss = (h.detach() * x).sum()
+    (found,) = diagnose(loss, h, watch=watched)
+    assert found.severity == "error" and found.message.endswith(", and so h gets no gradient")
+
+
+def test_one_switch_on_one_line_is_one_finding():
+    target, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)), ones(2)
+    with watch() as watched:
+        with torch.no_grad():
+            aim = target(x)
+        loss = (x - aim).square().sum()
+    (found,) = diagnose(loss, x, target, watch=watched)
+    assert found.message.startswith("linear() ran while gradients were off")
+    assert found.message.endswith(
+        "and so 4 parameters (0.weight, 0.bias and 2 more) get no gradient"
+    )
+    assert "switch requires_grad off" in found.cure
+
+
+# ---- parameters that are frozen on purpose
+
+
+def frozen_backbone():
+    backbone, head = nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2)
+    model = nn.Sequential(backbone.requires_grad_(False), head)
+    return model, lambda: model(torch.ones(2, 3)).square().sum()
+
+
+class Lora(nn.Module):
+    """A frozen layer, and a small change to it that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(6, 6).requires_grad_(False)
+        self.down, self.up = nn.Linear(6, 2, bias=False), nn.Linear(2, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def lora():
+    model = nn.Sequential(*(Lora() for _ in range(8)))
+    return model, lambda: model(torch.ones(2, 6)).square().sum()
+
+
+def target_of_q_learning():
+    online = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    target = copy.deepcopy(online).requires_grad_(False)
+    state, reward = torch.ones(5, 4), torch.ones(5)
+
+    def loss():
+        with torch.no_grad():
+            aim = reward + 0.9 * target(state).max(1).values
+        return F.smooth_l1_loss(online(state)[:, 0], aim)
+
+    return nn.ModuleDict({"online": online, "target": target}), loss
+
+
+def target_of_byol():
+    online = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    target, predictor = copy.deepcopy(online), nn.Linear(3, 3)
+    target.requires_grad_(False)
+    model = nn.ModuleDict({"online": online, "target": target, "predictor": predictor})
+
+    def loss():
+        with torch.no_grad():
+            aim = target(torch.ones(5, 4) * 2)
+        return 2 - F.cosine_similarity(predictor(online(torch.ones(5, 4))), aim).mean()
+
+    return model, loss
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+@pytest.mark.parametrize("make", [frozen_backbone, lora, target_of_q_learning, target_of_byol])
+def test_what_is_frozen_on_purpose_is_a_note(make, is_module):
+    model, loss_of = make()
+    with watch() as watched:
+        loss = loss_of()
+    inputs = [model] if is_module else list(model.parameters())
+    for seen in (None, watched):
+        diagnosis = diagnose(loss, *inputs, watch=seen)
+        assert codes(diagnosis) == [("info", "input-without-grad")]
+        assert diagnosis.ok and str(diagnosis).startswith("backward() will run: ")
+    assert "frozen" in diagnosis[0].message and diagnosis[0].cure.startswith("nothing, ")
+    loss.backward()
+    for parameter in model.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+
+
+def test_a_target_that_requires_grad_is_one_error_with_the_way_out():
+    model, loss_of = target_of_byol()
+    model["target"].requires_grad_(True)
+    with watch() as watched:
+        loss = loss_of()
+    diagnosis = diagnose(loss, model, watch=watched)
+    assert codes(diagnosis) == [("error", "no-grad")]
+    assert "4 parameters of target get no gradient" in diagnosis[0].message
+    assert diagnose(loss, model["online"], model["predictor"], watch=watched).ok
+
+
+def test_where_nothing_else_gets_a_gradient_a_frozen_parameter_is_an_error():
+    layer, x = nn.Linear(2, 2), ones(2)
+    layer.weight.requires_grad_(False)
+    loss = layer(x).sum()
+    assert not diagnose(loss, layer.weight).ok
+    assert diagnose(loss, layer).ok
+    assert not diagnose(loss, x, torch.ones(2)).ok  # data that was meant to require grad
+
+
+# ---- what libraries do by themselves
+
+
+def test_what_a_library_does_by_itself_is_told_where_it_costs_a_gradient(tmp_path):
+    path = tmp_path / "site-packages" / "wheels.py"
+    path.parent.mkdir()
+    path.write_text(
+        "import torch\n"
+        "def stable_softmax(x):\n"
+        "    return (x - x.detach().max()).softmax(0)\n"
+        "def loose(x):\n"
+        "    with torch.no_grad():\n"
+        "        return x.exp()\n"
+        "@torch.no_grad()\n"
+        "def marked(x):\n"
+        "    return x.exp()\n"
+    )
+    scope: dict = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)
+    x, w = ones(3), ones(3)
+    with watch() as watched:
+        loss = (scope["stable_softmax"](x) * x).sum()
+    assert [cut.by_library for cut in watched.cuts] == [True]
+    assert codes(diagnose(loss, x, watch=watched)) == []
+    for name, code in [("loose", "no-grad"), ("marked", "no-grad")]:
+        with watch() as watched:
+            loss = (scope[name](x) * w).sum()
+        assert codes(diagnose(loss, w, watch=watched)) == []
+        (found,) = diagnose(loss, x, w, watch=watched)
+        assert (found.severity, found.code) == ("error", code)
+        assert found.source.text == "scope[name](x)" and found.source.inside.text == "x.exp()"
+        assert str(found.source) in found.where
+        with watch() as watched:
+            with torch.no_grad():  # by the user, whatever the library does in it
+                y = scope[name](x)
+            loss = (y * w).sum()
+        assert codes(diagnose(loss, watch=watched)) == [("warning", "no-grad")]
+
+
+def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch_is():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+    with watch() as watched:
+        loss = layer(torch.ones(2, 3)).sum()
+    assert any(cut.by_library for cut in watched.cuts)
+    assert codes(diagnose(loss, layer, watch=watched)) == []
+    x = ones(2, 3)
+    with watch() as watched:
+        with torch.no_grad():
+            aim = layer(x)
+        loss = (x - aim).sum()
+    assert not any(cut.by_library for cut in watched.cuts)
+    assert codes(diagnose(loss, x, watch=watched)) == [("warning", "no-grad")]
+
+
+def test_fake_quantisation_is_silent_about_its_own_constants():
+    x, fake = torch.rand(4, 3).requires_grad_(), torch.ao.quantization.FakeQuantize()
+    with watch() as watched:
+        loss = fake(x).sum()
+    assert codes(diagnose(loss, x, watch=watched)) == []
+    loss.backward()
+    assert x.grad.count_nonzero()

@@ -1,0 +1,250 @@
+"""operators.py and directions.py: the Laplacian and mixed partial derivatives."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from companion import derivatives, laplacian, mixed
+from tests.higher_order import test_taylor
+
+X = torch.tensor([0.3, -1.2, 2.0, 0.7, 0.9, -0.4], dtype=torch.float64)
+
+
+def network(*sizes, activation=nn.Tanh):
+    torch.manual_seed(0)
+    pairs = itertools.pairwise(sizes)
+    layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), activation())]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def partial(f, x, dims):
+    """By nested forward mode, at one point: the second route."""
+    for dim in dims:
+        along = torch.zeros_like(x).index_fill(0, torch.tensor(dim), 1)
+        f = lambda x, f=f, along=along: torch.func.jvp(f, (x,), (along,))[1]  # noqa: E731
+    return f(x)
+
+
+# ---- each rule, with the directions hidden
+
+FUNCTIONS = {
+    **{f"linear: {name}": f for name, f in test_taylor.LINEAR.items()},
+    **{f"vectors: {name}": f for name, f in test_taylor.VECTORS.items()},
+    **{f"each: {name}": f for name, f in test_taylor.ELEMENTWISE.items()},
+    "attention": test_taylor.attention,
+    "layer_norm": lambda x: F.layer_norm(x, (3,)),
+    "hardsigmoid": F.hardsigmoid,
+}
+
+
+def at_a_point(name):
+    """A function of six coordinates that bends before it comes to one of torch, and where."""
+    f, shift = FUNCTIONS[name], 1.0 if name.endswith("cosh") else 0.0
+    x = X * 0.1 + 0.3 if name.startswith("each") else X
+    return lambda x: f((x * (1 + 0.1 * x)).reshape(2, 3) + shift), x
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_laplacian_of_each_operation_is_the_sum_over_single_directions(name):
+    f, x = at_a_point(name)
+    each = [derivatives(f, x, 2, direction=along)[2] for along in torch.eye(6, dtype=x.dtype)]
+    torch.testing.assert_close(laplacian(f, x), sum(each), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_mixed_derivative_of_each_operation_is_that_of_single_directions(name):
+    f, x = at_a_point(name)
+    a, b = torch.eye(6, dtype=x.dtype)[[1, 4]]
+    plus, minus, alone = (derivatives(f, x, 3, direction=v)[3] for v in (a + b, a - b, b))
+    expected = (plus - minus - 2 * alone) / 6
+    torch.testing.assert_close(mixed(f, x, (1, 4, 1)), expected, rtol=1e-9, atol=1e-9)
+
+
+# ---- against nested forward mode
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid])
+def test_the_laplacian_of_a_network_agrees_with_the_hessian(activation):
+    net = network(3, 8, 8, 2, activation=activation)
+    x = torch.randn(4, 5, 3, dtype=torch.float64)
+    hessian = torch.func.vmap(torch.func.hessian(net))(x.view(-1, 3))
+    expected = hessian.diagonal(dim1=-2, dim2=-1).sum(-1).view(4, 5, 2)
+    torch.testing.assert_close(laplacian(net, x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dims", [(0,), (2, 0), (1, 1), (0, 1, 2), (0, -1, 0), (1, 1, 0, 0), (2, 1, 2, 0, 1), (1,) * 6]
+)
+def test_a_mixed_derivative_of_a_network_agrees_with_nested_forward_mode(dims):
+    net = network(3, 8, 8, 2)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = torch.stack([partial(net, point, dims) for point in x])
+    torch.testing.assert_close(mixed(net, x, dims), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_eight_different_coordinates_agree_with_the_product_of_first_derivatives():
+    x = torch.linspace(-0.7, 0.7, 24, dtype=torch.float64).view(3, 8)
+    expected = x.cos().prod(-1)
+    torch.testing.assert_close(mixed(lambda x: x.sin().prod(-1), x, range(8)), expected)
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (4,), (2, 3), (0,)])
+@pytest.mark.parametrize("f", [lambda x: (x**3).sum(-1), lambda x: x**3, torch.zeros_like])
+def test_the_result_has_the_shape_and_dtype_of_f_of_x(rows, f):
+    x = torch.rand(*rows, 3)
+    for result in (laplacian(f, x), mixed(f, x, (0, 1)), mixed(f, x, (2,))):
+        assert (result.shape, result.dtype) == (f(x).shape, f(x).dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex128])
+def test_other_dtypes_go_through(dtype):
+    x = torch.tensor([[0.5, 1.0], [1.5, 2.0]], dtype=dtype)
+    f = lambda x: x[..., 0].exp() * x[..., 1] ** 2  # noqa: E731
+    torch.testing.assert_close(laplacian(f, x), f(x) + 2 * x[..., 0].exp(), rtol=0.02, atol=0)
+    torch.testing.assert_close(mixed(f, x, (0, 1)), f(x) * 2 / x[..., 1], rtol=0.02, atol=0)
+
+
+# ---- what can be done with it
+
+
+def test_the_gradient_by_parameters_is_that_of_the_nested_way():
+    net, x = network(2, 8, 8, 1), torch.randn(6, 2, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    first = torch.autograd.grad(net(leaf).sum(), leaf, create_graph=True)[0]
+    second = [torch.autograd.grad(first[:, i].sum(), leaf, create_graph=True)[0] for i in (0, 1)]
+    parameters = [*net.parameters()][:-1]  # a constant on top has no part in it
+    for ours, nested in (
+        (laplacian(net, x), second[0][:, :1] + second[1][:, 1:]),
+        (mixed(net, x, (0, 1)), second[0][:, 1:]),
+    ):
+        found = torch.autograd.grad(ours.square().sum(), parameters)
+        expected = torch.autograd.grad(nested.square().sum(), parameters, retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, F.gelu, lambda x: F.softmax(x, -1)])
+def test_gradcheck_passes(activation):
+    x = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    f = lambda x, weight: activation(F.linear(x, weight))  # noqa: E731
+    for operator in (laplacian, lambda f, x: mixed(f, x, (0, 1, 1))):
+        assert torch.autograd.gradcheck(
+            lambda x, weight, run=operator: run(lambda x: f(x, weight), x), (x, weight)
+        )
+
+
+def test_under_no_grad_nothing_is_recorded():
+    x = torch.ones(2, 2, requires_grad=True)
+    with torch.no_grad():
+        assert not laplacian(network(2, 4, 1).float(), x).requires_grad
+        assert not mixed(lambda x: x.sin() * x, x, (0, 1)).requires_grad
+    assert not laplacian(torch.sin, x.detach()).requires_grad
+    assert laplacian(torch.sin, x).requires_grad
+
+
+def test_other_arguments_are_held_fixed():
+    x, t = torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])  # a t for each row
+    torch.testing.assert_close(laplacian(lambda x: t * x**2, x), (2 * t).expand(3, 2))
+
+
+def test_the_value_is_not_computed_for_each_direction():
+    shapes = []
+
+    def f(x):
+        shapes.append(x.shape)
+        return x.tanh()
+
+    laplacian(f, torch.ones(5, 7))
+    assert shapes == [(5, 7)]
+
+
+def test_many_points_and_directions_that_are_split_into_runs_change_nothing():
+    net, x = network(9, 4, 1), torch.randn(1500, 9, dtype=torch.float64)
+    for operator in (laplacian, lambda f, x: mixed(f, x, range(6))):
+        torch.testing.assert_close(operator(net, x)[-5:], operator(net, x[-5:]))
+
+
+def test_with_values_that_are_the_same_in_all_rows_nothing_is_lost():
+    x = torch.ones(4, 1, 3, dtype=torch.float64).expand(4, 5, 3)
+    net = network(3, 6, 2)
+    torch.testing.assert_close(laplacian(net, x), laplacian(net, x.contiguous()))
+    torch.testing.assert_close(derivatives(net, x, 2), derivatives(net, x.contiguous(), 2))
+
+
+# ---- rows that meet
+
+MIXING = {
+    "mean": lambda x: x - x.mean(0),
+    "softmax": lambda x: x.softmax(0),
+    "cumsum": lambda x: x.cumsum(0),
+    "cumsum from the end": lambda x: x.flip(0).cumsum(0),
+    "neighbours": lambda x: x * x.roll(1, 0),
+    "the last one": lambda x: x * x[-1:],
+    "matrix": lambda x: torch.ones(len(x), len(x)) @ x,
+    "transposed": lambda x: F.linear(x.T, torch.ones(len(x), len(x))).T,
+    "norm": lambda x: x / x.norm(),
+    "by hand, a batch norm": lambda x: (x - x.mean(0)) / (x.var(0) + 1e-5).sqrt(),
+}
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7])
+@pytest.mark.parametrize("name", MIXING)
+def test_rows_that_depend_on_each_other_are_refused(name, rows):
+    x = torch.rand(rows, 3, generator=torch.Generator().manual_seed(rows)) + 0.5
+    for operator in (laplacian, lambda f, x: mixed(f, x, (0, 1))):
+        with pytest.raises(ValueError, match=f"but . of {rows} rows of f.x. depend on other rows"):
+            operator(MIXING[name], x)
+
+
+def test_one_row_alone_meets_no_other():
+    x = torch.rand(1, 3, dtype=torch.float64)
+    for f in (MIXING["norm"], MIXING["softmax"]):
+        torch.testing.assert_close(
+            laplacian(f, x)[0], laplacian(lambda x, f=f: f(x[None])[0], x[0])
+        )
+
+
+def test_a_batch_norm_is_refused():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    with pytest.raises(NotImplementedError, match="batch_norm has no rule"):
+        laplacian(net, torch.rand(4, 2))
+
+
+def test_what_rows_have_in_common_as_a_constant_is_allowed():
+    x = torch.rand(4, 3, dtype=torch.float64)
+    f = lambda x: (x / x.detach().mean(0)) ** 2  # noqa: E731
+    torch.testing.assert_close(laplacian(f, x), (2 / x.mean(0) ** 2).expand(4, 3))
+
+
+@pytest.mark.parametrize("f", [torch.sum, lambda x: x.T, lambda x: x[:2], lambda x: x.mean(0)])
+def test_other_rows_than_those_of_x_are_refused(f):
+    with pytest.raises(ValueError, match=r"x of shape \(4, 3\) gives \(4, ...\), got"):
+        laplacian(f, torch.rand(4, 3))
+
+
+# ---- wrong arguments
+
+WRONG = (
+    (TypeError, "f must be a function", lambda x: laplacian(x, x)),
+    (TypeError, "x must be a tensor", lambda x: laplacian(torch.sin, 1.0)),
+    (TypeError, "pass x.double", lambda x: mixed(torch.sin, x.long(), (0,))),
+    (TypeError, "f must return a tensor", lambda x: laplacian(lambda x: (x,), x)),
+    (ValueError, r"the coordinates, got shape \(\)", lambda x: laplacian(torch.sin, x[0, 0])),
+    (ValueError, r"got shape \(2, 0\)", lambda x: laplacian(torch.sin, x[:, :0])),
+    (TypeError, r"such as \(0, 0, 1\), got 1", lambda x: mixed(torch.sin, x, 1)),
+    (TypeError, r"ints, .*got \(0, True\)", lambda x: mixed(torch.sin, x, (0, True))),
+    (ValueError, "a coordinate at least", lambda x: mixed(torch.sin, x, ())),
+    (ValueError, "must be 170 or less", lambda x: mixed(torch.sin, x, (0,) * 171)),
+    (IndexError, "x has 3 .* must be from -3 to 2, got 3", lambda x: mixed(torch.sin, x, [3])),
+    (NotImplementedError, "add_ works in place", lambda x: laplacian(lambda x: x.add_(1), x)),
+    (NotImplementedError, r"item\(\) leaves", lambda x: laplacian(lambda x: x[0].sum().item(), x)),
+)
+
+
+@pytest.mark.parametrize(("error", "message", "call"), WRONG)
+def test_a_wrong_argument_is_refused(error, message, call):
+    with pytest.raises(error, match=message):
+        call(torch.ones(2, 3))
