@@ -332,9 +332,9 @@
       }
       if (open) return mode.yours ? [] : [paragraph("What is ready, and what waits, is shown after the answer.")];
       const operations = this.nodes.filter((node) => node.made !== null).length;
-      const told = (wanted, words) => this.nodes.flatMap((node, i) => (wanted(known[i]) ? [`${node.name} ${words(node, known[i])}${this.heldFor(i, known[i], step)}`] : []));
-      const ready = told(({ waits, ran }) => waits === 0 && !ran, (node) => (node.leaf ? "(a leaf)" : !node.made ? "" : `(the ${nth(node.made)} of ${operations} operations)`));
-      const waiting = told(({ waits }) => waits > 0, (_, { waits }) => `waits for ${waits}`);
+      const told = (wanted, words) => this.nodes.flatMap((node, i) => (wanted(known[i]) ? [`${node.name}${words(node, known[i])}${this.heldFor(i, known[i], step)}`] : []));
+      const ready = told(({ waits, ran }) => waits === 0 && !ran, (node) => (node.leaf ? " (a leaf)" : !node.made ? "" : ` (the ${nth(node.made)} of ${operations} operations)`));
+      const waiting = told(({ waits }) => waits > 0, (_, { waits }) => ` waits for ${waits}`);
       const yours = this.modes.findIndex((other) => other.yours);
       const invites = mode === this.modes[0] && taken === mode.steps.length && yours > 0;
       return [

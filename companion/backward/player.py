@@ -126,6 +126,12 @@ def play(
         A player: the backward pass from MulBackward0 in 2 steps.
         >>> x.grad is None
         True
+        >>> from companion import modules
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(40)))
+        >>> with modules(model) as names:
+        ...     loss = model(torch.ones(1, 2)).sum()
+        >>> print(play(loss, names=names).alt)  # 40 layers and the sum
+        A player: the backward pass from SumBackward0 in 41 steps.
     """
     if names is not None:
         check_names(names)

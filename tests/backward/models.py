@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import nn
 
@@ -44,8 +46,20 @@ def branches():
     return shared.sum(), {"x": x}
 
 
+def tangle():
+    """A loss of operations that each take any two of the last ten results."""
+    choose = random.Random(0)
+    leaves = [torch.full((2,), 0.1 * i, requires_grad=True) for i in range(1, 6)]
+    results = list(leaves)
+    while len(results) < 400:
+        a, b = choose.choice(results[-10:]), choose.choice(results[-10:])
+        results.append(choose.choice([a.sin, a.tanh, lambda a=a, b=b: a * b])())
+    return torch.stack(results[-10:]).sum(), {f"p{i}": leaf for i, leaf in enumerate(leaves)}
+
+
 PROGRAMS = {
     "encoder": lambda: encoder()[:2],
     "recurrent": recurrent,
     "branches": branches,
+    "tangle": tangle,
 }
