@@ -80,7 +80,7 @@ def parts_of(graph: Graph, block: Box) -> list[Box]:
         elif parts[0].parts:
             parts = _copies_told_apart(graph, parts[0].parts)
         else:
-            parts = [Box([i]) for i in parts[0].nodes]
+            return _in_groups([Box([i]) for i in parts[0].nodes])
     return _in_groups(parts)
 
 
@@ -213,12 +213,31 @@ class _Maker:
         """
         slots: list[Slots] = [()] * len(self.slots)
         busy = self._busy_leaves(boxes)
-        operations = [i for box in boxes for i in box.nodes]
         for box in boxes:
             for i in box.nodes:
                 slots[i] = self._drawn(i, box, busy)
-        above = dict[int, list[Edge]]()
+        above, below = self._around([i for box in boxes for i in box.nodes], slots)
+        for source, edges in above.items():
+            slots[source] = tuple(edges)
+        outside = [
+            [Box(list(dict.fromkeys(nodes)), "module", call=call)] if nodes else []
+            for call, nodes in ((_ABOVE, above), (_BELOW, below))
+        ]
+        folded = arrange(self.graph, slots, [*outside[0], *boxes, *outside[1]])
+        targets = set(chain.from_iterable(folded.edges.values()))
+        folded.boxes = [  # without leaves of other scenes
+            box
+            for box in folded.boxes
+            if box in targets or box.nodes[0] in inside or not folded.node(box).is_leaf
+        ]
+        return Scene(folded, inside, block, outer)
+
+    def _around(
+        self, operations: Sequence[int], slots: Sequence[Slots]
+    ) -> tuple[dict[int, list[Edge]], list[int]]:
+        """The Nodes that lead to some operations, with their edges; and those they lead to."""
         own = set(operations)
+        above = dict[int, list[Edge]]()
         for edge in chain.from_iterable(self.entering[i] for i in operations):
             if edge.source not in own:
                 above.setdefault(edge.source, []).append(edge)
@@ -229,20 +248,7 @@ class _Maker:
             and edge.target not in above
             and not self.graph.nodes[edge.target].is_leaf
         ]
-        for source, edges in above.items():
-            slots[source] = tuple(edges)
-        around = [
-            [Box(list(dict.fromkeys(nodes)), "module", call=call)] if nodes else []
-            for call, nodes in ((_ABOVE, above), (_BELOW, below))
-        ]
-        folded = arrange(self.graph, slots, [*around[0], *boxes, *around[1]])
-        targets = set(chain.from_iterable(folded.edges.values()))
-        folded.boxes = [  # without leaves of other scenes
-            box
-            for box in folded.boxes
-            if box in targets or box.nodes[0] in inside or not folded.node(box).is_leaf
-        ]
-        return Scene(folded, inside, block, outer)
+        return above, below
 
     def _busy_leaves(self, boxes: Sequence[Box]) -> set[int]:
         """The leaves that more than a few boxes use."""

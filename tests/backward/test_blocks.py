@@ -1,9 +1,11 @@
 """Scenes: every Node is in one box of each scene that it runs in, and alone in one of them."""
 
 import pytest
+import torch
 
 from companion import Graph
-from companion.backward.blocks import MOST, MOST_COPIES, scenes
+from companion.backward.blocks import MOST, MOST_COPIES, parts_of, scenes
+from companion.drawing.boxes import Box
 from tests.backward.models import PROGRAMS, encoder, recurrent
 
 
@@ -75,3 +77,9 @@ def test_copies_are_told_apart_or_in_groups_where_they_are_many(steps):
 def test_a_graph_in_which_nothing_repeats_is_shown_in_groups():
     _, found = scenes_of("branches")
     assert all(len(shown(scene)) <= MOST for scene in found)
+
+
+def test_a_block_of_one_node_opens_into_it():
+    x = torch.ones((), requires_grad=True)
+    graph = Graph.of(x * 2)
+    assert [part.nodes for part in parts_of(graph, Box([0], "rest"))] == [[0]]
