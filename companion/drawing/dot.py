@@ -25,7 +25,6 @@ from companion.drawing.shortening import lines_of, shortened
 from companion.drawing.words import (
     Saved,
     copies_in,
-    counted,
     given_name,
     inside,
     leaves_of,
@@ -35,7 +34,7 @@ from companion.drawing.words import (
 from companion.forward.watching import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 

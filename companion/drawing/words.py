@@ -18,7 +18,7 @@ from companion.forward.watching import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.internals import metadata_of
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 Saved = Mapping[int, Sequence[SavedTensor]]  # by the index of the Node
 
@@ -54,11 +54,6 @@ def alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
 def given_name(node: GraphNode) -> str:
     """The name of the tensor that a Node stands for; "" where none is known."""
     return "" if node.label == node.name else node.label
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """The number and the noun: ``1 leaf``, ``2 leaves``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def names_in(folded: Folded) -> list[str]:
