@@ -1,0 +1,107 @@
+"""A page with a drawing: zoom it, move it, search in it, open its blocks, and ask its boxes.
+
+It asks no other host for anything. What is
+told of boxes and the insides of blocks are compressed; an inside is unpacked when it is opened.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from companion.drawing.numbers import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a box that is chosen.
+
+    Attributes:
+        name: what it is called.
+        rows: what each detail is, and the detail.
+        opens: of a block that can be opened, the number of the picture of its inside.
+        drawn: the equal block whose inside that picture shows; "" where it is its own.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    opens: int | None = None
+    drawn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Boxes that are drawn together, as plain text.
+
+    Attributes:
+        dot: the picture in DOT.
+        told: for each box, by its name in DOT, what is told of it.
+    """
+
+    dot: str
+    told: Mapping[str, Told]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A view that is laid out.
+
+    Attributes:
+        svg: the picture.
+        boxes: for each ``.node`` of the picture what is told of it, or None.
+    """
+
+    svg: str
+    boxes: Sequence[Told | None]
+
+
+def boxes_in(laid_out: str, view: View) -> list[Told | None]:
+    """What is told of each ``.node`` of the SVG that Graphviz made of a view."""
+    return [view.told.get(html.unescape(name)) for name in _NODE.findall(laid_out)]
+
+
+_NODE = re.compile(r'<g id="\w+" class="node[^"]*">\n<title>(.*?)</title>')
+
+
+def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
+    """The page of a drawing, and of what is inside its blocks."""
+    style, script = (
+        "\n" + (_HERE / name).read_text("utf-8") for name in ("drawing.css", "drawing.js")
+    )
+    pictures = [replace(whole, svg=""), *insides]  # that of the whole stands in the page
+    return _PAGE.format(
+        title=html.escape(alt),
+        svg=whole.svg,
+        data=json.dumps([_packed(picture) for picture in pictures]),
+        style=style,
+        script=script,
+    )
+
+
+def _packed(picture: Picture) -> str:
+    """A picture as text that drawing.js unpacks."""
+    return b64encode(zlib.compress(json.dumps(asdict(picture)).encode(), 9)).decode()
+
+
+_HERE = Path(__file__).parent
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{style}</style>
+<body>
+<main class="view" tabindex="-1">
+{svg}
+</main>
+<script type="application/json" class="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
