@@ -1,6 +1,6 @@
 """A page with a drawing: zoom it, move it, search in it, open its blocks, and ask its boxes.
 
-It asks no other host for anything. What is
+Its policy lets nothing run but drawing.js, and nothing be loaded. What is
 told of boxes and the insides of blocks are compressed; an inside is unpacked when it is opened.
 """
 
@@ -13,6 +13,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from companion.drawing.numbers import Row
@@ -76,6 +77,8 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
     )
     pictures = [replace(whole, svg=""), *insides]  # that of the whole stands in the page
     return _PAGE.format(
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'",
         title=html.escape(alt),
         svg=whole.svg,
         data=json.dumps([_packed(picture) for picture in pictures]),
@@ -89,10 +92,16 @@ def _packed(picture: Picture) -> str:
     return b64encode(zlib.compress(json.dumps(asdict(picture)).encode(), 9)).decode()
 
 
+def _hash(text: str) -> str:
+    """What a policy calls a script or a style by."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
 _HERE = Path(__file__).parent
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>{style}</style>

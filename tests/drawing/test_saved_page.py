@@ -25,6 +25,7 @@ def page(browser, path):
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text))  # the policy was broken
     page.goto(path.as_uri())
     yield page
     assert requests == [path.as_uri()] and errors == []
@@ -202,6 +203,46 @@ def test_axe_finds_nothing_in_an_open_block(page):
     first_block(page).click()
     wait_for_depth(page, 1)
     assert faults(page) == []
+
+
+# ---- what the page may do
+
+
+def test_nothing_runs_or_loads_that_somebody_else_brings_in(browser, path, tmp_path):
+    brought = """<script>document.title = "ran"</script>
+<img src="x" onerror="document.title = 'ran'"><img src="http://127.0.0.1:9/x.png">
+<svg><circle onclick="document.title = 'ran'" class="brought" r="9"/></svg>
+<iframe src="data:text/html,x"></iframe><link rel="stylesheet" href="http://127.0.0.1:9/x.css">
+<style>main { display: none }</style>
+<script src="data:text/javascript,document.title='ran'"></script>
+<base href="http://127.0.0.1:9/">
+</main>"""
+    changed = tmp_path / "x.html"
+    changed.write_text(path.read_text().replace("</main>", brought))
+    page = browser.new_page()
+    stopped = []
+    page.on("requestfailed", lambda request: stopped.append((request.url, request.failure)))
+    page.goto(changed.as_uri())
+    page.locator(".brought").dispatch_event("click")
+    stopped_by = page.evaluate(
+        "new Promise((done) => {"
+        "  document.addEventListener('securitypolicyviolation', (e) => done(e.effectiveDirective));"
+        "  fetch('http://127.0.0.1:9/').catch(() => 0);"
+        "})"
+    )
+    assert stopped_by == "connect-src"
+    page.locator(".node").first.click()
+    assert "ran" != page.title() and page.title().startswith("Backward graph")
+    outside = [stop for stop in stopped if stop[0].startswith("http")]
+    assert len(outside) == 2 and {reason for _, reason in outside} == {"csp"}
+    assert page.evaluate("document.baseURI") == changed.as_uri()
+    assert page.locator("main").is_visible() and "SumBackward0" in page.text_content(".details")
+    page.close()
+
+
+def test_a_drawing_has_no_style_or_script_of_its_own_that_the_policy_would_stop():
+    svg = draw(record_backward(torch.ones(2, requires_grad=True).exp().sum())).svg
+    assert " style=" not in svg and "<style" not in svg and "<script" not in svg
 
 
 # ---- one picture
