@@ -21,7 +21,7 @@ from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
-from companion.drawing.saved_page import Picture, Told, View, boxes_in, page_of
+from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph, names_of
@@ -35,7 +35,7 @@ from companion.naming import callers_names
 class Drawing:
     """A drawn graph: plain text, which keeps no tensor alive. Make it with ``draw``.
 
-    The last expression of a notebook cell shows it.
+    The last expression of a notebook cell shows it, as the page that ``save("x.html")`` writes.
 
     Attributes:
         dot: the drawing in Graphviz' DOT language.
@@ -81,6 +81,10 @@ class Drawing:
 
     def _repr_svg_(self) -> str:
         return self.svg
+
+    def _repr_html_(self) -> str:
+        points = float(self.svg.partition(' viewBox="')[2].partition('"')[0].split()[3])
+        return frame_of(self._page, self.alt, points * 4 / 3)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the drawing to a file, in the format that the ending of its name says.

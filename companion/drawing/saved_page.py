@@ -87,6 +87,25 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
     )
 
 
+def frame_of(page: str, alt: str, height: float) -> str:
+    """The page in a frame, for a notebook, of which it can reach nothing.
+
+    A notebook that is not trusted takes the frame away and leaves the sentences that are in it.
+
+    Args:
+        page: the page.
+        alt: the drawing in sentences.
+        height: that of the drawing, in pixels.
+    """
+    alt, page = html.escape(alt), html.escape(page)
+    look = f"width:100%;height:min(44rem,{height + _BAR:.0f}px);border:0"
+    start = f'<iframe sandbox="allow-scripts" title="{alt}" srcdoc="{page}" style="{look}">'
+    return f"{start}{alt}</iframe>"
+
+
+_BAR = 170  # pixels above a drawing, with some details
+
+
 def _packed(picture: Picture) -> str:
     """A picture as text that drawing.js unpacks."""
     return b64encode(zlib.compress(json.dumps(asdict(picture)).encode(), 9)).decode()

@@ -1,5 +1,8 @@
 """saved_page.py, drawing.js and drawing.css: a saved page is zoomed, searched, opened and asked."""
 
+import html
+import re
+
 import pytest
 import torch
 from axe_playwright_python.base import AXE_SCRIPT
@@ -337,3 +340,51 @@ def test_a_drawing_without_boxes_to_choose_has_a_page(browser, tmp_path):
     assert rows(page)["Node"] == "AccumulateGrad"
     assert page.get_by_role("button", name="Out of the block").count() == 0
     page.close()
+
+
+# ---- a notebook
+
+
+def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, path, tmp_path):
+    model, x = MODELS["encoder of 12 layers"]
+    with modules(model) as names:
+        loss = model(x).sum()
+    drawing = draw(loss, names=names)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("console", lambda said: errors.append(said.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{drawing._repr_html_()}")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    assert page.locator("iframe").get_attribute("srcdoc") == path.read_text()
+    assert page.locator("iframe").get_attribute("title") == drawing.alt
+    frame = page.frame_locator("iframe")
+    frame.locator(".node.opens").first.click()
+    frame.locator(".trail button").nth(1).wait_for()
+    assert frame.locator("html").evaluate("() => self.origin") == "null"
+    assert (
+        frame.locator("html").evaluate(
+            "() => { try { return parent.document.title } catch (e) { return e.name } }"
+        )
+        == "SecurityError"
+    )
+    assert errors == []
+    page.close()
+
+
+def test_the_frame_of_a_small_drawing_is_small(browser, tmp_path):
+    x = torch.ones(2, requires_grad=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_content(draw(x * 2)._repr_html_())
+    assert page.locator("iframe").bounding_box()["height"] < 400
+    root = page.frame_locator("iframe").locator(".view")
+    root.locator(".node").first.click()
+    assert root.evaluate("view => view.scrollHeight - view.clientHeight") <= 1
+    page.close()
+
+
+def test_a_notebook_that_is_not_trusted_is_left_with_the_sentences():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw((x < 3) * x, names={'a<b>&"c"': x})
+    rest = re.sub(r"<[^>]*>", "", drawing._repr_html_())
+    assert html.unescape(rest) == drawing.alt
