@@ -21,7 +21,8 @@ from companion.backward.player_steps import show
 from companion.backward.program_names import Identifiers, ReadersNames, identifier
 from companion.backward.program_nodes import CalledNode, called, fitted, has_hooks, same_bits
 from companion.backward.program_rules import derived, rules_of, written
-from companion.backward.recording import added, source_of
+from companion.backward.recording import added
+from companion.graph.lines import noted_source
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
@@ -186,7 +187,7 @@ class Writer:
 
     def _about(self, node: GraphNode) -> str:
         """The class of a Node, and the line that left it or whose Node it is, where known."""
-        name, source = one_line(node.name, 60), source_of(node.grad_fn)
+        name, source = one_line(node.name, 60), noted_source(node.grad_fn)
         if source:
             return one_line(f"{name}: {source.text}", _WIDTH)
         made = [of for (i, _), of in self._readers.of_result.items() if i == node.index]

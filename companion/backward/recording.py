@@ -7,7 +7,6 @@ slot leads to, is added to what came before it, and is one thing less to wait fo
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,12 +20,13 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
 from companion.backward.hooks import Hooks, Log
+from companion.graph.lines import noted_source
 from companion.graph.nodes import Edge
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
 from companion.naming import callers_names, counted
-from companion.source import Source, is_installed, is_users
+from companion.source import Source
 
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
 
@@ -392,7 +392,7 @@ def _read_before(
         recording._gradient = copy_of(first if first.is_complex() else first.to(output.dtype))
     detailed = len(graph) <= DETAILED
     recording.values = _values(graph, names) if detailed else {}
-    recording.sources = tuple(source_of(fn) if detailed else None for fn in graph._fns)
+    recording.sources = tuple(noted_source(fn) if detailed else None for fn in graph._fns)
     recording._function_saved = {
         i: _saved_count(fn) for i, fn in enumerate(graph._fns) if isinstance(fn, BackwardCFunction)
     }
@@ -422,22 +422,6 @@ def _values(graph: Graph, names: Mapping[str, Tensor]) -> dict[tuple[int, int], 
         if tensor.grad_fn in index:
             tensors[index[tensor.grad_fn], tensor.output_nr] = tensor
     return {output: copy_of(tensor) for output, tensor in tensors.items() if has_memory(tensor)}
-
-
-def source_of(fn: Node) -> Source | None:
-    """The innermost line of the user that made a Node, as anomaly mode noted it.
-
-    That of a library, if there is none.
-    """
-    of_library = None
-    for entry in reversed(fn.metadata.get("traceback_", ())):
-        line = re.match(r'\s*File "(.*)", line (\d+).*\n\s*(.*)', entry)
-        if line and line[3] and is_users(line[1]):
-            source = Source(line[1], int(line[2]), line[3].strip(), of_library)
-            if not is_installed(source.file):
-                return source
-            of_library = of_library or source
-    return of_library
 
 
 def _targets(graph: Graph, inputs: Any) -> list[int]:

@@ -5,6 +5,9 @@ drawn at each use, since lines from everywhere to one place are what makes a dra
 
 Of what repeats, a frame shows one copy. An arrow into a frame leads to any of the copies, and one
 out of it comes from any of them; what leads from one copy to another is not drawn.
+
+The boxes may be those of a part of the graph. Then one more box stands above for all that leads to
+them from outside, and one below for all that they lead to.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph
 
 Slots = tuple[Edge | None, ...]
-Kind = Literal["node", "module", "copies", "chain", "rest"]
+Kind = Literal["node", "module", "copies", "chain", "rest", "stretch", "above", "below"]
 # Which box, which slot, by which edges a leaf is used.
 _Users = dict[tuple["Box", int], list[Edge]]
 _FEW = 3  # uses of a leaf, or edges from a Node into a block, that are drawn as lines of their own
@@ -34,11 +37,14 @@ class Box:
             chains in one piece.
         kind: a ``"node"`` (a leaf too) is one Node; a ``"module"`` is the Nodes of one call; of
             ``"copies"`` several equal stretches follow one another; a ``"chain"`` leads straight
-            down; the ``"rest"`` is what lies deepest.
+            down; the ``"rest"`` is what lies deepest; a ``"stretch"`` is what runs one after
+            another, of a block with too many parts; ``"above"`` and ``"below"`` are outside of the
+            part that is drawn.
         copies: how many equal stretches there are in it.
         call: of a module, or of copies of a module, the (first) call.
         last_call: of copies of a module, the last call.
         parts: the boxes that are seen when the block is opened; of copies, those of the first.
+            Of what is outside there are none.
         frame: the innermost frame that the box stands in.
         leaves: the indices of the leaves that are used in here and nowhere else.
         use: for a leaf that is drawn at each use: which use this is, and of how many.
@@ -61,6 +67,10 @@ class Box:
     @property
     def is_block(self) -> bool:
         return self.kind != "node"
+
+    @property
+    def is_outside(self) -> bool:
+        return self.kind in ("above", "below")
 
     @property
     def first_copy(self) -> list[int]:
@@ -139,7 +149,7 @@ class Folded:
         return self.graph.nodes[box.nodes[0]]
 
     def is_root(self, box: Box) -> bool:
-        return min(box.nodes) < len(self.graph.roots)
+        return not box.is_outside and min(box.nodes) < len(self.graph.roots)
 
     @property
     def frames(self) -> list[Frame]:
@@ -180,22 +190,51 @@ class Folded:
         return list(arrows.values())
 
 
-def arrange(graph: Graph, slots: Sequence[Slots], operations: Sequence[Box]) -> Folded:
-    """Find the edges between boxes, and put each leaf into a box of its own or of another."""
+def arrange(
+    graph: Graph,
+    slots: Sequence[Slots],
+    operations: Sequence[Box],
+    entries: Sequence[Edge] | None = None,
+) -> Folded:
+    """Find the edges between boxes, and put each leaf into a box of its own or of another.
+
+    Args:
+        graph: the graph.
+        slots: those of each Node.
+        operations: the boxes of all operations, or of some.
+        entries: of some, the edges that lead to them from others; None for all.
+    """
     boxes = [replace(box, leaves=[]) for box in operations]
+    if entries is not None:
+        boxes = _with_outside(graph, slots, boxes, entries)
     folded = Folded(graph, slots, boxes, {box: {} for box in boxes}, {})
     for frame in folded.frames:
         frame.leaves, frame.is_row = [], False
     places = _places(folded)
     folded.box_of = {i: place.box for i, place in places.items()}
-    for leaf, users in _connect(folded, places).items():
-        _place_leaf(folded, leaf, users, places)
+    users = _connect(folded, places)
+    if entries is None:  # a root that is a leaf may have no user
+        users = {root.index: {} for root in graph.roots if root.is_leaf} | users
+    for leaf in sorted(users):
+        _place_leaf(folded, leaf, users[leaf], places)
     blocks = [box for box in boxes if box.is_block]
     for box in blocks:
         box.nones = sum(slots[i].count(None) for i in box.nodes)
     if not blocks and not folded.frames:
         boxes.sort(key=lambda box: box.nodes)
     return folded
+
+
+def _with_outside(
+    graph: Graph, slots: Sequence[Slots], boxes: Sequence[Box], entries: Sequence[Edge]
+) -> list[Box]:
+    """The boxes, above them one of what leads to them, below them one of where they lead."""
+    inside = {i for box in boxes for i in box.nodes}
+    ends = chain.from_iterable(slots[i] for i in sorted(inside))
+    outside = dict.fromkeys(e.target for e in ends if e and e.target not in inside)
+    above = Box([*dict.fromkeys(edge.source for edge in entries)], "above")
+    below = Box([i for i in outside if not graph.nodes[i].is_leaf], "below")
+    return [*([above] if above.nodes else []), *boxes, *([below] if below.nodes else [])]
 
 
 class _Place(NamedTuple):
@@ -223,13 +262,18 @@ def _places(folded: Folded) -> dict[int, _Place]:
 
 
 def _connect(folded: Folded, places: Mapping[int, _Place]) -> dict[int, _Users]:
-    """Note the edges between the boxes of operations; find for each leaf those that use it."""
-    users: dict[int, _Users] = {leaf.index: {} for leaf in folded.graph.leaves}
-    for edge in filter(None, chain.from_iterable(folded.slots)):
+    """Note the edges between the boxes of operations; find for each leaf those that use it.
+
+    What leads from outside to outside is not drawn.
+    """
+    users: dict[int, _Users] = {}
+    for edge in filter(None, chain.from_iterable(folded.slots[i] for i in sorted(places))):
         (source, copies), there = places[edge.source], places.get(edge.target)
+        if source.is_outside and (there is None or there.box.is_outside):
+            continue
         if there is None:  # a block uses a leaf once, a Node once for each slot
             slot = -1 if source.is_block else edge.slot
-            users[edge.target].setdefault((source, slot), []).append(edge)
+            users.setdefault(edge.target, {}).setdefault((source, slot), []).append(edge)
         elif _is_shown(copies, there.copies) and source is not there.box:
             folded.edges[source].setdefault(there.box, []).append(edge)
     return users

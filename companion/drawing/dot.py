@@ -29,6 +29,7 @@ from companion.drawing.words import (
     inside,
     leaves_of,
     names_in,
+    saved_in,
     shape_along,
 )
 from companion.forward.watching import Cut
@@ -52,6 +53,7 @@ _LOOKS = {
     "leaf": {"style": "filled", "fillcolor": "#e2f3ea", "peripheries": "2"},
     "custom": {"style": "filled", "fillcolor": "#ece5fa", "shape": "hexagon", "margin": "0"},
     "folded": {"style": "filled", "fillcolor": "#f4f5f7", "shape": "box3d"},
+    "outside": {"style": "rounded,dotted", "fontcolor": GREY, "color": GREY},
     "output": {"style": "rounded,filled"},
     "root": {"penwidth": "2", "fillcolor": "#dde9fb"},
     "none": {"shape": "point", "width": "0.07"},
@@ -170,7 +172,9 @@ def _look(*classes: str) -> dict[str, str]:
 def _classes(folded: Folded, box: Box) -> list[str]:
     """What a box is."""
     node = folded.node(box)
-    if box.is_block:
+    if box.is_outside:
+        kind = "outside"
+    elif box.is_block:
         kind = "folded"
     elif node.is_leaf:
         kind = "leaf"
@@ -191,7 +195,7 @@ def _lines(
         lines += _node_lines(folded.node(box), names)
     if box.use:
         lines.append(_use(box.use))
-    for tensor in saved.get(index, ()):
+    for tensor in saved_in(box, saved):
         state = _state(tensor)
         words = f"{state}: {tensor.name}"
         lines += [words] if len(words) <= _WIDTH else [f"{state}:", tensor.name]
@@ -205,7 +209,7 @@ def _hover(folded: Folded, box: Box, saved: Saved, numbers: Numbers) -> str:
     parts = [inside(folded, box) if box.is_block else _node_hover(folded.node(box))]
     if box.use:
         parts.append(_use(box.use))
-    for tensor in saved.get(box.nodes[0], ()):
+    for tensor in saved_in(box, saved):
         shape = f" {shape_as_text(tensor)}" if tensor.shape else ""
         parts.append(f"{_state(tensor)}: {tensor.name}{shape}")
     parts += [f"{word} {number}" for word, number in numbers.of(box)]
@@ -257,6 +261,8 @@ def _node_hover(node: GraphNode) -> str:
 
 def _block_lines(folded: Folded, box: Box, names: Mapping[str, str]) -> list[str]:
     """What a box of several Nodes says."""
+    if box.is_outside:
+        return ["outside"]
     each = len(box.first_copy)
     count = counted(each, "node")
     leaves = [leaves_of(box)] if box.leaves else []

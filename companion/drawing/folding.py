@@ -62,20 +62,27 @@ def fold(graph: Graph, max_boxes: int | None, fits: _Fits = lambda folded: True)
     folder = _Folder(graph, slots)
     for boxes in folder.fewer_and_fewer():
         if folded := tried(boxes):
-            return _with_blocks_opened(boxes, folded, tried)
+            return with_blocks_opened(boxes, folded, tried)
     return _with_a_rest(folder, boxes, tried)
 
 
-def _with_blocks_opened(
+def with_blocks_opened(
     boxes: list[Box], folded: Folded, tried: Callable[[Sequence[Box]], Folded | None]
 ) -> Folded:
-    """Open as many blocks as there is room for, those with most Nodes to show first."""
+    """Open as many modules and copies as there is room for, those with most Nodes to show first.
+
+    Args:
+        boxes: those of the operations.
+        folded: the same, arranged.
+        tried: boxes arranged, or None where there is no room for them.
+    """
     shut = set[int]()  # the contents for which there is no room
     while True:
         nodes = {
             box.content: len(box.nodes)
             for box in boxes
-            if box.parts and len(box.first_copy) > 1 and box.content not in shut
+            if box.kind in ("module", "copies") and len(box.first_copy) > 1
+            if box.content not in shut
         }
         if not nodes:
             return folded
@@ -276,9 +283,8 @@ class _Folder:
             for origin, _, distance in out
         )
         content = self.number((kind, call and call.kind, contents, inside))
-        parts = boxes if kind in ("module", "copies") else ()
         nodes = [i for box in boxes for i in box.nodes]
-        return Box(nodes, kind, call=call, parts=parts, content=content)
+        return Box(nodes, kind, call=call, parts=boxes, content=content)
 
 
 def _likely_periods(boxes: list[Box]) -> list[int]:

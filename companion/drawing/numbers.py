@@ -40,7 +40,7 @@ class Numbers:
 
     def of(self, box: Box) -> list[Row]:
         """The rows of a box; a block has none."""
-        return self.rows.get(box.nodes[0], [])
+        return [] if box.is_block else self.rows.get(box.nodes[0], [])
 
     def along(self, box: Box, arrow: Arrow) -> str:
         """What left a box along an arrow; "" where that is not known."""

@@ -26,7 +26,8 @@ def scissors_of(folded: Folded, watch: Watch) -> list[Scissors]:
     Of an operation with several Nodes the one counts that has a slot for the value; or the first.
     """
     with_slot, without = list[Scissors](), dict[Cut, Scissors]()
-    for i, box in folded.box_of.items():
+    boxes = {i: box for i, box in folded.box_of.items() if not box.is_outside}
+    for i, box in boxes.items():
         for slot, cut in cuts_into(watch, folded.graph.nodes[i].grad_fn):
             scissors = Scissors(box, None if box.is_block else slot, cut)
             if slot is None:

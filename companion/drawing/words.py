@@ -34,7 +34,7 @@ def alt_of(
     shapes: bool = False,
 ) -> str:
     """The sentences for a graph."""
-    names = _names(folded)
+    names = names_of(folded)
     if len(folded.boxes) > _MOST:
         sentences = _summary(folded, names, numbers)
     else:
@@ -54,6 +54,11 @@ def alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
 def given_name(node: GraphNode) -> str:
     """The name of the tensor that a Node stands for; "" where none is known."""
     return "" if node.label == node.name else node.label
+
+
+def saved_in(box: Box, saved: Saved) -> Sequence[SavedTensor]:
+    """The tensors to list of a box; of a block none."""
+    return () if box.is_block else saved.get(box.nodes[0], ())
 
 
 def names_in(folded: Folded) -> list[str]:
@@ -113,10 +118,7 @@ def _names_inside(folded: Folded, box: Box) -> str:
     )
 
 
-# ---- the sentences
-
-
-def _names(folded: Folded) -> dict[Box, str]:
+def names_of(folded: Folded) -> dict[Box, str]:
     """A name for each box; boxes that would share one are told apart by a number."""
     short = shortened(names_in(folded), 40)
     shared = {box: _name(folded, box, short) for box in folded.boxes}
@@ -127,6 +129,19 @@ def _names(folded: Folded) -> dict[Box, str]:
     return names
 
 
+def name_of_kind(node: GraphNode) -> str:
+    """The class of a Node, and that it is a custom Function's."""
+    return ("custom Function " if node.is_custom else "") + one_line(node.name, 40)
+
+
+def ends_of(folded: Folded, box: Box, names: Mapping[Box, str], shapes: bool = False) -> list[str]:
+    """Where each arrow from a box leads, in words, perhaps with the shape of what travels along."""
+    return [
+        _end(arrow, names, shape_along(folded, arrow) if shapes else "")
+        for arrow in folded.arrows(box)
+    ]
+
+
 def _name(folded: Folded, box: Box, short: Mapping[str, str]) -> str:
     """What a box is called, which others may share."""
     node = folded.node(box)
@@ -134,8 +149,9 @@ def _name(folded: Folded, box: Box, short: Mapping[str, str]) -> str:
         name = short.get(given_name(node), "")
         if node.is_leaf:
             return " ".join(filter(None, ("leaf", name, shape_as_text(node))))
-        kind = "custom Function " if node.is_custom else ""
-        return kind + one_line(node.name, 40) + (f" ({name})" if name else "")
+        return name_of_kind(node) + (f" ({name})" if name else "")
+    if box.is_outside:
+        return f"outside, {box.kind}"
     words = ["the rest" if box.kind == "rest" else "block"]
     if box.call:
         words.append(short[box.call.path])
@@ -145,6 +161,9 @@ def _name(folded: Folded, box: Box, short: Mapping[str, str]) -> str:
         each = len(box.first_copy)
         words.append(f"of {each} nodes" if each > 1 else f"of {one_line(node.name, 40)}")
     return " ".join(words)
+
+
+# ---- the sentences
 
 
 def _start(folded: Folded) -> str:
@@ -174,10 +193,7 @@ def _arrow_by_arrow(
     yield f"{_start(folded)}."
     for box in folded.boxes:
         root = "Root " if folded.is_root(box) else ""
-        ends = [
-            _end(arrow, names, shape_along(folded, arrow) if shapes else "")
-            for arrow in folded.arrows(box)
-        ]
+        ends = ends_of(folded, box, names, shapes)
         if ends:
             yield f"{root}{names[box]} leads to {' and '.join(ends)}."
         elif root and not box.is_further_use:
@@ -185,7 +201,7 @@ def _arrow_by_arrow(
         if not box.is_further_use:
             yield from _numbers("It" if ends or root else names[box], folded, box, numbers)
         by_state: dict[str, list[str]] = {}
-        for tensor in saved.get(box.nodes[0], ()):
+        for tensor in saved_in(box, saved):
             by_state.setdefault(tensor.state, []).append(tensor.name)
         for state, tensors in by_state.items():
             now = "" if state == "kept" else f", now {state}"

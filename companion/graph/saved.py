@@ -148,10 +148,15 @@ def saved_tensors(node: Node) -> Iterator[SavedTensor]:
         if tensor is None:
             yield SavedTensor(name, None, None, 0, None, state)
         else:
-            nbytes = sum(part.nbytes for part in parts_of(tensor))
             has_shape = not tensor.is_nested or tensor.layout != torch.strided
             shape = tuple(tensor.shape) if has_shape else None
-            yield SavedTensor(name, shape, tensor.dtype, nbytes, version_of(tensor), state)
+            nbytes, version = nbytes_of(tensor), version_of(tensor)
+            yield SavedTensor(name, shape, tensor.dtype, nbytes, version, state)
+
+
+def nbytes_of(tensor: torch.Tensor) -> int:
+    """The bytes of the elements of a tensor."""
+    return sum(part.nbytes for part in parts_of(tensor))
 
 
 def _unpacked(node: Node) -> Iterator[tuple[str, torch.Tensor | None, _State]]:

@@ -1,10 +1,14 @@
-"""drawing.js and drawing.css: a saved page can be zoomed, searched, and asked what is in a box."""
+"""saved_page.py, drawing.js and drawing.css: a saved page is zoomed, searched, opened and asked."""
+
+import html
+import re
 
 import pytest
 import torch
 from axe_playwright_python.base import AXE_SCRIPT
+from torch import nn
 
-from companion import draw, modules
+from companion import draw, modules, record_backward, watch
 from tests.drawing.test_page import MODELS
 
 
@@ -24,6 +28,7 @@ def page(browser, path):
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text))  # the policy was broken
     page.goto(path.as_uri())
     yield page
     assert requests == [path.as_uri()] and errors == []
@@ -34,8 +39,216 @@ def width(page) -> float:
     return page.eval_on_selector("svg", "svg => svg.getBoundingClientRect().width")
 
 
-def test_a_page_is_small(path):
-    assert path.stat().st_size < 200_000
+class Bottleneck(nn.Module):
+    """The block of ResNet-50."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if inputs != 4 * width or stride > 1:
+            convolution = nn.Conv2d(inputs, 4 * width, 1, stride)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(4 * width))
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(torch.relu(self.bn2(self.conv2(y)))))
+        return torch.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+def resnet_50() -> nn.Module:
+    """Its structure; it is narrower than ResNet-50."""
+    layers, inputs = [], 4
+    for depth, width, stride in ((3, 4, 1), (4, 8, 2), (6, 16, 2), (3, 32, 2)):
+        blocks = []
+        for i in range(depth):
+            blocks.append(Bottleneck(inputs, width, stride if i == 0 else 1))
+            inputs = 4 * width
+        layers.append(nn.Sequential(*blocks))
+    return nn.Sequential(nn.Conv2d(3, 4, 7, 2), *layers, nn.Flatten(), nn.Linear(128, 10))
+
+
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 4)
+
+    def forward(self, x):
+        state = torch.zeros(2, 4), torch.zeros(2, 4)
+        for step in x:
+            state = self.cell(step, state)
+        return state[0]
+
+
+LARGE = {
+    "12 layers": (
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8), 12, enable_nested_tensor=False),
+        torch.ones(3, 1, 8),
+    ),
+    "200 steps": (Loop(), torch.ones(200, 2, 4)),
+    "ResNet-50": (resnet_50(), torch.ones(2, 3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_page_is_small(tmp_path, name):
+    model, x = LARGE[name]
+    with modules(model) as names:
+        loss = model(x).sum()
+    draw(loss, names=names).save(tmp_path / "x.html")
+    assert (tmp_path / "x.html").stat().st_size < 120_000
+
+
+# ---- blocks that open
+
+
+def trail(page) -> list[str]:
+    return page.locator(".trail button").all_text_contents()
+
+
+def first_block(page):
+    return page.locator(".node.opens").first
+
+
+def wait_for_depth(page, depth: int) -> None:
+    """Until so many blocks are open."""
+    page.wait_for_function(
+        "count => document.querySelectorAll('.trail button').length === count",
+        arg=depth + 1 if depth else 0,
+    )
+
+
+def test_a_click_opens_a_block_and_the_trail_leads_back(page):
+    whole = page.locator(".node").all_text_contents()
+    first_block(page).click()
+    wait_for_depth(page, 1)
+    assert trail(page)[0] == "Whole graph" and "self_attn" in trail(page)[1]
+    inside = page.locator(".node").all_text_contents()
+    assert inside != whole and "in_proj_weight" in " ".join(inside)
+    assert page.locator(".trail [aria-current=location]").text_content() == trail(page)[1]
+    assert page.locator("svg.drawing").count() == 1
+    page.get_by_role("button", name="Whole graph", exact=True).click()
+    wait_for_depth(page, 0)
+    assert page.locator(".node").all_text_contents() == whole
+    assert page.evaluate("document.activeElement.classList.contains('opens')")
+
+
+def test_by_keyboard_one_opens_a_block_and_leaves_it(page):
+    first_block(page).focus()
+    box = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert ", opens: " in box
+    number = page.evaluate(
+        "[...document.querySelectorAll('.node')].filter((box) => box.querySelector('title'))"
+        ".indexOf(document.activeElement)"
+    )
+    page.locator(".node").first.focus()
+    for _ in range(number):
+        page.keyboard.press("ArrowDown")
+    assert trail(page) == []
+    page.keyboard.press("Enter")
+    wait_for_depth(page, 1)
+    assert page.evaluate("document.activeElement.closest('svg.drawing') !== null")
+    said = page.text_content("output[aria-live=polite]")
+    assert said.startswith("Whole graph › block ") and said.endswith(" boxes")
+    page.keyboard.press("Escape")
+    wait_for_depth(page, 0)
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == box
+    page.keyboard.press("Escape")
+    assert trail(page) == []
+
+
+def test_moving_the_drawing_opens_nothing(page):
+    box = first_block(page).bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 15, box["y"] + 12, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    assert trail(page) == []
+
+
+def test_search_goes_on_in_an_open_block(page):
+    first_block(page).click()
+    wait_for_depth(page, 1)
+    page.get_by_label("Search").fill("viewbackward")
+    assert page.locator(".node.found").count() > 1
+    page.get_by_role("button", name="Whole graph", exact=True).click()
+    wait_for_depth(page, 0)
+    assert page.locator("output").text_content().startswith("Whole graph: ")
+
+
+def test_blocks_open_in_blocks_and_an_equal_one_says_whose_inside_it_shows(browser, tmp_path):
+    model, x = MODELS["u-net"]
+    with modules(model) as names:
+        loss = model(x).sum()
+    draw(loss, names=names, max_nodes=12).save(tmp_path / "x.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((tmp_path / "x.html").as_uri())
+    said = []
+    for number in range(page.locator(".node.opens").count()):
+        page.locator(".node.opens").nth(number).click()
+        wait_for_depth(page, 1)
+        said.append(page.text_content("output"))
+        depth = 1
+        while page.locator(".node.opens").count():
+            first_block(page).click()
+            wait_for_depth(page, depth := depth + 1)
+        page.get_by_role("button", name="Whole graph", exact=True).click()
+        wait_for_depth(page, 0)
+    equal = [text for text in said if ". Drawn is " in text]
+    assert 0 < len(equal) < len(said)
+    page.close()
+
+
+def test_axe_finds_nothing_in_an_open_block(page):
+    first_block(page).click()
+    wait_for_depth(page, 1)
+    assert faults(page) == []
+
+
+# ---- what the page may do
+
+
+def test_nothing_runs_or_loads_that_somebody_else_brings_in(browser, path, tmp_path):
+    brought = """<script>document.title = "ran"</script>
+<img src="x" onerror="document.title = 'ran'"><img src="http://127.0.0.1:9/x.png">
+<svg><circle onclick="document.title = 'ran'" class="brought" r="9"/></svg>
+<iframe src="data:text/html,x"></iframe><link rel="stylesheet" href="http://127.0.0.1:9/x.css">
+<style>main { display: none }</style>
+<script src="data:text/javascript,document.title='ran'"></script>
+<base href="http://127.0.0.1:9/">
+</main>"""
+    changed = tmp_path / "x.html"
+    changed.write_text(path.read_text().replace("</main>", brought))
+    page = browser.new_page()
+    stopped = []
+    page.on("requestfailed", lambda request: stopped.append((request.url, request.failure)))
+    page.goto(changed.as_uri())
+    page.locator(".brought").dispatch_event("click")
+    stopped_by = page.evaluate(
+        "new Promise((done) => {"
+        "  document.addEventListener('securitypolicyviolation', (e) => done(e.effectiveDirective));"
+        "  fetch('http://127.0.0.1:9/').catch(() => 0);"
+        "})"
+    )
+    assert stopped_by == "connect-src"
+    page.locator(".node").first.click()
+    assert "ran" != page.title() and page.title().startswith("Backward graph")
+    outside = [stop for stop in stopped if stop[0].startswith("http")]
+    assert len(outside) == 2 and {reason for _, reason in outside} == {"csp"}
+    assert page.evaluate("document.baseURI") == changed.as_uri()
+    assert page.locator("main").is_visible() and "SumBackward0" in page.text_content(".details")
+    page.close()
+
+
+def test_a_drawing_has_no_style_or_script_of_its_own_that_the_policy_would_stop():
+    svg = draw(record_backward(torch.ones(2, requires_grad=True).exp().sum())).svg
+    assert " style=" not in svg and "<style" not in svg and "<script" not in svg
+
+
+# ---- one picture
 
 
 def test_search_counts_and_leads_from_one_to_the_next(page):
@@ -53,8 +266,33 @@ def test_search_counts_and_leads_from_one_to_the_next(page):
 def test_a_box_that_is_chosen_says_what_is_in_it(page):
     box = page.locator(".node.leaf").first
     box.click()
-    assert page.text_content(".details") == box.locator("title").text_content()
-    assert "of the leaf embedding.weight, (10, 8)" in page.text_content(".details")
+    assert "leaf embedding.weight (10, 8)" in page.text_content(".details")
+    assert rows(page) == {
+        "Node": "AccumulateGrad",
+        "Tensor": "embedding.weight",
+        "Shape": "(10, 8)",
+        "Dtype": "float32",
+    }
+
+
+def rows(page) -> dict[str, str]:
+    page.wait_for_selector(".details dl")
+    words, texts = (page.locator(f".details {kind}").all_text_contents() for kind in ("dt", "dd"))
+    return dict(zip(words, texts, strict=True))
+
+
+def test_a_node_of_a_recorded_pass_tells_line_saved_bytes_and_gradient(browser, tmp_path):
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x.sin().sum()
+    draw(record_backward(y), watch=watched).save(tmp_path / "x.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "x.html").as_uri())
+    page.locator(".node", has_text="SinBackward0").click()
+    told = rows(page)
+    assert told["Saved"].startswith("8 bytes (self)") and told["Gradient"] == "[1, 1]"
+    assert told["Line"].endswith("`x.sin()`") and told["Leads to"] == "leaf x (2,)"
+    page.close()
 
 
 def test_by_keyboard_one_goes_from_box_to_box_and_zooms(page):
@@ -65,8 +303,8 @@ def test_by_keyboard_one_goes_from_box_to_box_and_zooms(page):
     assert page.evaluate("document.activeElement.getAttribute('role')") == "button"
     page.keyboard.press("ArrowDown")
     second = page.locator(".node").nth(1).locator("title").text_content()
-    assert page.text_content(".details") == second
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == second
+    assert rows(page)["Node"] in second
     before = width(page)
     page.keyboard.press("+")
     assert width(page) == pytest.approx(before * 1.25, rel=0.01)
@@ -76,10 +314,14 @@ def test_by_keyboard_one_goes_from_box_to_box_and_zooms(page):
     assert drawn[0] <= view[0] + 1 and drawn[1] <= view[1] + 1
 
 
-def test_axe_finds_nothing(page):
+def faults(page) -> list[tuple[str, list[str]]]:
     page.evaluate(AXE_SCRIPT)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    assert [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in found] == []
+    return [(fault["id"], [node["html"][:200] for node in fault["nodes"]]) for fault in found]
+
+
+def test_axe_finds_nothing(page):
+    assert faults(page) == []
 
 
 def test_without_scripts_it_is_the_drawing(browser, path):
@@ -95,5 +337,54 @@ def test_a_drawing_without_boxes_to_choose_has_a_page(browser, tmp_path):
     page = browser.new_page()
     page.goto(path.as_uri())
     page.locator(".node").click()
-    assert "of the leaf" in page.text_content(".details")
+    assert rows(page)["Node"] == "AccumulateGrad"
+    assert page.get_by_role("button", name="Out of the block").count() == 0
     page.close()
+
+
+# ---- a notebook
+
+
+def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, path, tmp_path):
+    model, x = MODELS["encoder of 12 layers"]
+    with modules(model) as names:
+        loss = model(x).sum()
+    drawing = draw(loss, names=names)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("console", lambda said: errors.append(said.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{drawing._repr_html_()}")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    assert page.locator("iframe").get_attribute("srcdoc") == path.read_text()
+    assert page.locator("iframe").get_attribute("title") == drawing.alt
+    frame = page.frame_locator("iframe")
+    frame.locator(".node.opens").first.click()
+    frame.locator(".trail button").nth(1).wait_for()
+    assert frame.locator("html").evaluate("() => self.origin") == "null"
+    assert (
+        frame.locator("html").evaluate(
+            "() => { try { return parent.document.title } catch (e) { return e.name } }"
+        )
+        == "SecurityError"
+    )
+    assert errors == []
+    page.close()
+
+
+def test_the_frame_of_a_small_drawing_is_small(browser, tmp_path):
+    x = torch.ones(2, requires_grad=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_content(draw(x * 2)._repr_html_())
+    assert page.locator("iframe").bounding_box()["height"] < 400
+    root = page.frame_locator("iframe").locator(".view")
+    root.locator(".node").first.click()
+    assert root.evaluate("view => view.scrollHeight - view.clientHeight") <= 1
+    page.close()
+
+
+def test_a_notebook_that_is_not_trusted_is_left_with_the_sentences():
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw((x < 3) * x, names={'a<b>&"c"': x})
+    rest = re.sub(r"<[^>]*>", "", drawing._repr_html_())
+    assert html.unescape(rest) == drawing.alt

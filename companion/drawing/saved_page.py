@@ -1,0 +1,135 @@
+"""A page with a drawing: zoom it, move it, search in it, open its blocks, and ask its boxes.
+
+Its policy lets nothing run but drawing.js, and nothing be loaded. What is
+told of boxes and the insides of blocks are compressed; an inside is unpacked when it is opened.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import zlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from companion.drawing.numbers import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a box that is chosen.
+
+    Attributes:
+        name: what it is called.
+        rows: what each detail is, and the detail.
+        opens: of a block that can be opened, the number of the picture of its inside.
+        drawn: the equal block whose inside that picture shows; "" where it is its own.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    opens: int | None = None
+    drawn: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Boxes that are drawn together, as plain text.
+
+    Attributes:
+        dot: the picture in DOT.
+        told: for each box, by its name in DOT, what is told of it.
+    """
+
+    dot: str
+    told: Mapping[str, Told]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A view that is laid out.
+
+    Attributes:
+        svg: the picture.
+        boxes: for each ``.node`` of the picture what is told of it, or None.
+    """
+
+    svg: str
+    boxes: Sequence[Told | None]
+
+
+def boxes_in(laid_out: str, view: View) -> list[Told | None]:
+    """What is told of each ``.node`` of the SVG that Graphviz made of a view."""
+    return [view.told.get(html.unescape(name)) for name in _NODE.findall(laid_out)]
+
+
+_NODE = re.compile(r'<g id="\w+" class="node[^"]*">\n<title>(.*?)</title>')
+
+
+def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
+    """The page of a drawing, and of what is inside its blocks."""
+    style, script = (
+        "\n" + (_HERE / name).read_text("utf-8") for name in ("drawing.css", "drawing.js")
+    )
+    pictures = [replace(whole, svg=""), *insides]  # that of the whole stands in the page
+    return _PAGE.format(
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'",
+        title=html.escape(alt),
+        svg=whole.svg,
+        data=json.dumps([_packed(picture) for picture in pictures]),
+        style=style,
+        script=script,
+    )
+
+
+def frame_of(page: str, alt: str, height: float) -> str:
+    """The page in a frame, for a notebook, of which it can reach nothing.
+
+    A notebook that is not trusted takes the frame away and leaves the sentences that are in it.
+
+    Args:
+        page: the page.
+        alt: the drawing in sentences.
+        height: that of the drawing, in pixels.
+    """
+    alt, page = html.escape(alt), html.escape(page)
+    look = f"width:100%;height:min(44rem,{height + _BAR:.0f}px);border:0"
+    start = f'<iframe sandbox="allow-scripts" title="{alt}" srcdoc="{page}" style="{look}">'
+    return f"{start}{alt}</iframe>"
+
+
+_BAR = 170  # pixels above a drawing, with some details
+
+
+def _packed(picture: Picture) -> str:
+    """A picture as text that drawing.js unpacks."""
+    return b64encode(zlib.compress(json.dumps(asdict(picture)).encode(), 9)).decode()
+
+
+def _hash(text: str) -> str:
+    """What a policy calls a script or a style by."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+_HERE = Path(__file__).parent
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>{style}</style>
+<body>
+<main class="view" tabindex="-1">
+{svg}
+</main>
+<script type="application/json" class="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
