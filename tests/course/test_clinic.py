@@ -39,7 +39,10 @@ ROWS = [
 ]
 # A message is a cell with nothing but code in it. "…" stands for what differs each time.
 MESSAGES = [(seen[1:-1], code, form) for seen, code, form in ROWS if re.fullmatch("`[^`]+`", seen)]
-PARTS = ["You see", "The graph", "Why", "Do this", "Not this", "The tools say"]
+# What helps comes first. What shows the cause stands in a fold at the end.
+SEEN_AT_ONCE = ["You see", "Do this", "Not this", "Why"]
+FOLDED = ["The graph", "The tools say", "Without the tools"]
+PARTS = SEEN_AT_ONCE + FOLDED
 ERROR = re.compile(
     r"^<!--pytest\.mark\.xfail\([^`]*^```python\n(?:(?!^```).)*^```\n\n"
     r"<!--pytest-codeblocks:expected-output-->\n\n```text\n(.*?)^```$",
@@ -94,7 +97,23 @@ def test_no_two_rows_show_the_same():
 def test_an_entry_has_its_parts_in_order(code):
     found = re.findall(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], re.M)
     assert found == [part for part in PARTS if part in found]
-    assert set(PARTS) - set(found) <= {"The graph"}
+    assert set(PARTS) - set(found) <= {"The graph", "Without the tools"}
+
+
+@each_entry
+def test_of_an_entry_the_graph_and_the_tools_stand_in_its_one_fold_at_the_end(code):
+    at_once, fold, folded = ENTRIES[code].partition('\n<details markdown="1">\n<summary>')
+    assert fold and folded.startswith("Look deeper: ") and folded.count("</details>") == 1
+    assert folded.rstrip().endswith("</details>")
+    assert not any(f"**{part}" in at_once for part in FOLDED)
+    assert not any(f"**{part}" in folded for part in SEEN_AT_ONCE)
+
+
+@each_entry
+def test_what_an_entry_shows_first_needs_no_tools(code):
+    """A watch is a tool: the program that somebody has, and its cure, need none."""
+    for part in ("You see", "Do this"):
+        assert "with watch() as" not in parts(code)[part]
 
 
 @each_entry
