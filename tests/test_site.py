@@ -218,7 +218,7 @@ def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announc
     assert said.inner_text() == f"{len(every)} of {len(every)} rows"
     clinic.keyboard.type("NaN,  norm SQRT")
     assert found(clinic) == ["nan-risk"]
-    assert said.inner_text() == f"1 of {len(every)} rows"
+    assert said.inner_text() == f"1 of {len(every)} rows, the nearest first"
     press_until(clinic, "Tab", ".finder tbody a")
     clinic.keyboard.press("Enter")
     clinic.wait_for_url("**/clinic/nan/#nan-risk")
