@@ -43,7 +43,6 @@ from companion.internals import (
     base_of,
     leave_mode,
     next_number,
-    revive,
     running_pass,
     unseen,
     version_of,
@@ -447,12 +446,6 @@ def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
         return tensor.shape
     except RuntimeError:  # nested
         return None
-
-
-def alive(reference: ref[Tensor]) -> Tensor | None:
-    tensor: Any = reference()
-    revive(tensor)
-    return tensor  # type: ignore[no-any-return]
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time

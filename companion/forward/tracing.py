@@ -13,7 +13,7 @@ import torch
 
 from companion.forward.fingerprints import memory_of
 from companion.forward.functions import VALUELESS
-from companion.forward.recorder import Note, alive
+from companion.forward.recorder import Note
 from companion.forward.values import NAN
 from companion.forward.watching import Cut, Operation, Watch
 from companion.internals import number_of, unseen
@@ -104,7 +104,7 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor], cuts: Sequence[Cut]) ->
     tensors are the only values from there that for certain have nothing of them.
     """
     recorder, given = watch._recorder, set(tensors)
-    alive_leaves = [t for state in recorder.states if (t := alive(state)) is not None and t.is_leaf]
+    alive_leaves = [t for state in recorder.states if (t := state()) is not None and t.is_leaf]
     others = [watch._value_of(tensor) for tensor in alive_leaves if tensor not in given]
     apart = {value.output_nr for value in others if value.made_by is None}
     taken = set[int | None]()  # the notes that values of these tensors went into
