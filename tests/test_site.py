@@ -216,7 +216,7 @@ def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announc
     clinic.keyboard.press("Delete")
     assert found(clinic) == every
     assert said.inner_text() == f"{len(every)} of {len(every)} rows"
-    clinic.keyboard.type("NaN,  norm SQRT")
+    clinic.keyboard.type("torch.where,  SQRT")
     assert found(clinic) == ["nan-risk"]
     assert said.inner_text() == f"1 of {len(every)} rows, the nearest first"
     press_until(clinic, "Tab", ".finder tbody a")

@@ -15,6 +15,12 @@ FIRST = {
     "gradients are zero": "dead-relu zero-derivative half-precision",
     "vanishing gradients": "dead-relu zero-derivative half-precision",
     "gradient is always 0": "dead-relu zero-derivative half-precision",
+    "exploding gradient": "exploding",
+    "clip_grad_norm_": "exploding",
+    "masked softmax nan": "masked-softmax",
+    "out of memory during validation": "evaluation",
+    "gradient accumulation": "undivided accumulates",
+    "GAN generator discriminator": "gan-step",
     "loss becomes inf": "non-finite",
     "NaN gradients with sqrt": "nan-risk",
     "CUDA out of memory": "growing-graph",
@@ -42,6 +48,7 @@ FIRST = {
 }
 # ... or one of the first three, where other entries have the same words.
 AMONG_THREE = {
+    "gradient clipping": "exploding",
     "nan loss": "non-finite",
     "loss doesn't go down": "leaf-output reassigned accumulates",
     "detach": "detached",
@@ -86,7 +93,8 @@ def test_where_others_have_the_same_words_it_is_among_the_first_three(find, type
         ("inplace", "in-place", "in place", "In-Place"),
         ("memory grow", "memory grows", "memory growing"),
         ("parameter", "parameters", "weights", "param"),
-        ("gradient accumulates", "grad accumulation", "gradients accumulated"),
+        ("zero grad", "zero_grad", "zero-grad", "zero_grad()"),
+        ("training slower", "trains slow", "each epoch slower"),
     ],
     ids=lambda alike: alike[0],
 )
