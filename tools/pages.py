@@ -100,7 +100,8 @@ class Pages(Treeprocessor):
         The style sheet stands above the first, so that none is seen without it, and not at the top
         of the page, where MkDocs looks for the title. The script stands below the last.
         """
-        style = Path(self.player, "player.css").read_text(encoding="utf-8")
+        styles = sorted(Path(self.player).glob("player*.css"))
+        style = "".join(file.read_text(encoding="utf-8") for file in styles)
         scripts = sorted(Path(self.player).glob("player*.js"), reverse=True)  # player.js is last
         script = "".join(file.read_text(encoding="utf-8") for file in scripts)
         before = f"<style>\n{style}</style>\n"

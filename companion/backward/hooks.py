@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 from torch.autograd.function import BackwardCFunction
@@ -37,6 +38,7 @@ class Log:
         grads: of leaves, the ``.grad`` before and after.
         saved: what Nodes had saved; None where a look at it would run hooks.
         numbers: the next sequence number before and after each Node, under ``create_graph``.
+        times: for each of ``ran``, how many seconds the Node ran.
     """
 
     ran: list[tuple[int, Gradients, Gradients]] = field(default_factory=list)
@@ -44,9 +46,17 @@ class Log:
     grads: dict[int, Gradients] = field(default_factory=dict)
     saved: dict[int, dict[str, Any] | None] = field(default_factory=dict)
     numbers: list[tuple[int, int]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     def clear(self) -> None:
-        for entries in (self.ran, self.entered, self.grads, self.saved, self.numbers):
+        for entries in (
+            self.ran,
+            self.entered,
+            self.grads,
+            self.saved,
+            self.numbers,
+            self.times,
+        ):
             entries.clear()
 
 
@@ -76,6 +86,7 @@ class Hooks:
         # This one begins with the root, in this thread. A pass that a hook on the root began comes
         # to the root before it, and has a higher number.
         self._thread, self._pass = threading.get_ident(), sys.maxsize
+        self._began = 0.0  # when the last hook of this pass was done
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -115,12 +126,15 @@ class Hooks:
             self.log.saved[i] = _saved_values(self._fns[i])
         if self._create_graph:
             self.log.numbers.append((next_number(), sys.maxsize))
+        self._began = perf_counter()
 
     def _leave(self, i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
         """The hook after a Node."""
+        ended = perf_counter()
         if running_pass() != self._pass:
             return
         log = self.log
+        log.times.append(ended - self._began)
         if i in log.entered:
             given = log.entered.pop(i)
             given_on = copies_of(grad_inputs, self._create_graph)
@@ -138,6 +152,7 @@ class Hooks:
             log.numbers[-1] = log.numbers[-1][0], next_number()
         if not self._detailed:
             self._send(i, grad_inputs, given_on)
+        self._began = perf_counter()
 
     def _arrived(self, i: int, gradients: Gradients) -> Gradients:
         """Copies of what came to a Node: those made when it was sent, if nothing changed it."""

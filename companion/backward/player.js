@@ -35,17 +35,20 @@
     constructor(figure, key) {
       figure.dataset.started = "";
       const story = figure.querySelector(".player-story");
-      const { nodes, lines, modes } = JSON.parse(figure.querySelector(".player-data").textContent);
+      const data = JSON.parse(figure.querySelector(".player-data").textContent);
+      const { nodes, lines, modes } = data;
       Object.assign(this, { figure, key, nodes, lines, modes: playable(modes), mode: 0, taken: 0 });
       this.answers = new Map(); // to the questions of the engine's order, and to each step of one's own
-      this.drawing = new Drawing(story.querySelector(".player-graph").cloneNode(true), nodes);
+      this.hints = HINTS;
+      this.picture = scrolls("Graph");
+      this.prepare?.(data, story); // of blocks
       this.second = story.querySelector(".player-second")?.cloneNode(true);
       this.texts = new Texts(lines);
       this.texts.onchoose = () => this.fit(true);
       this.ghost = new Texts(lines);
       this.ghost.element.inert = true;
       this.ghost.element.classList.add("player-ghost");
-      const pictures = make("div", { class: "player-pictures" }, scrolls("Graph", this.drawing.svg));
+      const pictures = make("div", { class: "player-pictures" }, this.picture);
       if (this.second) {
         this.made = make("div", { class: "player-made" }, make("p", { class: "player-title" }, "The graph that the pass makes"), scrolls("New graph", this.second));
         pictures.append(this.made);
@@ -53,6 +56,18 @@
       this.panes = make("div", { class: "player-panes" }, pictures, this.texts.element);
       figure.insertBefore(make("div", { class: "player-live", onkeydown: (event) => this.onKey(event) }, this.controls(), this.panes, this.quiet()), story);
       figure.classList.add("player-started");
+      this.draw(story.querySelector(".player-graph"));
+      this.show();
+      this.fit();
+      this.followAddress();
+      window.addEventListener("hashchange", () => this.followAddress());
+      figure.addEventListener("shown", () => { this.fit(); this.followAddress(); });
+      new ResizeObserver(() => requestAnimationFrame(() => this.fit())).observe(figure);
+    }
+
+    draw(svg) {
+      this.drawing = new Drawing(svg.cloneNode(true), this.nodes);
+      this.picture.replaceChildren(this.drawing.svg);
       for (const [node, { part }] of this.drawing.nodes.entries()) {
         part.addEventListener("click", () => this.press(node));
         part.addEventListener("keydown", (event) => {
@@ -61,12 +76,6 @@
           this.press(node);
         });
       }
-      this.show();
-      this.fit();
-      this.followAddress();
-      window.addEventListener("hashchange", () => this.followAddress());
-      figure.addEventListener("shown", () => { this.fit(); this.followAddress(); });
-      new ResizeObserver(() => requestAnimationFrame(() => this.fit())).observe(figure);
     }
 
     name(node) { return this.nodes[node].name; }
@@ -257,9 +266,9 @@
       const { mode, taken, step } = view;
       const count = mode.steps.length;
       texts.told.textContent = step ? `Step ${taken} of ${count}: ${this.name(step.node)} ${step.raised ? "raised an error" : "ran"}.` : `Before step 1 of ${count}.`;
-      texts.about.textContent = mode === this.modes[0] ? (taken ? "" : HINTS.start) : mode.about;
+      texts.about.textContent = mode === this.modes[0] ? (taken ? "" : this.hints.start) : mode.about;
       this.writeGate(texts, view);
-      const hint = (name, at) => (mode === this.modes[0] && taken === at ? [make("p", { class: "player-hint" }, HINTS[name])] : []);
+      const hint = (name, at) => (mode === this.modes[0] && taken === at && this.hints[name] ? [make("p", { class: "player-hint" }, this.hints[name])] : []);
       const error = taken === count && mode.error ? [make("p", { class: "player-error" }, mode.error)] : [];
       texts.show({
         rule: [...(step ? [...hint("rule", 1), ...this.whatNodeDid(step)] : []), ...error],
@@ -299,7 +308,7 @@
         return `${value}${summed ? ", the sum" : ""}${severalInputs ? ` at input ${input}` : ""}`;
       });
       const passed = step.passed.map(({ to, slot, rule, filled, value }) => {
-        const terms = [rule, filled, value].filter((text, index, all) => text !== null && text !== all[index - 1]);
+        const terms = [rule, filled, value].filter((text, index, all) => text != null && text !== all[index - 1]);
         const label = this.nodes[step.node].slots > 1 ? `to ${this.name(to)}, slot ${slot}: ` : `to ${this.name(to)}: `;
         return make("span", {}, label, make("code", {}, ...terms.flatMap((term, index) => [make("span", {}, index ? `= ${term}` : term), " "])));
       });
@@ -323,9 +332,9 @@
       }
       if (open) return mode.yours ? [] : [paragraph("What is ready, and what waits, is shown after the answer.")];
       const operations = this.nodes.filter((node) => node.made !== null).length;
-      const told = (wanted, words) => this.nodes.flatMap((node, i) => (wanted(known[i]) ? [`${node.name} ${words(node, known[i])}${this.heldFor(i, known[i], step)}`] : []));
-      const ready = told(({ waits, ran }) => waits === 0 && !ran, (node) => (node.leaf ? "(a leaf)" : `(the ${nth(node.made)} of ${operations} operations)`));
-      const waiting = told(({ waits }) => waits > 0, (_, { waits }) => `waits for ${waits}`);
+      const told = (wanted, words) => this.nodes.flatMap((node, i) => (wanted(known[i]) ? [`${node.name}${words(node, known[i])}${this.heldFor(i, known[i], step)}`] : []));
+      const ready = told(({ waits, ran }) => waits === 0 && !ran, (node) => (node.leaf ? " (a leaf)" : !node.made ? "" : ` (the ${nth(node.made)} of ${operations} operations)`));
+      const waiting = told(({ waits }) => waits > 0, (_, { waits }) => ` waits for ${waits}`);
       const yours = this.modes.findIndex((other) => other.yours);
       const invites = mode === this.modes[0] && taken === mode.steps.length && yours > 0;
       return [
@@ -431,7 +440,7 @@
     for (const figure of document.querySelectorAll("figure.player")) {
       const { key } = figure.dataset;
       seen[key] = (seen[key] || 0) + 1;
-      if (!("started" in figure.dataset)) new Player(figure, seen[key] > 1 ? `${key}.${seen[key]}` : key);
+      if (!("started" in figure.dataset)) new (figure.querySelector("template") ? playerBlocks(Player) : Player)(figure, seen[key] > 1 ? `${key}.${seen[key]}` : key);
     }
   }
   start(); // it stands below all players of its page

@@ -20,14 +20,16 @@ import torch
 
 from companion.backward.grads_kept import grads_kept
 from companion.backward.player_data import node_tags, player_data
-from companion.backward.player_format import EngineOrder, EngineStep, PlayerData
+from companion.backward.player_format import EngineOrder, EngineStep, PlayerData, SceneStep
+from companion.backward.player_scenes import scenes_data
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph
-from companion.naming import callers_names, counted
+from companion.naming import callers_names, check_names, counted
 
 _HERE = Path(__file__).parent
+_MOST = 5000  # Nodes: a page with more is slow
 
 
 class Player:
@@ -51,12 +53,13 @@ class Player:
     @cached_property
     def html(self) -> str:
         """A page of its own, which loads nothing from anywhere."""
-        css, *js = ((_HERE / name).read_text("utf-8") for name in _FILES)
+        names = [*_BLOCK_FILES, *_FILES] if "<template>" in self.fragment else _FILES
+        texts = {name: (_HERE / name).read_text("utf-8") for name in names}
         return _PAGE.format(
             title=html.escape(self.alt),
-            css=css,
+            css="".join(text for name, text in texts.items() if name.endswith(".css")),
             fragment=self.fragment,
-            js="".join(js),
+            js="".join(text for name, text in texts.items() if name.endswith(".js")),
         )
 
     def _repr_html_(self) -> str:
@@ -76,7 +79,9 @@ class Player:
         path.write_text(self.html, encoding="utf-8")
 
 
-def play(what: Any) -> Player:
+def play(
+    what: Any, *, names: Mapping[str, torch.Tensor] | None = None, times: bool = False
+) -> Player:
     """Step through a backward pass: forward and back, Node by Node, with all numbers.
 
     Given a tensor, this runs a backward pass from it and keeps the graph, so that you can still
@@ -88,8 +93,17 @@ def play(what: Any) -> Player:
     To see the lines of your code beside the graph, run the forward pass under
     ``torch.autograd.set_detect_anomaly(True, check_nan=False)``, which makes torch note them.
 
+    A graph of more than 150 Nodes is played block by block. A block is a module, if ``names`` come
+    from ``companion.modules``, or what ``draw`` folds; each copy of what repeats is a block of its
+    own. A bar for each step shows the norm of the gradient that came to it. A block opens into a
+    player of what is in it, down to single Nodes.
+
     Args:
         what: a tensor with one real element that requires grad, or a ``Recording``.
+        names: names for tensors, such as those of ``companion.modules``, from which the player also
+            knows the modules. Without it the caller's variables name them.
+        times: also tell how long each block of a large graph ran (``Step.time``). No two such
+            players are equal.
 
     Returns:
         The player, with ``.html``, ``.alt`` and ``.save(path)``. Numbers are cut to 4 digits. It
@@ -99,9 +113,11 @@ def play(what: Any) -> Player:
         change something, with gradients of at most 1000 elements, and for at most 200 calls.
 
     Raises:
-        TypeError: ``what`` is neither a tensor nor a Recording.
-        ValueError: its graph has more than 150 Nodes; or a reentrant checkpoint, whose own backward
-            pass would add to ``.grad`` of tensors that nobody sees.
+        TypeError: ``what`` is neither a tensor nor a Recording, or ``names`` does not map strings
+            to tensors.
+        ValueError: its graph has more than 5000 Nodes; or a reentrant checkpoint, whose own
+            backward pass would add to ``.grad`` of tensors that nobody sees; or ``names`` is given
+            with a Recording, whose names were settled when it was made.
         RuntimeError: what ``backward`` raises.
 
     Examples:
@@ -110,24 +126,39 @@ def play(what: Any) -> Player:
         A player: the backward pass from MulBackward0 in 2 steps.
         >>> x.grad is None
         True
+        >>> from companion import modules
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(40)))
+        >>> with modules(model) as names:
+        ...     loss = model(torch.ones(1, 2)).sum()
+        >>> print(play(loss, names=names).alt)  # 40 layers and the sum
+        A player: the backward pass from SumBackward0 in 41 steps.
     """
+    if names is not None:
+        check_names(names)
     if isinstance(what, torch.Tensor):
-        what = _record_and_give_back(what)
+        what = _record_and_give_back(what, names)
     elif not isinstance(what, Recording):
         raise TypeError(f"play shows a tensor or a Recording, got {refused(what)}")
+    elif names is not None:
+        raise ValueError(
+            "a Recording has its names already; give them to record_backward(..., names=...)"
+        )
     _check_size(what.graph)
-    return _player(what)
+    return _player(what, times)
 
 
 def _check_size(graph: Graph) -> None:
-    if len(graph) > DETAILED:
+    if len(graph) > _MOST:
         raise ValueError(
-            f"the graph has {len(graph)} Nodes, and a player shows at most {DETAILED}: play the "
-            "output of a part of the model, or one step of its loop; draw(...) folds large graphs"
+            f"the graph has {len(graph)} Nodes, and a player shows at most {_MOST}: play the "
+            "output of a part of the model, or fewer steps of its loop; draw(...) folds graphs of "
+            "any size"
         )
 
 
-def _record_and_give_back(output: torch.Tensor) -> Recording:
+def _record_and_give_back(
+    output: torch.Tensor, names: Mapping[str, torch.Tensor] | None
+) -> Recording:
     """Record a pass, and put back the ``.grad`` of leaves and of the caller's tensors."""
     if not output.requires_grad:
         return record_backward(output, retain_graph=True)  # which raises
@@ -152,12 +183,15 @@ def _record_and_give_back(output: torch.Tensor) -> Recording:
         for node in graph.nodes:
             if node.is_custom:
                 after.enter_context(noted.during(node.grad_fn))
-        return record_backward(output, retain_graph=True)
+        return record_backward(output, retain_graph=True, names=names)
 
 
-def _player(recording: Recording) -> Player:
-    data = player_data(recording)
-    drawings, text = _drawings(recording), _script_text(data)
+def _player(recording: Recording, times: bool) -> Player:
+    if len(recording.graph) > DETAILED:
+        data, drawings = _blocks(recording, times)
+    else:
+        data, drawings = player_data(recording), _drawings(recording)
+    text = _script_text(data)
     key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
     alt = _alt(data)
     return Player(
@@ -167,6 +201,16 @@ def _player(recording: Recording) -> Player:
         f"{drawings}{_table(data)}</div>\n"
         f'<script type="application/json" class="player-data">{text}</script>\n</figure>\n',
     )
+
+
+def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
+    """The data of a large recording, and its drawings: the first, and those that blocks open into.
+
+    The others are in a template, so that they are seen only once a script takes them.
+    """
+    data, (first, *others) = scenes_data(recording, times)
+    inner = "".join(_sized(drawing.svg, "player-graph") for drawing in others)
+    return data, f"{_sized(first.svg, 'player-graph')}<template>{inner}</template>\n"
 
 
 def _alt(data: PlayerData) -> str:
@@ -201,15 +245,14 @@ def _drawings(recording: Recording) -> str:
         i: ", ".join(filter(None, (numbers.get(i), ran.get(i, "not run"))))
         for i in range(len(recording.graph))
     }
-    drawings = _drawing(recording.graph, tags, "player-graph")
+    drawings = _sized(tagged(recording.graph, tags).svg, "player-graph")
     if recording.second is not None and len(recording.second) <= DETAILED:
         made = {i: f"step {step.index + 1}" for step in recording.steps for i in step.made}
-        drawings += _drawing(recording.second, made, "player-second")
+        drawings += _sized(tagged(recording.second, made).svg, "player-second")
     return drawings
 
 
-def _drawing(graph: Graph, tags: Mapping[int, str], name: str) -> str:
-    svg = tagged(graph, tags).svg
+def _sized(svg: str, name: str) -> str:
     size = svg.partition(' viewBox="')[2].partition('"')[0].split()  # for player.css
     look = f'class="drawing {name}" style="--width: {size[2]}; --height: {size[3]}"'
     return svg.replace('class="drawing"', look, 1)
@@ -253,6 +296,7 @@ def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iter
     for node, count in step["waiting"].items():
         if count:
             yield f"{names[int(node)]} waits for {count} more"
+    yield from cast(SceneStep, step).get("told", ())
     if step["grad"]:
         yield ".grad was {} and is {}".format(*step["grad"])
     if step["freed"]:
@@ -267,6 +311,7 @@ def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iter
 
 _HEAD = ("Step", "Node", "What came", "What it was given", "What it sent", "Then")
 _FILES = ("player.css", "player_texts.js", "player_drawing.js", "player.js")
+_BLOCK_FILES = ("player_blocks.css", "player_blocks.js")
 _FRAME = 'style="width:100%;height:44rem;border:0"'
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -120,11 +120,11 @@ def engine_order(recording: Recording) -> EngineOrder:
         "about": "What PyTorch did.",
         "steps": engine_steps(recording),
         "questions": questions(recording) if recording.error is None else [],
-        "error": _error_message(recording),
+        "error": error_message(recording),
     }
 
 
-def _error_message(recording: Recording) -> str | None:
+def error_message(recording: Recording) -> str | None:
     """How the pass ended, if not at its end, and at which Node, if that is known."""
     if recording.error is None:
         return None

@@ -31,7 +31,7 @@ var playerDrawing = (() => {
   }
 
   // A value that has room on an arrow.
-  const brief = (value) => (value.length <= 12 ? value : value[0] === "(" ? value.slice(0, value.indexOf(")") + 1) : "[…]");
+  const brief = (value) => (value.length <= 12 || value.startsWith("norm ") ? value : value[0] === "(" ? value.slice(0, value.indexOf(")") + 1) : "[…]");
 
   // Where a number may stand, best first: how far along its arrow, and how far beside it, in its own widths.
   const CANDIDATES = [0.5, 0.4, 0.6, 0.32, 0.68, 0.24, 0.76]
@@ -47,7 +47,8 @@ var playerDrawing = (() => {
         const shape = part.querySelector("polygon:last-of-type, path");
         const line = [...part.querySelectorAll("text")].pop();
         const [number] = line.textContent.match(/^#\d+/) || [""];
-        return { part, line, number, box: around(pairs(numbersIn(shape.getAttribute("points") || shape.getAttribute("d")))) };
+        const block = part.classList.contains("folded");
+        return { part, line, number, block, box: around(pairs(numbersIn(shape.getAttribute("points") || shape.getAttribute("d")))) };
       });
       this.edges = [...svg.querySelectorAll(".edge")].map((part) => {
         const text = part.querySelector("text");
@@ -83,6 +84,7 @@ var playerDrawing = (() => {
       const taken = this.nodes.map(({ box }) => box);
       for (const [key, [wide, narrow]] of widest) {
         const edge = this.edges.find((candidate) => candidate.key === key);
+        if (!edge) continue; // of a block to a leaf that many use
         const withSlot = slots && this.freePlace(edge, wide, taken);
         const box = withSlot || this.freePlace(edge, narrow, taken);
         if (!box) continue;
@@ -107,7 +109,7 @@ var playerDrawing = (() => {
     }
 
     pillText(node, slot, value) {
-      const several = this.edges.filter(({ key }) => key?.startsWith(`e${node}-`)).length > 1;
+      const several = !this.nodes[node].block && this.edges.filter(({ key }) => key?.startsWith(`e${node}-`)).length > 1;
       return [several ? `[${slot}] ` : "", brief(value)];
     }
 

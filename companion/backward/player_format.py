@@ -18,6 +18,22 @@ class PlayerData(TypedDict):
     nodes: list[NodeData]
     lines: list[str | None]  # of the user's code, in the order in which they ran; None: not known
     modes: list[EngineOrder | SecondPass | DepthFirst]  # what can be played; the engine's is first
+    scenes: NotRequired[list[SceneData]]  # of a large graph: what its blocks open into
+
+
+class SceneData(TypedDict):
+    """The inside of a block. A Node is here an index in "nodes".
+
+    The scenes are numbered from 1; the whole pass is scene 0, with the "nodes" of the player and
+    the steps of its only mode.
+    """
+
+    title: str
+    outer: int | None  # the scene that the block is in
+    drawing: int  # which of the drawings; several scenes may have the same
+    nodes: list[NodeData]
+    steps: list[SceneStep]
+    error: str | None  # how the pass ended early, if it did in this scene
 
 
 class NodeData(TypedDict):
@@ -30,6 +46,8 @@ class NodeData(TypedDict):
     value: Shown | None  # what the forward pass computed there
     made: int | None  # it was the first, second, ... operation of the forward pass; None for a leaf
     waits: int | None  # how many gradients are to come to it; None if the pass does not need it
+    opens: NotRequired[int | None]  # in a scene: the number of the scene that the block opens into
+    outside: NotRequired[bool]  # in a scene: whether it only sends to the scene, or gets from it
 
 
 # ---- a step
@@ -56,6 +74,13 @@ class EngineStep(StepData):
     raised: bool  # whether the Node raised; then it gave nothing on
 
 
+class SceneStep(EngineStep):
+    """A stretch of the engine's steps in one box of a scene."""
+
+    norm: float | str | None  # of the gradients that came; text if not finite; None if not known
+    told: list[str]  # sentences about it
+
+
 class Held(TypedDict):
     held: NotRequired[Shown]  # what the buffer of an operation held from an earlier run
 
@@ -78,8 +103,9 @@ class PassedData(TypedDict):
     to: int
     input: int  # of the Node that it leads to
     value: Shown
-    rule: str | None  # how the Node computed it; None if that is not known
-    filled: str | None  # the rule with numbers in it
+    # How the Node computed it; None if that is not known. A block has no rule.
+    rule: NotRequired[str | None]
+    filled: NotRequired[str | None]  # the rule with numbers in it
     before: NotRequired[Shown]  # what the buffer held that it came to; not on the depth-first walk
     after: NotRequired[Shown]  # and what it held then
 
@@ -92,7 +118,7 @@ class EngineOrder(TypedDict):
 
     title: str
     about: str
-    steps: list[EngineStep]
+    steps: list[EngineStep] | list[SceneStep]
     questions: list[QuestionData]
     error: str | None  # how the pass ended early
 

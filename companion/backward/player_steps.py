@@ -19,14 +19,17 @@ from companion.naming import one_line
 
 def engine_steps(recording: Recording) -> list[EngineStep]:
     """The steps that the engine took."""
-    buffers = _buffers(recording)
+    buffers = gradient_buffers(recording)
     return [engine_step(recording, step, buffers) for step in recording.steps]
 
 
 def engine_step(
     recording: Recording, step: Step, buffers: Mapping[tuple[int, int], tuple[str, str]]
 ) -> EngineStep:
-    """A step that the engine took. ``buffers`` is by Node and slot, as ``_buffers`` gives it."""
+    """A step that the engine took.
+
+    ``buffers`` is by Node and slot, as ``gradient_buffers`` gives it.
+    """
     graph, second = recording.graph, recording.second
     raised = step.grad_inputs is None
     passed = list[PassedData]()
@@ -54,7 +57,7 @@ def engine_step(
     }
 
 
-def _buffers(recording: Recording) -> dict[tuple[int, int], tuple[str, str]]:
+def gradient_buffers(recording: Recording) -> dict[tuple[int, int], tuple[str, str]]:
     """By Node and slot: what the buffer that it leads to held before its gradient, and after."""
     buffers = dict[tuple[int, int], tuple[str, str]]()
     for arrivals in (*(step.arrivals for step in recording.steps), *recording.pending.values()):

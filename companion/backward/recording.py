@@ -74,6 +74,9 @@ class Step:
         made: under ``create_graph=True``, the indices in ``Recording.second`` of the Nodes that the
             step made. The Node of a sum of arrivals, which is made between two steps, and those of
             hooks that ran before the Node belong to none.
+        time: how many seconds the Node ran, with what the engine did to get to it and your hooks on
+            it, but without the recording; None if it raised. Of a GPU it is the time in which the
+            work was handed over, not done.
     """
 
     index: int
@@ -88,6 +91,7 @@ class Step:
     grad_after: Tensor | None = None
     saved: Mapping[str, Any] | None = field(default=None, repr=False)
     made: tuple[int, ...] = ()
+    time: float | None = None
 
 
 class Recording:
@@ -219,6 +223,7 @@ class Recording:
             grad_after=after,
             saved=self._log.saved.get(node),
             made=self._made.get(index, ()),
+            time=self._log.times[index] if index < len(self._log.times) else None,
         )
 
     def _freed(self, node: int) -> tuple[str, ...]:
@@ -291,6 +296,7 @@ def record_backward(
     inputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    names: Mapping[str, Tensor] | None = None,
 ) -> Recording:
     """Run one backward pass as ``output.backward(...)`` does, and record what each Node did.
 
@@ -311,9 +317,12 @@ def record_backward(
             leaves.
         retain_graph: keep the saved tensors for another pass; by default only if ``create_graph``.
         create_graph: record the pass itself as a graph, to be differentiated again.
+        names: names for tensors, such as those of ``companion.modules``, from which the recording
+            also knows the modules. Without it Nodes are named by the caller's variables that refer
+            to their outputs.
 
     Returns:
-        The recording. Nodes are named by the caller's variables that refer to their outputs.
+        The recording.
 
     Raises:
         TypeError: ``output`` or ``gradient`` is not a tensor.
@@ -347,7 +356,7 @@ def record_backward(
 
     if not output.requires_grad:
         run()  # which raises
-    recording = _read_before(output, gradient, inputs)
+    recording = _read_before(output, gradient, inputs, callers_names() if names is None else names)
     recording.retain_graph = create_graph if retain_graph is None else retain_graph
     recording.create_graph = create_graph
     hooks = Hooks(recording.graph, create_graph, detailed=len(recording.graph) <= DETAILED)
@@ -369,10 +378,11 @@ def record_backward(
     return recording
 
 
-def _read_before(output: Tensor, gradient: Tensor | None, inputs: Any) -> Recording:
+def _read_before(
+    output: Tensor, gradient: Tensor | None, inputs: Any, names: Mapping[str, Tensor]
+) -> Recording:
     """A recording with all that is known before the pass begins."""
     recording = Recording.__new__(Recording)
-    names = callers_names()
     recording.graph = graph = Graph.of(output, names=names)
     recording.error = recording.second = None
     recording._targets = None if inputs is None else _targets(graph, inputs)

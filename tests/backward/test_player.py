@@ -92,25 +92,41 @@ def test_torchs_own_errors_come_through():
     assert x.grad is None
 
 
+def chain_of(nodes):
+    """A scalar whose graph has so many Nodes."""
+    y = torch.ones((), requires_grad=True)
+    for _ in range(nodes - 1):
+        y = y * 1.0
+    return y
+
+
 def test_a_graph_that_is_too_large_is_refused_before_anything_runs():
-    x = y = torch.ones((), requires_grad=True)
-    for _ in range(150):
-        y = y * 1.0
+    y = chain_of(5001)
     y.register_hook(lambda gradient: 1 / 0)
-    with pytest.raises(ValueError, match="has 151 Nodes, and a player shows at most 150: play"):
+    with pytest.raises(ValueError, match="has 5001 Nodes, and a player shows at most 5000: play"):
         play(y)
-    y = x
-    for _ in range(149):
-        y = y * 1.0
-    assert play(y).alt.endswith("the backward pass from MulBackward0 (y) in 150 steps.")
+
+
+def test_up_to_150_nodes_each_is_a_step_and_above_a_block_is():
+    assert play(chain_of(150)).alt.endswith("in 150 steps.")
+    player = play(chain_of(151))
+    assert data_of(player)["scenes"]
+    assert len(data_of(player)["modes"]) == 1
 
 
 def test_a_large_recording_is_refused_as_well():
-    y = torch.ones((), requires_grad=True)
-    for _ in range(150):
-        y = y * 1.0
-    with pytest.raises(ValueError, match="has 151 Nodes"):
-        play(record_backward(y))
+    recording = record_backward(chain_of(5001))
+    with pytest.raises(ValueError, match="has 5001 Nodes"):
+        play(recording)
+
+
+def test_names_are_for_a_tensor_and_not_for_a_recording():
+    x = torch.ones((), requires_grad=True)
+    assert "theta" in play(x * 2, names={"theta": x}).fragment
+    with pytest.raises(ValueError, match=r"give them to record_backward\(..., names=...\)"):
+        play(record_backward(x * 2), names={"theta": x})
+    with pytest.raises(TypeError, match="names"):
+        play(x * 2, names=[x])
 
 
 def test_grad_is_given_back_also_when_the_pass_raises_and_when_one_cannot_be():

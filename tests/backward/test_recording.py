@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import companion.backward.copies
 import companion.backward.recording
-from companion import Arrival, Edge, Recording, Source, Step, record_backward
+from companion import Arrival, Edge, Recording, Source, Step, modules, record_backward
 from tests.programs import OPERATIONS, Double, Silent, examples, programs, run
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
@@ -1064,3 +1064,34 @@ def test_a_hook_that_gives_nan_is_told_with_the_node_it_is_on():
     y.register_hook(lambda g: g * torch.nan)
     recording = record_backward(y.sum())
     assert recording.graph.nodes[recording.first_nonfinite.node].name == "MulBackward0"
+
+
+@pytest.mark.parametrize("operations", [3, 200])
+def test_each_step_has_the_seconds_that_its_node_ran(operations):
+    y = torch.ones((), requires_grad=True)
+    for _ in range(operations):
+        y = y * 1.0
+    recording = record_backward(y)
+    assert all(step.time is not None and step.time > 0 for step in recording.steps)
+
+
+def test_a_node_that_raised_has_no_time():
+    x = torch.ones(2, requires_grad=True)
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError) as raised:
+        record_backward(y)
+    times = [step.time for step in raised.value.recording.steps]
+    assert times[0] is not None
+    assert times[-1] is None
+
+
+def test_names_name_the_leaves_and_tell_the_modules():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+    with modules(model) as names:
+        loss = model(torch.ones(4, 2)).sum()
+    graph = record_backward(loss, names=names).graph
+    assert {leaf.label for leaf in graph.leaves} == {"0.weight", "0.bias"}
+    assert {node.module for node in graph.nodes} == {None, "0", "1"}
+    with pytest.raises(TypeError, match="names"):
+        record_backward(loss, names=["loss"])

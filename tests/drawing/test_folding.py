@@ -171,6 +171,14 @@ def test_steps_that_all_read_one_result_are_copies():
     assert ("copies", 30, 60) in kinds(fold(Graph.of(h.sum()), 10))
 
 
+def test_steps_that_each_read_an_output_of_one_operation_are_copies():
+    rows = (torch.ones(20, 3) * torch.ones((), requires_grad=True)).unbind()
+    h = torch.zeros(3)
+    for row in rows:
+        h = torch.tanh(h + row) * 2
+    assert kinds(fold(Graph.of(h.sum()), 12)) == [("copies", 19, 57)]
+
+
 def test_a_loop_in_a_loop_is_one_block_of_blocks():
     h = torch.ones(2, requires_grad=True) * 1
     for _ in range(10):

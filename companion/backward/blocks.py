@@ -1,0 +1,266 @@
+"""A large graph becomes scenes: drawings of a few boxes, of which a block opens into another scene.
+
+The first scene has the boxes that ``draw`` makes of a graph, but for one thing: where ``draw``
+shows one copy of what repeats, here each copy is a block of its own, since each is a step of its
+own. The scene of a block has what is in it, and the blocks *above* and *below*: those Nodes outside
+that send gradients into it, and those that it sends some to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
+from math import ceil, sqrt
+
+from companion.drawing.boxes import Box, Folded, Slots, arrange
+from companion.drawing.folding import fold
+from companion.graph.modules import Call
+from companion.graph.nodes import Edge
+from companion.graph.reading import Graph, garbage_collection_paused
+
+FEW = 30  # boxes of the first scene, before copies are told apart
+MOST = 150  # boxes of operations in a scene
+MOST_COPIES = 40  # of a block that are told apart in one scene
+_USES = 3  # boxes that a leaf has arrows from
+_ABOVE, _BELOW = (Call(path, "outside", None, 0, 0, 0) for path in ("above", "below"))
+
+
+@dataclass(slots=True, eq=False)
+class Scene:
+    """What is drawn at once.
+
+    Attributes:
+        folded: its boxes, those outside of the block included, and the edges between them.
+        inside: the Nodes that run in it.
+        block: the block that was opened; None in the first scene.
+        outer: the scene of that block.
+        scene_of: by block, the scene that it opens into.
+    """
+
+    folded: Folded
+    inside: Collection[int]
+    block: Box | None = None
+    outer: Scene | None = None
+    scene_of: dict[Box, Scene] = field(default_factory=dict)
+
+    def is_inside(self, box: Box) -> bool:
+        """Whether a box runs in this scene."""
+        return box.nodes[0] in self.inside
+
+
+@garbage_collection_paused()
+def scenes(graph: Graph) -> list[Scene]:
+    """All scenes of a graph, the first with the root; each comes after that of its block."""
+    folded = fold(graph, FEW, lambda folded: not folded.frames)
+    blocks = [box for box in folded.boxes if not graph.nodes[box.nodes[0]].is_leaf]
+    maker = _Maker(graph)
+    boxes = _siblings_closed(graph, _copies_told_apart(graph, blocks))
+    found = [maker.scene(_in_groups(boxes), range(len(graph)))]
+    for scene in found:  # which grows meanwhile
+        for box in scene.folded.boxes:
+            if box.is_block and scene.is_inside(box):
+                scene.scene_of[box] = maker.scene(
+                    parts_of(graph, box), {*box.nodes, *box.leaves}, box, scene
+                )
+                found.append(scene.scene_of[box])
+    return found
+
+
+# ---- what is in a block
+
+
+def parts_of(graph: Graph, block: Box) -> list[Box]:
+    """What is seen when a block is opened: each of its copies, or its parts, or its Nodes."""
+    parts = [block]
+    while len(parts) == 1:  # a copy may be one block
+        if parts[0].copies > 1:
+            parts = _copies_told_apart(graph, parts)
+        elif parts[0].parts:
+            parts = _copies_told_apart(graph, parts[0].parts)
+        else:
+            return _in_groups([Box([i]) for i in parts[0].nodes])
+    return _in_groups(parts)
+
+
+def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
+    """Its copies as blocks of their own, or groups of ``each`` copies."""
+    length = len(block.first_copy)
+    place = {i: place for place, i in enumerate(block.first_copy)}
+    first = replace(block, nodes=block.first_copy, copies=1, last_call=None)
+    found = list[Box]()
+    for start in range(0, len(block.nodes), length * each):
+        nodes = block.nodes[start : start + length * each]
+        box = _moved(graph, first, place, nodes[:length])
+        if len(nodes) > length:
+            last = block.last_call and _call_around(graph, nodes[-1], block.last_call.depth)
+            copies = len(nodes) // length
+            box = replace(box, nodes=nodes, kind="copies", copies=copies, last_call=last)
+        found.append(box)
+    return found
+
+
+def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) -> Box:
+    """A box of the first copy as it is in another.
+
+    Args:
+        graph: the graph.
+        box: the box.
+        place: by Node of the first copy its place in it.
+        nodes: the Nodes of the other copy.
+    """
+    boxes = [box]
+    for outer in boxes:  # which grows meanwhile
+        boxes += outer.parts
+    moved = dict[Box, Box]()
+    for inner in reversed(boxes):  # parts before the whole
+        own = [nodes[place[i]] for i in inner.nodes]
+        if len(own) == 1:
+            moved[inner] = Box(own)
+            continue
+        moved[inner] = Box(
+            own,
+            "module" if inner.copies == 1 and inner.kind == "copies" else inner.kind,
+            copies=inner.copies,
+            call=inner.call and _call_around(graph, own[0], inner.call.depth),
+            last_call=inner.last_call and _call_around(graph, own[-1], inner.last_call.depth),
+            parts=[moved[part] for part in inner.parts],
+        )
+    return moved[box]
+
+
+def _call_around(graph: Graph, node: int, depth: int) -> Call | None:
+    call = graph.calls[node]
+    while call and call.depth > depth:
+        call = call.outer
+    return call
+
+
+def _copies_told_apart(graph: Graph, boxes: Sequence[Box]) -> list[Box]:
+    """The same boxes, but each copy a box of its own, or each group of copies if they are many."""
+    told = list[Box]()
+    for box in boxes:
+        each = 1 if box.copies <= MOST_COPIES else ceil(sqrt(box.copies))
+        told += copies_of(graph, box, each) if box.copies > 1 else [box]
+    return told
+
+
+def _siblings_closed(graph: Graph, boxes: list[Box]) -> list[Box]:
+    """The same boxes, but a module is a block where others of its class are, at the same depth.
+
+    ``fold`` opens the first layer of a model, whose input needs no gradient, since it is not equal
+    to the others.
+    """
+    shut = {(box.call.kind, box.call.depth) for box in boxes if box.call and box.kind == "module"}
+
+    def sibling(box: Box) -> Call | None:
+        call = box.call.outer if box.call else graph.calls[box.nodes[0]]
+        while call and (call.kind, call.depth) not in shut:
+            call = call.outer
+        return call
+
+    closed = list[Box]()
+    for call, group in groupby(boxes, sibling):
+        parts = list(group)
+        if call and len(parts) > 1:
+            parts = [Box([i for box in parts for i in box.nodes], "module", call=call, parts=parts)]
+        closed += parts
+    return closed
+
+
+def _in_groups(boxes: list[Box]) -> list[Box]:
+    """The same boxes; if they are too many, in groups of neighbours."""
+    if len(boxes) <= MOST:
+        return boxes
+    each = ceil(sqrt(len(boxes)))
+    groups = [boxes[start : start + each] for start in range(0, len(boxes), each)]
+    return [
+        Box([i for box in group for i in box.nodes], "module", parts=group)
+        if len(group) > 1
+        else group[0]
+        for group in groups
+    ]
+
+
+# ---- a scene
+
+
+class _Maker:
+    """Makes scenes of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.slots = [graph.slots(i) for i in range(len(graph))]
+        self.entering: list[list[Edge]] = [[] for _ in self.slots]  # by Node
+        for edge in filter(None, chain.from_iterable(self.slots)):
+            self.entering[edge.target].append(edge)
+
+    def scene(
+        self,
+        boxes: list[Box],
+        inside: Collection[int],
+        block: Box | None = None,
+        outer: Scene | None = None,
+    ) -> Scene:
+        """The scene of some boxes of operations.
+
+        Args:
+            boxes: the boxes.
+            inside: the Nodes that run in it, leaves included.
+            block: the block that they are in.
+            outer: the scene of the block.
+        """
+        slots: list[Slots] = [()] * len(self.slots)
+        busy = self._busy_leaves(boxes)
+        for box in boxes:
+            for i in box.nodes:
+                slots[i] = self._drawn(i, box, busy)
+        above, below = self._around([i for box in boxes for i in box.nodes], slots)
+        for source, edges in above.items():
+            slots[source] = tuple(edges)
+        outside = [
+            [Box(list(dict.fromkeys(nodes)), "module", call=call)] if nodes else []
+            for call, nodes in ((_ABOVE, above), (_BELOW, below))
+        ]
+        folded = arrange(self.graph, slots, [*outside[0], *boxes, *outside[1]])
+        targets = set(chain.from_iterable(folded.edges.values()))
+        folded.boxes = [  # without leaves of other scenes
+            box
+            for box in folded.boxes
+            if box in targets or box.nodes[0] in inside or not folded.node(box).is_leaf
+        ]
+        return Scene(folded, inside, block, outer)
+
+    def _around(
+        self, operations: Sequence[int], slots: Sequence[Slots]
+    ) -> tuple[dict[int, list[Edge]], list[int]]:
+        """The Nodes that lead to some operations, with their edges; and those they lead to."""
+        own = set(operations)
+        above = dict[int, list[Edge]]()
+        for edge in chain.from_iterable(self.entering[i] for i in operations):
+            if edge.source not in own:
+                above.setdefault(edge.source, []).append(edge)
+        below = [
+            edge.target
+            for edge in filter(None, chain.from_iterable(slots[i] for i in operations))
+            if edge.target not in own
+            and edge.target not in above
+            and not self.graph.nodes[edge.target].is_leaf
+        ]
+        return above, below
+
+    def _busy_leaves(self, boxes: Sequence[Box]) -> set[int]:
+        """The leaves that more than a few boxes use."""
+        users = Counter[int]()
+        for box in boxes:
+            edges = filter(None, chain.from_iterable(self.slots[i] for i in box.nodes))
+            users.update({e.target for e in edges if self.graph.nodes[e.target].is_leaf})
+        return {leaf for leaf, count in users.items() if count > _USES}
+
+    def _drawn(self, node: int, box: Box, busy: Collection[int]) -> Slots:
+        """The slots of a Node that are drawn: from a block none to a leaf that many boxes use."""
+        slots = self.slots[node]
+        if not box.is_block:
+            return slots
+        return tuple(edge for edge in slots if edge is None or edge.target not in busy)

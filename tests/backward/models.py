@@ -1,0 +1,65 @@
+"""Small models whose graphs are large enough to be played block by block."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import nn
+
+from companion import modules
+
+
+def encoder(layers=4):
+    """The loss of an encoder, the names, and the output of each of its layers."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+    outputs = []
+    for block in model.layers:
+        block.register_forward_hook(lambda _, __, output: outputs.append(output))
+    with modules(model) as names:
+        loss = model(torch.randn(2, 5, 16)).pow(2).sum()
+    return loss, names, outputs
+
+
+def recurrent(steps=50):
+    """The loss of an LSTM cell that runs so many times, and the names."""
+    torch.manual_seed(0)
+    cell = nn.LSTMCell(3, 4)
+    state = None
+    for value in torch.randn(steps, 2, 3):
+        state = cell(value, state)
+    return state[0].pow(2).sum(), dict(cell.named_parameters())
+
+
+def branches():
+    """A loss of long branches that run in turn, so that a chain is no stretch of the pass."""
+    torch.manual_seed(0)
+    x = torch.randn(3, requires_grad=True)
+    left = right = x * 1.0
+    for _ in range(60):
+        left, right = left.sin(), right.cos()
+    shared = (left * right).exp()
+    for _ in range(40):
+        shared = shared * x
+    return shared.sum(), {"x": x}
+
+
+def tangle():
+    """A loss of operations that each take any two of the last ten results."""
+    choose = random.Random(0)
+    leaves = [torch.full((2,), 0.1 * i, requires_grad=True) for i in range(1, 6)]
+    results = list(leaves)
+    while len(results) < 400:
+        a, b = choose.choice(results[-10:]), choose.choice(results[-10:])
+        results.append(choose.choice([a.sin, a.tanh, lambda a=a, b=b: a * b])())
+    return torch.stack(results[-10:]).sum(), {f"p{i}": leaf for i, leaf in enumerate(leaves)}
+
+
+PROGRAMS = {
+    "encoder": lambda: encoder()[:2],
+    "recurrent": recurrent,
+    "branches": branches,
+    "tangle": tangle,
+}
