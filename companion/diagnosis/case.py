@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
-from companion.forward.tracing import source_of
+from companion.diagnosis.risks import is_readable
+from companion.forward.cuts import Cut
+from companion.forward.fingerprints import fingerprint
+from companion.forward.tracing import cuts_after, cuts_into, source_of
 from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph, edge_of
@@ -21,6 +24,7 @@ from companion.graph.saved import Peek
 from companion.naming import is_tensor, one_line
 
 Tensor = torch.Tensor
+Values = tuple[tuple[int, ...], torch.dtype, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +105,41 @@ class Case:
         leaves = [(node, node.grad_fn.variable) for node in self.nodes if node.is_leaf]
         return [node for node, leaf in leaves if not is_tensor(leaf) or leaf not in given]
 
+    @cached_property
+    def unreached(self) -> set[Input]:
+        """The inputs that require grad, and that no path of the graph leads to."""
+        if self.graph is None or self.is_a_leaf_apart:  # which is said of the output
+            return set()
+        asked = [given for given in self.inputs if given.tensor.requires_grad]
+        return {given for given in asked if not (given.trouble or self.is_reached(given))}
+
+    @cached_property
+    def cuts(self) -> Sequence[Cut]:
+        """The cuts whose values went into the output."""
+        if self.watch is None:
+            return ()
+        if is_tensor(self.output) and (cuts := self.watch.reaching(self.output)):
+            return cuts
+        # The output may have been computed after the block, from Nodes that were made in it.
+        into = [cut for node in self.nodes for _, cut in cuts_into(self.watch, node.grad_fn)]
+        found = {cut.index: cut for cut in into}
+        return [found[index] for index in sorted(found)]
+
+    @cached_property
+    def first_cuts(self) -> dict[Input, tuple[Cut, ...]]:
+        """For each unreached input the first cuts that its value came to."""
+        unreached = list(self.unreached)
+        if self.watch is None or not unreached:
+            return {}
+        cuts = cuts_after(self.watch, [given.tensor for given in unreached])
+        return dict(zip(unreached, cuts, strict=True))
+
+    @cached_property
+    def leaf_of_values(self) -> dict[Values, GraphNode]:
+        """The leaves of the graph that are none of the inputs, by their values."""
+        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        return {values: leaf for values, leaf in leaves if values is not None}
+
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""
         if index is None:
@@ -110,6 +149,17 @@ class Case:
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
+
+
+def values_of(tensor: Tensor) -> Values | None:
+    """What is equal for two tensors of equal values.
+
+    None where they cannot be read, or are all one number, as those of two tensors may be by chance.
+    """
+    if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
+        return None
+    is_one_number = bool((tensor == tensor.flatten()[0]).all())
+    return None if is_one_number else (tuple(tensor.shape), tensor.dtype, number)
 
 
 def placed(

@@ -20,10 +20,13 @@ from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
-from companion.forward.tracing import cuts_into, first_reaching, written_at
-from companion.forward.watching import Cut, Watch
+from companion.forward.cuts import Cut
+from companion.forward.places import SAMPLE
+from companion.forward.tracing import first_reaching, written_at
+from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
@@ -171,7 +174,10 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
     elif case.graph is None:
         message = f"the output does not require grad: {_why_no_graph(case)}"
         cuts = first_reaching(case.watch, output) if case.watch else ()
-        yield finding("no-graph", message, source=cuts[0].source if cuts else None)
+        source = cuts[0].source if cuts else None
+        variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
+        because = (cuts[0].code, cuts[0].variant) if cuts and not variant else None
+        yield finding("no-graph", message, source=source, variant=variant, because=because)
 
 
 def _why_no_graph(case: Case) -> str:
@@ -235,7 +241,9 @@ def _about_the_inputs(case: Case) -> Iterator[Finding]:
             yield _without_grad(case, given)
         elif given.trouble:
             message = f"{given.name} cannot get a gradient: {given.trouble}"
-            yield finding(_code_of(given.trouble, "input-without-grad"), message)
+            variant = "inference" * given.tensor.is_inference()
+            code = _code_of(given.trouble, "input-without-grad")
+            yield finding(code, message, variant=variant)
         else:
             yield from _ask(_OF_AN_INPUT, case, given)
 
@@ -248,52 +256,12 @@ def _without_grad(case: Case, given: Input) -> Finding:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         message = f"{name} is {tensor.dtype} and cannot get a gradient"
         return finding("integer-tensor", message, **at)
+    if is_wrapped(tensor):
+        message = f"{name} is inside a transform such as torch.vmap, where it does not require grad"
+        return finding("input-without-grad", message, variant="transform", **at)
     as_constant = ", and the graph has it as a constant" if given.saved_by else ""
     message = f"{name} does not require grad{as_constant}: its .grad stays None"
     return finding("input-without-grad", message, **at)
-
-
-def _unreached(case: Case, given: Input) -> Iterator[Finding]:
-    if case.is_reached(given) or case.is_a_leaf_apart:  # which _leaf_output says
-        return
-    message = f"{given.name} is not in the graph of the output: its .grad stays None"
-    unused = finding("unused-input", message)
-    reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
-    yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
-
-
-def _used_early(case: Case, given: Input) -> Finding | None:
-    if not given.saved_by:
-        return None
-    message = f"{given.name} required no grad yet when it was used: its .grad stays None"
-    return finding("late-requires-grad", message, **case.at(given.first_saved_by))
-
-
-def _in_a_checkpoint(case: Case, given: Input) -> Finding | None:
-    for node in case.nodes:
-        if node.name == "CheckpointFunctionBackward":
-            message = (
-                f"{given.name} is not in the graph of the output; the checkpoint runs a backward "
-                "pass of its own (use_reentrant=True), which may give it a gradient"
-            )
-            return finding("unused-input", message, severity="warning", **case.at(node.index))
-    return None
-
-
-def _replaced(case: Case, given: Input) -> Finding | None:
-    """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
-    for leaf in case.leaves_not_given:
-        has_variable = leaf.label != leaf.name
-        if has_variable and given.name.isidentifier():  # two tensors with a variable each
-            continue
-        if shape_or_none(leaf) == shape_or_none(given.tensor):
-            label = f", {one_line(leaf.label, 40)}" if has_variable else ""
-            message = (
-                f"{given.name} is not in the graph of the output, but another leaf of its shape "
-                f"is{label}: its .grad stays None"
-            )
-            return finding("reassigned", message, **case.at(leaf.index))
-    return None
 
 
 def _constant_somewhere(case: Case, given: Input) -> Iterator[Finding]:
@@ -337,7 +305,7 @@ def _hooked(case: Case, given: Input) -> Iterator[Finding]:
 
 
 _OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Finding]], ...] = (
-    _unreached,
+    about_an_unreached,
     _constant_somewhere,
     _not_a_leaf,
     _accumulates,
@@ -459,32 +427,23 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 def _about_the_cuts(case: Case) -> Iterator[Finding]:
     if case.watch is None:
         return
-    reaching = _cuts_reaching(case, case.watch)
-    yield from _counted(reaching)
+    yield from _counted(case.cuts)
     # What became of a number in Python, or of an array in NumPy, nobody followed.
-    reached = {cut.index for cut in reaching}
+    reached = {cut.index for cut in case.cuts}
     lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
     yield from _counted(lost, "; whether it came back into the output is not known", "info")
-
-
-def _cuts_reaching(case: Case, watch: Watch) -> Sequence[Cut]:
-    """The cuts whose values went into the output."""
-    cuts = watch.reaching(case.output) if isinstance(case.output, Tensor) else ()
-    if cuts:
-        return cuts
-    # The output may have been computed after the block, from Nodes that were made in it.
-    found = {cut.index: cut for node in case.nodes for _, cut in cuts_into(watch, node.grad_fn)}
-    return [found[index] for index in sorted(found)]
 
 
 def _counted(
     cuts: Iterable[Cut], end: str = "", severity: Severity | None = None
 ) -> Iterator[Finding]:
     """One finding for all the times that a line ran."""
-    lines = Counter((cut.code, cut.message, cut.source) for cut in cuts)
-    for (code, message, source), times in lines.items():
-        repeated = f" ({times} times)" if times > 1 else ""
-        yield finding(code, message + repeated + end, severity=severity, source=source)
+    lines = Counter((cut.code, cut.variant, cut.message, cut.source) for cut in cuts)
+    for (code, variant, message, source), times in lines.items():
+        text = message + (f" ({times} times)" if times > 1 else "") + end
+        # What is drawn is a constant on purpose, unless an input is missing.
+        how_bad = severity or ("info" if variant == SAMPLE else None)
+        yield finding(code, text, severity=how_bad, source=source, variant=variant)
 
 
 def _about_mutations(case: Case) -> Iterator[Finding]:
@@ -495,6 +454,7 @@ def _about_mutations(case: Case) -> Iterator[Finding]:
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     _about_the_inputs,
+    about_leaves_not_given,
     _about_the_nodes,
     _about_freed_nodes,
     _about_the_cuts,

@@ -6,14 +6,17 @@ A lesson asks none of this, so these are functions beside the class, and use its
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
-from companion.forward.recorder import Note
+from companion.forward.functions import VALUELESS
+from companion.forward.notes import Note
 from companion.forward.values import NAN
-from companion.forward.watching import Cut, Operation, Watch
+from companion.forward.watching import Origin, Watch
 from companion.internals import number_of, unseen
 from companion.source import Source
 
@@ -62,6 +65,48 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def cuts_after(watch: Watch, tensors: Sequence[Tensor]) -> list[tuple[Cut, ...]]:
+    """For each tensor the first cuts that its value came to, whatever became of it afterwards.
+
+    A ``torch.autograd.Function`` is one for a tensor that went into its ``forward`` and was not
+    given to ``apply``: so ask this of tensors that no path of the graph leads to.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    values = [watch._value_of(tensor) for tensor in tensors]
+    watch._classify()
+    # What is followed are sets of tensors, as the bits of whole numbers.
+    carried = dict[Origin, int]()
+    for bit, value in enumerate(values):
+        if value.made_by is not None and value.requires_grad:
+            origin = value.made_by, value.output_nr
+            carried[origin] = carried.get(origin, 0) | 1 << bit
+    found: list[set[Origin]] = [set() for _ in tensors]
+    for i, note in enumerate(watch._recorder.notes if carried else ()):
+        bits = 0
+        for value in note.inputs:
+            bits |= carried.get((value.made_by, value.output_nr), 0)  # type: ignore[arg-type]
+        if not bits or note.name in VALUELESS:
+            continue
+        for nr in range(max(1, len(note.outputs))):
+            is_cut = bool(note.outputs) and watch._is_cut(i, nr)
+            if note.live and (is_cut or note.is_in_a_function or not note.outputs):
+                for bit in _bits_of(bits):
+                    found[bit].add((i, nr))
+            else:
+                carried[i, nr] = carried.get((i, nr), 0) | bits
+    return [watch._cuts_at(origins) for origins in found]
+
+
+def _bits_of(number: int) -> Iterator[int]:
+    """Which bits of a number are set."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
+
+
 def source_of(watch: Watch, node: Node) -> Source | None:
     """Where in the user's code a Node was made; None if not in the block.
 
@@ -71,8 +116,8 @@ def source_of(watch: Watch, node: Node) -> Source | None:
     Raises:
         TypeError: ``node`` is not a Node.
     """
-    own = _notes_of(watch._recorder.notes, node)
-    return watch._recorder.notes[own[0]].source if own else None
+    own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
+    return next((note.source for note in own if note.name), None)
 
 
 def written_at(watch: Watch, tensor: Tensor) -> Source | None:
