@@ -3,13 +3,13 @@
 One table, ``KINDS``: for what ``diagnose`` sees in a graph, what ``explain`` reads from an error,
 and what a ``watch`` says of a cut. To add a code, add an entry here, and in
 ``diagnosis/diagnosing.py`` the question that finds it. A code is also the anchor of its entry in
-the clinic, ``course/clinic.md``.
+the clinic, ``course/clinic/``.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Literal, NamedTuple
@@ -50,7 +50,7 @@ class Finding:
         parts = [(f"{self.severity} {self.code}: ", self.message)]
         parts += [("  where: ", self.where)] if self.where else []
         parts += [("  why:   ", self.cause), ("  cure:  ", self.cure)]
-        parts += [("  read:  ", f"{self.lesson}, clinic.md#{self.code}")]
+        parts += [("  read:  ", f"{self.lesson}, clinic/#{self.code}")]
         lines = [_wrapped(label, text) for label, text in parts]
         return "\n".join(lines)
 
@@ -86,9 +86,11 @@ class Kind(NamedTuple):
             ``cut_message``; "" where no cut has it.
         errors: for each error or warning of torch that means this, a regular expression that finds
             it, and our message. Fields of the message are named groups of the expression. Of
-            several that fit an error the first counts, in the order of the table. They fit torch
-            2.6 to 2.15, and other wordings before.
-        variants: by a word, cause and cure where it comes about in another way.
+            several that fit an error the first counts, in the order of the table, those of the
+            variants before those of the kind. They fit torch 2.6 to 2.15, and other wordings
+            before.
+        variants: by a word, cause and cure where it comes about in another way, and behind them
+            the errors that mean this one.
         cut_variants: by such a word, the sentence for a cut.
     """
 
@@ -98,8 +100,15 @@ class Kind(NamedTuple):
     cure: str
     cut: str = ""
     errors: Sequence[tuple[str, str]] = ()
-    variants: Mapping[str, tuple[str, str]] = {}
+    variants: Mapping[str, tuple[str, str, *tuple[tuple[str, str], ...]]] = {}
     cut_variants: Mapping[str, str] = {}
+
+    @property
+    def wordings(self) -> Iterator[tuple[str, str, str]]:
+        """Each expression with its message and its variant, those of the variants first."""
+        for variant, (_, _, *errors) in self.variants.items():
+            yield from ((pattern, message, variant) for pattern, message in errors)
+        yield from ((pattern, message, "") for pattern, message in self.errors)
 
 
 def finding(
@@ -120,7 +129,7 @@ def finding(
     """
     kind = KINDS[code]
     why, how = because or (code, variant)
-    cause, cure = KINDS[why].variants.get(how, (KINDS[why].cause, KINDS[why].cure))
+    cause, cure, *_ = KINDS[why].variants.get(how, (KINDS[why].cause, KINDS[why].cure))
     return Finding(
         code,
         severity or kind.severity,
@@ -188,6 +197,10 @@ KINDS: dict[str, Kind] = {
                 r"'(?P<type>\w+)' object has no attribute 'backward'",
                 "backward() was called on a {type}, which is no tensor",
             ),
+            (
+                r"all inputs have to be Tensors or GradientEdges, but got (?P<type>\w+)",
+                "a gradient was asked for a {type}, which is no tensor",
+            ),
         ],
     ),
     "no-graph": Kind(
@@ -201,6 +214,10 @@ KINDS: dict[str, Kind] = {
                 r"element \d+ of tensors does not require grad and does not have a grad_fn",
                 "backward() was called on a tensor that has no graph",
             ),
+            (
+                r"Output \d+ of the user-provided function does not require gradients",
+                "the function that torch.autograd.functional was given cuts the graph",
+            ),
         ],
         variants={
             "transform": _IN_A_TRANSFORM,
@@ -208,6 +225,11 @@ KINDS: dict[str, Kind] = {
                 "in inference mode no operation leaves a Node, and enable_grad() does not undo it",
                 "compute it outside of the block, or in torch.inference_mode(False) with tensors "
                 "that are made there; or use torch.no_grad() in place of the block",
+            ),
+            "constants": (
+                "no tensor that went into the output required grad, so no operation left a Node",
+                "call requires_grad_() on an input, or on the parameters if they are frozen, "
+                "before the forward pass",
             ),
         },
     ),
@@ -224,14 +246,20 @@ KINDS: dict[str, Kind] = {
         "no path leads from the output's Node to this tensor",
         "use it in the computation, or leave it out; autograd.grad gives None for it with "
         "allow_unused=True and zeros with materialize_grads=True",
-        errors=[
-            (
-                r"(?:Tensor at index \d+|One of the differentiated Tensors) "
-                r"appears to not have been used in the graph",
-                "no path leads from the output to an input that a gradient was asked for",
-            ),
-        ],
         variants={
+            "asked": (
+                "no path leads from the output's Node to this tensor; or each one passes a Node "
+                "that gives no gradient, as a custom Function does whose backward returns None, "
+                "or norm(p=0)",
+                "look with walk_grad_fn(output) whether the tensor is there. If not, use it in the "
+                "computation, or leave it out; if so, look at the Nodes above it. autograd.grad "
+                "gives None for it with allow_unused=True, zeros with materialize_grads=True",
+                (
+                    r"(?:Tensor at index \d+|One of the differentiated Tensors) "
+                    r"appears to not have been used in the graph",
+                    "no gradient came to an input that one was asked for",
+                ),
+            ),
             "view": (
                 "taking a part of a tensor makes a new tensor, with a Node of its own; what was "
                 "computed from the whole does not pass through it",
@@ -252,6 +280,21 @@ KINDS: dict[str, Kind] = {
                 "give the tensors that the model has now, and make the optimizer after the model "
                 "was changed: it holds the tensors that it was given; if the inputs were used, "
                 "look for the cut with diagnose(..., watch=watched)",
+            ),
+            "sends-none": (
+                "a path leads from the output's Node to this tensor, and a Node on it sends None: "
+                "a custom Function does where its backward returns None, and so do norm(p=0) and "
+                "operations whose result no gradient can follow",
+                "return a gradient from the backward of the Function, or use another operation; "
+                "materialize_grads=True gives zeros where zero is what you mean",
+            ),
+            "strict": (
+                "strict=True asks that each output depends on each input, and one does not",
+                "use the input in the function, or pass strict=False, which gives zeros",
+                (
+                    r"Output \d+ of the user-provided function is independent of input",
+                    "the function that torch.autograd.functional was given does not use an input",
+                ),
             ),
         },
     ),
@@ -294,6 +337,11 @@ KINDS: dict[str, Kind] = {
                 r"can't optimize a non-leaf Tensor",
                 "an optimizer was given a tensor in the middle of a graph",
             ),
+            (
+                r"post accumulate grad hooks cannot be registered on non-leaf tensors",
+                "a hook for the filled .grad was set on a tensor in the middle of a graph, which "
+                "has none; register_hook is called there",
+            ),
         ],
     ),
     "input-without-grad": Kind(
@@ -306,7 +354,9 @@ KINDS: dict[str, Kind] = {
                 r"One of the differentiated Tensors does not require grad|"
                 r"retain_grad on Tensor that has requires_grad=False|"
                 r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
-                r"gradcheck expects at least one input tensor to require gradient",
+                r"gradcheck expects at least one input tensor to require gradient|"
+                r"gradient edge for a Tensor that does not require gradients|"
+                r"Expected input to have requires_grad=True",
                 "a gradient was asked for a tensor that does not require grad",
             ),
         ],
@@ -330,6 +380,10 @@ KINDS: dict[str, Kind] = {
                 "requires_grad was asked for a tensor of whole numbers or booleans",
             ),
             (
+                r"data set to a tensor that requires gradients must be floating point",
+                "the .data of a tensor that requires grad was set to whole numbers or booleans",
+            ),
+            (
                 r"isDifferentiableType\(grad\.scalar_type\(\)\)",
                 "a tensor with a graph was written into a tensor of whole numbers",
             ),
@@ -345,7 +399,8 @@ KINDS: dict[str, Kind] = {
             (
                 r"Inference tensors cannot be saved for backward|"
                 r"Inplace update to inference tensor outside InferenceMode|"
-                r"requires_grad=True on inference tensor outside InferenceMode",
+                r"requires_grad=True on inference tensor outside InferenceMode|"
+                r"Inference tensors do not track version counter",
                 "a tensor of torch.inference_mode() was used where autograd records",
             ),
         ],
@@ -367,7 +422,30 @@ KINDS: dict[str, Kind] = {
                 "the gradient that the pass should begin with does not have the shape of the "
                 "output",
             ),
+            (
+                r"gradients can be either Tensors or None|got \d+ tensors and \d+ gradients|"
+                r"of gradients tuple is (?:None|not a Tensor)|"
+                r"If `is_grads_batched=True`, we interpret the first dimension",
+                "the gradients that the pass should begin with are not one tensor for each output",
+            ),
+            (
+                r"The vector v can only be None if|v has invalid size",
+                "torch.autograd.functional was given no vector v of the shape that is needed",
+            ),
         ],
+        variants={
+            "one-number": (
+                "torch.func.grad and hessian differentiate one number, a tensor of one element "
+                "without dimensions",
+                "return one number, as with sum() or mean(); torch.func.jacrev takes several "
+                "outputs, and torch.func.vjp a vector for them",
+                (
+                    r"Expected f\(\*args\) to return a|"
+                    r"given to hessian should contain a single element",
+                    "a function that should give one number gave something else",
+                ),
+            ),
+        },
     ),
     "complex-output": Kind(
         "error",
@@ -380,6 +458,11 @@ KINDS: dict[str, Kind] = {
                 r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs "
                 r"but got (?P<dtype>\S+)",
                 "backward() was called without a gradient on a tensor of dtype {dtype}",
+            ),
+            (
+                r"For complex Tensors, both grad_output and output are required to have the same",
+                "the gradient that the pass should begin with does not have the complex dtype of "
+                "the output",
             ),
         ],
     ),
@@ -394,6 +477,14 @@ KINDS: dict[str, Kind] = {
             (
                 r"Trying to backward through the graph a second time",
                 "the pass came to a Node that an earlier pass ran",
+            ),
+            (
+                r"Calling register_hooks on a saved tensor after it has been freed",
+                "hooks were set on what an earlier pass freed",
+            ),
+            (
+                r"chunked backward called twice",
+                "the pass came a second time to linear_cross_entropy, which frees at once",
             ),
         ],
     ),
@@ -437,7 +528,48 @@ KINDS: dict[str, Kind] = {
                 r"backward through (?P<op>\S+) but no autograd formula was registered",
                 "{op} has no derivative formula",
             ),
+            (
+                r"(?P<op>\w+) with `return_indices=False` is not infinitely differentiable",
+                "{op} has no second derivative",
+            ),
         ],
+        variants={
+            "out": (
+                "out= names a tensor that is there already, and no Node can be made for it",
+                "leave out= away, as in y = torch.exp(x); under torch.no_grad() it may stay",
+                (
+                    r"(?P<op>\w+)\(\): functions with out=\.\.\. arguments don't support automatic",
+                    "{op} was called with out= and a tensor that requires grad",
+                ),
+            ),
+            "resize": (
+                "resize_ gives a tensor other memory, which no derivative can follow",
+                "reshape(), view(), expand() or a slice give a new tensor that stays in the graph",
+                (
+                    r"cannot resize variables that require grad",
+                    "resize_() was called on a tensor that requires grad",
+                ),
+            ),
+            "qr": (
+                "the derivative of a QR decomposition needs the reduced Q, and this mode has "
+                "another or none",
+                "call it in the reduced mode: torch.linalg.qr(A, mode='reduced')",
+                (
+                    r"The (?:QR decomposition is not differentiable when mode=|derivative of "
+                    r"linalg\.qr depends on Q)",
+                    "a QR decomposition of this mode has no derivative",
+                ),
+            ),
+            "argument": (
+                "the operation has a derivative by its input, not by this argument: running "
+                "statistics and the like are constants",
+                "requires_grad_(False) on it, or register it as a buffer",
+                (
+                    r"is not differentiable with respect to argument '(?P<op>\w+)'",
+                    "{op} requires grad, and the operation has no derivative by it",
+                ),
+            ),
+        },
     ),
     "once-differentiable": Kind(
         "error",
@@ -479,11 +611,36 @@ KINDS: dict[str, Kind] = {
                 "which is no tensor",
             ),
             (
+                r"expected Variable or None \(got (?P<type>\w+)\)",
+                "the backward of a custom Function returned a {type}, which is no tensor",
+            ),
+            (
+                r"Expected the return from backward to be of the same structure as the inputs|"
+                r"In the backward function defined for",
+                "the backward of a custom operation did not return one gradient for each input",
+            ),
+            (
                 r"Legacy autograd function with non-static forward method",
                 "a custom Function was called as it was before torch 1.3; forward and backward "
                 "must be static methods, and apply calls them",
             ),
         ],
+        variants={
+            "torchs": (
+                "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "
+                "leaf, as long as any graph of the leaf is alive; the tensor was given another "
+                "shape, dtype or device since, through .data, set_() or resize_()",
+                "do not give a tensor another shape: make a new nn.Parameter(...), and hand it to "
+                "the optimizer; or let go of each older graph first, as by del loss",
+                (
+                    r"unction (?P<node>\w+Backward\d+|AccumulateGrad|CopySlices|CopyBackwards|"
+                    r"torch::\S+) returned an invalid gradient at index \d+ - "
+                    r"(?P<mismatch>[^\n]*)",
+                    "{node}, a Node of torch, gave a gradient that its tensor no longer fits, "
+                    "since that was changed through .data or the like: {mismatch}",
+                ),
+            ),
+        },
     ),
     "leaf-in-place": Kind(
         "error",
@@ -520,6 +677,41 @@ KINDS: dict[str, Kind] = {
                 "an in-place operation met a view whose history cannot be rewritten",
             ),
         ],
+        variants={
+            "hook": (
+                "a module with a full backward hook hands on what it takes and gives as views, "
+                "through a Function of its own that calls the hook; to change such a view in place "
+                "would go round the hook",
+                "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
+                "hook or comes after it, y = y + 1 for y += 1; or hook the tensor instead: "
+                "output.register_hook(...) in a forward hook",
+                (
+                    r"BackwardHookFunction\w* is a view and is being modified inplace",
+                    "an in-place operation met what a module with a backward hook took or gave",
+                ),
+            ),
+            "function": (
+                "a custom Function gave a view, or its input as it came; to change that in place "
+                "would go round the backward of the Function",
+                "change a copy: y = y + 1 for y += 1, or y.clone() before; in the Function itself "
+                "return a new tensor, such as x.clone()",
+                (
+                    r"Output \d+ of (?P<function>\w+) is a view and is being modified inplace\. "
+                    r"This view was created inside a custom Function",
+                    "an in-place operation met a view that the custom Function {function} gave",
+                ),
+            ),
+            "detach": (
+                "detach_() takes a tensor out of its graph, and a view would still be tied to its "
+                "base",
+                "v = v.detach(); for gradients under DistributedDataParallel "
+                "optimizer.zero_grad(set_to_none=True)",
+                (
+                    r"Can't detach views in-place",
+                    "detach_() was called on a view",
+                ),
+            ),
+        },
     ),
     "requires-grad-of-non-leaf": Kind(
         "error",
@@ -548,6 +740,17 @@ KINDS: dict[str, Kind] = {
                 "copy.deepcopy met a tensor in the middle of a graph",
             ),
         ],
+        variants={
+            "process": (
+                "another process has no part of the graph, so a tensor in the middle of it cannot "
+                "be sent there",
+                "send t.detach(), and compute the loss in the process that has the graph",
+                (
+                    r"Cowardly refusing to serialize non-leaf tensor which requires_grad",
+                    "a tensor in the middle of a graph was sent to another process",
+                ),
+            ),
+        },
     ),
     "numpy": Kind(
         "error",
@@ -558,6 +761,19 @@ KINDS: dict[str, Kind] = {
             (
                 r"Can't call numpy\(\) on Tensor that requires grad",
                 "NumPy was asked to take a tensor that is in a graph",
+            ),
+            (
+                r"Can't call (?P<name>\w+)\(\) on Variable that requires grad",
+                "{name}() was to run a Python function on a tensor that requires grad",
+            ),
+            (
+                r"Can't export tensors that require gradient|"
+                r"Can't get __cuda_array_interface__ on Variable that requires grad",
+                "another library was asked to take a tensor that is in a graph",
+            ),
+            (
+                r"Cannot input a tensor that requires grad as a scalar argument",
+                "a tensor that requires grad was given where a Python number is needed",
             ),
         ],
     ),
@@ -576,6 +792,638 @@ KINDS: dict[str, Kind] = {
             (
                 r"Jacobian mismatch for output|Numerical gradient for function expected to be zero",
                 "the gradient and the finite difference differ",
+            ),
+            (
+                r"has a dimension with stride 0\. gradcheck only supports",
+                "an input of gradcheck is expanded: several elements lie in one place",
+            ),
+            (
+                r"Backward is not reentrant",
+                "the backward formula gave other gradients when it ran again",
+            ),
+            (
+                r"backward not multiplied by grad_output",
+                "the backward formula does not use the gradient that it is given",
+            ),
+            (r"^GradcheckError: (?P<reason>[^\n]*)", "gradcheck found: {reason}"),
+        ],
+    ),
+    "grad-is-none": Kind(
+        "error",
+        _LEAVES,
+        ".grad is None until a backward pass has come to the tensor: none ran, or it is not in "
+        "the graph of the loss, or zero_grad() put None there",
+        "call backward() on a loss that uses it first; diagnose(loss, w) tells why none would come "
+        "to it. Change a parameter in place under torch.no_grad(), w -= lr * w.grad: the result "
+        "of w = w - lr * w.grad is no leaf and gets no .grad",
+        errors=[
+            (
+                r"'NoneType' object has no attribute '(?:zero_|detach_|requires_grad_)'$",
+                "a .grad is None",
+            ),
+        ],
+        variants={
+            "result": (
+                "the tensor is the result of an operation, and backward fills the .grad of leaves "
+                "alone; w = w - lr * w.grad gives the name w to such a result",
+                "change the leaf in place under torch.no_grad(): w -= lr * w.grad; for the "
+                ".grad of a result call retain_grad() on it before backward()",
+            ),
+            "frozen": (
+                "the tensor does not require grad, so no backward pass fills its .grad",
+                "call requires_grad_() on it before the forward pass, or leave it out of the "
+                "update",
+            ),
+        },
+    ),
+    "assigned-grad": Kind(
+        "error",
+        _LEAVES,
+        "a .grad has the shape, the dtype and the device of its tensor, and an optimizer relies "
+        "on that",
+        "convert it first, as in w.grad = g.to(w).reshape(w.shape), or set w.grad = None",
+        errors=[
+            (
+                r"attempting to assign a gradient (?P<mismatch>[^\n]*?)(?:\. |$)",
+                "what was assigned to a .grad does not fit its tensor: a gradient {mismatch}",
+            ),
+            (
+                r"assigned grad (?:has data|expected to be)|can't assign Variable as its own grad",
+                "what was assigned to a .grad is no gradient of its tensor",
+            ),
+        ],
+    ),
+    "parameters": Kind(
+        "error",
+        _LEAVES,
+        "a parameter is a leaf, and this tensor is the result of an operation; nn.Parameter(result)"
+        " would make a new leaf of it, without its graph",
+        "to compute with other weights and differentiate through them, run the module by "
+        "torch.func.functional_call(net, {'weight': result}, (x,)), or register a parametrization; "
+        "to set new values, net.weight.copy_(result) under torch.no_grad()",
+        errors=[
+            (
+                r"cannot assign '[\w.]+' (?:object )?(?:as|to) parameter '(?P<name>[^']*)'",
+                "a tensor that is no nn.Parameter was assigned to the parameter {name}",
+            ),
+            (
+                r"Cannot assign non-leaf Tensor to parameter '(?P<name>[^']*)'",
+                "the result of an operation was assigned to the parameter {name}",
+            ),
+        ],
+        variants={
+            "empty": (
+                "model.parameters() finds what is an attribute of a module, not what a Python "
+                "list or dict holds; and a generator gives its tensors once: after one loop over "
+                "it, it is empty",
+                "keep layers in nn.ModuleList, nn.ModuleDict or nn.Sequential and tensors in "
+                "nn.ParameterList; call model.parameters() anew each time, or keep "
+                "list(model.parameters())",
+                (r"optimizer got an empty parameter list", "an optimizer was given no parameters"),
+                (
+                    r"`parameters` is an empty generator, no gradient clipping",
+                    "the parameters to clip are an empty generator",
+                ),
+                (
+                    r"`inputs` argument to `(?P<function>\w+)\(\)` cannot be empty",
+                    "{function}() was asked for the gradients of no tensors",
+                ),
+                (
+                    r"[Nn]o Tensors requiring grad found in input",
+                    "a gradient was asked for no tensors",
+                ),
+            ),
+            "one": (
+                "an optimizer takes a collection of parameters, and one tensor is none",
+                "put it into a list: torch.optim.SGD([w], lr=0.1)",
+                (
+                    r"params argument given to the optimizer should be an iterable",
+                    "an optimizer was given one tensor",
+                ),
+            ),
+        },
+    ),
+    "scaler": Kind(
+        "error",
+        _LOST,
+        "for each optimizer and step a GradScaler divides the .grad of the parameters once, and "
+        "looks for infinities in them: unscale_(optimizer), step(optimizer), update()",
+        "call them in this order, each once a step: scaler.scale(loss).backward(), "
+        "scaler.unscale_(optimizer) if you clip, scaler.step(optimizer), scaler.update()",
+        errors=[
+            (
+                r"unscale_\(\) has already been called on this optimizer",
+                "unscale_() was called twice for one step of an optimizer",
+            ),
+            (
+                r"unscale_\(\) is being called after step\(\)",
+                "unscale_() was called after step(), before update()",
+            ),
+        ],
+        variants={
+            "no-gradients": (
+                "no parameter of the optimizer has a .grad: backward() was not called on "
+                "scaler.scale(loss), or the loss does not reach these parameters, or the "
+                "optimizer holds others than the model has now",
+                "ask diagnose(loss, *model.parameters(), watch=watched) for the cut, such as a "
+                "detach(); make the optimizer after the last change to the model, and call "
+                "backward() before step()",
+                (
+                    r"No inf checks were recorded for this optimizer",
+                    "the scaler found no .grad in the parameters of the optimizer",
+                ),
+                (
+                    r"No inf checks were recorded prior to update",
+                    "update() of the scaler was called before any step(optimizer) found a .grad",
+                ),
+            ),
+            "half": (
+                "the parameters themselves are float16, so their gradients are, and there is no "
+                "room to divide them in",
+                "keep the model in float32 (no .half()) and let torch.autocast choose float16 for "
+                "its operations",
+                (
+                    r"Attempting to unscale FP16 gradients",
+                    "the scaler was given gradients in float16",
+                ),
+            ),
+        },
+    ),
+    "sparse-gradient": Kind(
+        "error",
+        _LEAVES,
+        "an embedding with sparse=True sends a sparse .grad, which holds the rows that were looked "
+        "up; with sparse=False it is dense. Few optimizers take both",
+        "torch.optim.SparseAdam or SGD for the sparse ones, in an optimizer of their own without "
+        "weight_decay; or sparse=False",
+        errors=[
+            (
+                r"(?P<name>\w+) does not support (?P<kind>sparse|dense) gradients",
+                "{name} was given {kind} gradients",
+            ),
+            (
+                r"weight_decay option is not compatible with sparse gradients",
+                "an optimizer with weight_decay was given sparse gradients",
+            ),
+        ],
+    ),
+    "checkpoint": Kind(
+        "error",
+        _SAVED,
+        "a checkpoint keeps its inputs alone and runs its function again in the backward pass, "
+        "for the rest",
+        "pass use_reentrant=False, and read ctx.saved_tensors once in the backward of a custom "
+        "Function that runs in it; leave out of the checkpoint what cannot be run again",
+        errors=[
+            (
+                r"the use_reentrant parameter should be passed explicitly",
+                "a checkpoint was not told which of its two kinds it is",
+            ),
+            (
+                r"is only supported when use_reentrant=False",
+                "the reentrant kind of checkpoint was given what only the other can do",
+            ),
+            (
+                r"Unpack is being triggered for a tensor that was already unpacked once",
+                "what a checkpoint had computed again was read twice",
+            ),
+            (
+                r"allowed to backward once on any region computed under selective activation",
+                "a second backward pass came to a selective checkpoint",
+            ),
+        ],
+        variants={
+            "frozen": (
+                "checkpoint(use_reentrant=True) is one Node, which is made where an input of it "
+                "requires grad; here none does, so the parameters inside get no gradient",
+                "pass use_reentrant=False; where that cannot be, call requires_grad_() on the "
+                "input of the checkpoint (model.enable_input_require_grads() in transformers)",
+                (
+                    r"None of the inputs have requires_grad=True\. Gradients will be None",
+                    "no input of a reentrant checkpoint requires grad",
+                ),
+                (
+                    r"none of output has requires_grad=True, this checkpoint\(\) is not necessary",
+                    "no output of a checkpoint requires grad",
+                ),
+            ),
+            "reentrant": (
+                "checkpoint(use_reentrant=True) runs a backward pass of its own, which fills .grad "
+                "of all leaves and knows nothing of the tensors that this pass was asked for",
+                "pass use_reentrant=False; or call backward() without inputs= and read .grad",
+                (
+                    r"torch\.utils\.checkpoint is incompatible with \.grad\(\)",
+                    "a reentrant checkpoint met autograd.grad, or backward(inputs=...)",
+                ),
+            ),
+            "differs": (
+                "the function of the checkpoint did not do the same when it was run again in the "
+                "backward pass: it reads a state that changed in between, such as a cache, a "
+                "counter, train or eval mode, autocast, or a global",
+                "make it do the same both times, or leave that part out of the checkpoint: fill "
+                "the cache before, set the mode after backward(). Under with "
+                "torch.utils.checkpoint.set_checkpoint_debug_enabled(True) the error lists the "
+                "operations of both runs",
+                (
+                    r"[Aa] different number of tensors was saved during the original forward and "
+                    r"recomputation",
+                    "a checkpoint, run again, saved another number of tensors than the first time",
+                ),
+                (
+                    r"trying to save more tensors during recomputation",
+                    "a checkpoint, run again, saved more tensors than the first time",
+                ),
+                (
+                    r"Recomputed values for the following tensors have different metadata",
+                    "a checkpoint, run again, saved tensors of another shape, dtype or device than "
+                    "the first time",
+                ),
+                (
+                    r"encountered during backward but not found in storage|"
+                    r"cached during selective activation checkpoint has been mutated",
+                    "a selective checkpoint, run again, did not find what it had kept",
+                ),
+            ),
+        },
+    ),
+    "data-parallel": Kind(
+        "error",
+        _LEAVES,
+        "in each backward pass DistributedDataParallel waits for one gradient of each parameter, "
+        "and averages it over the processes",
+        "wrap a model that has parameters that require grad, after it is complete; call "
+        "optimizer.zero_grad(), not zero_grad() of the wrapper",
+        errors=[
+            (
+                r"DistributedDataParallel is not needed when a module doesn't have any parameter",
+                "no parameter of the model requires grad",
+            ),
+            (
+                r"Calling \.zero_grad\(\) from a module created with nn\.DataParallel\(\)",
+                "zero_grad() was called on a copy that nn.DataParallel made of the model",
+            ),
+        ],
+        variants={
+            "unused": (
+                "some parameters took no part in the loss, so no gradient came for them, and "
+                "DistributedDataParallel still waits for it; or part of what forward returned was "
+                "not used in the loss",
+                "use them or take them out of the model, or freeze them before it is wrapped "
+                "(requires_grad_(False)); pass find_unused_parameters=True where they differ from "
+                "step to step. diagnose(loss, *net.parameters()) names them before backward()",
+                (
+                    r"Expected to have finished reduction in the prior iteration",
+                    "some parameters got no gradient in the last backward pass",
+                ),
+            ),
+            "twice": (
+                "two backward passes came to one parameter in one step: a parameter is used in "
+                "two reentrant checkpoints, or outside of forward, or backward() was called twice "
+                "after one forward",
+                "pass use_reentrant=False to the checkpoints; compute all in one forward of the "
+                "wrapped model and call backward() once; static_graph=True where the graph is "
+                "the same in each step",
+                (
+                    r"Expected to mark a variable ready only once|has been marked as ready twice",
+                    "a parameter got its gradient twice in one step",
+                ),
+            ),
+            "all-used": (
+                "find_unused_parameters=True walks the graph in each step, and all parameters were "
+                "in it",
+                "construct the wrapper without find_unused_parameters=True",
+                (
+                    r"find_unused_parameters=True was specified in DDP constructor, but did not",
+                    "find_unused_parameters=True found no unused parameters",
+                ),
+            ),
+            "strides": (
+                "DistributedDataParallel copies a gradient whose strides are not those of its "
+                "bucket; the numbers are right, the copy takes time",
+                "nothing, or make the parameter contiguous before the model is wrapped",
+                (
+                    r"Grad strides do not match bucket view strides|"
+                    r"grad and param do not obey the gradient layout contract",
+                    "a gradient lies in memory in another order than its parameter",
+                ),
+            ),
+            "fork": (
+                "the engine keeps threads for the devices, and fork() copies the process without "
+                "its threads",
+                "start processes by spawn: torch.multiprocessing.set_start_method('spawn'), or "
+                "run the first backward pass after the fork",
+                (
+                    r"Unable to handle autograd's threading in combination with fork",
+                    "a process that was forked after a backward pass ran one itself",
+                ),
+            ),
+        },
+    ),
+    "function-form": Kind(
+        "error",
+        _FUNCTIONS,
+        "a custom Function is a class of static methods, forward(ctx, ...) and backward(ctx, ...); "
+        "apply runs them, and hands both the same ctx",
+        "write class F(torch.autograd.Function) with @staticmethod before forward and before "
+        "backward (or vjp, not both), and call F.apply(x), never F()(x)",
+        errors=[
+            (
+                r"must implement (?:either )?the (?P<method>forward|backward)",
+                "a custom Function lacks {method}",
+            ),
+            (
+                r"Implementing both 'backward' and 'vjp' for a custom Function",
+                "a custom Function has both backward and vjp",
+            ),
+            (
+                r"should not be instantiated\. Methods on autograd functions are all static",
+                "a custom Function was made an object; its class is called, by apply",
+            ),
+            (
+                r"is a legacy access pattern that is no longer supported",
+                "a custom Function was used as it was before torch 1.3",
+            ),
+        ],
+        variants={
+            "setup-context": (
+                "torch.func (vmap, grad, jvp, jacrev) runs forward without a ctx and saves "
+                "afterwards, so it needs the newer form of a Function",
+                "take ctx out of forward, and save in a static method of its own: forward(x), "
+                "setup_context(ctx, inputs, output), backward(ctx, g); apply and backward() work "
+                "as before",
+                (
+                    r"must override the setup_context staticmethod|"
+                    r"setup_context is not implemented",
+                    "torch.func was given a custom Function without setup_context",
+                ),
+            ),
+            "vmap": (
+                "torch.vmap cannot look into a custom Function: it must be told what to do with "
+                "the further dimension",
+                "write generate_vmap_rule = True in the class where forward and backward are "
+                "made of torch operations alone; else a static method vmap(info, in_dims, x)",
+                (
+                    r"does not have vmap support|you must either override the vmap staticmethod",
+                    "torch.vmap was given a custom Function that has no vmap",
+                ),
+                (
+                    r"has both generate_vmap_rule=True and an overridden vmap staticmethod",
+                    "a custom Function has both generate_vmap_rule=True and a vmap of its own",
+                ),
+            ),
+            "saves": (
+                "save_for_backward takes tensors, which it then guards; anything else is an "
+                "attribute of ctx",
+                "ctx.save_for_backward(x, y) for tensors, ctx.n = n for numbers and shapes",
+                (
+                    r"save_for_backward can only save variables|"
+                    r"save_for_forward expects all arguments to be tensors|"
+                    r"mark_non_differentiable only accepts variable arguments",
+                    "a custom Function told its ctx to keep what is no tensor",
+                ),
+            ),
+            "dirty": (
+                "an input that forward changes in place becomes the output of the Node: forward "
+                "must say so by mark_dirty and return that very tensor",
+                "ctx.mark_dirty(x) with the input itself, and return x; or change a copy: "
+                "y = x.clone(). Return x.view_as(x) for an input that is handed on as it is",
+                (
+                    r"elements marked as dirty during the forward method were not returned|"
+                    r"mark_dirty\(\) received a tensor that was not an input",
+                    "a custom Function marked as changed what it did not take or did not return",
+                ),
+                (
+                    r"An input that has been returned as-is as output is being saved for backward",
+                    "a custom Function saved an input that it returned as it is",
+                ),
+                (
+                    r"your Function modifies inplace an input that is a view of another Tensor",
+                    "a custom Function changed a view in place and returned several tensors",
+                ),
+            ),
+            "read-once": (
+                "the Function has clear_saved_tensors_on_access=True, which frees what it saved "
+                "when it is read",
+                "read it once: x, y = ctx.saved_tensors",
+                (
+                    r"saved_tensors can only be accessed once when clear_saved_tensors_on_access",
+                    "a custom Function read its saved tensors twice",
+                ),
+            ),
+        },
+    ),
+    "forward-mode": Kind(
+        "error",
+        _VECTORS,
+        "forward mode carries one tangent beside each value, in a level that is open, and each "
+        "operation must know how to carry it on",
+        "with torch.autograd.forward_ad.dual_level(): make the dual tensors, compute, unpack; one "
+        "level at a time, tangents of the shape and dtype of their values. "
+        "torch.func.jvp does all of that, and may be nested",
+        errors=[
+            (
+                r"Trying to create a dual Tensor for forward AD but no level exists",
+                "a dual tensor was made outside of a dual_level() block",
+            ),
+            (
+                r"Nested forward mode AD is not supported|not the last (?:one )?that was created",
+                "two levels of forward mode were open at once",
+            ),
+            (
+                r"Trying to set a forward gradient that has a different size|"
+                r"Expected tangent to|tangent.*doesn't match the shape",
+                "a tangent does not have the shape of its value",
+            ),
+            (
+                r"already has a forward gradient at the same level|"
+                r"that itself has a forward gradient at the same level|"
+                r"Cannot set a value of a forward grad if it already exists",
+                "a dual tensor was made of a dual tensor",
+            ),
+            (
+                r"Trying to access a forward AD level with an invalid index",
+                "a dual tensor was used after its level was left",
+            ),
+        ],
+        variants={
+            "no-formula": (
+                "PyTorch has no formula for forward mode of this operation, or it is called with "
+                "out=, or a custom Function has no jvp",
+                "backward mode has one for most: use backward(), torch.func.vjp or "
+                "torch.func.jacrev, or operations that have one; leave out= away; give the "
+                "Function a static method jvp(ctx, *tangents)",
+                (
+                    r"Trying to use forward AD with (?P<op>\S+) that does not support it",
+                    "{op} has no formula for forward mode",
+                ),
+                (
+                    r"must implement the jvp function",
+                    "a custom Function has no jvp, which forward mode needs",
+                ),
+                (
+                    r"they cannot have forward grad defined",
+                    "running statistics of a normalization were given a tangent",
+                ),
+            ),
+            "jvp": (
+                "jvp of a custom Function gives one tangent for each output of forward, of its "
+                "shape; where forward changes an input in place, jvp changes its tangent in place "
+                "and returns it",
+                "return as many tangents as forward returns tensors, None where there is none",
+                (
+                    r"Function's jvp returned|is not (?:modifying|returning) the forward mode "
+                    r"gradients",
+                    "the jvp of a custom Function gave tangents that do not fit its outputs",
+                ),
+            ),
+        },
+    ),
+    "inside-transform": Kind(
+        "error",
+        _CUT,
+        "a transform of torch.func makes the gradients itself: in its function requires_grad_() "
+        "and backward() are refused, and in that of torch.vmap no tensor requires grad, even if "
+        "the one outside does",
+        "use torch.func.grad, vjp or jacrev inside, as in torch.vmap(torch.func.grad(f))(x); or "
+        "call backward() outside of the function",
+        errors=[
+            (
+                r"You are attempting to call Tensor\.requires_grad_\(\)",
+                "requires_grad_() was called inside a transform of torch.func",
+            ),
+            (
+                r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
+                "backward() was called inside a transform of torch.func",
+            ),
+            (
+                r"torch\.autograd\.grad\(.*\) called inside ?[^\n]*torch\.vmap",
+                "autograd.grad was called inside torch.vmap",
+            ),
+            (
+                r"don't yet support saved tensor hooks",
+                "hooks for saved tensors, as of save_on_cpu() or a checkpoint, met torch.func",
+            ),
+        ],
+        variants={
+            "in-place": (
+                "a tensor from outside of the function cannot take what the function computes: it "
+                "has no room for the further dimension, or is no part of the differentiation",
+                "compute a new tensor, as x + y for x.add_(y), hand the tensor in as an argument, "
+                "and return what changed; write detach() for .data",
+                (
+                    r"would mutate a captured Tensor",
+                    "a function under torch.func changed a tensor from outside of it in place",
+                ),
+                (
+                    r"vmap: (?:inplace arithmetic|aten::\S+\(self, \*extra_args\) is not possible)",
+                    "a function under torch.vmap changed a tensor from outside of it in place",
+                ),
+                (
+                    r"`?data`? under vmap transform|mutating directly with `\.data`",
+                    ".data was used inside a transform of torch.func",
+                ),
+            ),
+            "values": (
+                "inside torch.vmap a tensor stands for many, so Python cannot read one value of "
+                "it, decide by it, or make a shape from it",
+                "stay with tensors: torch.where(mask, a, b) for if and for x[mask], no .item() and "
+                "no .numpy(); or loop over the rows without torch.vmap",
+                (
+                    r"vmap: It looks like you're",
+                    "Python asked for a value inside torch.vmap",
+                ),
+                (
+                    r"We do not support batching operators that can (?:support|output) dynamic",
+                    "an operation whose shape depends on values was called inside torch.vmap",
+                ),
+            ),
+            "random": (
+                "torch.vmap must be told whether the rows draw the same random numbers or each "
+                "their own",
+                "torch.vmap(f, randomness='different') or 'same'",
+                (
+                    r"vmap: called random operation while in randomness error mode",
+                    "random numbers were drawn inside torch.vmap",
+                ),
+            ),
+        },
+    ),
+    "compiled": Kind(
+        "error",
+        _TWICE,
+        "a backward pass of torch.compile is compiled code as well, one Node that nothing can "
+        "differentiate again",
+        "for a gradient of a gradient run that part without torch.compile: the function before it "
+        "was compiled, or model under torch.compiler.set_stance('force_eager')",
+        errors=[
+            (
+                r"torch\.compile with aot_autograd does not currently support double backward",
+                "a gradient of a compiled function was differentiated again",
+            ),
+        ],
+        variants={
+            "overwritten": (
+                "with CUDA graphs each run of a compiled function writes into the same memory, "
+                "and a tensor that an earlier run gave was overwritten",
+                "clone() what you keep, outside of the compiled function, or call "
+                "torch.compiler.cudagraph_mark_step_begin() before each run",
+                (
+                    r"accessing tensor output of CUDAGraphs that has been overwritten",
+                    "a result of a compiled function was read after another run of it",
+                ),
+            ),
+        },
+    ),
+    "cudnn-rnn": Kind(
+        "error",
+        _SAVED,
+        "cuDNN keeps what the backward pass of an RNN, LSTM or GRU needs only in training mode, "
+        "and eval() was called on the module",
+        "call rnn.train() before the forward pass, with its dropout set to 0.0; or compute without "
+        "cuDNN: with torch.backends.cudnn.flags(enabled=False)",
+        errors=[
+            (
+                r"RNN backward can only be called in training mode",
+                "backward came to an RNN that ran in eval mode",
+            ),
+        ],
+        variants={
+            "double": (
+                "cuDNN has no second derivative of an RNN, LSTM or GRU",
+                "run its forward pass without cuDNN: with "
+                "torch.backends.cudnn.flags(enabled=False)",
+                (
+                    r"Double backwards is not supported for CuDNN RNNs",
+                    "a gradient of an RNN on cuDNN was differentiated again",
+                ),
+            ),
+        },
+    ),
+    "mixed-dtypes": Kind(
+        "error",
+        _VECTORS,
+        "the operation took two dtypes in the forward pass, and its backward formula has one; most "
+        "often the target is float64, as what comes from NumPy is",
+        "convert before the operation: target.float(), or target.to(output.dtype)",
+        errors=[
+            (
+                r"Found dtype (?P<found>\w+) but expected (?P<wanted>\w+)",
+                "a backward formula met {found} where it computes in {wanted}",
+            ),
+        ],
+    ),
+    "not-unique": Kind(
+        "error",
+        _LOST,
+        "complex eigenvectors and singular vectors are unique only up to a factor of size 1, and "
+        "the loss changes with that factor: its derivative depends on a choice of the algorithm",
+        "make the loss the same for each choice: use abs() of the vectors, products such as "
+        "U @ U.mH, or the eigenvalues and singular values alone",
+        errors=[
+            (
+                r"(?:linalg_eig_backward|svd_backward): The [^\n]* in the complex case are "
+                r"specified up to multiplication",
+                "the loss depends on the phase of complex eigenvectors or singular vectors",
             ),
         ],
     ),
@@ -797,13 +1645,18 @@ KINDS: dict[str, Kind] = {
         "formulas compute with the values of the forward pass; what is infinite or NaN there "
         "spoils the gradients that meet it",
         "fix the forward pass first: find the first operation whose result is not finite",
-        errors=[
-            (
-                r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w output",
-                "{node} gave NaN for its input {index}",
-            ),
-        ],
         variants={
+            "clipped": (
+                "one gradient is infinite or NaN, and so is their norm; divided by it all of them "
+                "would become zero or NaN",
+                "look for it by diagnose(loss, watch=watched) and fix that operation; with a "
+                "GradScaler call unscale_(optimizer) before clipping, and leave "
+                "error_if_nonfinite=True away: its step() is then left out",
+                (
+                    r"The total norm of order \S+ for gradients from `parameters` is non-finite",
+                    "the gradients to clip are not finite",
+                ),
+            ),
             "empty-row": _EMPTY_ROW,
             "after": (
                 "the formula of this Node divided by zero, or met an infinity or NaN: one that "
@@ -812,6 +1665,10 @@ KINDS: dict[str, Kind] = {
                 "mask it before: torch.where(mask, x, 1.0).sqrt(); else fix the operation of the "
                 "forward pass that gave the first NaN or infinity. diagnose(loss, watch=watched) "
                 "tells before the backward pass, watched.first_nonfinite names the operation",
+                (
+                    r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w out",
+                    "{node} gave NaN for its input {index}",
+                ),
             ),
         },
     ),
@@ -832,6 +1689,89 @@ KINDS: dict[str, Kind] = {
         _HOOKS,
         "a hook may change the gradient that passes, or change it in place for others as well",
         "make hooks return a new tensor, and take away the ones you do not need: handle.remove()",
+        variants={
+            "returns": (
+                "what a hook returns takes the place of the gradient, so it must have its shape, "
+                "its dtype and its device; None leaves the gradient as it is",
+                "return a tensor like the gradient, such as 2 * g, or nothing; a hook of a module "
+                "returns a tuple of as many gradients as it was given",
+                (
+                    r"hook '(?P<name>[^']*)' has changed the (?P<what>\w+) of value",
+                    "the hook {name} returned a gradient of another {what}",
+                ),
+                (
+                    r"expected Variable, but hook returned '(?P<type>\w+)'",
+                    "a hook returned a {type} in place of a gradient",
+                ),
+                (
+                    r"[Bb]ackward (?:pre )?hook returned an invalid number of \w+, got "
+                    r"(?P<given>\d+), but expected (?P<wanted>\d+)",
+                    "a hook of a module returned {given} gradients for {wanted}",
+                ),
+                (
+                    r"hook for Modules where no input requires gradient should always return None|"
+                    r"can't replace a(?:n empty| None) gradient with a non-",
+                    "a hook returned a gradient where there was none",
+                ),
+            ),
+            "module": (
+                "a full backward hook of a module stands between two Nodes, one at the tensors "
+                "that go in and one at those that come out: it sees tensors, or tuples of them, "
+                "that require grad",
+                "use register_full_backward_hook alone, return tensors from forward, not a dict; "
+                "else call register_hook on the tensor that you mean",
+                (
+                    r"Cannot use both regular backward hooks and full backward hooks",
+                    "a module has both kinds of backward hooks",
+                ),
+                (
+                    r"Cannot set Module backward hook for a Module with no input Tensors",
+                    "a module without input tensors has a backward hook",
+                ),
+                (
+                    r"For backward hooks to be called, module output should be a Tensor or a tuple",
+                    "the backward hook of a module that returns no tensor is not called",
+                ),
+                (
+                    r"Using (?:a )?non-full backward hooks? (?:on|when)",
+                    "register_backward_hook was used, which sees only part of the gradients",
+                ),
+                (
+                    r"Full backward hook is firing when gradients are computed with respect to "
+                    r"module outputs",
+                    "no input of a module with a full backward hook requires grad, so its hook "
+                    "is given None for grad_input",
+                ),
+            ),
+            "saved": (
+                "what a pack hook returns is kept in place of the saved tensor, and its unpack "
+                "hook must make that tensor of it; both are given tensors that others use as well",
+                "pack into something new, as t.cpu() or t * 1, never in place; return a tensor "
+                "of the same shape and dtype from unpack; set one pair of hooks",
+                (
+                    r"saved tensor unpack_hook expected to be a Tensor but got result of type "
+                    r"(?P<type>\w+)",
+                    "an unpack hook returned a {type}",
+                ),
+                (
+                    r"saved tensor pack hook is modifying its input in place",
+                    "a pack hook changed the tensor that it was given",
+                ),
+                (
+                    r"register_hooks on a saved tensor (?:whose hooks have|with value None)",
+                    "hooks were set on a saved tensor that cannot have them",
+                ),
+            ),
+            "outside": (
+                "while no backward pass runs there is nothing for this call to be part of",
+                "call it in a hook, which runs in the backward pass",
+                (
+                    r"expected this hook to be called inside a backward call|"
+                    r"callbacks can only be installed during backward pass",
+                    "something of the backward pass was called outside of one",
+                ),
+            ),
+        },
     ),
     "half-precision": Kind(
         "info",
@@ -850,6 +1790,12 @@ KINDS: dict[str, Kind] = {
         "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
         "backward of the Function with differentiable operations",
         cut="{called} gave a gradient that has no graph, although create_graph=True",
+        errors=[
+            (
+                r"(?:jacobian|hessian|gradient)[^\n]* is independent of [^\n]* strict mode",
+                "a derivative that strict=True asks for does not depend on the input",
+            ),
+        ],
     ),
     "penalty-detached": Kind(
         "warning",

@@ -20,7 +20,8 @@ def test_a_kind_is_complete_and_its_cause_and_cure_are_sentences_without_a_full_
     kind = KINDS[code]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
     assert kind.severity in {"error", "warning", "info"}
-    for text in (kind.cause, kind.cure):
+    texts = [text for cause, cure, *_ in kind.variants.values() for text in (cause, cure)]
+    for text in (kind.cause, kind.cure, *texts):
         assert len(text.split()) >= 4
         assert text == text.strip() and text[-1] not in ".:;,"
         assert "  " not in text and "\n" not in text
@@ -58,7 +59,7 @@ def test_every_code_of_a_cut_has_its_sentence_and_no_other_code_has_one():
 
 @pytest.mark.parametrize("code", KINDS)
 def test_the_fields_of_our_message_for_an_error_are_groups_of_its_pattern(code):
-    for pattern, message in KINDS[code].errors:
+    for pattern, message, _ in KINDS[code].wordings:
         groups = re.compile(pattern).groupindex
         assert set(re.findall(r"\{(\w+)\}", message)) == set(groups)
 
@@ -86,7 +87,7 @@ def test_a_finding_reads_as_advice():
         "         well",
         "  cure:  make hooks return a new tensor, and take away the ones you do not need:",
         "         handle.remove()",
-        "  read:  13-hooks.md, clinic.md#hook",
+        "  read:  13-hooks.md, clinic/#hook",
     ]
     assert "where" not in str(finding("hook", "w has 1 hook"))
     assert (found.node, found.source.line) == (3, 1)

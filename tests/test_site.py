@@ -13,12 +13,16 @@ import torch
 from axe_playwright_python.base import AXE_SCRIPT
 
 from tests.conftest import ROOT
+from tests.course.test_clinic import PAGE_OF
 from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings, faults_of_the_opened
+from tools.course import pages
+from tools.publish import built
 
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 # The lessons are opened in tests/site/test_lessons.py.
-OTHERS = [page.stem for page in sorted((ROOT / "course").glob("[a-z]*.md"))]
-PAGES = [f"{name}/".removeprefix("index/") for name in OTHERS] + ["404.html"]
+OTHERS = [page.relative_to(ROOT / "course") for page in pages(ROOT / "course")]
+PAGES = [f"{built(page).parent}/".removeprefix("./") for page in OTHERS if page.stem[0].isalpha()]
+PAGES += ["404.html"]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
@@ -136,7 +140,7 @@ def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, 
 
 @pytest.fixture(scope="module")
 def opened_clinic(new_page, address):
-    """The page, which is large, opened once."""
+    """The start page, opened once."""
     page = new_page(viewport=PHONE)
     page.goto(f"{address}clinic/")
     yield page
@@ -154,7 +158,7 @@ def clinic(opened_clinic):
 
 def found(clinic) -> list[str]:
     """The entries that the rows in sight lead to."""
-    rows = clinic.locator(".finder tbody tr:visible a")
+    rows = clinic.locator(".finder tbody tr:visible a[href]")
     return rows.evaluate_all("all => all.map(link => link.hash.slice(1))")
 
 
@@ -203,7 +207,7 @@ def press_until(page, key: str, selector: str) -> None:
 def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announced(clinic):
     every = found(clinic)
     said = clinic.locator(".finder [role=status]")
-    clinic.locator(".finder a").first.focus()
+    clinic.locator(".finder a[href]").first.focus()
     press_until(clinic, "Shift+Tab", "textarea")
     clinic.keyboard.type("no such thing")
     assert found(clinic) == []
@@ -217,7 +221,24 @@ def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announc
     assert said.inner_text() == f"1 of {len(every)} rows"
     press_until(clinic, "Tab", ".finder tbody a")
     clinic.keyboard.press("Enter")
-    assert clinic.url.endswith("/clinic/#nan-risk")
+    clinic.wait_for_url("**/clinic/nan/#nan-risk")
+    clinic.go_back()
+
+
+def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(address, new_page):
+    """As findings name it, too; and back does not lead into it again."""
+    page = new_page()
+    page.goto(f"{address}about/")
+    for code in ("freed", "no-graph", "nan-risk", "growing-graph"):
+        page.evaluate("address => location = address", f"{address}clinic/#{code}")
+        page.wait_for_url(f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}")
+        assert page.locator(f"h2#{code}").count() == 1
+        page.go_back()
+        assert page.url == f"{address}about/"
+    page.goto(f"{address}clinic/#all-codes")
+    page.evaluate("location.hash = 'hook'")
+    page.wait_for_url("**/clinic/wrong-step/#hook")
+    page.close()
 
 
 def test_a_search_is_accessible_with_and_without_rows(clinic):

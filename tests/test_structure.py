@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import companion
+from tools.course import pages
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
@@ -36,7 +37,7 @@ ARROWS = {
     "diagnosis": {"graph", "forward"},
     "higher_order": {"graph"},
 }
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "course")]
 
 
 def imports(path: Path) -> set[str]:

@@ -23,6 +23,7 @@ from typing import cast
 
 import yaml
 
+from tools import clinic
 from tools.counts import counts, exercises
 from tools.grammar import (
     EXERCISE,
@@ -82,6 +83,7 @@ SUM = re.compile(
 SITE = re.compile(r"^Read it on its site.*$", re.MULTILINE)
 SITE_URL = re.compile(r'(?<=^site_url: )".*?"', re.MULTILINE)
 NEXT = re.compile(r"(?<=\nNext: )\[.*?\]\(.*?\)")
+MOVED = "\n> **Moved.** "  # what stands at the old address of a page
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,12 @@ class Lesson:
 def lessons(course: Path) -> list[Lesson]:
     """The lessons of a course, in order."""
     return [Lesson(path) for path in sorted(course.glob("[0-9][0-9]-*.md"))]
+
+
+def pages(course: Path) -> list[Path]:
+    """All pages, those in folders too, but not what stands at the old address of a page."""
+    found = sorted(course.rglob("*.md"))
+    return [path for path in found if MOVED not in path.read_text(encoding="utf-8")]
 
 
 # ---- minutes
@@ -277,8 +285,8 @@ def in_all(course: Sequence[Lesson], which: str = "") -> str:
 def counted(course: Sequence[Lesson]) -> Iterator[str]:
     """What is verified on all pages, a row for each kind."""
     folder = course[0].path.parent
-    pages = [page for page in (*folder.glob("*.md"), folder.parent / "README.md") if page.exists()]
-    parsed = (parse(page.read_text(encoding="utf-8")) for page in pages)
+    files = [page for page in (*pages(folder), folder.parent / "README.md") if page.exists()]
+    parsed = (parse(page.read_text(encoding="utf-8")) for page in files)
     for what, count in counts(parsed).items():
         yield f"| {what} | {count:,} |"
 
@@ -334,6 +342,11 @@ def answers(course: Sequence[Lesson]) -> Iterator[str]:
                 yield f"| {link} | {minutes_of([lesson], [exercise.number])} | {wrong} |"
 
 
+def symptoms(course: Sequence[Lesson]) -> Iterator[str]:
+    """A row for each message and symptom that the clinic knows."""
+    return clinic.rows(course[0].path.parent / "clinic")
+
+
 # The tables that a page may have, by their heads.
 TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
     "| on the pages | how many |": counted,
@@ -341,6 +354,7 @@ TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
     "| sitting | lessons | exercises | min to read + exercises |": workshop,
     "| week | lessons | min to read + exercises |": weeks,
     "| exercise | min | what somebody may do |": answers,
+    "| You see | It is | Comes as |": symptoms,
 }
 
 
@@ -401,7 +415,7 @@ def table(course: Sequence[Lesson]) -> Iterator[str]:
 def main(root: Path) -> None:
     course = lessons(root / "course")
     settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
-    for page in [root / "README.md", root / "mkdocs.yml", *sorted((root / "course").glob("*.md"))]:
+    for page in [root / "README.md", root / "mkdocs.yml", *pages(root / "course")]:
         text = updated(page, course, settings["extra"]["repository"])
         if text != page.read_text(encoding="utf-8"):
             page.write_text(text, encoding="utf-8")

@@ -77,6 +77,13 @@ class Lesson(MarkdownFile):
             return [*self.snippets]
         return [Format.from_parent(self, name="format"), *self.snippets]
 
+    @property
+    def figures(self) -> str:
+        """The folder of the figures: beside the page, or beside the folder that the page is in."""
+        above = self.path.parents[1] / "figures"
+        is_above = above.exists() and not self.path.with_name("figures").exists()
+        return "../figures" if is_above else "figures"
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """The world as the lesson left it, so that lessons see nothing of each other."""
@@ -155,7 +162,7 @@ class Snippet(TestBlock):  # type: ignore[misc]
                 f"{self.where} ends with a value of type {type(value).__name__}, which only a "
                 "notebook would show; print it, or give it a name"
             )
-        new = f"figures/{self.path.stem.partition('-')[0]}-line-{self.obj.line}.svg"
+        new = f"{self.parent.figures}/{self.path.stem.partition('-')[0]}-line-{self.obj.line}.svg"
         name = self.obj.figure.file if self.obj.figure else new
         file = Path(name).with_suffix(suffix).as_posix()
         # What a plot shows no program knows: the lesson says it.

@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 import yaml
 
-from tools.course import Lesson
+from tools.course import Lesson, pages
 from tools.grammar import FrontMatter
 
 CHARSET = re.compile(r'<meta charset="?utf-8"?>', re.IGNORECASE)
@@ -133,14 +133,17 @@ def with_links(page: str, source: Path, repository: str) -> str:
 def listed(course: Path, settings: dict[str, Any]) -> Iterator[str]:
     """The lines of llms.txt: what this is, and each page with its description."""
     yield from (f"# {settings['site_name']}", "", f"> {settings['site_description']}")
-    pages = [Lesson(path) for path in sorted(course.glob("*.md"))]
-    pages = [page for page in pages if isinstance(page.parts[0], FrontMatter)]
+    found = [Lesson(path) for path in pages(course) if path != course / "index.md"]
+    found = [page for page in found if isinstance(page.parts[0], FrontMatter)]
     for title, is_lesson in (("Lessons", True), ("More", False)):
         yield from ("", f"## {title}", "")
-        for page in pages:
-            if page.slug[0].isdigit() == is_lesson and page.slug != "index":
-                description = page.front_matter["description"]
-                yield f"- [{page.title}]({page.path.name}): {description}"
+        for page in found:
+            if page.slug[0].isdigit() == is_lesson:
+                address, description = (
+                    page.path.relative_to(course),
+                    page.front_matter["description"],
+                )
+                yield f"- [{page.title}]({address.as_posix()}): {description}"
 
 
 def publish(site: Path, root: Path) -> None:

@@ -1,16 +1,32 @@
 """An error that torch raised, explained: from its message to the code of finding that it means.
 
-The messages are in the table of findings, ``KINDS``, under ``errors``.
+The messages are in the table of findings, ``KINDS``, under ``errors`` and ``variants``. Where one
+message has several causes, a function here asks what torch was called with, which the traceback
+has, and what a ``Watch`` saw.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+import torch
+
+from companion.diagnosis.diagnosing import diagnose
+from companion.diagnosis.none_grads import about_none
 from companion.diagnosis.nonfinite import born_in
+from companion.diagnosis.tracebacks import distributed_module, engine_call, users_frame
 from companion.findings import KINDS, Finding, finding
+from companion.forward.tracing import first_reaching, was_made_in
 from companion.forward.watching import Watch
-from companion.source import Source, is_users, source_at
+from companion.graph.reading import Graph
+from companion.internals import is_wrapped
+from companion.naming import is_tensor
+from companion.source import Source
+
+Tensor = torch.Tensor
 
 
 def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | None:
@@ -19,7 +35,8 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
     Args:
         error: an exception that torch raised, or a warning of it that was caught or made an error.
             Of one that left ``record_backward`` the steps that ran are looked at.
-        watch: what ``with watch() as watched:`` saw of the forward pass.
+        watch: what ``with watch() as watched:`` saw of the forward pass. With it the cut is found
+            for which there is no graph, and the line that changed a saved tensor.
 
     Returns:
         A finding of the same kind that ``diagnose`` gives; its ``source`` is the line of your
@@ -49,40 +66,179 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    text = str(error)
+    frame, source = users_frame(error) or (None, None)
+    if frame and source and (found := about_none(error, frame, source)):
+        return found
+    matched = _match(error)
+    if matched is None:
+        return None
+    told = Told(error, watch, source, *matched)
+    return _CAUSES.get(told.code, _as_told)(told)
+
+
+class Told(NamedTuple):
+    """An error, and what the table says of its message."""
+
+    error: BaseException
+    watch: Watch | None
+    source: Source | None  # the user's line
+    code: str
+    variant: str
+    message: str
+
+
+def _match(error: BaseException) -> tuple[str, str, str] | None:
+    """Code, variant and message of the first expression that fits an error."""
+    text = f"{type(error).__name__}: {error}"
     for code, kind in KINDS.items():
-        for pattern, message in kind.errors:
+        for pattern, message, variant in kind.wordings:
             if match := re.search(pattern, text):
                 fields = {name: value or "" for name, value in match.groupdict().items()}
-                message = message.format(**fields)
-                if code == "non-finite":
-                    return _nan(error, message, watch)
-                return finding(code, message, severity="error", source=_users_line(error))
+                return code, variant, message.format(**fields)
     return None
 
 
-def _nan(error: BaseException, message: str, watch: Watch | None) -> Finding:
-    """A Node gave NaN: whether it was the first, and whether the forward pass was finite."""
-    source, code, variant = _users_line(error), "non-finite", "after"
-    step = getattr(getattr(error, "recording", None), "first_nonfinite", None)
+def _as_told(told: Told) -> Finding:
+    return finding(
+        told.code, told.message, severity="error", source=told.source, variant=told.variant
+    )
+
+
+# ---- messages that have several causes
+
+
+def _no_graph(told: Told) -> Finding:
+    """Why the output has no graph, as far as the output itself and a watch tell."""
+    outputs, _ = engine_call(told.error)
+    index = _index(told.error)
+    if index >= len(outputs) or not is_tensor(outputs[index]):
+        return _as_told(told)
+    output: Tensor = outputs[index]
+    if is_wrapped(output):
+        message = f"{told.message}, inside a transform of torch.func"
+        return _as_told(told._replace(code="inside-transform", message=message))
+    if output.is_inference():
+        message = f"{told.message}: it was computed under torch.inference_mode()"
+        return _as_told(told._replace(code="inference-mode", message=message))
+    if not (output.is_floating_point() or output.is_complex()):
+        message = f"{told.message}: its dtype is {output.dtype}"
+        return _as_told(told._replace(code="not-differentiable", message=message))
+    if told.watch is None:
+        return _as_told(told)
+    return _by_the_cuts(told, told.watch, output)
+
+
+def _by_the_cuts(told: Told, watch: Watch, output: Tensor) -> Finding:
+    """Which of the cuts that a watch saw took the graph from an output."""
+    reaching = sorted(first_reaching(watch, output), key=lambda cut: _is_info(cut.code))
+    if reaching:
+        cut = reaching[0]
+        message = f"{told.message}: {cut.message}"
+        return _as_told(told._replace(code=cut.code, message=message, source=cut.source))
+    if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
+        message = f"{told.message}, and nothing that went into it in the block required grad"
+        return _as_told(told._replace(variant="constants", message=message))
+    # What was computed after the block, or came back from outside of torch, nobody followed.
+    harmful = [cut for cut in watch.cuts if not _is_info(cut.code)]
+    if len(harmful) == 1:
+        message = f"{told.message}; in the watched block {harmful[0].message}"
+        return _as_told(told._replace(message=message, source=harmful[0].source))
+    return _as_told(told)
+
+
+def _is_info(code: str) -> bool:
+    return KINDS[code].severity == "info"
+
+
+def _no_gradient(told: Told) -> Finding:
+    """Why no gradient came to an input: what ``diagnose`` says of it, or a Node sent None."""
+    outputs, inputs = engine_call(told.error)
+    index = _index(told.error)
+    if len(outputs) != 1 or index >= len(inputs) or not all(map(is_tensor, (*outputs, *inputs))):
+        return _as_told(told)
+    wanted = inputs[index]
+    if is_wrapped(wanted) or is_wrapped(outputs[0]):
+        return _as_told(told._replace(code="inside-transform"))
+    names = {node.name for node in Graph.of(*outputs).nodes} if outputs[0].requires_grad else ()
+    if "CheckpointFunctionBackward" in names:
+        message = f"{told.message}, which a reentrant checkpoint hides"
+        return _as_told(told._replace(code="checkpoint", variant="reentrant", message=message))
+    found = diagnose(outputs[0], wanted, watch=told.watch)
+    # The pass that raised has freed what it ran, so that is no cause.
+    cause = next((each for each in found if each.code in _OF_AN_INPUT), None)
+    if cause is None:
+        return _as_told(told._replace(variant="sends-none"))
+    if cause.code in (told.code, "reassigned"):  # a guess, which the error does not confirm
+        return _as_told(told)
+    return replace(cause, severity="error", source=cause.source or told.source)
+
+
+def _index(error: BaseException) -> int:
+    """Which of the tensors that the engine was given an error means; the first if it says none."""
+    match = re.search(r"(?:element|index) (\d+)", str(error))
+    return int(match[1]) if match else 0
+
+
+def _modified(told: Told) -> Finding:
+    """Which tensor was changed, and on which line, if a watch saw it."""
+    outputs, _ = engine_call(told.error)
+    if told.watch is not None and len(outputs) == 1 and is_tensor(outputs[0]):
+        for found in diagnose(outputs[0], watch=told.watch):
+            if found.code == told.code:
+                message = f"{told.message}; {found.message.removeprefix('backward() will raise: ')}"
+                return replace(found, message=message)
+    return _as_told(told)
+
+
+def _nan(told: Told) -> Finding:
+    """Whether the Node that gave NaN was the first, and whether the forward pass was finite."""
+    message, source = told.message, told.source
+    step = getattr(getattr(told.error, "recording", None), "first_nonfinite", None)
     if step is not None:
-        node = error.recording.graph.nodes[step.node]  # type: ignore[attr-defined]
+        node = told.error.recording.graph.nodes[step.node]  # type: ignore[attr-defined]
         message += f"; node {step.node}, {node.name}, was the first to get finite gradients and "
         message += "give others"
-    if watch is not None:
-        born, line = born_in(watch)
+    if told.watch is not None:
+        born, line = born_in(told.watch)
         message, source = f"{message}; {born}", line or source
-        if watch.first_nonfinite is None:
-            code, variant = "nan-risk", ""
-    return finding(code, message, severity="error", source=source, variant=variant)
+        if told.watch.first_nonfinite is None:
+            told = told._replace(code="nan-risk", variant="")
+    return _as_told(told._replace(message=message, source=source))
 
 
-def _users_line(error: BaseException) -> Source | None:
-    """The innermost line of the user that an error passed."""
-    innermost, traceback = None, error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if is_users(code.co_filename):
-            innermost = code, traceback.tb_lasti
-        traceback = traceback.tb_next
-    return None if innermost is None else source_at(*innermost)
+def _in_parallel(told: Told) -> Finding:
+    """Which parameters got no gradient: torch tells their indices."""
+    wrapped, indices = (
+        distributed_module(told.error),
+        re.search(r"rank \d+: ([\d ]+)", str(told.error)),
+    )
+    if wrapped is None or indices is None:
+        return _as_told(told)
+    named = [name for name, each in wrapped.module.named_parameters() if each.requires_grad]
+    names = [named[int(index)] for index in indices[1].split() if int(index) < len(named)]
+    return _as_told(told._replace(message=f"{told.message}: {some_of(names)}"))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """A list of names, shortened."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+_MOST_NAMES = 6
+_OF_AN_INPUT = {
+    "unused-input",
+    "reassigned",
+    "late-requires-grad",
+    "input-without-grad",
+    "inference-tensor",
+    "integer-tensor",
+}
+_CAUSES: dict[str, Callable[[Told], Finding]] = {
+    "no-graph": _no_graph,
+    "unused-input": _no_gradient,
+    "input-without-grad": _no_gradient,
+    "modified-in-place": _modified,
+    "non-finite": _nan,
+    "data-parallel": _in_parallel,
+}

@@ -33,6 +33,19 @@ def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
     return watch._cuts_before([watch._value_of(output)], past_cuts=False)
 
 
+def was_made_in(watch: Watch, tensor: Tensor) -> bool:
+    """Whether an operation of the block gave a tensor.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+    """
+    made_by = watch._value_of(tensor).made_by
+    if made_by is None:
+        return False
+    note = watch._recorder.notes[made_by]
+    return bool(note.name or note.inputs)  # else it was only seen there
+
+
 def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     """The cuts whose values the operation of a Node took in place of something with a graph.
 

@@ -13,6 +13,10 @@ const make = (tag, attributes = {}, ...inside) => {
 
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
 
+// The theme takes the link to the page's Markdown for one to a translation, and fetches a list of pages from beside it,
+// where there may be none. It does not know the link by a name with a blank behind it; all others do.
+for (const link of every("link[rel=alternate]")) link.rel += " "
+
 // The theme adds these while it runs. Its landmark around each copy button, thirty on a page, is no help to find one's
 // way. A box that scrolls must be in reach of the keyboard, and one that does not scroll is no place to stop. Nor is the
 // sign behind a heading, to which the table of contents leads.
@@ -163,11 +167,13 @@ for (const part of every("[data-part=predict], [data-part=question]")) {
   if (part.dataset.part === "predict" && part.id in given) reveal(part, false)
 }
 
-// An address that leads into what is covered shows it.
+// An address that leads into what is covered shows it. One that leads to a row of the clinic by its code, such as
+// `clinic/#freed`, goes on at once to where the row leads.
 const follow = () => {
   const [, key] = location.hash.match(/^#play-(\w+)/) ?? []
   const name = decodeURIComponent(location.hash.slice(1))
   const target = document.getElementById(name) ?? (key && document.querySelector(`figure[data-key="${key}"]`))
+  if (target?.matches(".finder a[id]")) location.replace(target.nextElementSibling.href)
   const part = target?.closest(".covered")?.closest("[data-part=predict]:not(.shown)")
   if (part) reveal(part, false)
   if (part || page.contains("returning")) target?.scrollIntoView()

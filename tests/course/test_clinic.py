@@ -7,16 +7,36 @@ import pytest
 
 from companion import explain
 from companion.findings import KINDS
+from tools.clinic import ROW
 
 COURSE = Path(__file__).parents[2] / "course"
-TEXT = (COURSE / "clinic.md").read_text(encoding="utf-8")
-# A comment in a snippet is no heading, so it stands one place further in.
-INDENTED = re.sub(r"^(`{3,}).*?^\1", lambda m: m[0].replace("\n#", "\n #"), TEXT, flags=re.M | re.S)
-# A heading says what is seen. Below it stand its id and its code, which are the same.
-CODES = re.findall(r'^## .*\n\n<a id="([\w-]+)"></a>Code: `\1`\.', INDENTED, re.M)
-ENTRIES = dict(zip(CODES, re.split(r"^## ", INDENTED, flags=re.M)[1:], strict=True))
-# The three cells of each row: what is seen, the code it is linked to, as what it comes.
-ROWS = re.findall(r"^\| (.*) \| \[.*\]\(#(.*)\) \| (.*) \|$", TEXT, re.M)
+START, *PAGES = [  # the start page, and a page for each kind
+    COURSE / "clinic/index.md",
+    *(page for page in sorted((COURSE / "clinic").glob("*.md")) if page.name != "index.md"),
+]
+
+
+def entries(page: Path) -> dict[str, str]:
+    """The entries of a page.
+
+    A heading says what is seen. Below it stand its id and its code, which are the same.
+    """
+    text = page.read_text(encoding="utf-8")
+    # A comment in a snippet is no heading, so it stands one place further in.
+    text = re.sub(r"^(`{3,}).*?^\1", lambda m: m[0].replace("\n#", "\n #"), text, flags=re.M | re.S)
+    codes = re.findall(r'^## .*\n\n<a id="([\w-]+)"></a>Code: `\1`\.', text, re.M)
+    return dict(zip(codes, re.split(r"^## ", text, flags=re.M)[1:], strict=True))
+
+
+PAGE_OF = {code: page.name for page in PAGES for code in entries(page)}
+ENTRIES = {code: entry for page in PAGES for code, entry in entries(page).items()}
+CODES = list(ENTRIES)
+# Of each row what is seen, the code it is linked to, as what it comes.
+ROWS = [
+    (seen, code, form)
+    for page in PAGES
+    for seen, _, code, form in ROW.findall(page.read_text(encoding="utf-8"))
+]
 # A message is a cell with nothing but code in it. "…" stands for what differs each time.
 MESSAGES = [(seen[1:-1], code, form) for seen, code, form in ROWS if re.fullmatch("`[^`]+`", seen)]
 PARTS = ["You see", "The graph", "Why", "Do this", "Not this", "The tools say"]
@@ -41,13 +61,32 @@ def quotes(phrase: str, text: str) -> bool:
 
 
 def test_there_is_an_entry_and_a_row_for_each_kind_of_finding_and_for_nothing_else():
-    assert sorted(CODES) == sorted(KINDS)
+    entries_of_all = [code for page in PAGES for code in entries(page)]
+    assert sorted(entries_of_all) == sorted(KINDS)
     assert {code for _, code, _ in ROWS} == set(KINDS)
 
 
-def test_every_line_of_the_table_is_a_row_and_no_two_rows_show_the_same():
-    table = TEXT.partition('<div class="finder" markdown>')[2].partition("</div>")[0].split("\n|")
-    assert len(table) - 3 == len(ROWS)  # what is before it, its head, and the line below
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_begins_with_a_table_whose_lines_are_the_rows_of_its_entries(page):
+    top = page.read_text(encoding="utf-8").partition("\n## ")[0]
+    head, line, *rows = re.findall(r"^\|.*", top, re.M)
+    assert (head, line) == ("| On this page | It is | Comes as |", "|---|---|---|")
+    assert all(map(ROW.fullmatch, rows))
+    assert {ROW.fullmatch(row)[3] for row in rows} == set(entries(page))
+
+
+def test_the_start_page_has_all_rows_and_each_code_once_as_an_id():
+    """That they are the rows of the pages as they are now is tested with all tables."""
+    text = START.read_text(encoding="utf-8")
+    table = text.partition("| You see | It is | Comes as |\n|---|---|---|\n")[2].partition("\n\n")[
+        0
+    ]
+    assert len(table.splitlines()) == len(ROWS)
+    anchors = re.findall(r'<a id="(.*?)"></a>\[.*?\]\((.*?)#\1\)', text)
+    assert sorted(anchors) == sorted(PAGE_OF.items())
+
+
+def test_no_two_rows_show_the_same():
     assert len({seen for seen, _, _ in ROWS}) == len(ROWS)
 
 
@@ -61,7 +100,7 @@ def test_an_entry_has_its_parts_in_order(code):
 @each_entry
 def test_an_entry_draws_its_graph_or_says_why_there_is_none_to_see(code):
     shown = parts(code)["You see"] + "The graph" + parts(code).get("The graph", "")
-    if drawn := re.findall(r"\]\(figures/(.*?)\)$", shown, re.M):
+    if drawn := re.findall(r"\]\(\.\./figures/(.*?)\)$", shown, re.M):
         assert f"clinic-{code}.svg" in drawn
         return
     words = re.sub(r"^(`{3,}).*?^\1", "", shown, flags=re.M | re.S)
@@ -101,7 +140,7 @@ def test_an_error_that_an_entry_raises_is_in_the_table(code):
         for told in ERROR.findall(text):
             found = {other for phrase, other, _ in MESSAGES if quotes(phrase, told)}
             assert found, told
-            sent_on = any(f"](#{code})" in ENTRIES[other] for other in found)
+            sent_on = any(f"#{code})" in ENTRIES[other] for other in found)
             assert part != "You see" or code in found or sent_on, told
 
 

@@ -899,7 +899,7 @@ def test_a_diagnosis_reads_as_advice():
         "  why:   no path leads from the output's Node to this tensor\n"
         "  cure:  use it in the computation, or leave it out; autograd.grad gives None for it\n"
         "         with allow_unused=True and zeros with materialize_grads=True\n"
-        "  read:  10-lost-gradients.md, clinic.md#unused-input"
+        "  read:  10-lost-gradients.md, clinic/#unused-input"
     )
 
 

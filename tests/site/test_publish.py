@@ -12,7 +12,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tools.course import address as address_of
-from tools.course import lessons, updated
+from tools.course import lessons, pages, updated
 from tools.publish import POLICY, policy, publish, published
 
 COURSE = ROOT / "course"
@@ -47,7 +47,9 @@ def visit(browser, address):
     page.close()
 
 
-@pytest.mark.parametrize("path", ["", "05-engine/", "clinic/", "404.html"])
+@pytest.mark.parametrize(
+    "path", ["", "05-engine/", "clinic/", "clinic/error-backward/", "404.html"]
+)
 def test_nothing_that_a_page_does_itself_is_refused(visit, path):
     page = visit(path)
     page.evaluate("document.querySelectorAll('[data-reveal]').forEach(button => button.click())")
@@ -121,6 +123,12 @@ def test_the_heaviest_lesson_weighs_less_than_110_kilobytes(site):
     assert max(weights.values()) <= 110_000, weights
 
 
+def test_no_page_of_the_clinic_has_more_than_150_kilobytes_of_html(site):
+    sizes = {page.parent.name: page.stat().st_size for page in site.glob("clinic/**/index.html")}
+    assert len(sizes) == len(list(COURSE.glob("clinic/*.md")))
+    assert max(sizes.values()) <= 150_000, sizes
+
+
 def test_only_the_reference_loads_the_style_sheet_of_the_reference(site):
     loads = [
         page.parent.name
@@ -134,12 +142,13 @@ def test_only_the_reference_loads_the_style_sheet_of_the_reference(site):
 
 
 def test_each_page_has_its_markdown_beside_it_and_says_so(site):
-    for source in COURSE.glob("*.md"):
-        assert (site / source.name).read_bytes() == source.read_bytes()
-        place = site / ("" if source.stem == "index" else source.stem)
+    for source in pages(COURSE):
+        beside = site / source.relative_to(COURSE)
+        assert beside.read_bytes() == source.read_bytes()
+        place = beside.parent if source.stem == "index" else beside.with_suffix("")
         page = (place / "index.html").read_text(encoding="utf-8")
         link = re.search(r'<link rel="alternate" type="text/markdown" href="(.*?)">', page)
-        assert (place / link[1]).resolve() == (site / source.name).resolve()
+        assert (place / link[1]).resolve() == beside.resolve()
 
 
 @pytest.mark.parametrize("builder", ["site", "zensical_site"])
@@ -148,7 +157,8 @@ def test_llms_txt_lists_each_page_once_with_a_description(request, builder):
     text = (folder / "llms.txt").read_text(encoding="utf-8")
     assert text.startswith(f"# {SETTINGS['site_name']}\n\n> {SETTINGS['site_description']}\n\n")
     links = re.findall(r"^- \[.+\]\((.+)\): .+$", text, re.M)
-    assert sorted(links) == sorted(p.name for p in COURSE.glob("*.md") if p.stem != "index")
+    others = [page for page in pages(COURSE) if page != COURSE / "index.md"]
+    assert sorted(links) == sorted(page.relative_to(COURSE).as_posix() for page in others)
     assert links[: len(LESSONS)] == [f"{lesson}.md" for lesson in LESSONS]
     assert all((folder / link).is_file() for link in links)
 

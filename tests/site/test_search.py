@@ -2,27 +2,38 @@
 
 import pytest
 
-from tests.course.test_clinic import CODES, ENTRIES, MESSAGES
+from tests.course.test_clinic import CODES, ENTRIES, MESSAGES, PAGE_OF
 
 HEADINGS = [(ENTRIES[code].partition("\n")[0].replace("`", ""), code) for code in CODES]
+
+
+def page_of(code: str) -> str:
+    """The address of the page that has the entry of a code."""
+    return f"clinic/{PAGE_OF[code].removesuffix('.md')}/"
+
+
+def entry(code: str) -> str:
+    return f"{page_of(code)}#{code}"
+
+
 # What people type, and the page or the entry that they should find.
 TYPED = [
-    ("a second time", "clinic/#freed"),
-    ("Trying to backward through the graph a second time", "clinic/#freed"),
-    ("element 0 of tensors does not require grad", "clinic/#no-graph"),
-    ("grad is None", "clinic/#not-a-leaf"),
-    ('"grad is None"', "clinic/#not-a-leaf"),
-    ("modified by an inplace operation", "clinic/#modified-in-place"),
-    ("memory leak", "clinic/#growing-graph"),
-    ("weights do not change", "clinic/#leaf-output"),
-    ("autograd.Function", "clinic/#custom-gradients"),
+    ("a second time", entry("freed")),
+    ("Trying to backward through the graph a second time", entry("freed")),
+    ("element 0 of tensors does not require grad", entry("no-graph")),
+    ("grad is None", entry("not-a-leaf")),
+    ('"grad is None"', entry("not-a-leaf")),
+    ("modified by an inplace operation", entry("modified-in-place")),
+    ("memory leak", entry("growing-graph")),
+    ("weights do not change", entry("leaf-output")),
+    ("autograd.Function", entry("custom-gradients")),
     ("AccumulateGrad", "glossary/"),
     ("walk_grad_fn", "reference/"),
     ("Hessian", "17-jacobians/"),
     ("retain_graph", "11-saved-tensors/"),
 ]
 SECOND = {"a second time"}  # finds its entry as the second: "a" begins many words of titles
-# Types a text, and gives the first page that is found: its address, then those of its sections.
+# Types a text, and gives the pages that are found: of each its address, then those of its sections.
 SEARCH = """async (text) => {
   const box = document.querySelector(".md-search__input")
   const type = async (text, shown) => {
@@ -36,8 +47,9 @@ SEARCH = """async (text) => {
   }
   await type("qqqq", /No matching/)
   await type(text, /[0-9]+ matching/)
-  return [...document.querySelectorAll(".md-search-result__item:first-child a")]
-    .map(link => link.href.replace(/[?]h=[^#]*/, ""))
+  return [...document.querySelectorAll(".md-search-result__item")].map(
+    item => [...item.querySelectorAll("a")].map(link => link.href.replace(/[?]h=[^#]*/, ""))
+  )
 }"""
 
 
@@ -47,8 +59,9 @@ def search(browser, address):
     page.goto(address)
     page.get_by_role("textbox", name="Search").focus()
 
-    def search(text: str) -> list[str]:
-        return [link.removeprefix(address) for link in page.evaluate(SEARCH, text)]
+    def search(text: str) -> list[list[str]]:
+        found = page.evaluate(SEARCH, text)
+        return [[link.removeprefix(address) for link in links] for links in found]
 
     yield search
     page.close()
@@ -56,7 +69,7 @@ def search(browser, address):
 
 @pytest.mark.parametrize(("typed", "wanted"), TYPED)
 def test_what_people_type_finds_what_they_look_for_first(search, typed, wanted):
-    page, *sections = search(typed)
+    page, *sections = search(typed)[0]
     if "#" not in wanted:
         assert page == wanted
     else:
@@ -65,16 +78,16 @@ def test_what_people_type_finds_what_they_look_for_first(search, typed, wanted):
 
 @pytest.mark.parametrize(("heading", "code"), HEADINGS)
 def test_the_heading_of_an_entry_finds_it_first(search, heading, code):
-    assert search(heading.replace("…", "0"))[:2] == ["clinic/", f"clinic/#{code}"]
+    assert search(heading.replace("…", "0"))[0][:2] == [page_of(code), entry(code)]
 
 
 @pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
-def test_a_message_finds_the_page_of_its_entry_first(search, message, code, form):
-    page, *sections = search(message.replace("…", "0"))
-    assert page == "clinic/"
-    assert f"clinic/#{code}" in sections
+def test_a_message_finds_its_entry_on_the_first_or_the_second_page(search, message, code, form):
+    """Where it is no heading, short words of it may be the beginnings of words of one."""
+    first, second, *_ = search(message.replace("…", "0"))
+    assert entry(code) in [*first, *second]
 
 
 def test_a_message_in_quotation_marks_is_found_too(search):
     for message, code, _ in MESSAGES[:4]:
-        assert f"clinic/#{code}" in search(f'"{message.replace("…", "0")}"')
+        assert entry(code) in search(f'"{message.replace("…", "0")}"')[0]

@@ -183,7 +183,7 @@ def test_the_pictures_are_made_from_the_drawings_and_the_player_as_they_are_now(
 
 
 def test_a_page_shows_no_picture_that_was_not_made():
-    for path in [ROOT / "README.md", *(ROOT / "course").glob("*.md")]:
+    for path in [ROOT / "README.md", *course.pages(ROOT / "course")]:
         shown = re.findall(r"!\[.*\]\((.*assets/.*)\)", path.read_text(encoding="utf-8"))
         assert {PICTURE.fullmatch(name)[1] for name in shown} <= {"player.png", "logo.svg"}
 

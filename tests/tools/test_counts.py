@@ -222,7 +222,7 @@ def test_a_sum_of_the_core_path_is_of_the_lessons_with_a_star(tmp_path, small):
 
 
 def test_each_table_stands_on_a_page():
-    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "course").glob("*.md")]
+    pages = [page.read_text(encoding="utf-8") for page in course.pages(ROOT / "course")]
     for head in course.TABLES:
         assert sum(head in page for page in pages) == 1, head
     assert sum(" of the core path, about " in page for page in pages) == 1

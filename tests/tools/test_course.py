@@ -12,7 +12,7 @@ from tools.grammar import parse
 ROOT = Path(__file__).parents[2]
 LESSONS = course.lessons(ROOT / "course")
 SETTINGS = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "course").glob("*.md"))]
+PAGES = [ROOT / "README.md", *course.pages(ROOT / "course")]
 
 WORDS = "word " * 200 + "\n\n"  # a minute
 CODE = "```python\n" + "x = 1\n\n" * 12 + "```\n\n"  # a minute
@@ -155,6 +155,14 @@ def test_a_title_begins_with_the_number_and_no_minutes_are_typed(lesson):
     for part in lesson.parts:
         if isinstance(part, course.Text | course.Callout):
             assert not re.search(r"\d+ min(ute)?s?\b", part.text), part.line
+
+
+def test_pages_in_folders_are_pages_but_not_what_stands_at_an_old_address(tmp_path):
+    moved = "# X\n\n> **Moved.** This page is now [X](../x.md).\n"
+    for name, text in {"x.md": "# X\n", "kind/index.md": "# K\n", "old/index.md": moved}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert course.pages(tmp_path) == [tmp_path / "kind/index.md", tmp_path / "x.md"]
 
 
 def test_a_changed_list_sum_and_link_to_the_next_lesson_are_written_anew(tmp_path):

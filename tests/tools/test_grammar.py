@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.course import pages
 from tools.grammar import (
     EXPECTED,
     PINNED,
@@ -24,7 +25,7 @@ from tools.grammar import (
 )
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "course").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "course")]
 RAISES = "<!--pytest.mark.xfail(raises=ValueError)-->\n"
 LESSON = f"""---
 title: X

@@ -252,6 +252,17 @@ def test_what_is_both_is_a_drawing(run):
     assert "figures/a-line-1.svg" in Path("a.md").read_text()
 
 
+def test_a_new_figure_of_a_page_in_a_folder_goes_where_the_others_are(run, pytester):
+    pages, figures = pytester.path / "kind", pytester.path / "figures"
+    pages.mkdir()
+    (pages / "a.md").write_text(RECORDS)
+    figures.mkdir()
+    run("--update-outputs", "kind/a.md")
+    assert "(../figures/a-line-1.html)" in (pages / "a.md").read_text()
+    assert [figure.name for figure in figures.iterdir()] == ["a-line-1.html"]
+    run("kind/a.md")
+
+
 # ---- plots
 
 PLOTS = """\

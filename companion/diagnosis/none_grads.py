@@ -1,0 +1,50 @@
+"""An error because some ``.grad`` is None: of which tensor, and why nothing fills it."""
+
+from __future__ import annotations
+
+import re
+from types import FrameType
+from typing import Any
+
+from companion.findings import Finding, finding
+from companion.naming import is_tensor
+from companion.source import Source
+
+_NAMED = re.compile(r"\b(\w+(?:\.\w+)*)\.grad\b")
+
+
+def about_none(error: BaseException, frame: FrameType, source: Source) -> Finding | None:
+    """A finding, if the error is about None and the line reads a ``.grad`` that is None."""
+    if "NoneType" not in str(error):
+        return None
+    for match in _NAMED.finditer(source.text):
+        name = match[1]
+        tensor = _value(name, frame)
+        if not is_tensor(tensor):
+            continue
+        if not tensor.is_leaf and not tensor.retains_grad:
+            message = f"{name}.grad is None, since {name} is the result of an operation"
+            return finding("grad-is-none", message, source=source, variant="result")
+        if tensor.grad is not None:
+            continue
+        if not tensor.requires_grad:
+            message = f"{name}.grad is None, since {name} does not require grad"
+            return finding("grad-is-none", message, source=source, variant="frozen")
+        message = f"{name}.grad is None: no backward pass has come to {name}"
+        return finding("grad-is-none", message, source=source)
+    if re.search(r"[])]\.grad\b", source.text):  # of something that has no name
+        message = "something in this line is None, most likely the .grad"
+        return finding("grad-is-none", message, source=source)
+    return None
+
+
+def _value(dotted: str, frame: FrameType) -> Any:
+    """What a name with attributes stands for in a frame; None if that cannot be told."""
+    first, *attributes = dotted.split(".")
+    value = frame.f_locals.get(first, frame.f_globals.get(first))
+    for attribute in attributes:
+        try:
+            value = getattr(value, attribute)
+        except Exception:  # a property may raise anything
+            return None
+    return value
