@@ -7,8 +7,9 @@ from companion.diagnosis.diagnosing import Diagnosis, diagnose
 from companion.diagnosis.explaining import explain
 from companion.drawing.drawing import Drawing, draw
 from companion.findings import Finding
-from companion.forward.recorder import Value
-from companion.forward.watching import Cut, Mutation, Operation, Watch, watch
+from companion.forward.cuts import Cut, Mutation, Operation
+from companion.forward.notes import Value
+from companion.forward.watching import Watch, watch
 from companion.graph.modules import modules
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph

@@ -21,8 +21,9 @@ import torch
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.numbers import Numbers, Row
 from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
+from companion.forward.cuts import Cut
 from companion.forward.tracing import cuts_into
-from companion.forward.watching import Cut, Watch
+from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line

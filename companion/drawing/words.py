@@ -13,7 +13,7 @@ import torch
 
 from companion.drawing.folding import Arrow, Box, Folded
 from companion.drawing.numbers import Numbers
-from companion.forward.watching import Cut
+from companion.forward.cuts import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.naming import one_line
