@@ -21,6 +21,8 @@ from companion.higher_order.own_rule import taylor_rule
 from companion.higher_order.taylor import derivatives
 from companion.source import Source
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Arrival",
     "Cut",

@@ -1,7 +1,7 @@
 """Every private name of torch that the companion uses, each behind a function with a plain name.
 
 No other file may use one, and a test holds that. So when a new torch comes, this is the file to
-read. A name that not every torch from 2.6 on has, the oldest that the companion claims, says so.
+read. A name that not every torch from 2.12 on has, the oldest that the companion claims, says so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from torch._functorch import pyfunctorch
 from torch.overrides import TorchFunctionMode
 
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+
+if not hasattr(torch._C._autograd.SavedTensor, "unpack"):  # which saved_raw promises
+    raise ImportError(
+        f"the companion needs torch 2.12 or newer, and this is torch {torch.__version__}; "
+        "pip install --upgrade torch"
+    )
 
 # ---- passes and Nodes
 
@@ -230,12 +236,6 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 def address_of(storage: torch.UntypedStorage) -> int:
     """A number that stands for a storage as long as it lives, or a ``StorageWeakRef`` of it."""
     return int(storage._cdata)
-
-
-def revive(tensor: Any) -> None:
-    """Make usable what a weak reference gave of a tensor that only C++ kept. Before torch 2.10."""
-    if hasattr(tensor, "_fix_weakref"):
-        tensor._fix_weakref()
 
 
 # ---- modes and subclasses that look at calls

@@ -145,3 +145,8 @@ def one_line(text: str, width: int) -> str:
     """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number and the noun: ``1 leaf``, ``2 leaves``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

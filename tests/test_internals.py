@@ -150,3 +150,12 @@ def test_a_negative_number_is_saved_as_it_was_given():
                 n for n in (value if isinstance(value, tuple) else (value,)) if type(n) is int
             ]
     assert min(numbers) == -2 and max(numbers) < 10
+
+
+def test_a_torch_that_is_too_old_is_refused_with_the_cure():
+    program = "import torch; del torch._C._autograd.SavedTensor.unpack; import companion"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "ImportError: the companion needs torch 2.12 or newer, and this is torch"
+    )

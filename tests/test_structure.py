@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 import companion
 from tools.course import pages
+from tools.notebooks import repository
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
@@ -305,19 +307,55 @@ def test_what_make_makes_is_removed_by_clean_and_ignored_by_git():
         assert any(fnmatch.fnmatch(name, pattern) for pattern in ignored), name
 
 
-def test_a_wheel_has_what_the_tree_has_and_nothing_of_an_earlier_build(tmp_path):
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+def test_what_is_released_has_what_the_tree_has_and_nothing_of_an_earlier_build(tmp_path):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    unwanted = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "companion", tmp_path / "companion", ignore=unwanted)
+    for name in ("companion", "tests"):
+        unwanted = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=unwanted)
     (tmp_path / "build/lib/companion").mkdir(parents=True)
     (tmp_path / "build/lib/companion/old.py").touch()
-    build = "from setuptools import build_meta; build_meta.build_wheel('dist')"  # as pip does
+    build = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").iterdir()
+    (wheel,) = (tmp_path / "dist").glob(f"inside_autograd-{companion.__version__}-*.whl")
+    (source,) = (tmp_path / "dist").glob(f"inside_autograd-{companion.__version__}.tar.gz")
+    files = (path for path in (tmp_path / "companion").rglob("*") if path.is_file())
+    tree = sorted(path.relative_to(tmp_path).as_posix() for path in files)
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    tree = (path for path in (tmp_path / "companion").rglob("*") if path.is_file())
-    assert sorted(names) == sorted(path.relative_to(tmp_path).as_posix() for path in tree)
+    assert sorted(names) == tree
+    names = [name.partition("/")[2] for name in tarfile.open(source).getnames()]
+    assert {*tree} < {*names}
+    assert not [name for name in names if name.startswith("tests")]  # which need the pages
+
+
+def test_the_page_of_the_package_index_needs_nothing_of_the_repository():
+    text = (ROOT / "companion" / "README.md").read_text()
+    assert re.findall(r"\]\((?!https://)", text) == []
+    address = repository(ROOT / "course")
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
+    assert any(address in url for url in urls.values()) if address else not urls
+
+
+def test_the_same_versions_are_claimed_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    torch = re.search(r"torch>=([\d.]+)", " ".join(project["dependencies"]))[1]
+    python = project["requires-python"].removeprefix(">=")
+    for name in ("companion/README.md", "course/reference.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text()
+        assert set(re.findall(r"PyTorch ([\d.]+) (?:or|and) newer", text)) == {torch}, name
+        assert set(re.findall(r"Python ([\d.]+) (?:or|and) newer", text)) == {python}, name
+    assert f"torch {torch} or newer" in (ROOT / "companion/internals.py").read_text()
+    assert f"Python {python} or newer" in (ROOT / "Makefile").read_text()
+    assert f"make test TORCH={torch}.0\n" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_mypy_and_editors_find_the_companion_from_another_folder(tmp_path):
+    """They follow paths, and not the hooks for import of an editable install."""
+    find = "import importlib.machinery as m; print(m.PathFinder.find_spec('companion').origin)"
+    done = subprocess.run(
+        [sys.executable, "-c", find], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.endswith("companion/__init__.py\n"), "make check installs it anew"
 
 
 def test_ci_runs_the_test_command_of_the_readme():

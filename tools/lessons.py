@@ -88,6 +88,8 @@ class Lesson(MarkdownFile):
     def running(self) -> Iterator[None]:
         """The world as the lesson left it, so that lessons see nothing of each other."""
         outside, main = _state(), sys.modules["__main__"]
+        if self.state is None:
+            _forget_what_was_compiled()
         with warnings.catch_warnings():
             _set_state(self.state or _NEW)
             sys.modules["__main__"] = self.namespace  # where pickle and dataclasses look
@@ -361,6 +363,14 @@ def _state() -> dict[str, Any]:
         "warn_always": torch.is_warn_always_enabled(),
         "filters": list(warnings.filters),
     }
+
+
+def _forget_what_was_compiled() -> None:
+    """Or what other pages compiled counts against a limit, after which nothing is compiled."""
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch.compiler.reset()
 
 
 def _set_state(state: dict[str, Any]) -> None:

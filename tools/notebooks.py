@@ -76,18 +76,18 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
 
 
 def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
-    """The title, and how to get the companion where it is missing."""
+    """The title, and how to get the companion where it is missing, or another has its name."""
     address = f"git+https://github.com/{repository}"
     if repository:
         missing = f"Where it is missing, the next cell installs it: `pip install {address}`."
         cure = f"%pip install -q {address}"
     else:
         missing = f"Where it is missing: {MAKE_LAB}."
-        message = f'"companion is missing; "\n        "{MAKE_LAB}"'
+        message = f'"companion is missing, or another package has its name; "\n        "{MAKE_LAB}"'
         cure = f"raise ModuleNotFoundError(\n        {message}\n    ) from None"
     yield v4.new_markdown_cell(f"# {_title(lesson)}\n\n{NEEDS}\n{missing}")
     magics = ["%xmode Minimal", *["%matplotlib inline"] * ("matplotlib" in lesson.text)]
-    source = ["try:", "    import companion", "except ModuleNotFoundError:", f"    {cure}"]
+    source = ["try:", "    from companion import Graph", "except ImportError:", f"    {cure}"]
     source = "\n".join([*magics, *source])
     yield v4.new_code_cell(source, outputs=[v4.new_output("stream", text=SHORT_ERRORS)])
 

@@ -25,7 +25,7 @@ from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph
-from companion.naming import callers_names
+from companion.naming import callers_names, counted
 
 _HERE = Path(__file__).parent
 
@@ -172,8 +172,7 @@ def _player(recording: Recording) -> Player:
 def _alt(data: PlayerData) -> str:
     """What it shows, in a sentence; not the order of the steps, which a page may ask for."""
     steps = len(_engine_order(data)["steps"])
-    count = f"{steps} step" + "s" * (steps != 1)
-    return f"A player: the backward pass from {_names(data)[0]} in {count}."
+    return f"A player: the backward pass from {_names(data)[0]} in {counted(steps, 'step')}."
 
 
 def _names(data: PlayerData) -> list[str]:

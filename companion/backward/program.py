@@ -15,7 +15,7 @@ from companion.graph.nodes import shape_or_none
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph
 from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
-from companion.naming import callers_names
+from companion.naming import callers_names, counted
 
 
 class Program:
@@ -35,13 +35,15 @@ class Program:
     _given: str | None  # the identifier of the gradient that the pass began with
     _keys: dict[str, str]  # for each name of a leaf its identifier
     _used: list[tuple[str, Tensor, int | None]]  # tensors, and their versions at the writing
+    _graph: Graph  # up to torch 2.12 it alone keeps the Node of a custom Function
 
     def __str__(self) -> str:
         return self._text
 
     def __repr__(self) -> str:
-        lines, leaves = self._text.count("\n"), len(set(self._keys.values()))
-        return f"<Program of a backward pass: {lines} lines, {leaves} leaves>"
+        lines = counted(self._text.count("\n"), "line")
+        leaves = counted(len(set(self._keys.values())), "leaf", "leaves")
+        return f"<Program of a backward pass: {lines}, {leaves}>"
 
     def _repr_html_(self) -> str:
         return as_html(self._text)
@@ -184,6 +186,7 @@ def write_backward(
     program = Program.__new__(Program)
     program._text, program._code = text, compile(text, "<the backward pass>", "exec")
     program._space, program._given, program._keys = writer.space, writer.given, writer.keys
+    program._graph = graph
     program._used = [(name, used, version_of(used)) for name, used in writer.used.items()]
     return program
 

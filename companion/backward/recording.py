@@ -25,7 +25,7 @@ from companion.graph.nodes import Edge
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
-from companion.naming import callers_names
+from companion.naming import callers_names, counted
 from companion.source import Source, is_installed, is_users
 
 DETAILED = 150  # Nodes: of larger graphs the values of the forward pass are not copied
@@ -131,7 +131,7 @@ class Recording:
     def __repr__(self) -> str:
         root = self.graph.roots[0].name
         end = f", ended by {type(self.error).__name__}" if self.error else ""
-        return f"<Recording of a backward pass from {root}: {len(self)} steps{end}>"
+        return f"<Recording of a backward pass from {root}: {counted(len(self), 'step')}{end}>"
 
     @cached_property
     def planned(self) -> frozenset[int]:

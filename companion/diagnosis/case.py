@@ -196,8 +196,6 @@ class Case:
     @cached_property
     def unreached(self) -> set[Input]:
         """The inputs that require grad, and that no path of the graph leads to."""
-        if self.graph is None or self.is_a_leaf_apart:  # which is said of the output
-            return set()
         asked = [given for given in self.inputs if given.tensor.requires_grad]
         return {given for given in asked if not (given.trouble or self.is_reached(given))}
 

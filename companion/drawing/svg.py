@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from math import dist
 from typing import NamedTuple
 
@@ -54,17 +56,12 @@ class _Area(NamedTuple):
 
 
 class _Line:
-    """The arrow of an edge.
-
-    Attributes:
-        area: what it does not leave.
-    """
+    """The arrow of an edge."""
 
     def __init__(self, group: str) -> None:
         self._curve = _points(group[group.index(' d="') :].partition("/>")[0])
         head = group.find('<polygon fill="black"')
         self._head = _points(group[head:].partition("/>")[0]) if head >= 0 else []
-        self.area = _around(self._curve + self._head)
 
     @cached_property
     def points(self) -> list[_Point]:
@@ -74,42 +71,85 @@ class _Line:
             found += _along(*self._curve[i : i + 4])
         return found
 
-    def crosses(self, area: _Area) -> bool:
-        left, top, right, bottom = self.area
-        if left > area.right or right < area.left or top > area.bottom or bottom < area.top:
-            return False  # which is soon told of most
+
+class _Map:
+    """Which points of arrows and which areas are near a place, told without a look at all others.
+
+    It is divided into squares, each with what is in it.
+    """
+
+    def __init__(self) -> None:
+        self._points: dict[tuple[int, int], list[_Point]] = defaultdict(list)
+        self._areas: dict[tuple[int, int], list[_Area]] = defaultdict(list)
+
+    def add_line(self, line: _Line) -> None:
+        for x, y in line.points:
+            self._points[int(x // _SQUARE), int(y // _SQUARE)].append((x, y))
+
+    def add(self, area: _Area) -> None:
+        for square in _squares(area):
+            self._areas[square].append(area)
+
+    def remove(self, area: _Area) -> None:
+        for square in _squares(area):
+            self._areas[square].remove(area)
+
+    def has_line(self, area: _Area) -> bool:
+        """Whether an arrow runs through an area."""
         left, top, right, bottom = area
-        return any(left < x < right and top < y < bottom for x, y in self.points)
+        return any(
+            left < x < right and top < y < bottom
+            for square in _squares(area)
+            for x, y in self._points.get(square, ())
+        )
+
+    def has_area(self, area: _Area) -> bool:
+        """Whether something stands in an area."""
+        return any(
+            area.meets(other) for square in _squares(area) for other in self._areas.get(square, ())
+        )
+
+
+_SQUARE = 16.0
+
+
+def _squares(area: _Area) -> Iterator[tuple[int, int]]:
+    """The squares of the map that an area touches."""
+    for column in range(int(area.left // _SQUARE), int(area.right // _SQUARE) + 1):
+        for row in range(int(area.top // _SQUARE), int(area.bottom // _SQUARE) + 1):
+            yield column, row
 
 
 def _with_labels_beside_arrows(svg: str) -> str:
     """The same drawing, with no label of an edge where an arrow is, if there is another place."""
-    groups = [group[0] for group in re.finditer(r'<g class="edge.*?</g>\n', svg, re.S)]
+    groups = _EDGE.findall(svg)
     labels = {i: label for i, group in enumerate(groups) if (label := _LABEL.search(group))}
     if not labels:
         return svg
     lines = [_Line(group) for group in groups]
     areas = {i: _area_of(label) for i, label in labels.items()}
-    boxes = [_around(_points(shape)) for shape in _BOX.findall(svg)]
+    taken = _Map()
+    for line in lines:
+        taken.add_line(line)
+    for area in chain((_around(_points(shape)) for shape in _BOX.findall(svg)), areas.values()):
+        taken.add(area)
     canvas = _around(_points(svg[svg.index('points="') :].partition("/>")[0]))
 
-    def is_free(place: _Area, i: int) -> bool:
-        taken = boxes + [area for j, area in areas.items() if i != j]
-        return (
-            canvas.left <= place.left
-            and place.right <= canvas.right
-            and not any(place.meets(area) for area in taken)
-            and not any(line.crosses(place) for line in lines)
-        )
+    def is_free(place: _Area) -> bool:
+        on_canvas = canvas.left <= place.left and place.right <= canvas.right
+        return on_canvas and not taken.has_area(place) and not taken.has_line(place)
 
+    moved = dict[str, str]()
     for i, label in labels.items():
-        if any(line.crosses(areas[i]) for line in lines):
-            free = (place for place in _places(lines[i], areas[i]) if is_free(place, i))
-            areas[i] = next(free, areas[i])
-        svg = svg.replace(groups[i], groups[i].replace(label[0], _moved(label, areas[i])), 1)
-    return svg
+        if taken.has_line(areas[i]):
+            taken.remove(areas[i])
+            areas[i] = next(filter(is_free, _places(lines[i], areas[i])), areas[i])
+            taken.add(areas[i])
+        moved[groups[i]] = groups[i].replace(label[0], _moved(label, areas[i]))
+    return _EDGE.sub(lambda group: moved.get(group[0], group[0]), svg)
 
 
+_EDGE = re.compile(r'<g class="edge.*?</g>\n', re.S)
 _LABEL = re.compile(r'<text [^>]*x="(\S+)" y="(\S+)"[^>]*font-size="([\d.]+)"[^>]*>(.*?)</text>')
 _BOX = re.compile(r'<g class="node[^>]*>\n(?:<title>.*?</title>\n)?<p\w+ ([^>]*)/>')
 _ABOVE, _BELOW = 0.92, 0.22  # how far a line of text reaches from where it is written, in ems

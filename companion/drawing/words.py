@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
-from companion.drawing.folding import Arrow, Box, Folded
+from companion.drawing.boxes import Arrow, Box, Folded, Frame, around
 from companion.drawing.numbers import Numbers
+from companion.drawing.shortening import shortened
 from companion.forward.cuts import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
-from companion.naming import one_line
+from companion.internals import metadata_of
+from companion.naming import counted, one_line
 
 Saved = Mapping[int, Sequence[SavedTensor]]  # by the index of the Node
 
@@ -24,14 +26,21 @@ _FEW = 6  # of many things, those that are named
 _MOST = 15  # boxes of a graph that is told arrow by arrow; cuts that are told
 
 
-def alt_of(folded: Folded, saved: Saved, numbers: Numbers, cuts: Sequence[Cut] = ()) -> str:
+def alt_of(
+    folded: Folded,
+    saved: Saved,
+    numbers: Numbers,
+    cuts: Sequence[Cut] = (),
+    shapes: bool = False,
+) -> str:
     """The sentences for a graph."""
     names = _names(folded)
     if len(folded.boxes) > _MOST:
         sentences = _summary(folded, names, numbers)
     else:
-        sentences = _arrow_by_arrow(folded, names, saved, numbers)
-    return " ".join([*sentences, *_insides(folded, names), *_cut_sentences(cuts)])
+        sentences = _arrow_by_arrow(folded, names, saved, numbers, shapes)
+    frames = [_frame(folded, frame, names) for frame in folded.frames]
+    return " ".join([*sentences, *frames, *_insides(folded, names), *_cut_sentences(cuts)])
 
 
 def alt_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
@@ -47,9 +56,30 @@ def given_name(node: GraphNode) -> str:
     return "" if node.label == node.name else node.label
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """The number and the noun: ``1 leaf``, ``2 leaves``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+def names_in(folded: Folded) -> list[str]:
+    """The names of tensors and the paths of modules that a drawing shows."""
+    names = [given_name(folded.node(box)) for box in folded.boxes if not box.is_block]
+    blocks = [*(box for box in folded.boxes if box.is_block), *(f.block for f in folded.frames)]
+    calls = [call.path for block in blocks for call in (block.call, block.last_call) if call]
+    return [*filter(None, names), *calls]
+
+
+def copies_in(frame: Frame) -> str:
+    """What a frame stands for."""
+    block = frame.block
+    what = one_line(block.call.kind, 40) if block.call else counted(len(block.first_copy), "node")
+    how = "each leads to the next" if frame.is_row else "side by side"
+    return f"one of {block.copies} copies of {what}, {how}"
+
+
+def shape_along(folded: Folded, arrow: Arrow) -> str:
+    """The shape of what travels along an arrow; "" where its edges differ, or it ends in None."""
+    shapes = set[str]()
+    for edge in arrow.edges:
+        node = folded.graph.nodes[edge.target]
+        value = node if node.is_leaf else metadata_of(node.grad_fn, edge.input_nr)
+        shapes.add(shape_as_text(value))
+    return shapes.pop() if len(shapes) == 1 else ""
 
 
 def leaves_of(box: Box) -> str:
@@ -76,7 +106,7 @@ def inside(folded: Folded, box: Box, most: int | None = None) -> str:
 def _names_inside(folded: Folded, box: Box) -> str:
     """The names of the leaves in a block, and the modules that made its Nodes."""
     nodes = folded.graph.nodes
-    leaves = [one_line(name, 40) for i in box.leaves if (name := given_name(nodes[i]))]
+    leaves = shortened([name for i in box.leaves if (name := given_name(nodes[i]))], 40).values()
     modules = dict.fromkeys(path for i in box.nodes if (path := nodes[i].module))
     return (f": {', '.join(leaves)}" if leaves else "") + (
         f"; made in {', '.join(modules)}" if modules else ""
@@ -88,7 +118,8 @@ def _names_inside(folded: Folded, box: Box) -> str:
 
 def _names(folded: Folded) -> dict[Box, str]:
     """A name for each box; boxes that would share one are told apart by a number."""
-    shared = {box: _name(folded, box) for box in folded.boxes}
+    short = shortened(names_in(folded), 40)
+    shared = {box: _name(folded, box, short) for box in folded.boxes}
     boxes, numbers, names = Counter(shared.values()), Counter[str](), dict[Box, str]()
     for box, name in shared.items():
         numbers[name] += not box.is_further_use
@@ -96,18 +127,18 @@ def _names(folded: Folded) -> dict[Box, str]:
     return names
 
 
-def _name(folded: Folded, box: Box) -> str:
+def _name(folded: Folded, box: Box, short: Mapping[str, str]) -> str:
     """What a box is called, which others may share."""
     node = folded.node(box)
     if not box.is_block:
-        name = one_line(given_name(node), 40)
+        name = short.get(given_name(node), "")
         if node.is_leaf:
             return " ".join(filter(None, ("leaf", name, shape_as_text(node))))
         kind = "custom Function " if node.is_custom else ""
         return kind + one_line(node.name, 40) + (f" ({name})" if name else "")
     words = ["the rest" if box.kind == "rest" else "block"]
     if box.call:
-        words.append(one_line(box.call.path, 40))
+        words.append(short[box.call.path])
     if box.copies > 1:
         words.append(f"×{box.copies}")
     if not box.call:
@@ -119,7 +150,7 @@ def _name(folded: Folded, box: Box) -> str:
 def _start(folded: Folded) -> str:
     """How every drawing of a graph begins."""
     start = f"Backward graph with {counted(len(folded.graph), 'node')}"
-    is_folded = any(box.is_block for box in folded.boxes)
+    is_folded = any(box.is_block or box.frame for box in folded.boxes)
     return f"{start}, drawn as {len(folded.boxes)}" if is_folded else start
 
 
@@ -137,13 +168,16 @@ def _summary(folded: Folded, names: Mapping[Box, str], numbers: Numbers) -> Iter
 
 
 def _arrow_by_arrow(
-    folded: Folded, names: Mapping[Box, str], saved: Saved, numbers: Numbers
+    folded: Folded, names: Mapping[Box, str], saved: Saved, numbers: Numbers, shapes: bool
 ) -> Iterator[str]:
     """A small graph: of each box where it leads, its numbers, and what it saved."""
     yield f"{_start(folded)}."
     for box in folded.boxes:
         root = "Root " if folded.is_root(box) else ""
-        ends = [_end(arrow, names) for arrow in folded.arrows(box)]
+        ends = [
+            _end(arrow, names, shape_along(folded, arrow) if shapes else "")
+            for arrow in folded.arrows(box)
+        ]
         if ends:
             yield f"{root}{names[box]} leads to {' and '.join(ends)}."
         elif root and not box.is_further_use:
@@ -168,13 +202,20 @@ def _numbers(name: str, folded: Folded, box: Box, numbers: Numbers) -> Iterator[
         yield f"{name[0].upper()}{name[1:]} {', and '.join(phrases)}."
 
 
-def _end(arrow: Arrow, names: Mapping[Box, str]) -> str:
+def _end(arrow: Arrow, names: Mapping[Box, str], shape: str) -> str:
     """Where an arrow leads."""
     if arrow.target is None:
         return "None" if arrow.slot is None else f"None at slot {arrow.slot}"
     output = f"output {arrow.input_nr} of " if arrow.input_nr > 0 else ""
-    edges = f" ({arrow.edges} edges)" if arrow.edges > 1 else ""
-    return f"{output}{names[arrow.target]}{edges}"
+    edges = f" ({len(arrow.edges)} edges)" if len(arrow.edges) > 1 else ""
+    along = f" along {shape}" if shape else ""
+    return f"{output}{names[arrow.target]}{edges}{along}"
+
+
+def _frame(folded: Folded, frame: Frame, names: Mapping[Box, str]) -> str:
+    """What stands in a frame, and for what."""
+    boxes = [names[b] for b in folded.boxes if frame in around(b.frame) and not b.is_further_use]
+    return f"A frame shows {copies_in(frame)}: {_few(boxes)}."
 
 
 def _insides(folded: Folded, names: Mapping[Box, str]) -> list[str]:

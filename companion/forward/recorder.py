@@ -47,7 +47,6 @@ from companion.internals import (
     is_in_a_transform,
     leave_mode,
     next_number,
-    revive,
     running_pass,
     unseen,
     unwrapped,
@@ -433,12 +432,6 @@ def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
         return tensor.shape
     except RuntimeError:  # nested
         return None
-
-
-def alive(reference: ref[Tensor]) -> Tensor | None:
-    tensor: Any = reference()
-    revive(tensor)
-    return tensor  # type: ignore[no-any-return]
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time

@@ -16,7 +16,6 @@ from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.functions import VALUELESS
 from companion.forward.notes import Note
-from companion.forward.recorder import alive
 from companion.forward.values import NAN
 from companion.forward.watching import Watch
 from companion.internals import number_of, unseen
@@ -102,7 +101,7 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
     values = [watch._value_of(tensor) for tensor in tensors]
     watch._classify()
     recorder, given = watch._recorder, set(tensors)
-    alive_leaves = [t for state in recorder.states if (t := alive(state)) is not None and t.is_leaf]
+    alive_leaves = [t for state in recorder.states if (t := state()) is not None and t.is_leaf]
     apart = {watch._value_of(leaf)[3:] for leaf in alive_leaves if leaf not in given}
     before_cuts, past_cuts = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, value in enumerate(values):

@@ -16,8 +16,9 @@ from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.functions import DECIDING, LEAVING, SILENT, VALUELESS
 from companion.forward.notes import Note, Value
-from companion.forward.recorder import Recorder, alive, shape_of
+from companion.forward.recorder import Recorder, shape_of
 from companion.internals import base_of, unseen, version_of
+from companion.naming import counted
 
 Tensor = torch.Tensor
 Origin = tuple[int, int]  # of a value: the index of the note that made it, and which output it is
@@ -129,11 +130,12 @@ class Watch:
         cuts, mutations = self.cuts, self.mutations
         counts = [(len(self.operations), "operation"), (len(cuts), "cut")]
         counts += [(len(mutations), "mutation")] if mutations else []
-        first = ", ".join(f"{n} {noun}" + "s" * (n != 1) for n, noun in counts)
+        first = ", ".join(counted(n, noun) for n, noun in counts)
         return "\n".join([first, *map(str, cuts), *map(str, mutations)])
 
     def __repr__(self) -> str:
-        return f"<Watch: {len(self.operations)} operations, {len(self.cuts)} cuts>"
+        operations, cuts = len(self.operations), len(self.cuts)
+        return f"<Watch: {counted(operations, 'operation')}, {counted(cuts, 'cut')}>"
 
     def _operation_at(self, i: int) -> Operation:
         """The operation of a note, or what would be one, were it not hidden."""
@@ -286,7 +288,7 @@ class Watch:
         changed: dict[int | None, tuple[Tensor, int]] = {}
         with unseen():
             for reference, state in list(self._recorder.states.items()):
-                tensor = alive(reference)
+                tensor = reference()
                 if tensor is None or state.fingerprint is None:
                     continue
                 if state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
@@ -329,7 +331,9 @@ def watch() -> Watch:
     In the block everything computes what it always computes: values, gradients, versions, saved
     tensors and errors are the same, and nothing outlives what it would. Only a warning names a line
     of this package as its place. Of other threads nothing is seen; of this one all that runs while
-    the block is open, but for backward passes.
+    the block is open, but for backward passes. So a block that awaits something sees what other
+    tasks of asyncio compute meanwhile: their operations and cuts are listed among its own, and
+    ``reaching`` and ``diagnose`` tell apart what went into one's own output.
 
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from companion.graph.export import as_multigraph
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.outputs import all_of, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
-from companion.naming import callers_names, check_names, is_tensor
+from companion.naming import callers_names, check_names, counted, is_tensor
 
 if TYPE_CHECKING:
     import networkx
@@ -188,9 +189,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
 
     def __repr__(self) -> str:
         roots = ", ".join(root.name for root in self.roots)
-        nodes, leaves = len(self), len(self.leaves)
-        s, ves = "s" * (nodes != 1), "f" if leaves == 1 else "ves"
-        return f"<Graph of {roots}: {nodes} node{s}, {leaves} lea{ves}>"
+        nodes, leaves = counted(len(self), "node"), counted(len(self.leaves), "leaf", "leaves")
+        return f"<Graph of {roots}: {nodes}, {leaves}>"
 
     @cached_property
     def _first(self) -> list[int]:
@@ -316,27 +316,21 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         return memory_kept(self._fns)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
-        """The graph for networkx: node ``i`` has name, label, is_leaf; edges have slot, input_nr.
+        """The graph for networkx, and by way of it for JSON, GraphML and other programs.
+
+        Node ``i`` is ``nodes[i]``: its name, label, is_leaf, shape and dtype as text, and module,
+        ``""`` where that is not known. An edge has slot and input_nr.
 
         Raises:
             ModuleNotFoundError: networkx is not installed.
-        """
-        try:
-            import networkx
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "to_networkx needs the package networkx, which the companion does not bring; "
-                "pip install networkx"
-            ) from error
 
-        result = networkx.MultiDiGraph()
-        for node in self.nodes:
-            result.add_node(node.index, name=node.name, label=node.label, is_leaf=node.is_leaf)
-        for edge in self.edges:
-            result.add_edge(
-                edge.source, edge.target, key=edge.slot, slot=edge.slot, input_nr=edge.input_nr
-            )
-        return result
+        Examples:
+            >>> x = torch.ones(2, 3, requires_grad=True)
+            >>> Graph.of(x.exp()).to_networkx().nodes[1]
+            {'name': 'AccumulateGrad', 'label': 'x', 'is_leaf': True, 'shape': '(2, 3)', \
+'dtype': 'float32', 'module': ''}
+        """
+        return as_multigraph(self.nodes, self.edges)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from companion.graph.nodes import GraphNode
@@ -19,7 +20,8 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
     would show here, is marked ``(already seen)``. An edge that enters another output than the first
     says which.
 
-    The walk is a loop, so no depth is too much for it.
+    The walk is a loop, so no depth is too much for it. Where the encoding of ``sys.stdout`` has no
+    arrow, ``->`` stands in its place.
 
     Args:
         fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
@@ -50,11 +52,21 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
         raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
     if max_depth < 0:
         raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
-    text = "\n".join(indented(Graph.of(fn), max_depth))
+    lines = "\n".join(indented(Graph.of(fn), max_depth))
+    print(_written_in(getattr(sys.stdout, "encoding", None) or "utf-8", lines))
+
+
+def _written_in(encoding: str, text: str) -> str:
+    """The text as it is, if the encoding has all of it; else with ``->``, and escapes for the rest.
+
+    The encoding of a terminal or a file on Windows often has no arrow.
+    """
     try:
-        print(text)
-    except UnicodeEncodeError:  # such as a file on Windows before Python 3.15: nothing was printed
-        print(text.replace("→", "->").encode("ascii", "backslashreplace").decode())
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        plain = text.replace("→", "->")
+        return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def indented(graph: Graph, max_depth: int) -> Iterator[str]:

@@ -652,8 +652,8 @@ F = nn.functional
 FLAT = [
     (lambda x: x.clamp(0, 1), (2, -3), (2, 0.5), "outside of the bounds of clamp"),
     (lambda x: x.clamp(max=ONE), (2, 3), (2, 0.5), "outside of the bounds of clamp"),
-    (lambda x: x.clamp_max(1), (2, 3), (2, 1), "above the bound of clamp"),
-    (lambda x: x.clamp_min(0), (-2, -3), (-2, 0), "below the bound of clamp"),
+    (lambda x: x.clamp_max(1), (2, 3), (2, 0.5), "above the bound of clamp"),
+    (lambda x: x.clamp_min(0), (-2, -3), (-2, 1), "below the bound of clamp"),
     (F.hardtanh, (2, -1), (2, 0.5), "outside of the bounds of hardtanh"),
     (F.relu6, (7, 0), (7, 1), "outside of the bounds of hardtanh"),
     (F.hardsigmoid, (3, -4), (3, 0), "hardsigmoid is at 0 or 1"),
@@ -691,6 +691,29 @@ def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, wh
         loss = (f(x).squeeze() * c).sum()
         assert codes(diagnose(loss, x)) == []
         assert really(loss, x) and x.grad.any()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(0, 0),
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp_min(0),
+        lambda x: x.clamp_max(1),
+        lambda x: x.clamp(0 * ONE, ONE),
+        lambda x: x.clamp(max=ONE),
+        lambda x: F.hardtanh(x, 0, 1),
+        F.relu6,
+    ],
+)
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (0, 1)])
+def test_at_a_bound_a_gradient_is_told_to_be_zero_just_if_it_is(f, at):
+    x = leaf(*at)
+    loss = (f(x) * torch.tensor([1.0, 3.0])).sum()
+    told = codes(diagnose(loss, x))
+    loss.backward()
+    assert told == ([] if x.grad.any() else ["zero-derivative"])
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,29 @@ def curves(path: Element) -> list[torch.Tensor]:
     t = torch.linspace(0, 1, 101)[:, None]
     weights = torch.cat([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], dim=1)
     return [weights @ points[i : i + 4] for i in range(0, len(points) - 3, 3)]
+
+
+def boxes_run_through(svg: str) -> list[str]:
+    """The first lines of the boxes that an arrow runs through."""
+    arrows, shapes = [torch.empty(0, 2)], []
+    for group in fromstring(svg).iter(f"{SVG}g"):
+        kind = group.get("class", "")
+        if kind.startswith("edge"):
+            arrows += [points for path in group.iter(f"{SVG}path") for points in curves(path)]
+        elif kind.startswith("node") and kind != "node none":
+            outline = next(
+                e for e in group if e.tag in (f"{SVG}path", f"{SVG}polygon", f"{SVG}text")
+            )
+            text = outline.get("d") or outline.get("points") or ""
+            numbers = [float(number) for number in re.findall(r"-?[\d.]+", text)]
+            if numbers:  # the title of a frame has no outline
+                words = group.find(f"{SVG}text")
+                name = "" if words is None else "".join(words.itertext())
+                shapes.append((name, torch.tensor(numbers).reshape(-1, 2)))
+    points = torch.cat(arrows)
+    found = []
+    for name, corners in shapes:
+        low, high = corners.amin(0) + 3, corners.amax(0) - 3
+        if ((low < points) & (points < high)).all(1).any():
+            found.append(name)
+    return found

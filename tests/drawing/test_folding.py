@@ -1,46 +1,74 @@
 """folding.py: which Nodes become one box, and that none is left out."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from companion import Graph, draw, modules
-from companion.drawing.folding import Box, Folded, fold
+from companion import Graph, draw, modules, record_backward
+from companion.drawing.boxes import Box, Folded
+from companion.drawing.folding import fold
+from tests.drawing.pictures import boxes, pills
 from tests.programs import programs, run
 
 
 def kinds(folded: Folded) -> list[tuple[str, int, int]]:
-    """Kind, copies and Nodes of each box that is more than a Node."""
-    return [(b.kind, b.copies, len(b.nodes)) for b in folded.boxes if b.kind != "node"]
+    """Kind, copies and Nodes of each box that is more than a Node, and of each frame."""
+    blocks = [box for box in folded.boxes if box.is_block] + [f.block for f in folded.frames]
+    return [(b.kind, b.copies, len(b.nodes)) for b in blocks]
+
+
+def copies_in(block: Box) -> list[list[int]]:
+    """The Nodes of each copy in a block."""
+    each = len(block.first_copy)
+    return [block.nodes[k : k + each] for k in range(0, len(block.nodes), each)]
 
 
 def check(graph: Graph, folded: Folded, limit: int) -> None:
     """No Node and no edge is lost, no arrow leads up, copies are copies, the limit holds."""
-    boxes = folded.boxes
-    assert len(boxes) <= limit
-    box_of: dict[int, Box] = {}
+    boxes, frames = folded.boxes, folded.frames
+    assert len(boxes) + len(frames) <= limit
+    box_of = dict(folded.box_of)
+    leaves = Counter(i for frame in frames for i in frame.leaves)
     for box in boxes:
-        for i in box.nodes + box.leaves:
-            assert i not in box_of or graph.nodes[i].is_leaf and box.use
+        for i in box.nodes if graph.nodes[box.nodes[0]].is_leaf else box.leaves:
+            assert not leaves[i] or box.is_further_use
+            leaves[i] += 1
             box_of[i] = box
-    assert set(box_of) == set(range(len(graph)))
-    between = [e for targets in folded.edges.values() for among in targets.values() for e in among]
-    inside = [edge for edge in graph.edges if box_of[edge.source] is box_of[edge.target]]
-    assert sorted([*between, *inside], key=hash) == sorted(graph.edges, key=hash)
+        assert box.is_block or len(box.nodes) == 1
+    assert set(folded.box_of) | set(leaves) == set(range(len(graph)))
+    further = further_copies(folded)
+    drawn = [e for targets in folded.edges.values() for among in targets.values() for e in among]
+    assert len(set(drawn)) == len(drawn)
+    for edge in set(graph.edges) - set(drawn):  # it is inside of a box, or of a frame
+        source, target = (box_of.get(i) for i in (edge.source, edge.target))
+        assert source is target or edge.source in further or edge.target in further
+    for edge in drawn:  # what is drawn is not inside of a further copy
+        assert not any({edge.source, edge.target} <= set(copy) for copy in further.values())
     number = {box: i for i, box in enumerate(boxes)}
     for source, targets in folded.edges.items():
         for target, among in targets.items():
             assert number[target] > number[source]
-            assert all(e.source in source.nodes and e.target in target.nodes for e in among)
-    for box in boxes:
-        each = len(box.nodes) // box.copies
-        parts = [box.nodes[k : k + each] for k in range(0, len(box.nodes), each)]
-        assert len(parts) == box.copies
+            assert all(box_of[e.source] is source for e in among)
+            assert all(graph.nodes[e.target].is_leaf or box_of[e.target] is target for e in among)
+    for block in [*boxes, *(frame.block for frame in frames)]:
+        parts = copies_in(block)
+        assert len(parts) == block.copies
         for part in parts:
             assert inner(graph, part) == inner(graph, parts[0])
+
+
+def further_copies(folded: Folded) -> dict[int, list[int]]:
+    """For each Node of a copy that is not drawn, and each leaf of one, what is in the copy."""
+    found: dict[int, list[int]] = {}
+    for frame in reversed(folded.frames):
+        for copy in copies_in(frame.block)[1:]:
+            found |= dict.fromkeys(copy, copy)
+        found |= {leaf: [leaf] for leaf in frame.leaves}
+    return found
 
 
 def inner(graph: Graph, part: list[int]) -> list[tuple[object, ...]]:
@@ -72,8 +100,8 @@ def test_twelve_equal_layers_with_weights_of_their_own_are_one_block():
         h = torch.tanh(h @ w) + 1
     graph = Graph.of(h.sum())
     assert kinds(folded := fold(graph, 20)) == [("copies", 12, 36)]
-    (block,) = (box for box in folded.boxes if box.kind == "copies")
-    assert len(block.leaves) == 12
+    (frame,) = folded.frames
+    assert frame.is_row and len(frame.leaves) == 11
     check(graph, folded, 20)
     assert kinds(fold(graph, 100)) == []
 
@@ -103,7 +131,7 @@ def test_a_leaf_used_twice_is_not_taken_for_two_leaves():
     graph = Graph.of(y.sum())
     folded = fold(graph, 20)
     check(graph, folded, 20)
-    assert max(box.copies for box in folded.boxes) == 29
+    assert max(copies for _, copies, _ in kinds(folded)) == 29
 
 
 def test_stretches_that_lead_to_other_places_of_the_next_are_not_equal():
@@ -118,7 +146,7 @@ def test_stretches_that_lead_to_other_places_of_the_next_are_not_equal():
     graph = Graph.of(h)
     folded = fold(graph, 30)
     check(graph, folded, 30)
-    assert max(box.copies for box in folded.boxes if len(box.nodes) > 10) < 10
+    assert max(copies for _, copies, nodes in kinds(folded) if nodes > 10) < 10
 
 
 def test_steps_that_share_weights_and_carry_two_states_are_one_block():
@@ -262,21 +290,66 @@ def model_graph():
     return Graph.of(loss, names=names)
 
 
-def test_modules_become_blocks_as_fine_as_the_limit_allows(model_graph):
-    def paths(limit: int) -> list[str]:
-        return [box.call.path for box in fold(model_graph, limit).boxes if box.call]
-
-    assert paths(9) == ["6", "5", "4", "3", "2", "1", "0"]
-    assert paths(25)[:3] == ["6", "5", "5.inner"]
-    check(model_graph, fold(model_graph, 25), 25)
-    assert paths(1000) == []
-
-
-def test_equal_modules_fold_together_where_even_they_are_too_many(model_graph):
+def test_equal_modules_are_one_before_any_is_opened(model_graph):
     folded = fold(model_graph, 6)
-    (block,) = (box for box in folded.boxes if box.kind == "copies")
-    assert (block.copies, block.call.path, block.call.kind) == (5, "5", "Block")
+    assert kinds(folded) == [("module", 1, 2), ("copies", 5, 25), ("module", 1, 5)]
+    block = folded.boxes[2]
+    assert (block.call.path, block.last_call.path, block.call.kind) == ("5", "1", "Block")
     check(model_graph, folded, 6)
+
+
+def test_as_many_modules_are_opened_as_there_is_room_for(model_graph):
+    def paths(limit: int) -> list[str]:
+        folded = fold(model_graph, limit)
+        check(model_graph, folded, limit)
+        return [box.call.path for box in folded.boxes if box.call]
+
+    assert paths(6) == ["6", "5", "0"]
+    assert paths(9) == ["6", "5.inner", "0"]
+    assert paths(20) == []
+    assert [len(fold(model_graph, limit).frames) for limit in (6, 9, 20, 1000)] == [0, 1, 1, 0]
+
+
+def test_a_frame_says_which_copies_it_stands_for(model_graph):
+    drawing = draw(model_graph, max_nodes=12)
+    (lines,) = (lines for kind, lines, _ in boxes(drawing.svg) if kind == "title")
+    assert lines == ["×5 in a row", "5 to 1", "Block"]
+    assert "A frame shows one of 5 copies of Block, each leads to the next: AddBackward0" in (
+        drawing.alt
+    )
+
+
+def test_of_copies_side_by_side_the_frame_says_so():
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(100)]
+    drawing = draw(torch.stack([leaf.exp() * 2 for leaf in leaves]).sum(), max_nodes=20)
+    assert "A frame shows one of 100 copies of 2 nodes, side by side: MulBackward0" in drawing.alt
+    assert "StackBackward0 leads to MulBackward0 (100 edges)." in drawing.alt
+    assert drawing.dot.count("×100 side by side") == 1
+
+
+def test_an_arrow_out_of_a_frame_has_no_number_of_the_copy_that_is_drawn():
+    h = torch.ones((), requires_grad=True) * 1.0
+    for _ in range(200):
+        h = (h * 1.01).neg()
+    recorded = record_backward(h * 1.0)
+    drawing = draw(recorded, max_nodes=10)
+    assert "×200 in a row" in drawing.dot
+    # From the root, in the frame, and to the leaf; the last copy sent 7.316 out of the frame.
+    assert sorted(pills(drawing.svg)) == ["-1", "[0] 1", "[0] 7.316"]
+
+
+def test_names_and_paths_that_are_shown_are_never_equal():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0)
+    model = torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+    with modules(model) as names:
+        loss = model(torch.ones(3, 1, 8)).sum()
+    for limit in (None, 60, 20):
+        shown = [
+            lines
+            for kind, lines, _ in boxes(draw(loss, names=names, max_nodes=limit).svg)
+            if kind == "leaf"
+        ]
+        assert len(set(map(tuple, shown))) == len(shown) > 0
 
 
 def test_a_block_says_what_is_in_it(model_graph):
@@ -288,8 +361,9 @@ def test_a_block_says_what_is_in_it(model_graph):
     assert "; made in 5, 5.inner, 4, 4.inner" in drawing.svg
 
 
-def test_equal_blocks_are_described_once(model_graph):
-    alt = draw(model_graph, max_nodes=9).alt
-    assert "In block 5, block 4, block 3, block 2, block 1: Block, AddBackward0, " in alt
-    assert "TBackward0; 1 × None; 2 leaves. In block 0: Block, AddBackward0, " in alt
-    assert "TBackward0; 3 × None; 2 leaves." in alt
+def test_equal_blocks_are_described_once():
+    model = torch.nn.Sequential(*[Block(), torch.nn.Softmax(0), Block(), torch.nn.Sigmoid()])
+    with modules(model) as names:
+        loss = model(torch.ones(4, 3, requires_grad=True) * 1).sum()
+    alt = draw(loss, names=names, max_nodes=8).alt
+    assert "In block 2, block 0: Block, AddBackward0, " in alt

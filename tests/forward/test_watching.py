@@ -1,3 +1,4 @@
+import asyncio
 import copy
 import gc
 import importlib
@@ -5,6 +6,7 @@ import math
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -777,6 +779,33 @@ def test_the_report_has_a_line_for_each_cut():
     assert rest == [str(cut) for cut in watched.cuts]
     assert "test_watching.py:" in rest[0] and "`x.detach()` (detached): " in rest[0]
     assert repr(watched) == "<Watch: 2 operations, 2 cuts>"
+
+
+def test_one_operation_is_told_as_one():
+    x = leaf(1, 2)
+    with watch() as watched:
+        x.detach()
+    assert repr(watched) == "<Watch: 1 operation, 1 cut>"
+
+
+def test_tasks_that_take_turns_see_each_other_and_reaching_tells_them_apart():
+    async def task(own_turn, next_turn):
+        x = leaf(1, 2)
+        with watch() as watched:
+            y = x.detach() * x
+            next_turn.set()
+            await own_turn.wait()
+            z = y.exp()
+        assert [cut.index for cut in watched.reaching(z)] == [0]
+        return len(watched.cuts)
+
+    async def tasks():
+        first, second = asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(task(first, second), task(second, first))
+
+    # In a thread of its own, since the tests in a browser leave a loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: asyncio.run(tasks())).result() == [2, 1]
 
 
 # ---- the first NaN or infinity

@@ -491,30 +491,13 @@ def test_a_stranger_among_the_variables_is_no_hindrance(monkeypatch):
         Graph.of(x, names={"s": stranger})
 
 
-# ---- networkx
+def test_one_leaf_is_told_as_one():
+    x, w = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    assert repr(Graph.of(x)) == "<Graph of AccumulateGrad: 1 node, 1 leaf>"
+    assert repr(Graph.of(x * w)) == "<Graph of MulBackward0: 3 nodes, 2 leaves>"
 
 
-def test_networkx_gets_every_node_and_edge():
-    first, second = torch.arange(4.0, requires_grad=True).split(2)
-    graph = Graph.of(first + second)
-    other = graph.to_networkx()
-    assert dict(other.nodes[0]) == {
-        "name": "AddBackward0",
-        "label": "AddBackward0",
-        "is_leaf": False,
-    }
-    assert dict(other.nodes[2])["is_leaf"] is True
-    assert list(other.edges(keys=True, data=True)) == [
-        (0, 1, 0, {"slot": 0, "input_nr": 0}),
-        (0, 1, 1, {"slot": 1, "input_nr": 1}),
-        (1, 2, 0, {"slot": 0, "input_nr": 0}),
-    ]
-
-
-def test_networkx_that_is_missing_is_asked_for_by_name(monkeypatch):
-    monkeypatch.setitem(sys.modules, "networkx", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install networkx"):
-        Graph.of(torch.ones(2, requires_grad=True)).to_networkx()
+# ---- copies
 
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])

@@ -1,7 +1,6 @@
 """text.py: what walk_grad_fn prints, and what it refuses."""
 
 import io
-import sys
 
 import pytest
 import torch
@@ -195,10 +194,22 @@ def test_a_node_that_is_shown_on_another_way_is_not_counted_as_hidden():
     assert not any("not shown" in line for line in lines)
 
 
-def test_where_an_arrow_cannot_be_written_it_is_two_characters(monkeypatch):
-    x = torch.ones(2, requires_grad=True)
-    written = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
-    walk_grad_fn((x * 2).sum())
-    sys.stdout.flush()
-    assert b"input[0] -> MulBackward0" in written.getvalue()
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-8", "  input[0] → AccumulateGrad (α é)\n"),
+        ("cp932", "  input[0] -> AccumulateGrad (α \\xe9)\n"),  # which has an arrow, and no é
+        ("cp1252", "  input[0] -> AccumulateGrad (\\u03b1 é)\n"),
+        ("ascii", "  input[0] -> AccumulateGrad (\\u03b1 \\xe9)\n"),
+    ],
+)
+def test_what_the_encoding_of_the_terminal_lacks_is_written_otherwise(encoding, line, monkeypatch):
+    names = {"α é": torch.ones(2, requires_grad=True)}
+    fn = Graph.of(names["α é"].exp(), names=names)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding, newline="\n")
+    monkeypatch.setattr("companion.graph.text.Graph.of", lambda _: fn)
+    monkeypatch.setattr("sys.stdout", stream)
+    walk_grad_fn(fn)
+    monkeypatch.undo()
+    stream.flush()
+    assert stream.buffer.getvalue().decode(encoding) == f"ExpBackward0\n{line}"

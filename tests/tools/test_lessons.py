@@ -106,6 +106,23 @@ def test_lessons_see_nothing_of_each_others_names(run):
     assert "NameError: name 'secret' is not defined" in said
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_one_lesson_compiled_takes_nothing_from_the_next(run):
+    compiled = """\
+import torch
+x = torch.tensor(0.5, requires_grad=True)
+for f in FUNCTIONS:
+    y = torch.compile(f, backend="aot_eager")(x)
+print(type(y.grad_fn).__name__)"""
+
+    def lesson(functions: str) -> str:
+        return prints(compiled.replace("FUNCTIONS", functions), "CompiledFunctionBackward")
+
+    # More in all than the eight that torch compiles of one code.
+    some, others = "torch.sin, torch.cos, torch.exp, torch.tanh", "torch.sqrt, torch.abs, torch.neg"
+    run(a=lesson(some + ", torch.log"), b=lesson(others + ", torch.relu, torch.sigmoid"))
+
+
 def test_lessons_see_nothing_of_each_others_state(run):
     changes = """\
 import warnings

@@ -1,0 +1,48 @@
+"""shortening.py: long names are cut, and stay apart."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from companion.drawing.shortening import lines_of, shortened
+
+NAMES = [
+    f"bert.encoder.layer.{i}.{part}LayerNorm.{kind}"
+    for i in range(12)
+    for part in ("attention.output.", "output.")
+    for kind in ("weight", "bias")
+]
+
+
+def test_the_components_that_tell_names_apart_are_kept():
+    short = shortened(NAMES, 20)
+    assert len(set(short.values())) == len(NAMES)
+    assert short[NAMES[0]] == "…layer.0.attention…LayerNorm.weight"
+    assert short[NAMES[2]] == "…layer.0.output.LayerNorm.weight"
+    assert shortened(NAMES[:1], 20) == {NAMES[0]: "…layer.0…LayerNorm.weight"}
+
+
+def test_a_name_that_fits_stays_as_it_is():
+    assert set(shortened(["x", "layers.0.weight"], 20).values()) == {"x", "layers.0.weight"}
+
+
+def test_lines_break_between_components():
+    assert lines_of("…layer.0…LayerNorm.weight", 20, "leaf ") == [
+        "leaf …layer.0",
+        "…LayerNorm.weight",
+    ]
+
+
+COMPONENT = st.sampled_from(["a", "b", "0", "1", "", "weight", "a" * 30, "a" * 31, "…"])
+PATH = st.lists(COMPONENT, min_size=1, max_size=7).map(".".join)
+
+
+@settings(deadline=None)
+@given(st.lists(PATH, unique=True, max_size=12))
+def test_no_two_names_that_are_shown_are_equal(names):
+    short = shortened(names, 20)
+    assert list(short) == names
+    if not any("…" in name for name in names):
+        assert len(set(short.values())) == len(names)
+    for name in short.values():
+        lines = lines_of(name, 20, "leaf ")
+        assert "".join(lines).replace(" ", "") == f"leaf{name}"
