@@ -23,6 +23,7 @@ from companion.forward.tracing import (
     cuts_into,
     cuts_taking,
     first_reaching,
+    positions_as_bits,
     positions_in,
     source_of,
 )
@@ -177,9 +178,9 @@ class Case:
         custom = [node.grad_fn for node in self.nodes if node.is_custom]
         nested = {source_of(self.watch, fn): runs_backward(fn) for fn in custom}
         # Used as a constant, which is said of it; and given a gradient by a backward pass inside.
-        apart = [given not in self.unreached or given.is_constant for given in self.inputs]
-        waiting = sum(1 << i for i, is_apart in enumerate(apart) if not is_apart)
-        leaves = sum(1 << i for i, given in enumerate(self.inputs) if given.tensor.is_leaf)
+        lost = self.unreached - {given for given in self.inputs if given.is_constant}
+        waiting = positions_as_bits(given in lost for given in self.inputs)
+        leaves = positions_as_bits(given.tensor.is_leaf for given in self.inputs)
         ways = list[tuple[int, int, Cut]]()  # the first count first
         for cut, first, later, in_a_function in self.taking:
             if in_a_function and nested.get(cut.source):

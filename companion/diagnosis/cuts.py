@@ -10,6 +10,7 @@ from companion.diagnosis.folding import names_of_all
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut
 from companion.forward.places import DEEPCOPY, SAMPLE
+from companion.forward.watching import Watch
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
 _WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what is told
@@ -37,11 +38,16 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
             yield _told(cuts, "; none of the inputs went into that", "info")
         else:  # what is drawn is a constant on purpose, as a rule
             yield _told(cuts, severity="info" if cuts[0].variant == SAMPLE else None)
-    # What became of a number in Python, or of an array in NumPy, nobody followed.
-    reached = {cut.index for cut in case.cuts_reaching}
-    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
-    for cuts in _by_line(cut for cut in lost if not cut.by_library):
+    for cuts in _by_line(_not_followed(case, case.watch)):
         yield _told(cuts, "; whether it came back into the output is not known", "info")
+
+
+def _not_followed(case: Case, watch: Watch) -> Iterator[Cut]:
+    """The cuts at which a value became a number in Python, or an array: nobody followed that."""
+    reached = {cut.index for cut in case.cuts_reaching}
+    for cut in watch.cuts:
+        if not (cut.follows or cut.by_library or cut.index in reached):
+            yield cut
 
 
 def _taking_from_inputs(case: Case) -> set[Cut]:

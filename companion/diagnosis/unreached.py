@@ -24,9 +24,8 @@ _SHOWN = 3
 
 def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
     """What is said of an input that requires grad, if no path of the graph leads to it."""
-    if case.is_a_leaf_apart or given in case.behind_a_cut:  # which is said there
-        return
-    if given in case.unreached:
+    is_unreached = given in case.unreached and not case.is_a_leaf_apart  # which is said of that
+    if is_unreached and given not in case.behind_a_cut:
         yield next(filter(None, (reason(case, given) for reason in _REASONS)))
 
 

@@ -268,7 +268,7 @@ class Recorder(TorchFunctionMode):
         site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         # apply gives an input that forward returned as a view of itself.
         hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        by_library = live and not (has_graph or hidden) and self.is_by_library(mode_code)
+        by_library = live and not has_graph and self.is_by_library(mode_code)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, around, inside, by_library
         self.notes.append(_new(Note, seen + ran))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,33 +100,43 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
     """
     values = [watch._value_of(tensor) for tensor in tensors]
     watch._classify()
-    recorder, given = watch._recorder, set(tensors)
-    alive_leaves = [t for state in recorder.states if (t := state()) is not None and t.is_leaf]
-    apart = {watch._value_of(leaf)[3:] for leaf in alive_leaves if leaf not in given}
-    before_cuts, past_cuts = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
+    apart = _other_leaves(watch, tensors)
+    # By origin, the tensors that went into a value before any cut, and past one.
+    straight, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, value in enumerate(values):
-        before_cuts[value[3:]] |= value.requires_grad << position
-    unknown = 1 << len(tensors)
+        straight[value[3:]] |= value.requires_grad << position
     found = list[Taken]()
-    for i, note in enumerate(recorder.notes):
+    for i, note in enumerate(watch._recorder.notes):
         if note.name in VALUELESS:
             continue
-        first = later = 0
         for value in note.inputs:
-            origin = value[3:]
-            known = origin in before_cuts or value.made_by is not None or origin in apart
-            first |= before_cuts[origin] if known else unknown * value.requires_grad
-            later |= past_cuts[origin]
-        if not (first or later):
-            continue
-        for nr in range(max(1, len(note.outputs))):
-            is_cut = watch._is_cut(i, nr) if note.outputs else True
-            if note.live and (is_cut or note.is_in_a_function):
+            if value.made_by is None and value[3:] not in straight and value[3:] not in apart:
+                straight[value[3:]] = value.requires_grad << len(tensors)
+        first = last = 0
+        for value in note.inputs:
+            first |= straight[value[3:]]
+            last |= past[value[3:]]
+        for nr in range(max(1, len(note.outputs))) if first or last else ():
+            is_cut = note.live and (not note.outputs or watch._is_cut(i, nr))
+            if is_cut or (note.live and note.is_in_a_function):
                 (cut,) = watch._cuts_at([(i, nr)])
-                found.append(Taken(cut, first, later, not is_cut))
-            before_cuts[i, nr] |= 0 if note.live and is_cut else first
-            past_cuts[i, nr] |= later | (first if note.live and is_cut else 0)
+                found.append(Taken(cut, first, last, not is_cut))
+            straight[i, nr] |= 0 if is_cut else first
+            past[i, nr] |= last | (first if is_cut else 0)
     return found
+
+
+def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
+    """The origins of the values of all leaves but these tensors."""
+    given = set(tensors)
+    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
+    leaves = [tensor for tensor in alive if tensor.is_leaf and tensor not in given]
+    return {watch._value_of(leaf)[3:] for leaf in leaves}
+
+
+def positions_as_bits(flags: Iterable[bool]) -> int:
+    """The positions of those that are true, as the bits of a number."""
+    return sum(flag << position for position, flag in enumerate(flags))
 
 
 def positions_in(bits: int) -> Iterator[int]:
