@@ -8,8 +8,9 @@ from companion.diagnosis.explaining import explain
 from companion.diagnosis.memory import SavedMemory, SavedRow, saved_memory
 from companion.drawing.drawing import Drawing, draw
 from companion.findings import Finding
-from companion.forward.recorder import Value
-from companion.forward.watching import Cut, Mutation, Operation, Watch, watch
+from companion.forward.cuts import Cut, Mutation, Operation
+from companion.forward.notes import Value
+from companion.forward.watching import Watch, watch
 from companion.graph.keepers import Keeper, Keepers, who_keeps
 from companion.graph.modules import modules
 from companion.graph.nodes import Edge, GraphNode

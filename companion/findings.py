@@ -91,6 +91,7 @@ class Kind(NamedTuple):
             before.
         variants: by a word, cause and cure where it comes about in another way, and behind them
             the errors that mean this one.
+        cut_variants: by such a word, the sentence for a cut.
     """
 
     severity: Severity
@@ -100,6 +101,7 @@ class Kind(NamedTuple):
     cut: str = ""
     errors: Sequence[tuple[str, str]] = ()
     variants: Mapping[str, tuple[str, str, *tuple[tuple[str, str], ...]]] = {}
+    cut_variants: Mapping[str, str] = {}
 
     @property
     def wordings(self) -> Iterator[tuple[str, str, str]]:
@@ -118,10 +120,16 @@ def finding(
     node: int | None = None,
     source: Source | None = None,
     variant: str = "",
+    because: tuple[str, str] | None = None,
 ) -> Finding:
-    """A finding of a code, with what is special to it; ``where`` is its source unless given."""
+    """A finding of a code, with what is special to it; ``where`` is its source unless given.
+
+    It has the cause and the cure of its variant; or, where another code is the reason for it, those
+    of ``because``, a code and a variant.
+    """
     kind = KINDS[code]
-    cause, cure, *_ = kind.variants.get(variant, (kind.cause, kind.cure))
+    why, how = because or (code, variant)
+    cause, cure, *_ = KINDS[why].variants.get(how, (KINDS[why].cause, KINDS[why].cure))
     return Finding(
         code,
         severity or kind.severity,
@@ -135,15 +143,17 @@ def finding(
     )
 
 
-def cut_message(code: str, called: str, dtype: str) -> str:
+def cut_message(code: str, called: str, dtype: str, variant: str = "") -> str:
     """The sentence for a cut of a code.
 
     Args:
         code: the code of the cut.
         called: the operation as one would write it, such as ``argmax()``.
         dtype: the dtype of its result, such as ``int64``.
+        variant: the way in which it came about.
     """
-    return KINDS[code].cut.format(called=called, dtype=dtype)
+    sentence = KINDS[code].cut_variants.get(variant, KINDS[code].cut)
+    return sentence.format(called=called, dtype=dtype)
 
 
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
@@ -159,6 +169,20 @@ _EMPTY_ROW = (
     "sends it zeros, and zero times NaN is NaN",
     "leave at least one element of each row unmasked, or mask with a large finite number such as "
     "-1e9; if the row came in with NaN, fix what made it",
+)
+
+# Cure where a result was to become the weight of a module.
+_CALL_WITH_RESULTS = (
+    "call the module with the result in place of its parameter: "
+    "torch.func.functional_call(layer, {'weight': result}, (x,)); or register how it is computed: "
+    "torch.nn.utils.parametrize.register_parametrization"
+)
+
+_IN_A_TRANSFORM = (
+    "torch.vmap and the other transforms hand their function wrapped tensors: whether the tensor "
+    "outside requires grad is not to be seen from there, and its graph neither",
+    "differentiate inside by a transform too, as in torch.vmap(torch.func.grad(f)); or diagnose "
+    "and differentiate what the transform gives, outside of it",
 )
 
 KINDS: dict[str, Kind] = {
@@ -203,6 +227,12 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "transform": _IN_A_TRANSFORM,
+            "inference": (
+                "in inference mode no operation leaves a Node, and enable_grad() does not undo it",
+                "compute it outside of the block, or in torch.inference_mode(False) with tensors "
+                "that are made there; or use torch.no_grad() in place of the block",
+            ),
             "constants": (
                 "no tensor that went into the output required grad, so no operation left a Node",
                 "call requires_grad_() on an input, or on the parameters if they are frozen, "
@@ -243,6 +273,27 @@ KINDS: dict[str, Kind] = {
                     "no gradient came to an input that one was asked for",
                 ),
             ),
+            "view": (
+                "taking a part of a tensor makes a new tensor, with a Node of its own; what was "
+                "computed from the whole does not pass through it",
+                "take the gradient by the base and then its part, as in "
+                "torch.autograd.grad(loss, X)[0][:, 0:1]; or take the parts out first, and put "
+                "the input together from them with cat or stack",
+            ),
+            "apart": (
+                "computing something twice makes two tensors with a Node each: the output was "
+                "computed from the one, and this is the other",
+                "compute it once, keep it in a variable, and use that for both; a parametrised "
+                "weight is computed at each access, unless in "
+                "torch.nn.utils.parametrize.cached()",
+            ),
+            "others": (
+                "no path leads from the output's Node to any of the inputs: what was computed used "
+                "other tensors, such as those of a layer that was replaced, loaded or copied",
+                "give the tensors that the model has now, and make the optimizer after the model "
+                "was changed: it holds the tensors that it was given; if the inputs were used, "
+                "look for the cut with diagnose(..., watch=watched)",
+            ),
             "sends-none": (
                 "a path leads from the output's Node to this tensor, and a Node on it sends None: "
                 "a custom Function does where its backward returns None, and so do norm(p=0) and "
@@ -263,10 +314,19 @@ KINDS: dict[str, Kind] = {
     "reassigned": Kind(
         "error",
         _LEAVES,
-        "the graph ends at another leaf of the same shape that is not among the inputs; most often "
-        "the variable was given a new tensor",
-        "change the values of the one tensor in place under torch.no_grad(), or hand the new "
-        "tensor to everybody who holds the old one, the optimizer too",
+        "the graph ends at another leaf, with the values of this one: the variable has got a new "
+        "tensor, or the tensor was copied, as copy.deepcopy() does",
+        "change the values of the one tensor in place under torch.no_grad(); or give the tensor "
+        "that the model has now to everybody who holds this one, the optimizer too",
+        variants={
+            "not-given": (
+                "the graph leads to parameters that are not among the inputs; an optimizer that "
+                "was given the same list does not change them",
+                "nothing, where somebody else has them, as the other network of two; else register "
+                "what holds them: layers in a Python list or dict are no part of "
+                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
+            ),
+        },
     ),
     "late-requires-grad": Kind(
         "error",
@@ -308,6 +368,11 @@ KINDS: dict[str, Kind] = {
                 "frozen layers and target networks are meant so",
                 "nothing, if it is to stay as it is; else call requires_grad_() on it before the "
                 "forward pass, and hand it to the optimizer",
+            ),
+            "transform": _IN_A_TRANSFORM,
+            "inference": (
+                "in inference mode a tensor gets no Node, whatever its requires_grad says",
+                "make it outside of the block, or in torch.inference_mode(False)",
             ),
         },
         errors=[
@@ -1444,6 +1509,28 @@ KINDS: dict[str, Kind] = {
         "torch.tensor copies values and forgets where they came from",
         "torch.stack or torch.cat to put tensors together, clone() to copy one",
         cut="{called} copies the value into a new tensor without a graph",
+        variants={
+            "parameter": (
+                "nn.Parameter(result) is a new leaf with the values of the result: the graph ends "
+                "at it, and it gets the gradient",
+                _CALL_WITH_RESULTS,
+            ),
+            "written": (
+                "what is written through .data, or with gradients off, leaves no Node: the tensor "
+                "keeps the place in the graph that it had",
+                _CALL_WITH_RESULTS + "; nothing, where the values are meant as constants",
+            ),
+            "deepcopy": (
+                "a deep copy has the values and leaves of its own, which get the gradients",
+                "run the model itself; for inner steps compute new weights, as w - lr * g, and "
+                "call the model with them: torch.func.functional_call(model, weights, (x,))",
+            ),
+        },
+        cut_variants={
+            "parameter": "{called} makes a new leaf of the values of a result",
+            "written": "{called} writes a result into a tensor without a Node for it",
+            "deepcopy": "copy.deepcopy() copies the values into new leaves",
+        },
         errors=[
             (
                 r"To copy construct from a tensor, it is recommended to use",
@@ -1468,13 +1555,6 @@ KINDS: dict[str, Kind] = {
                 "way leads to what gets no gradient",
                 "a smooth stand-in, such as softmax for argmax or sigmoid for a step; or give what "
                 "comes before it a loss of its own",
-            ),
-            "sample": (
-                "what sample() drew is an index or a count, which moves in jumps: a constant for "
-                "autograd",
-                "the score function: -dist.log_prob(sample) * reward; or a relaxed distribution "
-                "that has rsample(), such as RelaxedOneHotCategorical; leave it where a constant "
-                "is meant",
             ),
         },
     ),
@@ -1503,16 +1583,36 @@ KINDS: dict[str, Kind] = {
                 "sample() of a distribution draws with gradients off: what it gives is a constant "
                 "for autograd",
                 "rsample(), where the distribution has it (has_rsample), to differentiate through "
-                "the sample; else the score function: -dist.log_prob(sample) * reward; leave it "
-                "where a constant is meant",
+                "the sample; else the score function, -dist.log_prob(sample) * reward, or a "
+                "relaxed distribution such as RelaxedOneHotCategorical; leave it where a constant "
+                "is meant",
             ),
+            "checkpoint": (
+                "checkpoint() with use_reentrant=True runs its function with gradients off, and "
+                "makes a Node only if one of the tensors it is given requires grad",
+                "checkpoint(..., use_reentrant=False), or requires_grad_() on a tensor that goes "
+                "in",
+            ),
+            "function": (
+                "gradients are off in the forward of a custom Function; its Node leads to what "
+                "apply() was given, and to nothing else",
+                "give apply() the tensors that should get a gradient, with gradients on, and "
+                "return a gradient for each from backward",
+            ),
+        },
+        cut_variants={
+            "sample": "sample() draws without a graph",
+            "checkpoint": "{called} ran in checkpoint(use_reentrant=True), which was given "
+            "nothing that requires grad",
+            "function": "{called} ran in the forward of a custom Function, with gradients off",
         },
     ),
     "inference-mode": Kind(
         "warning",
         _CUT,
         "the operation ran under torch.inference_mode(), so it left no Node",
-        "move it out of the block",
+        "move it out of the block, or into torch.inference_mode(False), with tensors that are made "
+        "there; enable_grad() does not undo inference mode",
         cut="{called} ran in inference mode, where no graph is made",
     ),
     "control-flow": Kind(

@@ -173,6 +173,18 @@ def is_wrapped(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """What a tensor inside of transforms stands for outside of all; else the tensor itself."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def is_in_a_transform() -> bool:
+    """Whether code of this thread runs inside a transform, such as ``torch.vmap``."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be read: not on ``meta``, nor if its storage was freed.
 

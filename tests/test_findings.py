@@ -42,6 +42,14 @@ def test_no_two_kinds_have_the_same_cause():
     assert len(set(causes)) == len(causes) >= 40
 
 
+def test_each_variant_of_a_cut_has_its_sentence_its_cause_and_its_cure():
+    for code, kind in KINDS.items():
+        assert set(kind.cut_variants) <= set(kind.variants)
+        for variant, sentence in kind.cut_variants.items():
+            told = cut_message(code, "f()", "int64", variant)
+            assert told == sentence.format(called="f()") != cut_message(code, "f()", "int64")
+
+
 def test_every_code_of_a_cut_has_its_sentence_and_no_other_code_has_one():
     codes = set(re.findall(r'``"([\w-]+)"``', Cut.__doc__))
     assert codes == {code for code, kind in KINDS.items() if kind.cut}

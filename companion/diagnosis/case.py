@@ -13,15 +13,29 @@ from typing import Any
 
 import torch
 
+from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.forward.tracing import cuts_into, last_cuts, source_of
-from companion.forward.watching import Cut, Watch
+from companion.diagnosis.risks import is_readable
+from companion.forward.cuts import Cut
+from companion.forward.fingerprints import fingerprint
+from companion.forward.tracing import (
+    Taken,
+    cuts_into,
+    cuts_taking,
+    first_reaching,
+    positions_as_bits,
+    positions_in,
+    source_of,
+)
+from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import is_tensor, one_line
 
 Tensor = torch.Tensor
+Values = tuple[tuple[int, ...], torch.dtype, int]
+_SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +52,11 @@ class Input:
     @property
     def first_saved_by(self) -> int | None:
         return self.saved_by[0] if self.saved_by else None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a leaf that was used as a constant, at least in one place."""
+        return self.tensor.is_leaf and bool(self.saved_by)
 
     @property
     def grad(self) -> Tensor | None:
@@ -120,23 +139,72 @@ class Case:
         if self.watch is None:
             return ()
         cuts = self.watch.reaching(self.output) if isinstance(self.output, Tensor) else ()
-        if cuts:
-            return cuts
-        # The output may have been computed after the block, from Nodes that were made in it.
-        found = {
-            cut.index: cut for node in self.nodes for _, cut in cuts_into(self.watch, node.grad_fn)
-        }
-        return [found[index] for index in sorted(found)]
+        return cuts or self._cuts_into_nodes
+
+    @cached_property
+    def last_cuts(self) -> set[Cut]:
+        """Those from which a way leads to the output that passes no other cut."""
+        if self.watch is None:
+            return set()
+        cuts = first_reaching(self.watch, self.output) if isinstance(self.output, Tensor) else ()
+        return set(cuts or self._cuts_into_nodes)
+
+    @cached_property
+    def _cuts_into_nodes(self) -> Sequence[Cut]:
+        """Those whose values Nodes took: from these the output may be computed after the block."""
+        if self.watch is None:
+            return ()
+        into = [cut for node in self.nodes for _, cut in cuts_into(self.watch, node.grad_fn)]
+        return sorted(dict.fromkeys(into), key=lambda cut: cut.index)
+
+    @cached_property
+    def taking(self) -> Sequence[Taken] | None:
+        """The cuts to which values of the inputs came; None where that is not known."""
+        tensors = [given.tensor for given in self.inputs]
+        if self.watch is None or not all(map(is_tensor, tensors)):
+            return None
+        return cuts_taking(self.watch, tensors)
 
     @cached_property
     def behind_a_cut(self) -> dict[Input, Cut]:
-        """The inputs whose values went into the output by way of a cut alone, and the last cut."""
-        lost = [i for i in self.inputs if i.tensor.requires_grad and not i.trouble]
-        lost = [given for given in lost if not (self.is_reached(given) or given.saved_by)]
-        if self.watch is None or not lost:
-            return {}
-        cuts = last_cuts(self.watch, [given.tensor for given in lost], self.cuts_reaching)
-        return {given: cut for given, cut in zip(lost, cuts, strict=True) if cut}
+        """The unreached inputs whose values went into the output by way of a cut, and the cut.
+
+        Of several it is one of ``last_cuts``, and if the value came to one of these without another
+        cut, it is this: to take it away brings the gradient back.
+        """
+        behind = dict[Input, Cut]()
+        if not (self.watch and self.unreached and self.taking):
+            return behind
+        custom = [node.grad_fn for node in self.nodes if node.is_custom]
+        nested = {source_of(self.watch, fn): runs_backward(fn) for fn in custom}
+        # Used as a constant, which is said of it; and given a gradient by a backward pass inside.
+        lost = self.unreached - {given for given in self.inputs if given.is_constant}
+        waiting = positions_as_bits(given in lost for given in self.inputs)
+        leaves = positions_as_bits(given.tensor.is_leaf for given in self.inputs)
+        ways = list[tuple[int, int, Cut]]()  # the first count first
+        for cut, first, later, in_a_function in self.taking:
+            if in_a_function and nested.get(cut.source):
+                waiting &= ~(first & leaves)
+            elif in_a_function and cut.source in nested:  # it has a Node, for what it was given
+                ways.append((1, first, cut))
+            elif cut in self.last_cuts:
+                ways += [(2 * (cut.code in _SELDOM), first, cut), (3, later, cut)]
+        for _, positions, cut in sorted(ways, key=lambda way: way[0]):
+            behind |= {self.inputs[i]: cut for i in positions_in(positions & waiting)}
+            waiting &= ~positions
+        return behind
+
+    @cached_property
+    def unreached(self) -> set[Input]:
+        """The inputs that require grad, and that no path of the graph leads to."""
+        asked = [given for given in self.inputs if given.tensor.requires_grad]
+        return {given for given in asked if not (given.trouble or self.is_reached(given))}
+
+    @cached_property
+    def running_backward(self) -> GraphNode | None:
+        """The first custom Function whose backward runs a backward pass of its own."""
+        custom = (node for node in self.nodes if node.is_custom)
+        return next((node for node in custom if runs_backward(node.grad_fn)), None)
 
     @cached_property
     def leaves_not_given(self) -> list[GraphNode]:
@@ -144,6 +212,12 @@ class Case:
         given = {given.tensor for given in self.inputs if is_tensor(given.tensor)}
         leaves = [(node, node.grad_fn.variable) for node in self.nodes if node.is_leaf]
         return [node for node, leaf in leaves if not is_tensor(leaf) or leaf not in given]
+
+    @cached_property
+    def leaf_of_values(self) -> dict[Values, GraphNode]:
+        """The leaves of the graph that are none of the inputs, by their values."""
+        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        return {values: leaf for values, leaf in leaves if values is not None}
 
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""
@@ -154,6 +228,17 @@ class Case:
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
+
+
+def values_of(tensor: Tensor) -> Values | None:
+    """What is equal for two tensors of equal values.
+
+    None where they cannot be read, or are all one number, as those of two tensors may be by chance.
+    """
+    if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
+        return None
+    is_one_number = bool((tensor == tensor.flatten()[0]).all())
+    return None if is_one_number else (tuple(tensor.shape), tensor.dtype, number)
 
 
 def placed(

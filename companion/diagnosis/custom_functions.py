@@ -1,7 +1,8 @@
-"""Whether the backward of a custom Function needs what the Function saved, as its code tells.
+"""What the backward of a custom Function does, as far as its code tells.
 
 A custom Function that saved tensors and was freed fails only if its backward asks for them, and
-nobody can tell that from the Node.
+nobody can tell that from the Node. Nor can anybody tell that it runs a backward pass of its own,
+which gives gradients to tensors that no path of the graph leads to.
 """
 
 from __future__ import annotations
@@ -33,13 +34,24 @@ def reads_saved_tensors(node: Node) -> bool:
     It may do so itself, in a function inside of it, or in a function of its module that it names.
     That of ``torch.compile`` does so in another module.
     """
-    if is_of_compile(node):
-        return True
+    return is_of_compile(node) or _names_one_of(_ATTRIBUTES, node)
+
+
+def runs_backward(node: Node) -> bool:
+    """Whether the backward of a custom Function names ``backward`` somewhere, in the same places.
+
+    That of ``torch.utils.checkpoint`` with ``use_reentrant=True`` does.
+    """
+    return _names_one_of({"backward"}, node)
+
+
+def _names_one_of(names: set[str], node: Node) -> bool:
+    """Whether the backward of a custom Function names one of some attributes."""
     function_class = forward_class_of(node)
     functions = [inspect.unwrap(getattr(function_class, name)) for name in ("backward", "vjp")]
     for function in functions:  # the list grows by the functions that they name
         for code in _code_of(function):
-            if not _ATTRIBUTES.isdisjoint((*code.co_names, *_strings(code))):
+            if not names.isdisjoint((*code.co_names, *_strings(code))):
                 return True
             functions += [helper for helper in _named(function, code) if helper not in functions]
     return False

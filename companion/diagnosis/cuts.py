@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.folding import names_of_all
 from companion.findings import Finding, Severity, cut_message, finding
-from companion.forward.tracing import cuts_taking
-from companion.forward.watching import Cut
-from companion.naming import is_tensor
+from companion.forward.cuts import Cut
+from companion.forward.places import DEEPCOPY, SAMPLE
+from companion.forward.watching import Watch
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
+_WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what is told
 
 
 def about_the_cuts(case: Case) -> Iterator[Finding]:
@@ -22,40 +23,46 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
     """
     if case.watch is None:
         return
-    behind = defaultdict[int, list[Input]](list)
+    behind = defaultdict[Cut, list[Input]](list)
     for given, cut in case.behind_a_cut.items():
-        behind[cut.index].append(given)
+        behind[cut].append(given)
+    order = {given: i for i, given in enumerate(case.inputs)}
     taking = _taking_from_inputs(case)
-    for cuts in _by_line(case.cuts_reaching):
-        inputs = [given for cut in cuts for given in behind[cut.index]]
+    for cuts in _by_line(dict.fromkeys([*case.cuts_reaching, *behind])):
+        inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
         if inputs:
             yield _harmful(cuts, inputs)
         elif case.graph is not None and all(cut.by_library for cut in cuts):
             continue
-        elif case.graph is not None and not any(cut.index in taking for cut in cuts):
+        elif case.graph is not None and taking.isdisjoint(cuts):
             yield _told(cuts, "; none of the inputs went into that", "info")
-        else:
-            yield _told(cuts)
-    # What became of a number in Python, or of an array in NumPy, nobody followed.
-    reached = {cut.index for cut in case.cuts_reaching}
-    lost = [cut for cut in case.watch.cuts if not cut.follows and cut.index not in reached]
-    for cuts in _by_line(cut for cut in lost if not cut.by_library):
+        else:  # what is drawn is a constant on purpose, as a rule
+            yield _told(cuts, severity="info" if cuts[0].variant == SAMPLE else None)
+    for cuts in _by_line(_not_followed(case, case.watch)):
         yield _told(cuts, "; whether it came back into the output is not known", "info")
 
 
-def _taking_from_inputs(case: Case) -> set[int]:
-    """The cuts that values of the inputs went into; all of them where no inputs were given."""
-    cuts, tensors = case.cuts_reaching, [given.tensor for given in case.inputs]
-    if cuts and case.watch and tensors and all(map(is_tensor, tensors)):
-        cuts = cuts_taking(case.watch, tensors, cuts)
-    return {cut.index for cut in cuts}
+def _not_followed(case: Case, watch: Watch) -> Iterator[Cut]:
+    """The cuts at which a value became a number in Python, or an array: nobody followed that."""
+    reached = {cut.index for cut in case.cuts_reaching}
+    for cut in watch.cuts:
+        if not (cut.follows or cut.by_library or cut.index in reached):
+            yield cut
+
+
+def _taking_from_inputs(case: Case) -> set[Cut]:
+    """The cuts that values of the inputs went into; all of them where that is not known."""
+    if case.inputs and case.taking is not None:
+        return {taken.cut for taken in case.taking}
+    return set(case.cuts_reaching)
 
 
 def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
     """The cuts that are told in one finding: of one kind, on one line."""
     lines = dict[object, list[Cut]]()
     for cut in cuts:
-        key = cut.code, cut.source, "" if cut.code in _SWITCHED else cut.message
+        is_switched = cut.code in _SWITCHED and not cut.variant
+        key = cut.code, cut.variant, cut.source, "" if is_switched else cut.message
         lines.setdefault(key, []).append(cut)
     return lines.values()
 
@@ -63,7 +70,8 @@ def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
 def _told(cuts: list[Cut], end: str = "", severity: Severity | None = None) -> Finding:
     """One finding for all the times that a line ran."""
     message = _message(cuts) + end
-    return finding(cuts[0].code, message, severity=severity, source=cuts[0].source)
+    cut = cuts[0]
+    return finding(cut.code, message, severity=severity, source=cut.source, variant=cut.variant)
 
 
 def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:
@@ -71,13 +79,14 @@ def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:
     message = _message(cuts).partition(";")[0]  # what follows says that it may be harmless
     s = "s" * (len(inputs) == 1)
     message += f", and so {names_of_all(inputs)} get{s} no gradient"
-    code, source = cuts[0].code, cuts[0].source
-    return finding(code, message, severity="error", source=source, variant="harmful")
+    code, source, variant = cuts[0].code, cuts[0].source, cuts[0].variant or "harmful"
+    return finding(code, message, severity="error", source=source, variant=variant)
 
 
 def _message(cuts: list[Cut]) -> str:
-    times = f" ({len(cuts)} times)" if len(cuts) > 1 else ""
+    times = f" ({len(cuts)} times)" if len(cuts) > 1 and cuts[0].variant not in _WHOLE else ""
     called = list(dict.fromkeys(cut.operation.called for cut in cuts))
     if len(called) == 1:
         return cuts[0].message + times
-    return cut_message(cuts[0].code, f"{', '.join(called[:-1])} and {called[-1]}", "") + times
+    names = f"{', '.join(called[:-1])} and {called[-1]}"
+    return cut_message(cuts[0].code, names, "", cuts[0].variant) + times

@@ -28,6 +28,7 @@ from companion.diagnosis.nonfinite import about_the_spoilt, born_before
 from companion.diagnosis.risks import is_plain, risks
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
+from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import first_reaching, written_at
@@ -209,7 +210,10 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
     elif case.graph is None:
         message = f"the output does not require grad: {_why_no_graph(case)}"
         cuts = first_reaching(case.watch, output) if case.watch else ()
-        yield finding("no-graph", message, source=cuts[0].source if cuts else None)
+        source = cuts[0].source if cuts else None
+        variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
+        because = (cuts[0].code, cuts[0].variant) if cuts and not variant else None
+        yield finding("no-graph", message, source=source, variant=variant, because=because)
 
 
 def _why_no_graph(case: Case) -> str:
@@ -277,7 +281,9 @@ def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
         yield _without_grad(case, given)
     elif given.trouble:
         code = _code_of(given.trouble, "input-without-grad")
-        yield said(given, code, f"{{name}} cannot get a gradient: {given.trouble}")
+        variant = "inference" * given.tensor.is_inference()
+        text = f"{{name}} cannot get a gradient: {given.trouble}"
+        yield said(given, code, text, variant=variant)
     else:
         yield from _ask(_OF_AN_INPUT, case, given)
 
@@ -294,54 +300,14 @@ def _without_grad(case: Case, given: Input) -> Said:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         text = f"{{name}} {{is}} {tensor.dtype} and cannot get a gradient"
         return said(given, "integer-tensor", text, **at)
+    if is_wrapped(tensor):
+        text = (
+            "{name} {is} inside a transform such as torch.vmap, where {it} {does} not require grad"
+        )
+        return said(given, "input-without-grad", text, variant="transform", **at)
     as_constant = ", and the graph has {them} as a constant" if given.saved_by else ""
     text = f"{{name}} {{does}} not require grad{as_constant}: {{its}} .grad stays None"
     return said(given, "input-without-grad", text, **at)
-
-
-def _unreached(case: Case, given: Input) -> Iterator[Said]:
-    # The first is said by _leaf_output, the second with the cut.
-    if case.is_reached(given) or case.is_a_leaf_apart or given in case.behind_a_cut:
-        return
-    text = "{name} {is} not in the graph of the output: {its} .grad stays None"
-    is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
-    unused = said(given, "unused-input", text, variant="unwatched" if is_parameter else "")
-    reasons = (_used_early, _in_a_checkpoint, _replaced) if given.tensor.is_leaf else ()
-    yield next(filter(None, (reason(case, given) for reason in reasons)), unused)
-
-
-def _used_early(case: Case, given: Input) -> Said | None:
-    if not given.saved_by:
-        return None
-    text = "{name} required no grad yet when {it was} used: {its} .grad stays None"
-    return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
-
-
-def _in_a_checkpoint(case: Case, given: Input) -> Said | None:
-    for node in case.nodes:
-        if node.name == "CheckpointFunctionBackward":
-            text = (
-                "{name} {is} not in the graph of the output; the checkpoint runs a backward "
-                "pass of its own (use_reentrant=True), which may give {them} a gradient"
-            )
-            return said(given, "unused-input", text, severity="warning", **case.at(node.index))
-    return None
-
-
-def _replaced(case: Case, given: Input) -> Said | None:
-    """Whether a leaf that is no input has the shape of this one, and may stand in its place."""
-    for leaf in case.leaves_not_given:
-        has_variable = leaf.label != leaf.name
-        if has_variable and given.name.isidentifier():  # two tensors with a variable each
-            continue
-        if shape_or_none(leaf) == shape_or_none(given.tensor):
-            label = f", {one_line(leaf.label, 40)}" if has_variable else ""
-            text = (
-                "{name} {is} not in the graph of the output, but another leaf of {its} shape "
-                f"is{label}: {{its}} .grad stays None"
-            )
-            return said(given, "reassigned", text, **case.at(leaf.index))
-    return None
 
 
 def _constant_somewhere(case: Case, given: Input) -> Iterator[Said]:
@@ -385,7 +351,7 @@ def _hooked(case: Case, given: Input) -> Iterator[Said]:
 
 
 _OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (
-    _unreached,
+    about_an_unreached,
     _constant_somewhere,
     _not_a_leaf,
     _accumulates,
@@ -505,6 +471,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
     _about_the_inputs,
+    about_leaves_not_given,
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,

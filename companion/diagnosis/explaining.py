@@ -134,7 +134,8 @@ def _by_the_cuts(told: Told, watch: Watch, output: Tensor) -> Finding:
     if reaching:
         cut = reaching[0]
         message = f"{told.message}: {cut.message}"
-        return _as_told(told._replace(code=cut.code, message=message, source=cut.source))
+        told = told._replace(code=cut.code, variant=cut.variant, source=cut.source)
+        return _as_told(told._replace(message=message))
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
         message = f"{told.message}, and nothing that went into it in the block required grad"
         return _as_told(told._replace(variant="constants", message=message))

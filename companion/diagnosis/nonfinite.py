@@ -10,8 +10,9 @@ from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.risks import is_plain
 from companion.findings import Finding, finding
+from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
-from companion.forward.watching import Operation, Watch
+from companion.forward.watching import Watch
 from companion.source import Source
 
 

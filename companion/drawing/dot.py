@@ -32,7 +32,7 @@ from companion.drawing.words import (
     saved_in,
     shape_along,
 )
-from companion.forward.watching import Cut
+from companion.forward.cuts import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.naming import counted, one_line

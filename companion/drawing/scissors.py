@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 
 from companion.drawing.boxes import Box, Folded
+from companion.forward.cuts import Cut
 from companion.forward.tracing import cuts_into
-from companion.forward.watching import Cut, Watch
+from companion.forward.watching import Watch
 
 
 class Scissors(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from companion.drawing.boxes import Arrow, Box, Folded, Frame, around
 from companion.drawing.numbers import Numbers
 from companion.drawing.shortening import shortened
-from companion.forward.watching import Cut
+from companion.forward.cuts import Cut
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.saved import SavedTensor
 from companion.internals import metadata_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import zlib
-from ctypes import c_char
+from ctypes import Array, c_char
+from functools import cache
 
 import torch
 
@@ -41,7 +42,9 @@ def fingerprint(tensor: Tensor) -> int | None:
             return None
     except (RuntimeError, NotImplementedError):  # sparse, nested, or wrapped by vmap
         return None
-    return zlib.crc32(_memory(address, size)) if size < _LARGE else _hash_of_sums(address, size)
+    if size >= _LARGE:
+        return _hash_of_sums(address, size)
+    return zlib.crc32(_bytes_type(size).from_address(address))
 
 
 def _packed(tensor: Tensor) -> Tensor:
@@ -68,6 +71,12 @@ def _hash_of_sums(address: int, size: int) -> int:
         sums = numbers.view(rows, _COLUMNS).sum(0)
         sums_hash = zlib.crc32(_memory(sums.data_ptr(), sums.nbytes))
     return zlib.crc32(_memory(address + summed, size - summed), sums_hash)
+
+
+@cache
+def _bytes_type(size: int) -> type[Array[c_char]]:
+    """The type of some bytes of memory, which takes long to make."""
+    return c_char * size
 
 
 def _memory(address: int, size: int) -> memoryview:

@@ -10,17 +10,18 @@ place writes for all views), and through the Python floats that ``item()`` gave 
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ref
 
 import torch
+from torch import nn
 from torch.compiler import is_dynamo_compiling
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
@@ -38,88 +39,22 @@ from companion.forward.functions import (
     overwrites,
     written_silently,
 )
+from companion.forward.notes import Call, Known, Note, TensorState, Value
+from companion.forward.places import FUNCTIONS, Places
 from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
     base_of,
+    is_in_a_transform,
     leave_mode,
     next_number,
     running_pass,
     unseen,
+    unwrapped,
     version_of,
 )
-from companion.source import Place, Source, is_call_of_library, is_installed, is_users, source_at
+from companion.source import is_call_of_library
 
 Tensor = torch.Tensor
-
-
-class Value(NamedTuple):
-    """A tensor that went into an operation or came out of it, as it was then.
-
-    Attributes:
-        shape: its shape; None for a nested tensor.
-        dtype: its dtype.
-        requires_grad: whether it required grad.
-        made_by: the index of the operation that wrote it last; None if that was before the block,
-            or out of sight.
-        output_nr: which of the outputs of that operation it is; without one, which of the tensors
-            from before the block it was.
-    """
-
-    shape: tuple[int, ...] | None
-    dtype: torch.dtype
-    requires_grad: bool
-    made_by: int | None = None
-    output_nr: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class TensorState:
-    """What is known of a tensor that is alive."""
-
-    value: Value
-    version: int | None
-    next_note: int  # the index of the first note that is younger than this state
-    fingerprint: int | None = None  # of its memory at this version
-    worst: int | None = None  # whether its values are finite, as ``values`` has it; None: not asked
-    finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
-
-
-# Tensors with what is known of them.
-Known = list[tuple[Tensor, TensorState]]
-
-
-class Call(NamedTuple):
-    """A call that is about to run."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    inputs: Known  # the tensors whose values it takes
-    values: list[Value]  # of these tensors, and before them those of floats that came from tensors
-    live: bool  # one of these values requires grad
-    next_number: int  # the number that the next Node will get
-
-
-class Note(NamedTuple):
-    """What is noted of a call while the block runs."""
-
-    name: str
-    call_site: Place | None  # in the user's code
-    inputs: list[Value]
-    outputs: list[Value]
-    numbers: tuple[int, int]  # of the next Node: before the call, and after it
-    live: bool = False  # an input requires grad
-    mode_code: str = ""  # if gradients were off, or for autograd.grad: the code of the cut
-    in_place: bool = False
-    addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
-    hidden: bool = False  # it is not listed among the operations
-    stands_for: int | None = None  # if hidden: the note whose operation is named for it
-    inside: Place | None = None  # in the code of a library that the call site led to
-    by_library: bool = False  # if it has no graph: no line of the user asked for that
-
-    @property
-    def source(self) -> Source | None:
-        return None if self.call_site is None else source_at(*self.call_site, self.inside)
 
 
 class Recorder(TorchFunctionMode):
@@ -137,8 +72,12 @@ class Recorder(TorchFunctionMode):
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
         self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, how bad: see ``values``
         self.births: list[int] = []  # the notes whose results are worse than what they took
-        self.is_function_code: dict[CodeType, bool] = {}  # of a torch.autograd.Function
-        self.entry_code: CodeType | None = None  # the code that entered the block
+        # By memory that is in use: a Parameter shares that of the tensor it is made of.
+        self.in_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
+        self.in_transform = False  # such as torch.vmap: tensors are wrapped
+        self.thread = get_ident()
+        self.places: Places | None = None  # while the block is open
+        self.parameter_hook: Any = None
         self.backward_pass = running_pass()  # -1 outside of any
         self.closed = False
         self.fast_paths: FastPaths | None = None  # while the block is open
@@ -147,15 +86,18 @@ class Recorder(TorchFunctionMode):
 
     def enter(self, entry_code: CodeType) -> None:
         """Begin to note."""
-        self.entry_code = entry_code
+        self.places = Places(entry_code)
+        self.parameter_hook = register_module_parameter_registration_hook(self.see_parameter)
         self.__enter__()  # type: ignore[no-untyped-call]
         self.fast_paths = FastPaths(self, self.note_module)
         self.fast_paths.open()
 
     def leave(self) -> None:
         """Stop noting."""
-        self.closed, self.entry_code = True, None
+        self.closed, self.places = True, None
         self.floats.clear()
+        if self.parameter_hook:
+            self.parameter_hook.remove()
         if self.fast_paths:
             self.fast_paths.close()
             self.fast_paths = None
@@ -189,17 +131,25 @@ class Recorder(TorchFunctionMode):
             call = self.before(name, tuple(arguments), {})
             self.after(call._replace(next_number=first), result)
 
+    def see_parameter(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        """Look at a Parameter as a module gets it. Torch calls this for modules of all threads."""
+        if is_dynamo_compiling() or get_ident() != self.thread:
+            return
+        if type(parameter) is nn.Parameter and ref(parameter) not in self.states:
+            with unseen():
+                self.first_sight(parameter, is_made_here=True)
+
     # ---- before the call
 
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """What is known of the tensors and floats that a call takes."""
+        self.in_transform = is_in_a_transform()
         read = args[READ[name]] if name in READ else args
         if kwargs or any([type(argument) not in _SIMPLE for argument in read]):
             read = tuple(_flat([*read, *kwargs.values()]))
-            tensors = _tensors(read)
+            inputs = [(tensor, self.state_of(tensor)) for tensor in _tensors(read)]
         else:  # the usual case, in a third of the time
-            tensors = [argument for argument in read if type(argument) in PLAIN]
-        inputs = [(tensor, self.state_of(tensor)) for tensor in tensors]
+            inputs = [(t, self.state_of(t)) for t in read if type(t) in PLAIN]
         if inputs and inputs[0][1].worst is None and overwrites(name):
             inputs[0][1].worst = worst_of(inputs[0][0])
         values = [state.value for _, state in inputs]
@@ -221,20 +171,51 @@ class Recorder(TorchFunctionMode):
             return self.first_sight(tensor)
         if version_of(tensor) != state.version:
             self.catch_up(tensor, state)
-        if tensor.requires_grad != state.value.requires_grad:  # requires_grad_(), Function.apply
-            state.value = state.value._replace(requires_grad=tensor.requires_grad)
+        requires_grad = self.requires_grad(tensor) if self.in_transform else tensor.requires_grad
+        if requires_grad != state.value.requires_grad:  # requires_grad_(), Function.apply
+            state.value = state.value._replace(requires_grad=requires_grad)
         return state
 
-    def first_sight(self, tensor: Tensor) -> TensorState:
+    def requires_grad(self, tensor: Tensor) -> bool:
+        """Whether a tensor requires grad, or inside a transform the one that it wraps."""
+        return tensor.requires_grad or (self.in_transform and unwrapped(tensor).requires_grad)
+
+    def first_sight(self, tensor: Tensor, is_made_here: bool = False) -> TensorState:
         """Begin to follow a tensor that no call of the block gave."""
         self.outside += 1
-        value = Value(shape_of(tensor), tensor.dtype, tensor.requires_grad, None, self.outside)
+        shape, requires_grad = shape_of(tensor), self.requires_grad(tensor)
+        value = Value(shape, tensor.dtype, requires_grad, None, self.outside)
+        if (origin := self.origin_of(tensor)) is not None:
+            made_by, output_nr = origin.value[3:]
+            if origin.value.requires_grad and type(tensor) is nn.Parameter:
+                made_by, output_nr = len(self.notes), 0
+                self.note_parameter(origin.value, value, is_made_here)
+            value = value._replace(made_by=made_by, output_nr=output_nr)
+        state = TensorState(value, version_of(tensor), len(self.notes))
+        return self.follow(ref(tensor), tensor, state)
+
+    def origin_of(self, tensor: Tensor) -> TensorState | None:
+        """What is known of the tensor whose memory an unknown one shows.
+
+        It may be a view, as ``Function.apply`` makes them, a Parameter, or what a transform wraps.
+        """
+        if self.in_transform and (inner := unwrapped(tensor)) is not tensor:
+            return self.state_of(inner)
         base = base_of(tensor)
-        base_state = None if base is None else self.states.get(ref(base))
-        if base_state is not None:  # a view made out of sight, as Function.apply makes them
-            origin = base_state.value
-            value = value._replace(made_by=origin.made_by, output_nr=origin.output_nr)
-        return self.follow(tensor, TensorState(value, version_of(tensor), len(self.notes)))
+        state = None if base is None else self.states.get(ref(base))
+        if state is None and (storage := _storage_of(tensor)) is not None:
+            state = self.in_memory.get(ref(storage))
+        return state
+
+    def note_parameter(self, origin: Value, value: Value, is_made_here: bool) -> None:
+        """Note that a Parameter was made of a tensor that requires grad."""
+        made_by = self.notes[origin.made_by] if origin.made_by is not None else None
+        site, inside = (made_by.call_site, made_by.inside) if made_by else (None, None)
+        if (is_made_here or site is None) and self.places:  # else where the tensor came from
+            site, inside, _ = self.places.of(sys._getframe(1))
+        numbers = next_number(), next_number()
+        note = Note("Parameter", site, [origin], [value], numbers, True, value.requires_grad)
+        self.notes.append(note._replace(inside=inside))
 
     def catch_up(self, tensor: Tensor, state: TensorState) -> None:
         """Note that the memory of a tensor was written into by way of another tensor."""
@@ -250,11 +231,13 @@ class Recorder(TorchFunctionMode):
         state.worst = UNSET if state.worst == UNSET else None
         state.next_note = len(self.notes)
 
-    def follow(self, tensor: Tensor, state: TensorState) -> TensorState:
-        """Keep what is known of a tensor for as long as it lives."""
-        key = ref(tensor)
+    def follow(self, key: ref[Tensor], tensor: Tensor, state: TensorState) -> TensorState:
+        """Keep what is known of a tensor for as long as it lives, and of its memory likewise."""
         self.states[key] = state
         state.finalizer = ref(tensor, partial(self.states.pop, key))
+        inner = unwrapped(tensor) if self.in_transform else tensor
+        if base_of(inner) is None and (storage := _storage_of(inner)) is not None:
+            self.in_memory[ref(storage, self.in_memory.pop)] = state
         return state
 
     # ---- after it
@@ -278,14 +261,41 @@ class Recorder(TorchFunctionMode):
         has_graph = live and any([value[2] for value in values])
         if has_graph:
             self.take_fingerprints(inputs + outputs, index + 1)
+        may_be = has_graph and (bool(written) or made[0].is_leaf)
+        severed = may_be and self.is_severed(call, outputs, written)
         mode_code = "" if has_graph else _mode_code(call)
         addresses = self.addresses(call, written)
-        call_site, inside, hidden = self.call_site(call)
-        is_live = live and not hidden
-        by_library = is_live and not has_graph and self.is_by_library(mode_code)
-        note = (name, call_site, input_values, values, numbers, is_live, mode_code)
-        more = (bool(written), addresses, hidden, None, inside, by_library)
-        self.notes.append(_new(Note, note + more))
+        site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
+        # apply gives an input that forward returned as a view of itself.
+        hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
+        by_library = live and not has_graph and self.is_by_library(mode_code)
+        seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
+        ran = addresses, hidden, None, around, inside, by_library
+        self.notes.append(_new(Note, seen + ran))
+
+    def is_severed(self, call: Call, outputs: Known, written: list[Tensor]) -> bool:
+        """Whether the results of a call require grad, and yet have no way to what they came from.
+
+        They were written with gradients off or through ``.data``, or are new leaves.
+        """
+        if written:
+            if call.name != "data" and torch.is_grad_enabled():
+                return False
+            others = [s.value for t, s in call.inputs if not any([t is w for w in written])]
+            others += call.values[: -len(call.inputs)]  # of floats
+            return any([value[2] for value in others])
+        if self.in_transform:
+            return False
+        leaves = [t for t, state in outputs if t.is_leaf and state.value[2]]
+        taken = [tensor for tensor, _ in call.inputs]
+        # A view that no_grad() made is no new leaf.
+        return any([base_of(t) is None and not any([t is x for x in taken]) for t in leaves])
+
+    def is_by_library(self, mode_code: str) -> bool:
+        """Whether a library saw to it that the call gives no graph: by itself, or by a switch."""
+        if mode_code == "no-grad":
+            return self.library_switched
+        return is_call_of_library(sys._getframe(3))  # of what called torch
 
     def look_at_values(self, call: Call, outputs: Known, written: list[Tensor]) -> None:
         """Find out whether what a call gave is finite, and if not, whether what it took was."""
@@ -322,11 +332,13 @@ class Recorder(TorchFunctionMode):
 
     def update(self, tensor: Tensor, index: int, nr: int) -> TensorState:
         """Bring up to date what is known of a tensor that a call made or changed."""
-        fields = (shape_of(tensor), tensor.dtype, tensor.requires_grad, index, nr)
+        requires_grad = self.requires_grad(tensor) if self.in_transform else tensor.requires_grad
+        fields = (shape_of(tensor), tensor.dtype, requires_grad, index, nr)
         value: Value = _new(Value, fields)
-        state, version = self.states.get(ref(tensor)), version_of(tensor)
+        key, version = ref(tensor), version_of(tensor)  # a new reference costs its hash
+        state = self.states.get(key)
         if state is None:
-            return self.follow(tensor, TensorState(value, version, index + 1))
+            return self.follow(key, tensor, TensorState(value, version, index + 1))
         state.value = value
         if state.version != version:  # after .data = ... it is the same: the fingerprint counts
             state.version, state.next_note, state.fingerprint = version, index + 1, None
@@ -347,7 +359,10 @@ class Recorder(TorchFunctionMode):
         if call.name in ALIASING and not written:
             return tuple([memory_of(tensor) for tensor, _ in call.inputs[:1]])
         for tensor in written:
-            self.last_written[memory_of(tensor)] = self.states[ref(tensor)].value
+            state = self.states[ref(tensor)]
+            self.last_written[memory_of(tensor)] = state.value
+            if call.name in _GIVING_MEMORY:
+                self.follow(ref(tensor), tensor, state)
         return tuple(map(memory_of, written))
 
     def take_fingerprints(self, known: Known, next_note: int) -> None:
@@ -355,44 +370,6 @@ class Recorder(TorchFunctionMode):
         for tensor, state in known:
             if state.fingerprint is None:
                 state.fingerprint, state.next_note = fingerprint(tensor), next_note
-
-    def is_by_library(self, mode_code: str) -> bool:
-        """Whether a library saw to it that the call gives no graph: by itself, or by a switch."""
-        if mode_code == "no-grad":
-            return self.library_switched
-        return is_call_of_library(sys._getframe(3))  # of what called torch
-
-    def call_site(self, call: Call) -> tuple[Place | None, Place | None, bool]:
-        """Where the user's own code is, and a library in it; whether ``Function.apply`` called.
-
-        If so the call site is that of ``apply``.
-        """
-        # apply gives an input that forward returned as a view of itself.
-        by_apply = call.name == "view_as" and call.args[0] is call.args[-1]
-        frame, site, inside = sys._getframe(3), None, None  # of what called torch
-        while frame is not None:
-            code = frame.f_code
-            if site is None and is_users(code.co_filename):
-                if not is_installed(code.co_filename):
-                    site = code, frame.f_lasti
-                else:
-                    inside = inside or (code, frame.f_lasti)
-            if code is self.entry_code:
-                break
-            if code.co_name in ("forward", "setup_context") and self.is_of_a_function(code):
-                site, inside, by_apply = None, None, True
-            frame = frame.f_back  # type: ignore[assignment]
-        return (inside, None, by_apply) if site is None else (site, inside, by_apply)
-
-    def is_of_a_function(self, code: CodeType) -> bool:
-        """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
-        if code not in self.is_function_code:
-            classes: list[Any] = [torch.autograd.Function]
-            for cls in classes:  # the list grows by the classes made from these
-                classes += cls.__subclasses__()
-            methods = (inspect.unwrap(getattr(cls, code.co_name)) for cls in classes)
-            self.is_function_code[code] = any(getattr(m, "__code__", None) is code for m in methods)
-        return self.is_function_code[code]
 
 
 def _given(result: Any) -> list[Tensor]:
@@ -414,9 +391,9 @@ def _mode_code(call: Call) -> str:
     """The code of the cut that is due to how gradients were asked for or switched off."""
     if call.name == "grad":  # even where gradients are off, create_graph decides
         return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
-    if torch.is_grad_enabled():
-        return ""
-    return "inference-mode" if torch.is_inference_mode_enabled() else "no-grad"
+    if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
+        return "inference-mode"
+    return "" if torch.is_grad_enabled() else "no-grad"
 
 
 def _union(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
@@ -441,6 +418,15 @@ def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
     return [t for t in arguments if isinstance(t, Tensor) and type(t).__hash__ is not None]
 
 
+def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    if type(tensor) not in PLAIN:
+        return None
+    try:
+        return tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):  # sparse
+        return None
+
+
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
     try:
         return tensor.shape
@@ -449,6 +435,7 @@ def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time
+_GIVING_MEMORY = {"data", "set_"}  # those that write into a tensor by giving it other memory
 _NESTS = list, tuple, dict
 _NUMBERS = float, complex
 _SIMPLE = {*PLAIN, *_NUMBERS, int, bool, str, type(None)}  # in which no tensors are

@@ -6,21 +6,24 @@ A lesson asks none of this, so these are functions beside the class, and use its
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
+from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.functions import VALUELESS
-from companion.forward.recorder import Note
+from companion.forward.notes import Note
 from companion.forward.values import NAN
-from companion.forward.watching import Cut, Operation, Watch
+from companion.forward.watching import Watch
 from companion.internals import number_of, unseen
 from companion.source import Source
 
 Tensor = torch.Tensor
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
+Origin = tuple[int | None, int]  # of a value: its ``made_by`` and its ``output_nr``
 
 
 def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
@@ -73,50 +76,75 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def last_cuts(watch: Watch, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[Cut | None]:
-    """For each tensor the last of some cuts that its value went into; None if it went into none.
+class Taken(NamedTuple):
+    """A cut, and the tensors whose values came to it: sets of positions, as bits of numbers."""
 
-    Args:
-        tensors: made before the block or in it.
-        cuts: in the order in which they ran.
-    """
-    recorder = watch._recorder
-    notes_of_operations = [i for i, note in enumerate(recorder.notes) if not note.hidden]
-    behind = dict[tuple[int | None, int], Cut]()
-    for cut in reversed(cuts):
-        waiting = list(recorder.notes[notes_of_operations[cut.index]].inputs)
-        while waiting:
-            value = waiting.pop()
-            origin = value.made_by, value.output_nr
-            if origin in behind:
-                continue
-            behind[origin] = cut
-            if value.made_by is not None and recorder.notes[value.made_by].name not in VALUELESS:
-                waiting += recorder.notes[value.made_by].inputs
-    values = [watch._value_of(tensor) for tensor in tensors]
-    return [behind.get((value.made_by, value.output_nr)) for value in values]
+    cut: Cut
+    first: int  # those that came to it and had passed no other cut
+    later: int  # those that had passed another
+    in_a_function: bool  # inside of a ``torch.autograd.Function``, which may have got a Node
 
 
-def cuts_taking(watch: Watch, tensors: Sequence[Tensor], cuts: Sequence[Cut]) -> list[Cut]:
-    """Those cuts that the value of one of these tensors went into, or may have gone into.
+def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
+    """The cuts to which the values of some tensors came, or may have come, each with the tensors.
 
     Of a result from before the block nobody knows what went into it; other leaves than these
-    tensors are the only values from there that for certain have nothing of them.
+    tensors are the only values from there that for certain have nothing of them. The others count
+    as one tensor more, whose position is behind the last.
+
+    What a ``torch.autograd.Function`` computes with is told as a cut, and followed further as well:
+    it is one for a tensor that was not given to ``apply``.
+
+    Raises:
+        TypeError: one of them is not a tensor.
     """
-    recorder, given = watch._recorder, set(tensors)
-    alive_leaves = [t for state in recorder.states if (t := state()) is not None and t.is_leaf]
-    others = [watch._value_of(tensor) for tensor in alive_leaves if tensor not in given]
-    apart = {value.output_nr for value in others if value.made_by is None}
-    taken = set[int | None]()  # the notes that values of these tensors went into
-    for i, note in enumerate(recorder.notes):
-        if note.name not in VALUELESS and any(
-            value.made_by in taken
-            or (value.made_by is None and value.requires_grad and value.output_nr not in apart)
-            for value in note.inputs
-        ):
-            taken.add(i)
-    notes_of_operations = [i for i, note in enumerate(recorder.notes) if not note.hidden]
-    return [cut for cut in cuts if notes_of_operations[cut.index] in taken]
+    values = [watch._value_of(tensor) for tensor in tensors]
+    watch._classify()
+    apart = _other_leaves(watch, tensors)
+    # By origin, the tensors that went into a value before any cut, and past one.
+    straight, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
+    for position, value in enumerate(values):
+        straight[value[3:]] |= value.requires_grad << position
+    found = list[Taken]()
+    for i, note in enumerate(watch._recorder.notes):
+        if note.name in VALUELESS:
+            continue
+        for value in note.inputs:
+            if value.made_by is None and value[3:] not in straight and value[3:] not in apart:
+                straight[value[3:]] = value.requires_grad << len(tensors)
+        first = last = 0
+        for value in note.inputs:
+            first |= straight[value[3:]]
+            last |= past[value[3:]]
+        for nr in range(max(1, len(note.outputs))) if first or last else ():
+            is_cut = note.live and (not note.outputs or watch._is_cut(i, nr))
+            if is_cut or (note.live and note.is_in_a_function):
+                (cut,) = watch._cuts_at([(i, nr)])
+                found.append(Taken(cut, first, last, not is_cut))
+            straight[i, nr] |= 0 if is_cut else first
+            past[i, nr] |= last | (first if is_cut else 0)
+    return found
+
+
+def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
+    """The origins of the values of all leaves but these tensors."""
+    given = set(tensors)
+    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
+    leaves = [tensor for tensor in alive if tensor.is_leaf and tensor not in given]
+    return {watch._value_of(leaf)[3:] for leaf in leaves}
+
+
+def positions_as_bits(flags: Iterable[bool]) -> int:
+    """The positions of those that are true, as the bits of a number."""
+    return sum(flag << position for position, flag in enumerate(flags))
+
+
+def positions_in(bits: int) -> Iterator[int]:
+    """Which bits of a number are set."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 def source_of(watch: Watch, node: Node) -> Source | None:
@@ -128,8 +156,8 @@ def source_of(watch: Watch, node: Node) -> Source | None:
     Raises:
         TypeError: ``node`` is not a Node.
     """
-    own = _notes_of(watch._recorder.notes, node)
-    return watch._recorder.notes[own[0]].source if own else None
+    own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
+    return next((note.source for note in own if note.name), None)
 
 
 def written_at(watch: Watch, tensor: Tensor) -> Source | None:

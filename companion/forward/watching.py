@@ -7,121 +7,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from companion.findings import as_html, cut_message
+from companion.findings import cut_message
+from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
 from companion.forward.fingerprints import fingerprint, memory_of
-from companion.forward.functions import DECIDING, LEAVING, PROPERTIES, SILENT, VALUELESS
-from companion.forward.recorder import (
-    Note,
-    Recorder,
-    Value,
-    shape_of,
-)
+from companion.forward.functions import DECIDING, LEAVING, SILENT, VALUELESS
+from companion.forward.notes import Note, Value
+from companion.forward.recorder import Recorder, shape_of
 from companion.internals import base_of, unseen, version_of
 from companion.naming import counted
-from companion.source import Source
 
 Tensor = torch.Tensor
 Origin = tuple[int, int]  # of a value: the index of the note that made it, and which output it is
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One call of torch under ``watch``.
-
-    Attributes:
-        index: its position in ``Watch.operations``.
-        name: torch's name of the function, such as ``"matmul"`` or ``"__getitem__"``; of a property
-            its name, such as ``"data"``.
-        source: where the user's code called it; None if no frame of the user was there.
-        inputs: the tensors that it took, and the floats that came from tensors of the block.
-        outputs: the tensors that it gave or wrote in place; one that stands for the floats that
-            ``item()`` or ``tolist()`` gave. Whole numbers and arrays are not among them.
-        in_place: whether it wrote into a tensor that it took.
-    """
-
-    index: int
-    name: str
-    source: Source | None
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    in_place: bool
-
-    @property
-    def called(self) -> str:
-        """The operation as one would write it: ``argmax()``, ``.data``, ``float()``."""
-        if self.name in PROPERTIES:
-            return f".{self.name}"
-        return _SPELLINGS.get(self.name, self.name.strip("_") + "()")
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A tensor that required grad went into an operation, and what came out does not.
-
-    Attributes:
-        index: the index of the operation.
-        code: the kind: ``"detached"``, ``"left-torch"``, ``"copied"``, ``"not-differentiable"``,
-            ``"no-formula"``, ``"no-grad"``, ``"inference-mode"`` or ``"control-flow"``; of
-            ``torch.autograd.grad`` ``"penalty-detached"`` or ``"constant-gradient"``.
-        operation: the operation.
-        message: what happened, in a sentence.
-        follows: whether all that became of the value could be followed. False where it became a
-            number, a list or an array: computed with outside of torch, it may have come back.
-        by_library: whether torch itself or an installed library made it, and no line of the user:
-            a ``detach()`` or ``torch.no_grad()`` of its authors.
-    """
-
-    index: int
-    code: str
-    operation: Operation
-    message: str
-    follows: bool
-    by_library: bool = False
-
-    @property
-    def source(self) -> Source | None:
-        """Where in the user's code the cut is."""
-        return self.operation.source
-
-    def __str__(self) -> str:
-        return f"cut at {self.source or _SOMEWHERE} ({self.code}): {self.message}"
-
-
-class Cuts(tuple[Cut, ...]):
-    """A tuple of cuts, of which a notebook shows a sentence for each."""
-
-    def _repr_html_(self) -> str:
-        return as_html("\n".join(map(str, self)) or "no cuts")
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """A tensor that was changed while autograd could not notice: its version did not move.
-
-    Attributes:
-        source: where that happened, as far as it was seen; else None.
-        message: what happened, in a sentence.
-        shape: the shape of the tensor.
-        dtype: its dtype.
-        storage: a weak reference to its storage.
-        number: the number of the Node that was made next after it was changed; None where it is not
-            known when that was. A Node with a lower number may have saved what it was before.
-    """
-
-    source: Source | None
-    message: str
-    shape: tuple[int, ...] | None
-    dtype: torch.dtype
-    storage: StorageWeakRef = field(repr=False, compare=False)
-    number: int | None = field(repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"mutation at {self.source or _SOMEWHERE}: {self.message}"
 
 
 class Watch:
@@ -133,9 +33,10 @@ class Watch:
         self._operations: list[Operation] = []
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
-        self._classified = -1  # how many notes there were when the next two were found out
+        self._classified = -1  # how many notes there were when the next three were found out
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
+        self._lost: set[Origin] = set()  # results of Functions that should have had a Node
 
     def __enter__(self) -> Watch:
         if self._entered:
@@ -160,12 +61,14 @@ class Watch:
     @property
     def cuts(self) -> tuple[Cut, ...]:
         """Every cut, in order; whether it does harm depends on whether its value is used."""
-        origins = (
+        self._classify()
+        origins = [
             (i, 0)
             for i, note in enumerate(self._recorder.notes)
-            if note.live and not any(value.requires_grad for value in note.outputs)
-        )
-        return self._cuts_at(origins)
+            if note.live and not note.hidden
+            if note.severed or not any(value.requires_grad for value in note.outputs)
+        ]
+        return self._cuts_at([*origins, *self._lost])
 
     @property
     def first_nonfinite(self) -> Operation | None:
@@ -275,6 +178,9 @@ class Watch:
 
     def _cuts_before(self, values: Iterable[Value], past_cuts: bool = True) -> tuple[Cut, ...]:
         """The cuts that went into values; without ``past_cuts``, those with no other in between."""
+        self._classify()
+        values = list(values)
+        self._lost |= self._results_without_a_node(values)
         upstream = self._upstream(values, past_cuts)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
@@ -296,41 +202,42 @@ class Watch:
         return found
 
     def _is_cut(self, i: int, nr: int) -> bool:
-        """Whether output ``nr`` of note ``i`` has no gradient, while an input had."""
+        """Whether no Node leads from output ``nr`` of note ``i`` to an input that required grad."""
         note = self._recorder.notes[i]
+        if note.hidden:
+            return (i, nr) in self._lost
         if not note.live or note.outputs[nr].requires_grad:
-            return False
+            return note.severed
         # An integer beside floats with a graph: indices. A float beside them is a constant that
         # came along, such as the running mean of a normalization.
         alone = not any(value.requires_grad for value in note.outputs)
-        return alone or not _is_continuous(note.outputs[nr].dtype)
+        return alone or not is_continuous(note.outputs[nr].dtype)
 
     def _cuts_at(self, origins: Iterable[Origin]) -> tuple[Cut, ...]:
         """The cuts at some outputs of notes, one for each operation, in order."""
-        self._update_operations()
-        if self._classified != len(self._recorder.notes):
-            self._classify()
+        self._classify()
         outputs: dict[int, int] = {}
         for i, nr in sorted(origins):
             outputs.setdefault(i, nr)
-        return Cuts(
-            self._cut(i, nr, self._operations[index])
-            for i, nr in outputs.items()
-            if (index := self._operation_of[i]) is not None
-        )
+        return Cuts(self._cut(i, nr, self._operation_at(i)) for i, nr in outputs.items())
 
     def _cut(self, i: int, nr: int, operation: Operation) -> Cut:
         """The cut at output ``nr`` of note ``i``."""
         note = self._recorder.notes[i]
         dtype = note.outputs[nr].dtype if note.outputs else None
-        code = "control-flow" if i in self._deciding else _code(note, dtype)
-        message = cut_message(code, operation.called, str(dtype).removeprefix("torch."))
+        code, variant = ("control-flow", "") if i in self._deciding else kind_of_cut(note, dtype)
+        message = cut_message(code, operation.called, str(dtype).removeprefix("torch."), variant)
         follows = i not in self._leaving
-        return Cut(operation.index, code, operation, message, follows, note.by_library)
+        # A library does what its variants stand for because the user called it for that.
+        by_library = note.by_library and not variant
+        return Cut(operation.index, code, operation, message, follows, variant, by_library)
 
     def _classify(self) -> None:
-        """Find the notes whose outputs only decided, and those whose values left torch."""
+        """Find the notes whose outputs only decided, those whose values left torch, and what came
+        out of Functions without a Node."""
         notes = self._recorder.notes
+        if self._classified == len(notes):
+            return
         decided_by, computed_with = set[int | None](), set[int | None]()
         for note in notes:
             used = decided_by if note.name in DECIDING else computed_with
@@ -339,7 +246,42 @@ class Watch:
         last = [i for i, note in enumerate(notes) if note.name in LEAVING]
         upstream = self._upstream(value for i in last for value in notes[i].inputs)
         self._leaving = {i for i, _ in upstream}.union(last)
+        self._lost = self._results_without_a_node()
         self._classified = len(notes)
+
+    def _results_without_a_node(self, used: Iterable[Value] = ()) -> set[Origin]:
+        """Results of ``Function.apply`` without a graph, though what ran inside took one's values.
+
+        The Function got no Node: gradients were off around it, or nothing that it was given
+        required grad. One that has a Node has marked them as not differentiable, and is left out.
+
+        Args:
+            used: values that were used after the last note.
+        """
+        notes = self._recorder.notes
+        call_of, calls = dict[int, int](), 0  # for each note inside of a Function, which call
+        previous: Note | None = None
+        live = set[int]()  # such notes into which a value went that requires grad
+        results = list(used)
+        for i, note in enumerate(notes):
+            if note.is_in_a_function:
+                calls += previous is None or previous.call_site != note.call_site
+                call_of[i], previous = calls, note
+                if note.live or any(value.made_by in live for value in note.inputs):
+                    live.add(i)
+            elif not note.hidden:
+                previous = None
+                results += note.inputs
+        lost, with_node = set[tuple[Origin, int]](), set[int]()
+        for value in results:
+            if value.made_by is None or value.made_by not in call_of:
+                continue
+            call = call_of[value.made_by]
+            if value.requires_grad:
+                with_node.add(call)
+            elif value.made_by in live and is_continuous(value.dtype):
+                lost.add(((value.made_by, value.output_nr), call))
+        return {origin for origin, call in lost if call not in with_node}
 
     def _look_for_mutations(self) -> None:
         """Compare the tensors that are alive with their fingerprints."""
@@ -417,34 +359,3 @@ def watch() -> Watch:
         True
     """
     return Watch()
-
-
-def _is_continuous(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex
-
-
-def _code(note: Note, dtype: torch.dtype | None) -> str:
-    """The kind of a cut. What the call itself does comes before where it was made."""
-    if note.name.partition(".")[0] in _DETACHING:  # torch.ops.aten.detach.default as well
-        return "detached"
-    if note.name in _COPYING:
-        return "copied"
-    if note.name in DECIDING:
-        return "control-flow"
-    if note.name in LEAVING:
-        return "left-torch"
-    if dtype is not None and not _is_continuous(dtype):
-        return "not-differentiable"
-    return note.mode_code or "no-formula"
-
-
-_SOMEWHERE = "an unknown place"
-_DETACHING = set("data detach detach_".split())
-_COPYING = set("tensor new_tensor as_tensor asarray".split())
-_SPELLINGS = {
-    "__array__": "the conversion to NumPy",
-    "__index__": "the use as an index",
-    "__contains__": "in",
-    "__getitem__": "indexing",
-    "__setitem__": "assigning to a part",
-}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
 from companion.diagnosis.case import Input
@@ -157,6 +158,94 @@ def test_of_equal_tensors_the_one_that_went_into_the_cut_is_told():
     ]
 
 
+def test_of_several_cuts_the_one_is_told_whose_mending_brings_the_gradient_back():
+    x, w = ones(3), ones(3)
+    with watch() as watched:
+        h = x.exp().detach() * w
+        loss = (h * (h > 1)).sum()  # the mask takes x too, but h needs no mask
+    found = diagnose(loss, x, w, watch=watched)
+    assert [(f.severity, f.source.text) for f in found] == [
+        ("error", "x.exp().detach()"),
+        ("info", "h > 1"),
+    ]
+    with watch() as watched:
+        centred = x - x.detach().max()  # goes no further than into the argmax
+        loss = w[centred.argmax()]
+    found = diagnose(loss, x, w, watch=watched)
+    assert [(f.severity, f.source.text) for f in found] == [
+        ("error", "centred.argmax()"),
+        ("warning", "x.detach()"),
+    ]
+
+
+def test_a_model_that_ran_without_gradients_over_several_lines_is_one_finding():
+    first, second, x = nn.Linear(2, 2), nn.Linear(2, 2), ones(2)
+    with watch() as watched:
+        with torch.no_grad():
+            aim = first(x)
+            aim = second(aim)
+        loss = (x - aim).square().sum()
+    found, other = diagnose(loss, x, first, second, watch=watched)
+    assert found.severity == "error" and found.source.text == "second(aim)"
+    assert "4 parameters (2 of first and 2 of second) get no gradient" in found.message
+    assert (other.severity, other.source.text) == ("warning", "first(x)")
+
+
+class Scaled(torch.autograd.Function):
+    """It is given x, and computes with a module as well."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_function_is_a_cut_for_what_it_was_not_given_and_for_nothing_else():
+    x, layer = ones(2), nn.Linear(2, 2)
+    with watch() as watched:
+        y = Scaled.apply(x, layer)
+        loss = (y * (y > 0)).sum()
+    found, mask, *_ = diagnose(loss, x, layer, watch=watched)
+    assert (found.code, found.source.text) == ("no-grad", "Scaled.apply(x, layer)")
+    assert found.message.endswith("and so the parameters weight and bias get no gradient")
+    assert mask.severity == "info"
+    w = ones(2)
+    with watch() as watched:
+        loss = (Scaled.apply(x, layer).detach() * w).sum()
+    found = diagnose(loss, x, w, watch=watched)[0]
+    assert (found.code, found.message.partition(", and so ")[2]) == (
+        "detached",
+        "x gets no gradient",
+    )
+
+
+def test_what_a_checkpoint_computes_with_is_not_blamed_on_a_mask_behind_it():
+    x, layer = ones(2, 2), nn.Linear(2, 2)
+    with watch() as watched:
+        y = checkpoint(layer, x, use_reentrant=True)
+        loss = (y * (y > 0)).sum()
+    diagnosis = diagnose(loss, x, layer, watch=watched)
+    assert diagnosis.ok
+    loss.backward()
+    assert layer.weight.grad is not None
+
+
+def test_a_tensor_in_the_middle_goes_into_its_cut():
+    x = ones(3)
+    with watch() as watched:
+        h = x * 2
+        h.retain_grad()
+        loss = (h * h.detach()).sum()
+    (found,) = diagnose(loss, h, watch=watched)
+    assert (found.severity, found.message) == (
+        "warning",
+        "detach() gives the value without its graph",
+    )
+
+
 def test_a_cut_that_costs_nobody_the_gradient_stays_what_it_was():
     x = ones(3)
     with watch() as watched:
@@ -283,6 +372,7 @@ def target_of_byol():
 @pytest.mark.parametrize("is_module", [True, False])
 @pytest.mark.parametrize("make", [frozen_backbone, lora, target_of_q_learning, target_of_byol])
 def test_what_is_frozen_on_purpose_is_a_note(make, is_module):
+    torch.manual_seed(0)  # with other numbers a ReLU may be dead
     model, loss_of = make()
     with watch() as watched:
         loss = loss_of()

@@ -1,0 +1,144 @@
+"""Why no path of the graph leads to an input: each reason is told where there is evidence of it.
+
+Of an input that a cut keeps from its gradient ``cuts`` tells, with the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import nn
+
+from companion.diagnosis.case import Case, Input, trouble_of, values_of
+from companion.diagnosis.folding import Said, said
+from companion.findings import Finding, finding
+from companion.graph.nodes import GraphNode, shape_as_text
+from companion.graph.reading import Graph, edge_of
+from companion.internals import base_of
+from companion.naming import counted, one_line
+
+_ABSENT = "{name} {is} not in the graph of the output"
+_STAYS_NONE = "{its} .grad stays None"
+_SHOWN = 3
+
+
+def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
+    """What is said of an input that requires grad, if no path of the graph leads to it."""
+    is_unreached = given in case.unreached and not case.is_a_leaf_apart  # which is said of that
+    if is_unreached and given not in case.behind_a_cut:
+        yield next(filter(None, (reason(case, given) for reason in _REASONS)))
+
+
+def about_leaves_not_given(case: Case) -> Iterator[Finding]:
+    """Parameters in the graph that are not among the parameters given: who trains them?"""
+    asked = [given.tensor for given in case.inputs]
+    if not asked or case.unreached or not all(isinstance(t, nn.Parameter) for t in asked):
+        return
+    leaves = [n for n in case.leaves_not_given if isinstance(n.grad_fn.variable, nn.Parameter)]
+    if leaves:
+        are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
+        message = (
+            f"{counted(len(leaves), 'parameter')} in the graph {are} not among the inputs: "
+            f"{_shown(leaves)}; backward() gives {them} a gradient too"
+        )
+        at = case.at(leaves[0].index)
+        yield finding("reassigned", message, severity="info", variant="not-given", **at)
+
+
+def _used_early(case: Case, given: Input) -> Said | None:
+    if not given.is_constant:
+        return None
+    text = f"{{name}} required no grad yet when {{it was}} used: {_STAYS_NONE}"
+    return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
+
+
+def _in_a_backward(case: Case, given: Input) -> Said | None:
+    node = case.running_backward
+    if node is None or not given.tensor.is_leaf:
+        return None
+    is_checkpoint = node.name == "CheckpointFunctionBackward"
+    who = "the checkpoint" if is_checkpoint else node.name
+    how = " (use_reentrant=True)" if is_checkpoint else ""
+    text = (
+        f"{_ABSENT}; {who} runs a backward pass of its own{how}, which may give {{them}} a gradient"
+    )
+    return said(given, "unused-input", text, severity="warning", **case.at(node.index))
+
+
+def _copied(case: Case, given: Input) -> Said | None:
+    """Whether a leaf that was not given has the values of this one."""
+    values = values_of(given.tensor) if given.tensor.is_leaf and case.leaf_of_values else None
+    leaf = case.leaf_of_values.get(values) if values else None
+    if leaf is None:
+        return None
+    label = "" if leaf.label == leaf.name else f", {one_line(leaf.label, 40)}"
+    text = f"{_ABSENT}, but another leaf with the same values is{label}: {_STAYS_NONE}"
+    return said(given, "reassigned", text, **case.at(leaf.index))
+
+
+def _apart(case: Case, given: Input) -> Said | None:
+    """Whether it was computed from what the output was computed from too."""
+    if given.tensor.is_leaf:
+        return None
+    in_graph = {node.grad_fn: node for node in case.nodes}
+    own = Graph.of(given.tensor)
+    base = base_of(given.tensor)
+    if base is not None and not trouble_of(base) and (fn := edge_of(base)[0]) in in_graph:
+        text = (
+            f"{{name}} {{is}} a view of {_shown([in_graph[fn]])}, made apart: the graph of the "
+            f"output leads to the base and not to {{them}}: {_STAYS_NONE}"
+        )
+        return said(given, "unused-input", text, variant="view")
+    fns = [node.grad_fn for node in own.nodes]
+    both = [
+        edge.target
+        for edge in own.edges
+        if fns[edge.target] in in_graph and fns[edge.source] not in in_graph
+    ]
+    if not both:
+        return None
+    names = _shown([in_graph[fns[index]] for index in dict.fromkeys(both)])
+    text = (
+        f"{_ABSENT}: {_STAYS_NONE}; {{it was}} computed apart from the output, from {names} as well"
+    )
+    return said(given, "unused-input", text, variant="apart")
+
+
+def _from_other_leaves(case: Case, given: Input) -> Said | None:
+    """Whether none of the inputs is in the graph, and other leaves are."""
+    asked = sum(other.tensor.requires_grad for other in case.inputs)
+    if len(case.unreached) < asked or not case.leaves_not_given:
+        return None
+    others = _shown(case.leaves_not_given)
+    text = f"{_ABSENT}: {_STAYS_NONE}; the graph ends at other leaves than the inputs: {others}"
+    return said(given, "unused-input", text, variant="others")
+
+
+def _unused(case: Case, given: Input) -> Said:
+    is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
+    variant = "unwatched" if is_parameter else ""
+    return said(given, "unused-input", f"{_ABSENT}: {_STAYS_NONE}", variant=variant)
+
+
+_REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
+    _used_early,
+    _in_a_backward,
+    _apart,
+    _copied,
+    _from_other_leaves,
+    _unused,
+)
+
+
+def _shown(nodes: Sequence[GraphNode]) -> str:
+    """The first of some Nodes in words, and how many more there are."""
+    more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+    return ", ".join(map(_in_words, nodes[:_SHOWN])) + more
+
+
+def _in_words(node: GraphNode) -> str:
+    """A Node by the name of its tensor, or by what it is."""
+    if node.label != node.name:
+        return one_line(node.label, 40)
+    what = "a leaf" if node.is_leaf else f"a result of {node.name}"
+    return f"{what} of shape {shape_as_text(node)}"

@@ -1,0 +1,90 @@
+"""What is noted while the block of a ``watch`` is open: tensors, and the calls of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from companion.source import Place, Source, source_at
+
+Tensor = torch.Tensor
+
+
+class Value(NamedTuple):
+    """A tensor that went into an operation or came out of it, as it was then.
+
+    Attributes:
+        shape: its shape; None for a nested tensor.
+        dtype: its dtype.
+        requires_grad: whether it required grad.
+        made_by: the index of the operation that wrote it last; None if that was before the block,
+            or out of sight.
+        output_nr: which of the outputs of that operation it is; without one, which of the tensors
+            from before the block it was.
+    """
+
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype
+    requires_grad: bool
+    made_by: int | None = None
+    output_nr: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class TensorState:
+    """What is known of a tensor that is alive."""
+
+    value: Value
+    version: int | None
+    next_note: int  # the index of the first note that is younger than this state
+    fingerprint: int | None = None  # of its memory at this version
+    worst: int | None = None  # whether its values are finite, as ``values`` has it; None: not asked
+    finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
+
+
+# Tensors with what is known of them.
+Known = list[tuple[Tensor, TensorState]]
+
+
+class Call(NamedTuple):
+    """A call that is about to run."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: Known  # the tensors whose values it takes
+    values: list[Value]  # of these tensors, and before them those of floats that came from tensors
+    live: bool  # one of these values requires grad
+    next_number: int  # the number that the next Node will get
+
+
+class Note(NamedTuple):
+    """What is noted of a call while the block runs."""
+
+    name: str
+    call_site: Place | None  # in the user's code
+    inputs: list[Value]
+    outputs: list[Value]
+    numbers: tuple[int, int]  # of the next Node: before the call, and after it
+    live: bool = False  # an input requires grad
+    severed: bool = False  # its outputs require grad, but no Node leads to what they came from
+    mode_code: str = ""  # if gradients were off, or for autograd.grad: the code of the cut
+    in_place: bool = False
+    addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
+    hidden: bool = False  # it is not listed among the operations
+    stands_for: int | None = None  # if hidden: the note whose operation is named for it
+    around: str = ""  # what it ran inside of, as ``places`` has it
+    inside: Place | None = None  # in the code of a library that the call site led to
+    by_library: bool = False  # if it has no graph: no line of the user asked for that
+
+    @property
+    def is_in_a_function(self) -> bool:
+        """Whether a ``Function.apply`` made the call; other hidden notes are of no call."""
+        return self.hidden and bool(self.name)
+
+    @property
+    def source(self) -> Source | None:
+        return None if self.call_site is None else source_at(*self.call_site, self.inside)

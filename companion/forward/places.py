@@ -1,0 +1,79 @@
+"""Where in the user's code a call of torch stands, and what it runs inside of."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from types import CodeType, FrameType
+
+import torch
+from torch.utils.checkpoint import CheckpointFunction
+
+from companion.source import Place, is_installed, is_users
+
+# What a call may run inside of; of the first two it is the user's line that calls apply().
+FUNCTION, CHECKPOINT, SAMPLE, DEEPCOPY = "function", "checkpoint", "sample", "deepcopy"
+FUNCTIONS = {FUNCTION, CHECKPOINT}
+
+
+class Places:
+    """Finds the place of a call by its frames, out to the code that entered the block.
+
+    Every operation comes through here, so it asks no more of a code object than its names: the hash
+    of one takes long.
+    """
+
+    def __init__(self, entry_code: CodeType) -> None:
+        self._entry_code = entry_code
+        self._known: dict[CodeType, str] = {}  # inside of what a call is that this code makes
+
+    def of(self, frame: FrameType | None) -> tuple[Place | None, Place | None, str]:
+        """The innermost place of the user's own code, and that of a library which it led to; and
+        what the call runs inside of, "" for nothing."""
+        place, inside, around = None, None, ""
+        while frame is not None:
+            code = frame.f_code
+            if place is None and is_users(code.co_filename):
+                if not is_installed(code.co_filename):
+                    place = code, frame.f_lasti
+                else:
+                    inside = inside or (code, frame.f_lasti)
+            if code is self._entry_code:
+                break
+            if code.co_name in _NAMES and (this := self._known_around(code)):
+                if this in FUNCTIONS:
+                    place, inside, around = None, None, this
+                around = around or this
+            frame = frame.f_back
+        return (inside, None, around) if place is None else (place, inside, around)
+
+    def _known_around(self, code: CodeType) -> str:
+        if code not in self._known:
+            self._known[code] = _around(code)
+        return self._known[code]
+
+
+def _around(code: CodeType) -> str:
+    """What it means for a call that this code runs around it."""
+    if code.co_name in ("forward", "setup_context") and _is_of_a_function(code):
+        is_checkpoint = code is inspect.unwrap(CheckpointFunction.forward).__code__
+        return CHECKPOINT if is_checkpoint else FUNCTION
+    if code is copy.deepcopy.__code__:
+        return DEEPCOPY
+    if code.co_name == "sample" and code.co_filename.startswith(_DISTRIBUTIONS):
+        return SAMPLE
+    return ""
+
+
+def _is_of_a_function(code: CodeType) -> bool:
+    """Whether it is the code of a ``torch.autograd.Function``, and not of a module, say."""
+    classes = [torch.autograd.Function]
+    for cls in classes:  # the list grows by the classes made from these
+        classes += cls.__subclasses__()
+    methods = (inspect.unwrap(getattr(cls, code.co_name)) for cls in classes)
+    return any(getattr(method, "__code__", None) is code for method in methods)
+
+
+_NAMES = {"forward", "setup_context", "deepcopy", "sample"}  # of the code that _around knows
+_DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep

@@ -1,0 +1,337 @@
+"""Why no path leads to an input: right and wrong programs, each checked by a backward pass."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Normal
+from torch.utils.checkpoint import checkpoint
+
+from companion import diagnose, watch
+
+
+class GivesNothing(torch.autograd.Function):
+    """Runs a module inside of its forward, and gives its input alone a gradient."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+class RunsBackward(GivesNothing):
+    """Computes the module again in backward, and runs a backward pass through it."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        ctx.module = module
+        ctx.save_for_backward(x)
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            ctx.module(x).backward(gradient)
+        return x.grad, None
+
+
+def new_parameter(raw, layer, x):
+    layer.weight = nn.Parameter(F.softplus(raw))
+    return layer(x).sum(), [raw]
+
+
+def registered_parameter(raw, layer, x):
+    result = F.softplus(raw)
+    layer.register_parameter("weight", nn.Parameter(result))
+    return layer(x).sum(), [raw]
+
+
+def loose_parameter(raw, layer, x):
+    weight = nn.Parameter(raw * 2)
+    return F.linear(x, weight).sum(), [raw]
+
+
+def parameter_without_gradient(raw, layer, x):
+    layer.weight = nn.Parameter(raw.exp(), requires_grad=False)
+    return layer(x).sum(), [raw]
+
+
+def assigned_data(raw, layer, x):
+    layer.weight.data = F.softplus(raw)
+    return layer(x).sum(), [raw]
+
+
+def copied_with_gradients_off(raw, layer, x):
+    result = F.softplus(raw)
+    with torch.no_grad():
+        layer.weight.copy_(result)
+    return layer(x).sum(), [raw]
+
+
+def added_with_gradients_off(raw, layer, x):
+    with torch.no_grad():
+        layer.weight.add_(raw, alpha=0.1)
+    return layer(x).sum(), [raw]
+
+
+def tensor_of_a_tensor(raw, layer, x):
+    copied = torch.tensor([raw[0, 0], 1.0], requires_grad=True)
+    return (x * copied).sum(), [raw]
+
+
+def copied_model(raw, layer, x):
+    return copy.deepcopy(layer)(x).sum(), [*layer.parameters()]
+
+
+def copied_leaf(raw, layer, x):
+    leaf = torch.rand(2, 2, requires_grad=True)
+    return (copy.deepcopy(leaf) * x).sum(), [leaf]
+
+
+def function_of_a_module(raw, layer, x):
+    return GivesNothing.apply(x.requires_grad_(), layer).sum(), [*layer.parameters()]
+
+
+def function_of_frozen_input(raw, layer, x):
+    head = nn.Linear(2, 1)
+    return head(GivesNothing.apply(x, layer)).sum(), [*layer.parameters()]
+
+
+def checkpoint_of_frozen_input(raw, layer, x):
+    head = nn.Linear(2, 1)
+    return head(checkpoint(layer, x, use_reentrant=True)).sum(), [*layer.parameters()]
+
+
+def drawn(raw, layer, x):
+    head = nn.Linear(2, 1)
+    return head(Normal(layer(x), 1.0).sample()).sum(), [*layer.parameters()]
+
+
+def detached_in_vmap(raw, layer, x):
+    head = nn.Linear(2, 1)
+    return head(torch.vmap(lambda row: row.detach() * 2)(raw)).sum(), [raw]
+
+
+# What is wrong, with what must be said of each input: a word of the message, and one of the cure.
+CUT_OFF = {
+    new_parameter: ("nn.Parameter()", "functional_call"),
+    registered_parameter: ("nn.Parameter()", "parametrize"),
+    loose_parameter: ("nn.Parameter()", "functional_call"),
+    parameter_without_gradient: ("nn.Parameter()", "functional_call"),
+    assigned_data: (".data writes", "functional_call"),
+    copied_with_gradients_off: ("copy() writes", "functional_call"),
+    added_with_gradients_off: ("add() writes", "functional_call"),
+    tensor_of_a_tensor: ("copies the value", "torch.stack"),
+    copied_model: ("copy.deepcopy()", "functional_call"),
+    copied_leaf: ("copy.deepcopy()", "functional_call"),
+    function_of_a_module: ("the forward of a custom Function", "give apply()"),
+    function_of_frozen_input: ("the forward of a custom Function", "give apply()"),
+    checkpoint_of_frozen_input: ("checkpoint(use_reentrant=True)", "use_reentrant=False"),
+    drawn: ("sample() draws", "rsample()"),
+    detached_in_vmap: ("detach()", "take it away"),
+}
+
+
+def materials():
+    torch.manual_seed(0)
+    return nn.Parameter(torch.rand(2, 2)), nn.Linear(2, 2), torch.rand(3, 2)[:2]
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs", "ignore:Converting a tensor")
+@pytest.mark.parametrize("program", CUT_OFF, ids=lambda program: program.__name__)
+def test_an_input_that_was_cut_off_is_told_with_its_cut_and_the_cure_of_that(program):
+    word, cure = CUT_OFF[program]
+    with watch() as watched:
+        loss, inputs = program(*materials())
+    diagnosis, without_watch = diagnose(loss, *inputs, watch=watched), diagnose(loss, *inputs)
+    loss.backward()
+    assert [tensor.grad for tensor in inputs] == [None] * len(inputs)
+    found, *others = diagnosis  # one for all the inputs
+    assert found.severity == "error" and {f.severity for f in others} <= {"warning", "info"}
+    assert word in found.message and cure in found.cure and found.source.file == __file__
+    costs = "get no gradient" if inputs[1:] else "gets no gradient"
+    assert ", and so " in found.message and found.message.endswith(costs)
+    # Without a watch nothing is guessed.
+    codes = {found.code for found in without_watch if found.severity == "error"}
+    is_copy = program in (copied_model, copied_leaf)
+    assert codes <= ({"reassigned", "unused-input"} if is_copy else {"unused-input"})
+
+
+def weight_given_to_functional_call(raw, layer, x):
+    weights = {"weight": F.softplus(raw)}
+    return torch.func.functional_call(layer, weights, (x,)).sum(), [raw]
+
+
+def weight_updated_with_gradients_off(raw, layer, x):
+    with torch.no_grad():
+        layer.weight.sub_(torch.ones(2, 2), alpha=0.1)
+        layer.bias.zero_()
+    return layer(x).sum(), [*layer.parameters()]
+
+
+def model_built_in_the_block(raw, layer, x):
+    net = nn.Sequential(nn.Embedding(5, 2, padding_idx=0), nn.Linear(2, 2), nn.LayerNorm(2))
+    return net(torch.tensor([1, 2])).square().sum(), [*net.parameters()]
+
+
+def function_that_is_given_all(raw, layer, x):
+    return GivesNothing.apply(raw, lambda x: x * 2).sum(), [raw]
+
+
+def function_whose_result_is_dropped(raw, layer, x):
+    GivesNothing.apply(raw, lambda x: x * 2)
+    return (raw * 2).sum(), [raw]
+
+
+def function_that_runs_backward(raw, layer, x):
+    return RunsBackward.apply(raw, layer).sum(), [raw, *layer.parameters()]
+
+
+def checkpoint_with_gradients(raw, layer, x):
+    out = checkpoint(layer, raw, use_reentrant=True)
+    return out.sum(), [raw, *layer.parameters()]
+
+
+def reparametrised_draw(raw, layer, x):
+    return Normal(layer(x), 1.0).rsample().sum(), [*layer.parameters()]
+
+
+def score_function(raw, layer, x):
+    policy = Normal(layer(x), 1.0)
+    return policy.log_prob(policy.sample()).sum(), [*layer.parameters()]
+
+
+def vmap(raw, layer, x):
+    return torch.vmap(lambda row: row.exp() * row)(raw).sum(), [raw]
+
+
+def derivative_of_a_transform(raw, layer, x):
+    return torch.func.grad(lambda w: (w**3).sum())(raw).sum(), [raw]
+
+
+def copy_beside_the_model(raw, layer, x):
+    with torch.no_grad():
+        copy.deepcopy(layer)(x)
+    return layer(x).sum(), [*layer.parameters()]
+
+
+RIGHT = [
+    weight_given_to_functional_call,
+    weight_updated_with_gradients_off,
+    model_built_in_the_block,
+    function_that_is_given_all,
+    function_whose_result_is_dropped,
+    function_that_runs_backward,
+    checkpoint_with_gradients,
+    reparametrised_draw,
+    score_function,
+    vmap,
+    derivative_of_a_transform,
+    copy_beside_the_model,
+]
+
+
+@pytest.mark.parametrize("program", RIGHT, ids=lambda program: program.__name__)
+def test_of_a_right_program_no_error_is_told_and_no_cut(program):
+    with watch() as watched:
+        loss, inputs = program(*materials())
+    diagnosis = diagnose(loss, *inputs, watch=watched)
+    loss.backward()
+    assert all(tensor.grad is not None for tensor in inputs) and diagnosis.ok
+    told = [found for found in diagnosis if found.severity == "warning"]
+    assert all("which may give them a gradient" in found.message for found in told)
+
+
+def test_an_equal_shape_is_no_evidence_that_a_leaf_stands_for_an_input():
+    given, used = nn.Linear(2, 3), nn.Linear(2, 3)
+    (found,) = diagnose(used(torch.ones(2)).sum(), given.weight)
+    assert found.code == "unused-input" and "optimizer" in found.cure
+    assert found.message.endswith(
+        "other leaves than the inputs: a leaf of shape (3,), a leaf of shape (3, 2)"
+    )
+
+
+def test_equal_values_are_evidence_unless_all_are_one_number():
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    loss = copy.deepcopy(model)(torch.ones(2)).sum()
+    messages = {
+        found.code: found.message.partition(" are not")[0]
+        for found in diagnose(loss, model)
+        if found.severity == "error"
+    }
+    assert messages == {
+        "reassigned": "the parameters 0.weight and 0.bias",
+        "unused-input": "the parameters 1.weight and 1.bias",
+    }
+
+
+def test_an_input_that_is_a_view_of_what_is_in_the_graph_is_told_with_its_base():
+    X, net = torch.rand(5, 2, requires_grad=True), nn.Linear(2, 1)
+    loss, x = net(X).sum(), X[:, 0:1]
+    hidden = net(X)
+    above, part = (hidden * hidden).sum(), hidden[0]
+    found = diagnose(loss, x)[0]
+    assert "x is a view of X" in found.message and "torch.cat" not in found.message
+    assert "gradient by the base" in found.cure
+    assert "part is a view of hidden" in diagnose(above, part)[0].message
+    assert diagnose((x * 2).sum(), X).ok
+
+
+def test_an_input_that_was_computed_again_is_told_with_what_both_come_from():
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    loss, weight = layer(torch.rand(3, 2)).sum(), layer.weight
+    found = diagnose(loss, weight)[0]
+    assert "weight is not in the graph" in found.message and "apart" in found.message
+    assert "keep it in a variable" in found.cure
+    with torch.nn.utils.parametrize.cached():
+        weight = layer.weight
+        weight.retain_grad()
+        assert diagnose(layer(torch.rand(3, 2)).sum(), weight).ok
+
+
+def test_parameters_that_nobody_gave_are_told_where_parameters_were_given():
+    class Net(nn.Module):
+        def __init__(self, keep):
+            super().__init__()
+            self.first, self.rest = nn.Linear(2, 2), keep([nn.Linear(2, 2)])
+
+        def forward(self, x):
+            return self.rest[0](self.first(x))
+
+    x = torch.rand(3, 2)
+    net = Net(list)
+    diagnosis = diagnose(net(x).sum(), *net.parameters())
+    (found,) = diagnosis
+    assert diagnosis.ok and found.severity == "info" and "nn.ModuleList" in found.cure
+    assert found.message.startswith("2 parameters in the graph are not among the inputs")
+    net = Net(nn.ModuleList)
+    assert not diagnose(net(x).sum(), *net.parameters())
+    x.requires_grad_()
+    assert not diagnose(net(x).sum(), x)  # who asks for one input knows of the others
+
+
+def test_inside_a_transform_and_in_inference_mode_the_cure_is_another():
+    found = []
+
+    def slope(v):
+        found.extend(diagnose(v**2, v))
+        return v
+
+    torch.vmap(slope)(torch.ones(2, requires_grad=True))
+    with torch.inference_mode(), torch.enable_grad():
+        x = torch.ones(2).requires_grad_()
+        with watch() as watched:
+            y = (x * 2).sum()
+        found += diagnose(y, x, watch=watched)
+    assert [f.code for f in found] == [
+        *("no-graph", "input-without-grad"),
+        *("no-graph", "input-without-grad", "inference-mode"),
+    ]
+    assert all("torch.func.grad" in f.cure for f in found[:2])
+    assert all("inference_mode(False)" in f.cure for f in found[2:])
