@@ -5,10 +5,12 @@ from companion.backward.program import Program, write_backward
 from companion.backward.recording import Arrival, Recording, Step, record_backward
 from companion.diagnosis.diagnosing import Diagnosis, diagnose
 from companion.diagnosis.explaining import explain
+from companion.diagnosis.memory import SavedMemory, SavedRow, saved_memory
 from companion.drawing.drawing import Drawing, draw
 from companion.findings import Finding
 from companion.forward.recorder import Value
 from companion.forward.watching import Cut, Mutation, Operation, Watch, watch
+from companion.graph.keepers import Keeper, Keepers, who_keeps
 from companion.graph.modules import modules
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph
@@ -31,11 +33,15 @@ __all__ = [
     "Finding",
     "Graph",
     "GraphNode",
+    "Keeper",
+    "Keepers",
     "Mutation",
     "Operation",
     "Player",
     "Program",
     "Recording",
+    "SavedMemory",
+    "SavedRow",
     "SavedTensor",
     "Source",
     "Step",
@@ -51,8 +57,10 @@ __all__ = [
     "nth_derivative",
     "play",
     "record_backward",
+    "saved_memory",
     "taylor_rule",
     "walk_grad_fn",
     "watch",
+    "who_keeps",
     "write_backward",
 ]

@@ -344,3 +344,7 @@ def has_backward_hook(module: nn.Module) -> bool:
 def is_compiled(module: nn.Module) -> bool:
     """Whether it was made by ``torch.compile(module)``, or had its ``compile()`` called."""
     return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+# The attributes of a module that hold its submodules, its parameters and its buffers, by name.
+PARTS_OF_MODULES: Final = ("_modules", "_parameters", "_buffers")

@@ -6,14 +6,14 @@ import inspect
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from companion.source import is_ours
+from companion.source import is_installed, is_ours, is_users
 
 
 def callers_names() -> dict[str, torch.Tensor]:
@@ -84,6 +84,55 @@ def _drop_copy_of_variables(frame: FrameType) -> None:
     if sys.getrefcount(copy) <= 3:
         for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
             copy.pop(name, None)  # what exec() may have put there stays
+
+
+class Variable(NamedTuple):
+    """A variable of a function that is running.
+
+    Attributes:
+        name: its name.
+        value: what it refers to.
+        function: the name of the function.
+        is_users: whether the user wrote the function, and not a library.
+    """
+
+    name: str
+    value: Any
+    function: str
+    is_users: bool
+
+
+def running_variables() -> Iterator[Variable]:
+    """The variables of the functions that run in this thread outside the companion."""
+    for frame in _frames_outside():
+        code = frame.f_code
+        if code.co_name != "<module>":
+            own = is_users(code.co_filename) and not is_installed(code.co_filename)
+            for name, value in variables_of(frame):
+                yield Variable(name, value, code.co_qualname, own)
+
+
+def running_modules() -> Iterator[dict[str, Any]]:
+    """The variables of the modules, scripts and cells that run in this thread, by name."""
+    for frame in _frames_outside():
+        if frame.f_code.co_name == "<module>":
+            yield frame.f_globals
+
+
+def variables_of(frame: FrameType) -> list[tuple[str, Any]]:
+    """The variables of a frame: names and what they refer to."""
+    variables = list(frame.f_locals.items())
+    _drop_copy_of_variables(frame)
+    return variables
+
+
+def _frames_outside() -> Iterator[FrameType]:
+    """The frames that run in this thread and are not the companion's, inner ones first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not is_ours(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
 
 
 def is_tensor(value: object) -> bool:

@@ -209,16 +209,16 @@ def test_the_keyboard_alone_searches_the_table_and_the_number_of_rows_is_announc
     said = clinic.locator(".finder [role=status]")
     clinic.locator(".finder a[href]").first.focus()
     press_until(clinic, "Shift+Tab", "textarea")
-    clinic.keyboard.type("no such thing")
+    clinic.keyboard.type("xyzzy")
     assert found(clinic) == []
     assert said.inner_text().startswith("No row fits. Paste the last line")
     clinic.keyboard.press("Control+A")
     clinic.keyboard.press("Delete")
     assert found(clinic) == every
     assert said.inner_text() == f"{len(every)} of {len(every)} rows"
-    clinic.keyboard.type("NaN,  norm SQRT")
+    clinic.keyboard.type("torch.where,  SQRT")
     assert found(clinic) == ["nan-risk"]
-    assert said.inner_text() == f"1 of {len(every)} rows"
+    assert said.inner_text() == f"1 of {len(every)} rows, the nearest first"
     press_until(clinic, "Tab", ".finder tbody a")
     clinic.keyboard.press("Enter")
     clinic.wait_for_url("**/clinic/nan/#nan-risk")
@@ -250,7 +250,7 @@ def test_a_search_is_accessible_with_and_without_rows(clinic):
     }""")
     for scheme in ("light", "dark"):
         clinic.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        for text in ("grad none", "no such thing"):
+        for text in ("grad none", "xyzzy"):
             clinic.get_by_label("Paste an error").fill(text)
             assert clinic.evaluate(VIOLATIONS, [[".finder"], EVERYTHING]) == []
     finder.evaluate("finder => finder.parentElement.replaceChildren(...wholePage)")

@@ -17,6 +17,8 @@ from markdown.treeprocessors import Treeprocessor
 from tools import course, parts
 from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
 
+# How the paragraphs of a clinic's entry begin that say what helps and what does not.
+ADVICE = {"Do this:": "do-this", "Not this:": "not-this"}
 ANCHOR = re.compile(r'^(## .*)\n\n<a id="([\w-]+)"></a>', re.MULTILINE)
 
 
@@ -59,6 +61,8 @@ class Pages(Treeprocessor):
                     self.inline(child, drawing[1])
                 elif child.get("class") == "buttons":
                     show_as_buttons(child)
+                elif child.tag == "strong" and not parent.text and child.text in ADVICE:
+                    parent.set("class", ADVICE[child.text])
                 elif not is_paragraph_of(child, parent):
                     continue
                 elif notebook := NOTEBOOK.fullmatch(address):

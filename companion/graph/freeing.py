@@ -52,8 +52,13 @@ class _Fuse(list[Any]):
             del _freeing.waiting
 
 
+def is_fuse(thing: object) -> bool:
+    """Whether it is a fuse, which keeps no Node for longer than the Node above it."""
+    return type(thing) is _Fuse
+
+
 def fuse(node: Any) -> None:
     """Leave a fuse on a Node, unless it has one or leads nowhere."""
     slots = node.next_functions
     if slots and _KEY not in node.metadata:
-        node.metadata[_KEY] = _Fuse(slots)
+        node.metadata[_KEY] = _Fuse([below for below, _ in slots])

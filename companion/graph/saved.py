@@ -118,6 +118,22 @@ def _state_after(error: RuntimeError) -> _State:
     raise error
 
 
+def held_by(node: Node) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """What a Node holds for the backward pass, by name. Runs no hooks and recomputes nothing.
+
+    None stands for a tensor that was saved through hooks, which may hold anything in its place.
+    """
+    for name in saved_names(node):
+        try:
+            raw = saved_raw(node, name)
+        except RuntimeError:  # a custom Function that freed them
+            continue
+        for i, saved in enumerate(_as_tuple(raw)):
+            if saved.unpack_hook or saved.data is not None:
+                held = None if saved.unpack_hook else saved.data
+                yield (f"{name}[{i}]" if isinstance(raw, tuple) else name), held
+
+
 def memory_kept(nodes: Iterable[Node]) -> int:
     """The bytes of the storages that the saved tensors of Nodes keep alive. Runs unpack hooks."""
     kept = [tensor for node in nodes for _, tensor, _ in _unpacked(node) if tensor is not None]

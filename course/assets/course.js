@@ -256,30 +256,55 @@ if (words.length) {
   addEventListener("keydown", ({ key }) => { if (key === "Escape") hide() })
 }
 
-// The table of the clinic can be searched. A row stays if what it quotes is in the text, where "…" stands for anything,
-// or if it has all words of the text; so an empty box keeps them all.
+// The table of the clinic can be searched. Of a pasted error those rows stay that it quotes, where "…" stands for anything.
+// Else the rows come in the order of the words that they share with the text, of which a rare one counts for more; rows
+// that share less than half of what the best one shares go. An empty box keeps all rows in their order.
 const finder = document.querySelector(".finder")
 if (finder) {
   finder.insertAdjacentHTML("afterbegin", `<label for="find">Paste an error with its whole traceback, or type what you see</label>
     <textarea id="find" rows="3" spellcheck="false"></textarea><p role="status"></p>`)
   const [box, status] = finder.querySelectorAll("textarea, [role=status]")
   const fold = (text) => text.toLowerCase().replace(/\s+/g, " ").trim()
-  const rows = [...finder.querySelectorAll("tbody tr")].map((row) => [row, fold(row.textContent), fold(row.cells[0].textContent)])
+  const stem = (word) => word.replace(/(?<=...)(ions?|ing|ed|es|s|(?<=....)e)$/, "").replace(/(.)\1$/, "$1")
+  const wordsOf = (text) => (text.toLowerCase().match(/[a-z0-9]+/g) ?? []).map(stem)
+  const aliases = new Map() // a word, and the first of the words that the page lists with it
+  for (const line of every(".same-words li")) {
+    const [first, ...others] = wordsOf(line.textContent)
+    for (const word of others) aliases.set(word, first)
+  }
+  // The words of a text, and each two neighbours as one word: "in place" and "in-place" are "inplace", too.
+  const termsOf = (text) => {
+    const words = wordsOf(text)
+    const pairs = words.slice(1).map((word, i) => words[i] + word)
+    return [...words, ...pairs].map((word) => aliases.get(word) ?? word)
+  }
+  const rows = [...finder.querySelectorAll("tbody tr")].map((row) => ({
+    row, message: fold(row.cells[0].textContent), terms: [...row.cells].flatMap((cell) => termsOf(cell.textContent)),
+  }))
   const quotes = (phrase, text) => {
     let from = 0
     return phrase.split("…").every((part) => (from = text.indexOf(part, from) + 1))
   }
-  const find = () => {
-    const text = fold(box.value)
-    const words = text.split(/[\s:;,'"`]+/)
-    let left = 0
-    for (const [row, all, phrase] of rows) {
-      row.hidden = !quotes(phrase, text) && !words.every((word) => all.includes(word))
-      left += !row.hidden
+  const has = ({ terms }, term) => terms.some((other) => other === term || (term.length > 3 && other.startsWith(term)))
+  // The rows that fit best, in order.
+  const best = (text) => {
+    const quoted = rows.filter(({ message }) => quotes(message, fold(text)))
+    if (quoted.length || !text.trim()) return quoted.length ? quoted : rows
+    const weights = new Map()
+    for (const term of new Set(termsOf(text.replace(/.*(error|warning): /is, "")))) { // of a traceback its last message
+      const holders = rows.filter((row) => has(row, term))
+      for (const row of holders) weights.set(row, (weights.get(row) ?? 0) + Math.log(rows.length / holders.length))
     }
-    status.textContent = left
-      ? `${left} of ${rows.length} rows`
-      : "No row fits. Paste the last line of the error whole, or fewer words of it, or try words such as “grad none”; or run diagnose."
+    const least = Math.max(...weights.values()) / 2
+    return rows.filter((row) => weights.get(row) > least).sort((a, b) => weights.get(b) - weights.get(a))
+  }
+  const find = () => {
+    const found = best(box.value)
+    for (const each of rows) each.row.hidden = !found.includes(each)
+    rows[0].row.parentElement.append(...found.map(({ row }) => row))
+    status.textContent = found.length
+      ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}`
+      : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
   }
   box.addEventListener("input", find)
   find()

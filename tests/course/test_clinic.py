@@ -19,12 +19,13 @@ START, *PAGES = [  # the start page, and a page for each kind
 def entries(page: Path) -> dict[str, str]:
     """The entries of a page.
 
-    A heading says what is seen. Below it stand its id and its code, which are the same.
+    A heading says what is seen. Below it stand its id and its code, which are the same; what no
+    tool finds has a name in place of a code.
     """
     text = page.read_text(encoding="utf-8")
     # A comment in a snippet is no heading, so it stands one place further in.
     text = re.sub(r"^(`{3,}).*?^\1", lambda m: m[0].replace("\n#", "\n #"), text, flags=re.M | re.S)
-    codes = re.findall(r'^## .*\n\n<a id="([\w-]+)"></a>Code: `\1`\.', text, re.M)
+    codes = re.findall(r'^## .*\n\n<a id="([\w-]+)"></a>(?:Code|Name): `\1`\.', text, re.M)
     return dict(zip(codes, re.split(r"^## ", text, flags=re.M)[1:], strict=True))
 
 
@@ -39,7 +40,10 @@ ROWS = [
 ]
 # A message is a cell with nothing but code in it. "…" stands for what differs each time.
 MESSAGES = [(seen[1:-1], code, form) for seen, code, form in ROWS if re.fullmatch("`[^`]+`", seen)]
-PARTS = ["You see", "The graph", "Why", "Do this", "Not this", "The tools say"]
+# What helps comes first. What shows the cause stands in a fold at the end.
+SEEN_AT_ONCE = ["You see", "Do this", "Not this", "Why"]
+FOLDED = ["The graph", "The tools say", "Without the tools"]
+PARTS = SEEN_AT_ONCE + FOLDED
 ERROR = re.compile(
     r"^<!--pytest\.mark\.xfail\([^`]*^```python\n(?:(?!^```).)*^```\n\n"
     r"<!--pytest-codeblocks:expected-output-->\n\n```text\n(.*?)^```$",
@@ -60,10 +64,12 @@ def quotes(phrase: str, text: str) -> bool:
     return re.search(pattern, " ".join(text.split()), re.I) is not None
 
 
-def test_there_is_an_entry_and_a_row_for_each_kind_of_finding_and_for_nothing_else():
+def test_there_is_an_entry_for_each_kind_of_finding_and_a_row_for_each_entry():
     entries_of_all = [code for page in PAGES for code in entries(page)]
-    assert sorted(entries_of_all) == sorted(KINDS)
-    assert {code for _, code, _ in ROWS} == set(KINDS)
+    assert len(entries_of_all) == len(ENTRIES)
+    with_a_code = [code for code in ENTRIES if f"</a>Code: `{code}`." in ENTRIES[code]]
+    assert sorted(with_a_code) == sorted(KINDS)
+    assert {code for _, code, _ in ROWS} == set(ENTRIES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -94,7 +100,23 @@ def test_no_two_rows_show_the_same():
 def test_an_entry_has_its_parts_in_order(code):
     found = re.findall(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], re.M)
     assert found == [part for part in PARTS if part in found]
-    assert set(PARTS) - set(found) <= {"The graph"}
+    assert set(PARTS) - set(found) <= {"The graph", "Without the tools"}
+
+
+@each_entry
+def test_of_an_entry_the_graph_and_the_tools_stand_in_its_one_fold_at_the_end(code):
+    at_once, fold, folded = ENTRIES[code].partition('\n<details markdown="1">\n<summary>')
+    assert fold and folded.startswith("Look deeper: ") and folded.count("</details>") == 1
+    assert folded.rstrip().endswith("</details>")
+    assert not any(f"**{part}" in at_once for part in FOLDED)
+    assert not any(f"**{part}" in folded for part in SEEN_AT_ONCE)
+
+
+@each_entry
+def test_what_an_entry_shows_first_needs_no_tools(code):
+    """A watch is a tool: the program that somebody has, and its cure, need none."""
+    for part in ("You see", "Do this"):
+        assert "with watch() as" not in parts(code)[part]
 
 
 @each_entry

@@ -6,7 +6,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from companion import Graph, SavedTensor
-from companion.graph.saved import peek
+from companion.graph.saved import held_by, peek
 
 
 class Both(torch.autograd.Function):
@@ -151,3 +151,23 @@ def test_a_peek_reports_what_a_function_lost_whether_or_not_its_backward_asks_fo
     assert len(peek(y.grad_fn).values["saved_tensors"]) == 2 and not peek(y.grad_fn).broken
     y.sum().backward()
     assert peek(y.grad_fn).broken == {"saved_tensors": "freed"} and not peek(y.grad_fn).values
+
+
+def test_what_is_held_is_told_without_hooks_whether_or_not_it_can_still_be_used():
+    x = torch.ones(2, requires_grad=True)
+    y, z = x.exp(), Both.apply(x, x)
+    assert [name for name, _ in held_by(z.grad_fn)] == ["saved_tensors[0]", "saved_tensors[1]"]
+    product = y * y.sin()
+    y.add_(1)  # so that backward will refuse it
+    assert [(name, held.shape) for name, held in held_by(product.grad_fn)] == [
+        ("other", (2,)),
+        ("self", (2,)),
+    ]
+    with saved_tensors_hooks(lambda t: 3, lambda _: pytest.fail("ran a hook")):
+        hooked = x.exp()
+    assert list(held_by(hooked.grad_fn)) == [("result", None)]
+    z.sum().backward()
+    assert list(held_by(z.grad_fn)) == []
+    z = x.exp()
+    z.sum().backward()
+    assert list(held_by(z.grad_fn)) == []

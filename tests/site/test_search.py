@@ -30,9 +30,10 @@ TYPED = [
     ("AccumulateGrad", "glossary/"),
     ("walk_grad_fn", "reference/"),
     ("Hessian", "17-jacobians/"),
-    ("retain_graph", "11-saved-tensors/"),
+    ("retain_graph", entry("freed")),
 ]
-SECOND = {"a second time"}  # finds its entry as the second: "a" begins many words of titles
+# The page of `'NoneType' object has no attribute 'zero_'` has more words that begin with "grad".
+SECOND_PAGE = {"grad is None"}
 # Types a text, and gives the pages that are found: of each its address, then those of its sections.
 SEARCH = """async (text) => {
   const box = document.querySelector(".md-search__input")
@@ -69,11 +70,11 @@ def search(browser, address):
 
 @pytest.mark.parametrize(("typed", "wanted"), TYPED)
 def test_what_people_type_finds_what_they_look_for_first(search, typed, wanted):
-    page, *sections = search(typed)[0]
+    page, *sections = search(typed)[typed in SECOND_PAGE]
     if "#" not in wanted:
         assert page == wanted
     else:
-        assert sections[typed in SECOND] == wanted
+        assert sections[0] == wanted
 
 
 @pytest.mark.parametrize(("heading", "code"), HEADINGS)

@@ -302,6 +302,13 @@ def test_the_output_of_a_snippet_that_fails_on_purpose_is_marked(lesson, errors)
     assert ["error" in found for found in re.findall('class="language-text(.*?)"', html)] == errors
 
 
+def test_what_to_do_and_what_not_to_do_are_marked_where_a_paragraph_begins_with_them():
+    text = "**Do this:** a\n\n**Not this:** b\n\nSay **Do this:**"
+    html = markdown(text, extensions=["tools.pages"])
+    assert html.count('<p class="do-this">') == html.count('<p class="not-this">') == 1
+    assert html.endswith("<p>Say <strong>Do this:</strong></p>")
+
+
 def test_an_anchor_below_a_heading_gives_the_heading_its_id():
     html = markdown(
         '## A message\n\n<a id="freed"></a>Code: `freed`.\n\n## Another\n',

@@ -1,0 +1,120 @@
+"""The box of the clinic's start page: what a person types leads to the entry that helps."""
+
+import pytest
+
+# What is typed, and the entries that help. One of them must be the first that is shown ...
+FIRST = {
+    "weights not updating": "leaf-output reassigned accumulates",
+    "weights do not change": "leaf-output reassigned accumulates",
+    "my model is not learning": "leaf-output reassigned accumulates",
+    "not training": "leaf-output reassigned accumulates",
+    "loss not decreasing": "leaf-output reassigned accumulates",
+    "parameters never update": "reassigned leaf-output",
+    "grad is none": "not-a-leaf unused-input",
+    "x.grad is None after backward": "not-a-leaf unused-input",
+    "gradients are zero": "dead-relu zero-derivative half-precision",
+    "vanishing gradients": "dead-relu zero-derivative half-precision",
+    "gradient is always 0": "dead-relu zero-derivative half-precision",
+    "exploding gradient": "exploding",
+    "clip_grad_norm_": "exploding",
+    "masked softmax nan": "masked-softmax",
+    "out of memory during validation": "evaluation",
+    "gradient accumulation": "undivided accumulates",
+    "GAN generator discriminator": "gan-step",
+    "loss becomes inf": "non-finite",
+    "NaN gradients with sqrt": "nan-risk",
+    "CUDA out of memory": "growing-graph",
+    "memory leak": "growing-graph",
+    "training gets slower each iteration": "growing-graph",
+    "retain_graph": "freed",
+    "backward twice": "freed",
+    "lstm hidden state second step error": "freed",
+    "in place relu": "modified-in-place",
+    "leaf variable in place": "leaf-in-place",
+    "zero_grad": "accumulates",
+    "gradient doubles every step": "accumulates",
+    "GradScaler": "scaler",
+    "mixed precision underflow": "half-precision",
+    "loss.item()": "not-a-tensor left-torch",
+    "convert tensor to numpy": "numpy",
+    "argmax gradient": "not-differentiable",
+    "ddp unused parameters": "data-parallel",
+    "check point": "checkpoint",
+    "hook not called": "hook",
+    "double backward": "once-differentiable compiled cudnn-rnn constant-gradient",
+    "empty parameter list": "parameters",
+    "deep copy of a tensor": "deepcopy",
+    "frozen model does not require grad": "no-graph input-without-grad",
+}
+# ... or one of the first three, where other entries have the same words.
+AMONG_THREE = {
+    "gradient clipping": "exploding",
+    "nan loss": "non-finite",
+    "loss doesn't go down": "leaf-output reassigned accumulates",
+    "detach": "detached",
+    "torch.tensor of a list of tensors": "copied",
+}
+FOUND = """typed => {
+  const box = document.querySelector(".finder textarea")
+  box.value = typed
+  box.dispatchEvent(new Event("input"))
+  const rows = [...document.querySelectorAll(".finder tbody tr")]
+  const links = rows.filter(row => row.checkVisibility()).map(row => row.querySelector("a[href]"))
+  return links.map(link => link.hash.slice(1))
+}"""
+
+
+@pytest.fixture(scope="module")
+def find(new_page, address):
+    """Types a text into the box, and gives the entries of the rows that are shown, in order."""
+    page = new_page()
+    page.goto(f"{address}clinic/")
+
+    def find(typed: str) -> list[str]:
+        return list(dict.fromkeys(page.evaluate(FOUND, typed)))
+
+    yield find
+    page.close()
+
+
+@pytest.mark.parametrize(("typed", "wanted"), FIRST.items())
+def test_what_a_person_types_leads_first_to_an_entry_that_helps(find, typed, wanted):
+    assert find(typed)[0] in wanted.split()
+
+
+@pytest.mark.parametrize(("typed", "wanted"), AMONG_THREE.items())
+def test_where_others_have_the_same_words_it_is_among_the_first_three(find, typed, wanted):
+    assert set(find(typed)[:3]) & set(wanted.split())
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        ("inplace", "in-place", "in place", "In-Place"),
+        ("memory grow", "memory grows", "memory growing"),
+        ("parameter", "parameters", "weights", "param"),
+        ("zero grad", "zero_grad", "zero-grad", "zero_grad()"),
+        ("training slower", "trains slow", "each epoch slower"),
+    ],
+    ids=lambda alike: alike[0],
+)
+def test_hyphens_forms_of_a_word_and_words_for_the_same_make_no_difference_to_the_first(
+    find, alike
+):
+    assert len({find(typed)[0] for typed in alike}) == 1
+
+
+def test_words_that_no_row_has_take_none_away(find):
+    assert find("xyzzy memory leak in my gnarly prog") == find("memory leak in my")
+    assert find("xyzzy") == []
+
+
+def test_a_traceback_whose_message_is_unknown_is_searched_by_its_message_alone(find):
+    above = "Traceback (most recent call last):\n  File 'relu.py', line 3\n    hook.backward()\n"
+    assert find(f"{above}RuntimeError: no memory left") == find("no memory left")
+
+
+def test_an_empty_box_shows_all_rows_in_their_order_again(find):
+    every = find("")
+    assert find("nan") != every
+    assert find("") == every
