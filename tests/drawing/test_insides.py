@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import companion.drawing.insides
-from companion import Graph, draw, modules, record_backward
+from companion import Graph, draw, modules, record_backward, watch
 from companion.drawing.folding import fold
 from companion.drawing.insides import insides_of
 from tests.drawing.pictures import boxes
@@ -131,3 +131,17 @@ def test_a_block_shows_nothing_of_its_first_node_though_its_inside_does():
         assert blocks
         for text in blocks:
             assert not {"saved", "value", "gradient"} & {*re.findall(r"\w+", text)}
+
+
+def test_a_cut_is_in_the_inside_that_took_it_and_in_no_other():
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = x
+        for i in range(40):
+            y = y.sin()
+            if i == 20:
+                y = y * y.detach()
+    for most in range(1, 20):
+        views = draw(y.sum(), watch=watched, max_nodes=most)._insides
+        rows = [[(b.name, dict(b.rows).get("Inside", "")) for b in v.told.values()] for v in views]
+        assert ["✂" in view.dot for view in views] == ["MulBackward0" in str(row) for row in rows]
