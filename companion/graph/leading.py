@@ -74,9 +74,11 @@ def _alive() -> list[Any]:
 
 
 def _grad_of(thing: Any) -> Any:
-    if is_tensor(thing) and (thing.is_leaf or thing.retains_grad):
-        return thing.grad
-    return None
+    """The ``.grad`` of a tensor that may have one; None where torch cannot tell."""
+    try:
+        return thing.grad if is_tensor(thing) and (thing.is_leaf or thing.retains_grad) else None
+    except RuntimeError:  # a view whose base was changed in place, which nobody may use
+        return None
 
 
 def _node_of(thing: Any) -> Node | None:

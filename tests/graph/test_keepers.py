@@ -356,6 +356,16 @@ def test_of_a_deep_graph_the_fuses_are_no_keepers():
     del kept
 
 
+def test_a_view_that_nobody_may_use_any_more_does_not_stop_the_search():
+    parts = (torch.ones(2, requires_grad=True) * 2).unbind()
+    with torch.no_grad():
+        parts[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        parts[1].grad_fn  # noqa: B018
+    losses = [torch.ones(2, requires_grad=True).sum()]
+    assert "losses" in str(who_keeps(losses[0]))
+
+
 def test_what_is_no_part_of_a_graph_is_refused():
     with pytest.raises(TypeError, match="what must be a tensor, a Node .* or a Graph, got list; g"):
         who_keeps([loss_of(leaf())])
