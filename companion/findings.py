@@ -1527,7 +1527,7 @@ KINDS: dict[str, Kind] = {
             ),
         },
         cut_variants={
-            "parameter": "{called} makes a new leaf of the values of a result",
+            "parameter": "{called} makes a new leaf of what this line computed",
             "written": "{called} writes a result into a tensor without a Node for it",
             "deepcopy": "copy.deepcopy() copies the values into new leaves",
         },

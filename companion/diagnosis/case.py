@@ -17,7 +17,7 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.risks import is_readable
 from companion.forward.cuts import Cut
-from companion.forward.fingerprints import fingerprint
+from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.tracing import (
     Taken,
     cuts_into,
@@ -177,8 +177,11 @@ class Case:
             return behind
         custom = [node.grad_fn for node in self.nodes if node.is_custom]
         nested = {source_of(self.watch, fn): runs_backward(fn) for fn in custom}
-        # Used as a constant, which is said of it; and given a gradient by a backward pass inside.
-        lost = self.unreached - {given for given in self.inputs if given.is_constant}
+        # Used as a constant, which is said of it, as is that another leaf has its memory; and given
+        # a gradient by a backward pass inside.
+        memory = {memory_of(node.grad_fn.variable) for node in self.leaves_not_given}
+        lost = {given for given in self.unreached if not given.is_constant}
+        lost -= {given for given in lost if memory_of(given.tensor) in memory - {None}}
         waiting = positions_as_bits(given in lost for given in self.inputs)
         leaves = positions_as_bits(given.tensor.is_leaf for given in self.inputs)
         ways = list[tuple[int, int, Cut]]()  # the first count first
