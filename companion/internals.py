@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn, overrides
 from torch._functorch import pyfunctorch
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
 
@@ -351,6 +352,13 @@ def has_backward_hook(module: nn.Module) -> bool:
     """Whether it has a hook that a Node of the module itself calls; the old kind is not one."""
     hooks = module._backward_hooks if module._is_full_backward_hook else ()
     return bool(hooks or module._backward_pre_hooks)
+
+
+def remove_hook_on_all(handle: RemovableHandle) -> None:
+    """Remove a hook on all modules. In torch 2.13 ``remove()`` leaves behind that it was given
+    keywords, for which ``torch.compile`` then warns of hooks on all modules."""
+    handle.remove()
+    nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
 
 def is_compiled(module: nn.Module) -> bool:

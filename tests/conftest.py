@@ -196,3 +196,11 @@ def pytest_terminal_summary(terminalreporter):
             table.items(), key=lambda item: (item[0][:8] == "not told", -item[1])
         ):
             terminalreporter.write_line(f"{count:6}   {kind}")
+
+
+@pytest.fixture
+def fresh_compiler() -> None:
+    """As if nothing were compiled yet: torch compiles eight of one code, and then none."""
+    import torch
+
+    torch.compiler.reset()

@@ -243,6 +243,7 @@ def test_an_error_out_of_a_library_is_told_at_the_users_line(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_of_compiled_code_the_function_is_told_and_no_line_that_does_something_else():
     def halves(x):
         y = x.detach() * x

@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from companion.internals import enter_mode, leave_mode, next_number
+from companion.internals import enter_mode, leave_mode, next_number, remove_hook_on_all
 
 Note = Callable[[str, list[Any], int, Any], None]  # name, arguments, first Node, result
 
@@ -45,7 +45,7 @@ class FastPaths:
 
     def close(self) -> None:
         for handle in self._handles:
-            handle.remove()
+            remove_hook_on_all(handle)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if module.training or not isinstance(module, _WITH_FAST_PATH) or self._running:

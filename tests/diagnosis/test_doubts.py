@@ -118,6 +118,7 @@ def test_what_is_told_inside_of_a_transform_is_told_with_a_reserve():
     assert "torch.func.grad" in found[0].message
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_part_cannot_be_looked_into_but_that_it_was_freed_is_seen():
     net = torch.nn.Linear(3, 2)
     compiled = torch.compile(net, backend="aot_eager")

@@ -88,6 +88,7 @@ def test_hooks_of_modules_that_have_nothing_to_do_with_the_output_are_not_told()
     assert not diagnose(net[0](X).mean())
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_hook_inside_of_what_torch_compile_made_is_not_judged():
     net, _ = hooked()
     output = torch.compile(net, backend="aot_eager")(X).mean()

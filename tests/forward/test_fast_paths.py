@@ -110,3 +110,10 @@ def test_nothing_is_left_on_the_modules_after_the_block():
     with warnings.catch_warnings(), pytest.raises(ZeroDivisionError), watch():
         raise ZeroDivisionError
     assert not hooks._global_forward_hooks and not hooks._global_forward_pre_hooks
+
+
+def test_nothing_is_left_of_the_hooks_on_all_modules():
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    with torch.no_grad(), watch():
+        encoder(torch.ones(1, 3, 4))
+    assert not nn.modules.module._has_any_global_hook()  # for which torch.compile would warn

@@ -665,6 +665,7 @@ def test_context_managers_around_it_work():
     assert [o.name for o in watched.operations] == [o.name for o in other.operations] == ["mul"]
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_functions_of_torch_func_and_of_compile_run_under_it():
     x = torch.ones(3)
     with watch() as watched:
@@ -676,6 +677,7 @@ def test_functions_of_torch_func_and_of_compile_run_under_it():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_function_that_is_compiled_under_it_computes_the_same():
     def f(x):
         y = x * 2

@@ -43,6 +43,15 @@ def found(what):
     return [(keeper.name, keeper.kind, keeper.where) for keeper in who_keeps(what)]
 
 
+@pytest.fixture(autouse=True)
+def only_what_the_test_makes():
+    """Objects of other tests are left out, or each search looks at millions of them."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 # ---- what keeps a graph
 
 
@@ -86,6 +95,7 @@ def test_an_attribute_of_a_module_is_named_as_torch_names_it():
 
 
 def test_globals_and_classes_are_told_with_their_module():
+    gc.unfreeze()  # the globals of modules are wanted
     loss = loss_of(leaf())
     KEPT.append(loss)
     Registry.kept["loss"] = loss
@@ -277,6 +287,7 @@ keepers = list(who_keeps(loss))
 
 
 def test_an_output_of_a_notebook_is_told_by_the_name_that_people_use_before_what_python_keeps():
+    gc.unfreeze()  # the globals of modules are wanted
     code = """
 loss = (w * w).sum()
 _oh = Out = {3: loss}

@@ -194,6 +194,7 @@ def test_a_checkpoint_is_attributed_as_well_and_its_second_forward_does_no_harm(
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own, about torch.jit and inside of compile
+@pytest.mark.usefixtures("fresh_compiler")
 def test_scripted_and_compiled_modules_stay_as_they_are():
     scripted = torch.jit.script(nn.Linear(2, 2))
     compiled = nn.Sequential(nn.Linear(2, 2), nn.Tanh())

@@ -370,6 +370,7 @@ def test_a_leaf_in_the_graph_gets_no_gradient_where_a_function_returns_none():
     assert x.grad is None
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiled_code_is_one_node_that_says_so():
     x = torch.ones(4, requires_grad=True)
     compiled = torch.compile(lambda t: (t * t).sin(), backend="aot_eager")

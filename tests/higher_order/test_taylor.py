@@ -1308,6 +1308,7 @@ COMPILED = {
 
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_what_torch_compile_made_is_refused(name):
     f, x = COMPILED[name](), torch.rand(2, 3)
     with pytest.raises(NotImplementedError, match="torch.compile made this function"):
@@ -1319,6 +1320,7 @@ def test_what_torch_compile_made_is_refused(name):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_function_may_call_derivatives():
     @torch.compile(backend="eager")
     def slope(x):
