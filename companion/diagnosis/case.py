@@ -177,16 +177,11 @@ class Case:
             return behind
         custom = [node.grad_fn for node in self.nodes if node.is_custom]
         nested = {source_of(self.watch, fn): runs_backward(fn) for fn in custom}
-        # Used as a constant, which is said of it, as is that another leaf has its memory; and given
-        # a gradient by a backward pass inside.
-        memory = {memory_of(node.grad_fn.variable) for node in self.leaves_not_given}
-        lost = {given for given in self.unreached if not given.is_constant}
-        lost -= {given for given in lost if memory_of(given.tensor) in memory - {None}}
-        waiting = positions_as_bits(given in lost for given in self.inputs)
+        waiting = positions_as_bits(given in self.lost for given in self.inputs)
         leaves = positions_as_bits(given.tensor.is_leaf for given in self.inputs)
         ways = list[tuple[int, int, Cut]]()  # the first count first
         for cut, first, later, in_a_function in self.taking:
-            if in_a_function and nested.get(cut.source):
+            if in_a_function and nested.get(cut.source):  # it may give them a gradient
                 waiting &= ~(first & leaves)
             elif in_a_function and cut.source in nested:  # it has a Node, for what it was given
                 ways.append((1, first, cut))
@@ -196,6 +191,16 @@ class Case:
             behind |= {self.inputs[i]: cut for i in positions_in(positions & waiting)}
             waiting &= ~positions
         return behind
+
+    @cached_property
+    def lost(self) -> set[Input]:
+        """The unreached inputs that are no constants of the graph, nor leaves with another alias.
+
+        Both are said of an input by themselves.
+        """
+        memory = {memory_of(node.grad_fn.variable) for node in self.leaves_not_given} - {None}
+        lost = {given for given in self.unreached if not given.is_constant}
+        return {given for given in lost if memory_of(given.tensor) not in memory}
 
     @cached_property
     def unreached(self) -> set[Input]:

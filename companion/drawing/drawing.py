@@ -5,7 +5,7 @@ What a drawing looks like is in ``dot.py``, and how it reads in ``words.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
@@ -206,9 +206,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     """
     _check_limit(max_nodes)
     _check_watch(watch)
-    for name, value in {"values": values, "shapes": shapes}.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    _check_flags(values=values, shapes=shapes)
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
         if cuts:
@@ -219,13 +217,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     insides = insides_of(folded, shapes)
     boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
     single = list(dict.fromkeys(box.nodes[0] for box in boxes))
-    if isinstance(what, RecordedPass):
-        numbers = numbers_of_pass(what, single)
-    elif values:
-        root = [what] if isinstance(what, torch.Tensor) else []
-        numbers = numbers_of_tensors(graph, single, [*root, *(all_names or {}).values()])
-    else:
-        numbers = Numbers()
+    named = (all_names or {}).values()
+    numbers = _numbers_of(what, graph, single, named) if values or _is_pass(what) else Numbers()
     tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
     alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors[0]], shapes)
@@ -238,6 +231,26 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         for inside, cuts in zip(insides, scissors, strict=True)
     ]
     return Drawing(views[0].dot, alt, views)
+
+
+def _check_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
+def _is_pass(what: Any) -> bool:
+    return isinstance(what, RecordedPass)
+
+
+def _numbers_of(
+    what: Any, graph: Graph, nodes: Sequence[int], named: Iterable[torch.Tensor]
+) -> Numbers:
+    """The numbers of a recorded pass, or those that some tensors have now."""
+    if _is_pass(what):
+        return numbers_of_pass(what, nodes)
+    root = [what] if isinstance(what, torch.Tensor) else []
+    return numbers_of_tensors(graph, nodes, [*root, *named])
 
 
 def _told(insides: Sequence[Inside], inside: Inside, known: Known) -> dict[str, Told]:
