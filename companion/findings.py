@@ -1569,7 +1569,8 @@ KINDS: dict[str, Kind] = {
         "warning",
         _CUT,
         "the operation ran with gradients off, so it left no Node",
-        "move it out of torch.no_grad(), or away from what set_grad_enabled(False) governs",
+        "keep it where you mean a constant, such as a target; else move it out of torch.no_grad(), "
+        "or away from what set_grad_enabled(False) governs",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
         variants={
             "harmful": (
@@ -1936,7 +1937,8 @@ KINDS: dict[str, Kind] = {
         "warning",
         _TWICE,
         "without create_graph=True a gradient has no graph: it is a constant in the loss",
-        "take the gradient with torch.autograd.grad(..., create_graph=True)",
+        "for a penalty, or for second order, take it with torch.autograd.grad(..., "
+        "create_graph=True); keep it where you mean a constant, as in first-order MAML",
         cut="{called} without create_graph=True gives gradients that have no graph",
     ),
     "duplicate-indices": Kind(

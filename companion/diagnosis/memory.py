@@ -16,7 +16,7 @@ from companion.graph.outputs import refused
 from companion.graph.reading import Graph
 from companion.graph.saved import held_by
 from companion.internals import address_of, parts_of
-from companion.naming import one_line
+from companion.naming import counted, one_line
 from companion.source import Source
 
 _By = Literal["module", "name", "line"]
@@ -81,7 +81,7 @@ class SavedMemory(tuple[SavedRow, ...]):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<{self.nbytes:,} bytes in {len(self)} rows>"
+        return f"<{self.nbytes:,} bytes in {counted(len(self), 'row')}>"
 
     def _repr_html_(self) -> str:
         return as_html(str(self))
@@ -238,7 +238,8 @@ def _table(rows: Sequence[SavedRow]) -> Iterator[str]:
         "name": [None if row.name == _LEAVES[1] else row.name for row in rows],
         "line": [str(row.source) if row.source else None for row in rows],
     }
-    columns = {name: cells for name, cells in columns.items() if any(c is not None for c in cells)}
+    told = {name: cells for name, cells in columns.items() if any(c is not None for c in cells)}
+    columns = told or {"name": columns["name"]}  # leaves alone
     texts = [["bytes", "share", *columns]]
     for i, row in enumerate(rows):
         cells = [one_line(cells[i] or "", 60) for cells in columns.values()]

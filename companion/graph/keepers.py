@@ -73,7 +73,7 @@ class Keepers(tuple[Keeper, ...]):
         lines = [str(keeper) for keeper in self]
         if self.left_out:
             lines.append(f"{self.left_out:,} more objects that refer to it were not followed")
-        return "\n".join(lines) or "nothing else keeps this graph"
+        return "\n".join(lines) or "found no name that keeps this graph"
 
     def _repr_html_(self) -> str:
         return as_html(str(self))
@@ -102,7 +102,8 @@ def who_keeps(what: Any) -> Keepers:
 
     Returns:
         A tuple of ``Keeper``; variables of the running code first, names that begin with an
-        underscore last. Empty if nothing else keeps the graph. It prints as a line for each.
+        underscore last. Empty if no name was found; what only C++ refers to, such as a hook that
+        holds its own tensor, may keep it all the same. It prints as a line for each.
 
     Raises:
         TypeError: ``what`` is none of these.
@@ -118,7 +119,7 @@ def who_keeps(what: Any) -> Keepers:
         ...     print(who_keeps(loss))
         >>> train(4)
         losses[3] (list, variable of train) → tensor → SumBackward0
-        nothing else keeps this graph
+        found no name that keeps this graph
     """
     if not isinstance(what, Graph | torch.Tensor) and not hasattr(type(what), "next_functions"):
         raise TypeError(

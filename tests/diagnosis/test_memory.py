@@ -129,3 +129,9 @@ def test_what_cannot_be_told_is_refused():
         saved_memory(y, watch=[])
     row = saved_memory(Graph.of(y))[0]
     assert isinstance(row, SavedRow) and isinstance(saved_memory(y), SavedMemory)
+
+
+@pytest.mark.parametrize("f", [torch.sin, lambda w: w.expand(10, 3).sin(), lambda w: w**2])
+def test_where_leaves_alone_are_kept_the_table_has_one_row(f):
+    kept = saved_memory(f(torch.ones(3, requires_grad=True)))
+    assert len(kept) == 1 and "leaves" in str(kept) and repr(kept).endswith("in 1 row>")

@@ -219,7 +219,7 @@ def test_a_training_loop_has_nothing_to_tell():
         total += loss.item()
         losses.append(loss.detach())
         assert found(loss) == []
-    assert str(who_keeps(loss)) == "nothing else keeps this graph"
+    assert str(who_keeps(loss)) == "found no name that keeps this graph"
 
 
 def test_variables_tuples_arguments_and_hooks_of_the_step_itself_are_no_keepers():
