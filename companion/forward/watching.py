@@ -37,6 +37,7 @@ class Watch:
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
         self._lost: set[Origin] = set()  # results of Functions that should have had a Node
+        self._has_functions = False  # whether a torch.autograd.Function ran in the block
 
     def __enter__(self) -> Watch:
         if self._entered:
@@ -180,7 +181,8 @@ class Watch:
         """The cuts that went into values; without ``past_cuts``, those with no other in between."""
         self._classify()
         values = list(values)
-        self._lost |= self._results_without_a_node(values)
+        if self._has_functions:
+            self._lost |= self._results_without_a_node(values)
         upstream = self._upstream(values, past_cuts)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
@@ -246,7 +248,8 @@ class Watch:
         last = [i for i, note in enumerate(notes) if note.name in LEAVING]
         upstream = self._upstream(value for i in last for value in notes[i].inputs)
         self._leaving = {i for i, _ in upstream}.union(last)
-        self._lost = self._results_without_a_node()
+        self._has_functions = any(note.is_in_a_function for note in notes)
+        self._lost = self._results_without_a_node() if self._has_functions else set()
         self._classified = len(notes)
 
     def _results_without_a_node(self, used: Iterable[Value] = ()) -> set[Origin]:
