@@ -117,7 +117,8 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
             first |= straight[value[3:]]
             last |= past[value[3:]]
         for nr in range(max(1, len(note.outputs))) if first or last else ():
-            is_cut = note.live and (not note.outputs or watch._is_cut(i, nr))
+            # Inside a Function the last operation is the cut; what it took may not require grad.
+            is_cut = watch._is_cut(i, nr) if note.outputs else note.live
             if is_cut or (note.live and note.is_in_a_function):
                 (cut,) = watch._cuts_at([(i, nr)])
                 found.append(Taken(cut, first, last, not is_cut))
