@@ -59,7 +59,11 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     """
     notes = watch._recorder.notes
     own = _notes_of(notes, node)
-    inputs = [value for i in own for value in notes[i].inputs if value.made_by not in own]
+    # A call without a graph makes a Node only for what is kept: autocast's cast of a weight.
+    with_graph = [
+        i for i in own if notes[i].hidden or any(value.requires_grad for value in notes[i].outputs)
+    ]
+    inputs = [value for i in with_graph for value in notes[i].inputs if value.made_by not in own]
     slots = node.next_functions
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
     found = list[tuple[int | None, Cut]]()

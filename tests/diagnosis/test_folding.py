@@ -446,6 +446,21 @@ def test_what_a_library_does_by_itself_is_told_where_it_costs_a_gradient(tmp_pat
         assert codes(diagnose(loss, watch=watched)) == [("warning", "no-grad")]
 
 
+def test_what_autocast_kept_of_a_discarded_call_is_no_cut_and_a_target_from_there_is():
+    net, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), torch.randn(3, 4)
+    with watch() as watched, torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            aim = net(x)
+        first = net(x).float().sum()
+        second = (net(x) - aim).float().sum()
+    codes_of = [
+        {found.code for found in diagnose(loss, net, watch=watched)} for loss in (first, second)
+    ]
+    assert ["no-grad" in codes for codes in codes_of] == [False, True]
+    first.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
 def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch_is():
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
     with watch() as watched:
