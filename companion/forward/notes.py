@@ -78,7 +78,7 @@ class Note(NamedTuple):
     stands_for: int | None = None  # if hidden: the note whose operation is named for it
     around: str = ""  # what it ran inside of, as ``places`` has it
     inside: Place | None = None  # in the code of a library that the call site led to
-    by_library: bool = False  # if it has no graph: no line of the user asked for that
+    by_library: bool = False  # if an output has no graph: no line of the user asked for that
 
     @property
     def is_in_a_function(self) -> bool:

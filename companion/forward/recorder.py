@@ -258,7 +258,8 @@ class Recorder(TorchFunctionMode):
         values = [state.value for _, state in outputs]
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
-        has_graph = live and any([value[2] for value in values])
+        requiring_grad = [value[2] for value in values]
+        has_graph = live and any(requiring_grad)
         if has_graph:
             self.take_fingerprints(inputs + outputs, index + 1)
         may_be = has_graph and (bool(written) or made[0].is_leaf)
@@ -268,7 +269,8 @@ class Recorder(TorchFunctionMode):
         site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         # apply gives an input that forward returned as a view of itself.
         hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        by_library = live and not has_graph and self.is_by_library(mode_code)
+        may_cut = live and not (has_graph and all(requiring_grad))  # indices beside values, too
+        by_library = may_cut and self.is_by_library(mode_code)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, around, inside, by_library
         self.notes.append(_new(Note, seen + ran))

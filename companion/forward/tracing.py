@@ -59,7 +59,11 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     """
     notes = watch._recorder.notes
     own = _notes_of(notes, node)
-    inputs = [value for i in own for value in notes[i].inputs if value.made_by not in own]
+    # A call without a graph makes a Node only for what is kept: autocast's cast of a weight.
+    with_graph = [
+        i for i in own if notes[i].hidden or any(value.requires_grad for value in notes[i].outputs)
+    ]
+    inputs = [value for i in with_graph for value in notes[i].inputs if value.made_by not in own]
     slots = node.next_functions
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
     found = list[tuple[int | None, Cut]]()
@@ -117,7 +121,8 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
             first |= straight[value[3:]]
             last |= past[value[3:]]
         for nr in range(max(1, len(note.outputs))) if first or last else ():
-            is_cut = note.live and (not note.outputs or watch._is_cut(i, nr))
+            # Inside a Function the last operation is the cut; what it took may not require grad.
+            is_cut = watch._is_cut(i, nr) if note.outputs else note.live
             if is_cut or (note.live and note.is_in_a_function):
                 (cut,) = watch._cuts_at([(i, nr)])
                 found.append(Taken(cut, first, last, not is_cut))

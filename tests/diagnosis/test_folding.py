@@ -446,6 +446,21 @@ def test_what_a_library_does_by_itself_is_told_where_it_costs_a_gradient(tmp_pat
         assert codes(diagnose(loss, watch=watched)) == [("warning", "no-grad")]
 
 
+def test_what_autocast_kept_of_a_discarded_call_is_no_cut_and_a_target_from_there_is():
+    net, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), torch.randn(3, 4)
+    with watch() as watched, torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            aim = net(x)
+        first = net(x).float().sum()
+        second = (net(x) - aim).float().sum()
+    codes_of = [
+        {found.code for found in diagnose(loss, net, watch=watched)} for loss in (first, second)
+    ]
+    assert ["no-grad" in codes for codes in codes_of] == [False, True]
+    first.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
 def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch_is():
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
     with watch() as watched:
@@ -459,6 +474,42 @@ def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch
         loss = (x - aim).sum()
     assert not any(cut.by_library for cut in watched.cuts)
     assert codes(diagnose(loss, x, watch=watched)) == [("warning", "no-grad")]
+
+
+def log_prob(layer, x):
+    return torch.distributions.Categorical(logits=layer(x)).log_prob(torch.tensor([0, 1, 2]))
+
+
+def pooled_and_put_back(layer, x):
+    pool, put_back = nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)
+    return put_back(*pool(layer(x)[None]))
+
+
+@pytest.mark.parametrize("of_torch", [log_prob, pooled_and_put_back])
+def test_indices_that_torchs_own_code_gives_beside_values_are_not_told(of_torch):
+    layer, x = nn.Linear(4, 4), torch.randn(3, 4)
+    with watch() as watched:
+        loss = of_torch(layer, x).sum()
+    assert codes(diagnose(loss, layer, watch=watched)) == []
+
+
+def test_indices_that_torchs_own_code_gives_are_told_where_they_cost_a_gradient():
+    x, w = ones(1, 4), ones(1, 2)
+    with watch() as watched:
+        _, indices = nn.MaxPool1d(2, return_indices=True)(x)
+        loss = (indices * w).sum()
+    diagnosis = diagnose(loss, x, w, watch=watched)
+    assert codes(diagnosis) == [("error", "not-differentiable")]
+    assert diagnosis[0].message.endswith("and so x gets no gradient")
+
+
+@pytest.mark.parametrize("by_user", [lambda y: y.max(0), lambda y: y.sort(), lambda y: y.topk(2)])
+def test_indices_that_the_user_asked_for_are_told(by_user):
+    layer, x = nn.Linear(4, 4), torch.randn(3, 4)
+    with watch() as watched:
+        values, indices = by_user(layer(x))
+        loss = (values * indices).sum()
+    assert codes(diagnose(loss, layer, watch=watched)) == [("info", "not-differentiable")]
 
 
 def test_fake_quantisation_is_silent_about_its_own_constants():

@@ -108,6 +108,24 @@ def checkpoint_of_frozen_input(raw, layer, x):
     return head(checkpoint(layer, x, use_reentrant=True)).sum(), [*layer.parameters()]
 
 
+def checkpoint_of_several_operations(raw, layer, x):
+    head = nn.Linear(2, 1)
+    y = checkpoint(lambda v: (layer(v).tanh() + 1).exp(), x, use_reentrant=True)
+    return head(y).sum(), [*layer.parameters()]
+
+
+def checkpoint_after_checkpoint(raw, layer, x):
+    blocks, head = [layer, nn.Sequential(nn.Linear(2, 2), nn.Tanh())], nn.Linear(2, 1)
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=True)
+    return head(x).sum(), [*layer.parameters(), *blocks[1].parameters()]
+
+
+def function_of_several_operations(raw, layer, x):
+    head, block = nn.Linear(2, 1), nn.Sequential(layer, nn.Tanh())
+    return head(GivesNothing.apply(x, block)).sum(), [*block.parameters()]
+
+
 def drawn(raw, layer, x):
     head = nn.Linear(2, 1)
     return head(Normal(layer(x), 1.0).sample()).sum(), [*layer.parameters()]
@@ -133,6 +151,9 @@ CUT_OFF = {
     function_of_a_module: ("the forward of a custom Function", "give apply()"),
     function_of_frozen_input: ("the forward of a custom Function", "give apply()"),
     checkpoint_of_frozen_input: ("checkpoint(use_reentrant=True)", "use_reentrant=False"),
+    checkpoint_of_several_operations: ("checkpoint(use_reentrant=True)", "use_reentrant=False"),
+    checkpoint_after_checkpoint: ("checkpoint(use_reentrant=True)", "use_reentrant=False"),
+    function_of_several_operations: ("the forward of a custom Function", "give apply()"),
     drawn: ("sample() draws", "rsample()"),
     detached_in_vmap: ("detach()", "take it away"),
 }

@@ -66,6 +66,17 @@ def test_a_node_tells_which_cuts_it_took_and_at_which_slot():
     ]
 
 
+def test_a_cast_that_autocast_made_with_gradients_off_took_nothing_of_the_call():
+    x, first, second = leaf(1, 2), *(torch.nn.Linear(2, 2) for _ in range(2))
+    with watch() as watched, torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            second(first(x))
+        nodes = [second(first(x)).sum().grad_fn]
+    for node in nodes:  # the list grows
+        assert fed(watched, node) == []
+        nodes += [child for child, _ in node.next_functions if child]
+
+
 def test_behind_a_cut_there_may_be_others_that_are_not_the_first():
     x = leaf(1, 2)
     with watch() as watched:
