@@ -255,8 +255,8 @@ KINDS: dict[str, Kind] = {
         "allow_unused=True and zeros with materialize_grads=True",
         variants={
             "unwatched": (
-                "no path leads from the output's Node to it: it is used nowhere, or all that comes "
-                "from it is cut off",
+                "no path leads from the output's Node to it: it is used nowhere, it required no "
+                "grad yet when it was used, or all that comes from it is cut off",
                 "use it in the computation, or leave it out; if it is used, run the forward pass "
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
             ),
