@@ -135,11 +135,43 @@ def _pow(saved: _Saved) -> Risk | None:
         return None
     if len(saved.slots) > 1 and saved.slots[1] and (base < 0).any():
         return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
+    if not saved.slots[0]:
+        return None  # by the exponent the slope at 0 is 0
     steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
     if not ((base == 0) & steep.to(base.device)).any():
         return None
     power = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
     return "nan-risk", f"x ** {power} at 0: the gradient is infinite"
+
+
+def _times_log(function: str, zero: int) -> _Rule:
+    """Of ``x * log(y)``, whose formula leaves out an ``x`` that is 0 by ``x`` alone."""
+
+    def rule(saved: _Saved) -> Risk | None:
+        x, y = saved.all.get("self"), saved.all.get("other")
+        if not all(isinstance(v, int | float) or is_readable(v) for v in (x, y)):
+            return None
+        x_is_zero = torch.as_tensor(x == 0)
+        y_is_zero = torch.as_tensor(y == zero).to(x_is_zero.device)
+        # Of a number there is no slot.
+        by_y = isinstance(y, Tensor) and bool(saved.slots[-1])
+        if (~x_is_zero & y_is_zero).any():
+            return "nan-risk", f"{function} at (x, {zero}): the gradient is infinite"
+        if by_y and (x_is_zero & y_is_zero).any():
+            return "nan-risk", f"{function} at (0, {zero}): the gradient by the second is NaN"
+        return None
+
+    return rule
+
+
+def _addcdiv(saved: _Saved) -> Risk | None:
+    """What is added has the slope 1."""
+    return _QUOTIENT(saved) if any(saved.slots[1:]) else None
+
+
+def _spread_and_mean(saved: _Saved) -> Risk | None:
+    """The mean, the second output, has its gradient whatever the spread is."""
+    return _spread(saved) if 0 in saved.outputs else None
 
 
 def _div(saved: _Saved) -> Risk | None:
@@ -239,6 +271,7 @@ def _scattered_twice(saved: _Saved) -> int:
 
 
 _BY_ZERO = _at("other", lambda v: v == 0, "division by 0")
+_QUOTIENT = _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0")
 _LOGIT = _at("self", lambda v: (v == 0) | (v == 1), "logit at 0 or 1")
 
 
@@ -253,7 +286,7 @@ def _pole(function: str) -> _Rule:
 _RULES: dict[str, _Rule] = {
     "Acos": _at("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
     "Acosh": _at("self", lambda v: v == 1, "acosh at 1"),
-    "Addcdiv": _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0"),
+    "Addcdiv": _addcdiv,
     "Amax": _extremum_of_some,
     "Amin": _extremum_of_some,
     "Asin": _at("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
@@ -292,13 +325,13 @@ _RULES: dict[str, _Rule] = {
     "Softmax": _softmax,
     "SpecialEntr": _at("self", lambda v: v == 0, "entr at 0"),
     "SpecialNdtri": _at("result", lambda v: v.isinf(), "ndtri at 0 or 1"),
-    "SpecialXlog1Py": _at("other", lambda v: v == -1, "xlog1py at (x, -1)"),
+    "SpecialXlog1Py": _times_log("xlog1py", -1),
     "Sqrt": _at("result", lambda v: v == 0, "sqrt at 0"),
     "Std": _spread,
-    "StdMean": _spread,
+    "StdMean": _spread_and_mean,
     "Var": _spread,
-    "VarMean": _spread,
-    "Xlogy": _at("other", lambda v: v == 0, "xlogy at (x, 0)"),
+    "VarMean": _spread_and_mean,
+    "Xlogy": _times_log("xlogy", 0),
 }
 # By operation what was saved and has elements that nobody set and no formula reads.
 _UNUSED = {"CtcLoss": ("result1",)}  # of short targets

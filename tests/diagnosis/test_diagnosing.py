@@ -569,6 +569,47 @@ def test_a_formula_that_gives_nan_at_a_point_is_told_there_alone(f, at, near, po
         assert really(f(x).sum(), x) and x.grad.isfinite().all()
 
 
+# Formulas that are singular at what is 0, but not by the argument that requires grad.
+BY_ANOTHER_ARGUMENT = [
+    (lambda x, zero: zero**x, (0.5, 0.3)),
+    (lambda x, zero: torch.xlogy(x, zero), (0, 0)),
+    (lambda x, zero: torch.xlogy(x, 0), (0, 0)),
+    (lambda x, zero: torch.special.xlog1py(x, zero - 1), (0, 0)),
+    (lambda x, zero: torch.special.xlog1py(x, -1), (0, 0)),
+    (lambda x, zero: torch.fmod(x, zero + 1), (0, 0)),
+    (lambda x, zero: torch.addcdiv(x, zero, zero).where(zero > 0, x), (1, 2)),
+    (lambda x, zero: torch.var_mean(x[:1])[1], (1, 2)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize(("f", "at"), BY_ANOTHER_ARGUMENT)
+def test_a_formula_is_no_risk_by_an_argument_that_it_is_finite_by(f, at):
+    x = leaf(*at)
+    loss = f(x, torch.zeros(2)).sum()
+    assert "nan-risk" not in codes(diagnose(loss, x))
+    assert really(loss, x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("f", "at", "gives"),
+    [
+        (lambda x: torch.xlogy(x, x), 0, torch.nan),
+        (lambda x: torch.xlogy(0.0, x), 0, torch.nan),
+        (lambda x: torch.special.xlog1py(torch.zeros(1), x), -1, torch.nan),
+        (lambda x: torch.xlogy(x, torch.zeros(1)), 1, -torch.inf),
+        (lambda x: torch.xlogy(x, 0.0), 1, -torch.inf),
+        (lambda x: torch.special.xlog1py(x, -1), 1, -torch.inf),
+    ],
+)
+def test_of_x_times_a_logarithm_the_risk_has_the_gradient_in_words(f, at, gives):
+    x = leaf(at)
+    (risk,) = [found for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
+    assert risk.message.endswith("is NaN" if gives is torch.nan else "the gradient is infinite")
+    assert really(f(x).sum(), x)
+    torch.testing.assert_close(x.grad, torch.tensor([gives]), equal_nan=True)
+
+
 @pytest.mark.parametrize(
     "f",
     [
