@@ -23,7 +23,7 @@ def about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
     """
-    hidden = is_plain(case.output) and bool(case.output.isfinite().all())
+    hidden = is_hidden(case)
     above = _above(case, spoilt) if spoilt else set()
     for index, message in spoilt.items():
         if index in above:
@@ -39,6 +39,11 @@ def about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]
             )
         code = "nan-risk" if hidden else "non-finite"
         yield finding(code, message, variant=variant, **case.at(index))
+
+
+def is_hidden(case: Case) -> bool:
+    """Whether the output is finite, so that no NaN inside of the graph shows."""
+    return is_plain(case.output) and bool(case.output.isfinite().all())
 
 
 def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:

@@ -27,6 +27,7 @@ def risks(
     shape: tuple[int, ...] | None,
     slots: Sequence[Edge | None],
     outputs: Collection[int],
+    hidden: bool = False,
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node. Of one that saved what is infinite or NaN,
     where its formula would spread that, the code is ``"non-finite"``.
@@ -37,6 +38,8 @@ def risks(
         shape: the shape of its output.
         slots: where it leads.
         outputs: the numbers of the outputs that a gradient comes to.
+        hidden: whether the output of the graph is finite, whatever this Node saved. Then only what
+            can spoil a gradient counts, and else also what shows where NaN was.
     """
     operation = operation_of(name)
     if rule := _RULES.get(operation):
@@ -51,6 +54,7 @@ def risks(
         if (
             is_plain(value)
             and argument not in _UNUSED.get(operation, ())
+            and not (hidden and operation in _COMPARING)
             and (value.isnan() | (value.isinf() & is_factor)).any()
         ):
             kind = "infinite or NaN" if is_factor else "NaN"
@@ -103,6 +107,20 @@ def _at(names: str, is_risky: Callable[..., Tensor], point: str, gives: str = "i
     return rule
 
 
+def _within(low: float, high: float, point: str) -> _Rule:
+    """At the ends of its domain the formula divides by zero, and outside it gives NaN."""
+    at_the_ends = _at("self", lambda v: (v == low) | (v == high), point)
+
+    def rule(saved: _Saved) -> Risk | None:
+        value = saved.values.get("self")
+        if value is not None and ((value < low) | (value > high)).any():
+            domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
+            return "non-finite", f"{point.partition(' ')[0]} gave NaN for values {domain}"
+        return at_the_ends(saved)
+
+    return rule
+
+
 def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
     """The gradient of some outputs divides by the gaps of the spectrum saved under a name."""
 
@@ -131,17 +149,22 @@ def _pow(saved: _Saved) -> Risk | None:
     base, exponent = saved.values.get("self"), saved.all.get("exponent")
     if base is None or exponent is None:
         return None
-    if isinstance(exponent, Tensor) and not is_readable(exponent):
+    if isinstance(exponent, complex) or (
+        isinstance(exponent, Tensor) and (exponent.is_complex() or not is_readable(exponent))
+    ):
         return None
     if len(saved.slots) > 1 and saved.slots[1] and (base < 0).any():
         return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
     if not saved.slots[0]:
         return None  # by the exponent the slope at 0 is 0
+    power = torch.as_tensor(exponent * 1.0, device=base.device)
+    if ((base < 0) & (power != power.round())).any():
+        return "non-finite", "a power with a fraction in its exponent gave NaN for values below 0"
     steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
     if not ((base == 0) & steep.to(base.device)).any():
         return None
-    power = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-    return "nan-risk", f"x ** {power} at 0: the gradient is infinite"
+    called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
+    return "nan-risk", f"x ** {called} at 0: the gradient is infinite"
 
 
 def _times_log(function: str, zero: int) -> _Rule:
@@ -272,7 +295,7 @@ def _scattered_twice(saved: _Saved) -> int:
 
 _BY_ZERO = _at("other", lambda v: v == 0, "division by 0")
 _QUOTIENT = _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0")
-_LOGIT = _at("self", lambda v: (v == 0) | (v == 1), "logit at 0 or 1")
+_LOGIT = _within(0, 1, "logit at 0 or 1")
 
 
 def _both_empty(a: Tensor, b: Tensor) -> Tensor:
@@ -284,16 +307,16 @@ def _pole(function: str) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "Acos": _at("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
-    "Acosh": _at("self", lambda v: v == 1, "acosh at 1"),
+    "Acos": _within(-1, 1, "acos at 1 or -1"),
+    "Acosh": _within(1, inf, "acosh at 1"),
     "Addcdiv": _addcdiv,
     "Amax": _extremum_of_some,
     "Amin": _extremum_of_some,
-    "Asin": _at("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
+    "Asin": _within(-1, 1, "asin at 1 or -1"),
     "Atanh": _at("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
     "Digamma": _at("self", lambda v: v == 0, "digamma at 0"),
     "Div": _div,
-    "Erfinv": _at("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
+    "Erfinv": _within(-1, 1, "erfinv at 1 or -1"),
     "Fmod": _remainder,
     "Hypot": _at("result", lambda v: v == 0, "hypot at (0, 0)", "NaN"),
     "IndexPut": _writing(_written_twice),
@@ -335,6 +358,11 @@ _RULES: dict[str, _Rule] = {
 }
 # By operation what was saved and has elements that nobody set and no formula reads.
 _UNUSED = {"CtcLoss": ("result1",)}  # of short targets
+# Those whose formula does no more with what they saved than compare it, which NaN does no harm to.
+_COMPARING = set(
+    "Abs Clamp ClampMax ClampMin Fmax Fmin Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu "
+    "Maximum Minimum NanToNum Relu Softshrink Threshold".split()
+)
 # Those whose formula multiplies the gradient by what they saved.
 _FACTORS = set(
     "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "

@@ -526,7 +526,7 @@ RISKS = [
     (lambda x: torch.remainder(ONE, x), 0, 0.7, "division by 0"),
     (lambda x: torch.linalg.slogdet(x[:, None])[1], 0, 1, "slogdet of a singular matrix"),
 ]
-ONE = torch.ones(1)
+ONE, F = torch.ones(1), nn.functional
 # The same where what is given is NaN at once.
 NANS = [
     (lambda x: torch.hypot(x, x), 0, 1, "hypot at (0, 0)"),
@@ -670,6 +670,51 @@ def test_of_many_nodes_with_nan_the_deepest_alone_is_told():
     assert [f.message[:3] for f in found] == ["Exp"]
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda y: y,
+        torch.abs,
+        torch.relu,
+        lambda y: y.clamp(0, 5),
+        lambda y: y.clamp_min(0),
+        lambda y: torch.maximum(y, torch.zeros(2)),
+        F.leaky_relu,
+        F.hardtanh,
+        F.hardswish,
+        F.hardsigmoid,
+        F.softshrink,
+        F.hardshrink,
+    ],
+)
+def test_nan_that_a_formula_compares_alone_is_no_risk_to_the_gradient(f):
+    x = leaf(-1, 2)
+    loss = f(x.log()).nan_to_num().sum()
+    assert "nan-risk" not in codes(diagnose(loss, x))
+    assert really(loss, x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("f", "outside", "inside"),
+    [
+        (torch.acos, 2, 0.5),
+        (torch.asin, -2, 0.5),
+        (torch.acosh, 0.5, 2),
+        (torch.erfinv, 2, 0.5),
+        (torch.logit, -1, 0.5),
+        (torch.sqrt, -1, 2),
+        (lambda x: x**0.5, -1, 2),
+        (lambda x: x ** torch.tensor(1.5), -1, 2),
+    ],
+)
+def test_nan_of_a_formula_outside_of_its_domain_is_a_risk_although_it_is_hidden(f, outside, inside):
+    for at in (outside, inside):
+        x = leaf(at)
+        loss = f(x).nan_to_num().sum()
+        assert ("nan-risk" in codes(diagnose(loss, x))) == (at == outside)
+        assert really(loss, x) and x.grad.isfinite().all() == (at == inside)
+
+
 def test_a_softmax_with_nothing_to_go_over_is_told_with_its_own_cure():
     x = torch.zeros(2, 3, requires_grad=True)
     mask = torch.tensor([[False] * 3, [True] * 3])
@@ -688,7 +733,6 @@ def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
     assert codes(diagnose(loss, x, watch=watched)) == []
 
 
-F = nn.functional
 # Functions whose gradient at the first point is exactly zero, a point where it is not, and why.
 FLAT = [
     (lambda x: x.clamp(0, 1), (2, -3), (2, 0.5), "outside of the bounds of clamp"),
@@ -805,6 +849,12 @@ def test_a_power_whose_gradient_at_0_is_finite_is_no_risk(f):
     x = leaf(0)
     assert codes(diagnose(f(x).sum(), x)) == []
     assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("exponent", [1 + 2j, torch.tensor(1 + 2j), torch.tensor(True)])
+def test_a_power_with_a_complex_or_boolean_exponent_is_no_risk(exponent):
+    x = leaf(-1, 2)
+    assert "nan-risk" not in codes(diagnose((x**exponent).abs().sum(), x))
 
 
 def test_equal_eigenvalues_are_a_risk_for_eigenvectors_alone():
