@@ -28,6 +28,7 @@ def risks(
     slots: Sequence[Edge | None],
     outputs: Collection[int],
     hidden: bool = False,
+    overwritten: Tensor | None = None,
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node. Of one that saved what is infinite or NaN,
     where its formula would spread that, the code is ``"non-finite"``.
@@ -40,11 +41,13 @@ def risks(
         outputs: the numbers of the outputs that a gradient comes to.
         hidden: whether the output of the graph is finite, whatever this Node saved. Then only what
             can spoil a gradient counts, and else also what shows where NaN was.
+        overwritten: the elements of the gradient of its input that the next Node makes zero.
     """
     operation = operation_of(name)
+    overwritten = overwritten if hidden and operation in _BY_ELEMENT else None
     if rule := _RULES.get(operation):
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
-        if risk := rule(_Saved(saved.values, values, shape, slots, outputs)):
+        if risk := rule(_Saved(saved.values, values, shape, slots, outputs, overwritten)):
             yield risk
             if risk[0] == "non-finite":
                 return
@@ -55,11 +58,16 @@ def risks(
             is_plain(value)
             and argument not in _UNUSED.get(operation, ())
             and not (hidden and operation in _COMPARING)
-            and (value.isnan() | (value.isinf() & is_factor)).any()
+            and _arriving(value.isnan() | (value.isinf() & is_factor), overwritten).any()
         ):
             kind = "infinite or NaN" if is_factor else "NaN"
             yield "non-finite", f"{name} saved {argument}, which has {kind} values"
             return
+
+
+def _arriving(spoilt: Tensor, overwritten: Tensor | None) -> Tensor:
+    """The elements of a gradient that are spoilt, and that the next Node does not make zero."""
+    return spoilt if overwritten is None else spoilt & ~overwritten
 
 
 def is_plain(value: object) -> bool:
@@ -90,6 +98,7 @@ class _Saved(NamedTuple):
     shape: tuple[int, ...] | None  # of its output
     slots: Sequence[Edge | None]  # where the Node leads
     outputs: Collection[int]  # the numbers of the outputs that a gradient comes to
+    overwritten: Tensor | None  # the elements of its gradient that the next Node makes zero
 
 
 _Rule = Callable[[_Saved], Risk | None]
@@ -100,7 +109,8 @@ def _at(names: str, is_risky: Callable[..., Tensor], point: str, gives: str = "i
 
     def rule(saved: _Saved) -> Risk | None:
         if set(names.split()) <= set(saved.values):
-            if is_risky(*[saved.values[name] for name in names.split()]).any():
+            risky = is_risky(*[saved.values[name] for name in names.split()])
+            if _arriving(risky, saved.overwritten).any():
                 return "nan-risk", f"{point}: the gradient is {gives}"
         return None
 
@@ -113,7 +123,9 @@ def _within(low: float, high: float, point: str) -> _Rule:
 
     def rule(saved: _Saved) -> Risk | None:
         value = saved.values.get("self")
-        if value is not None and ((value < low) | (value > high)).any():
+        if value is None:
+            return None
+        if _arriving((value < low) | (value > high), saved.overwritten).any():
             domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
             return "non-finite", f"{point.partition(' ')[0]} gave NaN for values {domain}"
         return at_the_ends(saved)
@@ -225,7 +237,11 @@ def _spread(saved: _Saved) -> Risk | None:
 
 
 def _softmax(saved: _Saved) -> Risk | None:
-    if "result" not in saved.values or not (spoilt := saved.values["result"].isnan()).any():
+    if "result" not in saved.values:
+        return None
+    # Of a row with NaN all elements are, and so are those of its gradient.
+    spoilt = _arriving(saved.values["result"].isnan(), saved.overwritten)
+    if not spoilt.any():
         return None
     rows = int(spoilt.any(saved.all["dim"]).sum())
     return "non-finite", (
@@ -358,6 +374,11 @@ _RULES: dict[str, _Rule] = {
 }
 # By operation what was saved and has elements that nobody set and no formula reads.
 _UNUSED = {"CtcLoss": ("result1",)}  # of short targets
+# Those of one input where what was saved spoils the gradient of that element alone.
+_BY_ELEMENT = set(
+    "Acos Acosh Asin Atanh Erfinv Exp Expm1 Log Log10 Log1P Log2 LogSoftmax Logit Reciprocal Rsqrt "
+    "Softmax Sqrt".split()
+)
 # Those whose formula does no more with what they saved than compare it, which NaN does no harm to.
 _COMPARING = set(
     "Abs Clamp ClampMax ClampMin Fmax Fmin Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu "

@@ -718,10 +718,43 @@ def test_nan_of_a_formula_outside_of_its_domain_is_a_risk_although_it_is_hidden(
 def test_a_softmax_with_nothing_to_go_over_is_told_with_its_own_cure():
     x = torch.zeros(2, 3, requires_grad=True)
     mask = torch.tensor([[False] * 3, [True] * 3])
-    loss = x.masked_fill(mask, -torch.inf).softmax(-1)[0].pow(2).sum()
+    additive = torch.zeros(2, 3).masked_fill(mask, -torch.inf)
+    loss = (x + additive).softmax(-1)[0].pow(2).sum()
     (found,) = diagnose(loss, x)
     assert found.code == "nan-risk" and found.message.startswith("softmax gave NaN in 1 row:")
     assert "leave at least one element of each row unmasked" in found.cure
+
+
+MASK = torch.tensor([[True, True], [False, True]])
+NEAR = torch.tensor([[True, False], [False, True]])  # does not have all that is NaN
+
+
+@pytest.mark.parametrize(
+    ("f", "is_spoilt"),
+    [
+        (lambda x: x.masked_fill(MASK, -torch.inf).softmax(-1), False),
+        (lambda x: x.masked_fill(MASK, -torch.inf).log_softmax(-1), False),
+        (lambda x: torch.where(MASK, -torch.inf, x).softmax(-1), False),
+        (lambda x: torch.where(~MASK, x, -torch.inf).softmax(-1), False),
+        (lambda x: x.masked_fill(MASK, 0).sqrt(), False),
+        (lambda x: x.masked_fill(MASK, 1000).exp(), False),
+        (lambda x: (x + torch.zeros(2, 2).masked_fill(MASK, -torch.inf)).softmax(-1), True),
+        (
+            lambda x: (
+                (x - torch.tensor([[torch.inf], [0.0]])).masked_fill(NEAR, -torch.inf).softmax(-1)
+            ),
+            True,
+        ),
+        (lambda x: torch.where(MASK, (x * 0).log(), x).softmax(-1), True),
+        (lambda x: torch.zeros(2, 2).masked_fill(MASK, x[0, 0] * 0).rsqrt(), True),
+    ],
+)
+@pytest.mark.parametrize("hide", [lambda y: y.masked_fill(MASK, 0), torch.nan_to_num])
+def test_nan_that_the_fill_before_overwrites_in_the_gradient_is_no_risk(f, is_spoilt, hide):
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    loss = hide(f(x)).clamp(-9, 9).pow(2).sum()
+    assert ("nan-risk" in codes(diagnose(loss, x))) == is_spoilt
+    assert really(loss, x) and x.grad.isfinite().all() != is_spoilt
 
 
 def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
