@@ -16,14 +16,19 @@ from companion.forward.watching import Watch
 from companion.source import Source
 
 
-def about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]:
+def about_the_spoilt(
+    case: Case, spoilt: Mapping[int, str], harmless: Mapping[int, str]
+) -> Iterator[Finding]:
     """A finding for each Node with infinite or NaN values that has no other such Node below.
 
     Args:
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
+        harmless: the same of Nodes whose own gradient is overwritten further on. What they gave
+            may be what spoils a Node above them.
     """
-    hidden = is_plain(case.output) and bool(case.output.isfinite().all())
+    hidden = is_hidden(case)
+    spoilt = {**spoilt, **_below(case, spoilt, harmless)} if harmless and spoilt else spoilt
     above = _above(case, spoilt) if spoilt else set()
     for index, message in spoilt.items():
         if index in above:
@@ -41,6 +46,11 @@ def about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]
         yield finding(code, message, variant=variant, **case.at(index))
 
 
+def is_hidden(case: Case) -> bool:
+    """Whether the output is finite, so that no NaN inside of the graph shows."""
+    return is_plain(case.output) and bool(case.output.isfinite().all())
+
+
 def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
     """The Nodes from which a path leads to another one of these."""
     above = set[int]()
@@ -48,6 +58,15 @@ def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
         if any(e and (e.target in above or e.target in spoilt) for e in case.slots(index)):
             above.add(index)
     return above
+
+
+def _below(case: Case, spoilt: Mapping[int, str], some: Mapping[int, str]) -> dict[int, str]:
+    """Those of some Nodes to which a path leads from a spoilt one."""
+    below = set[int]()
+    for index in case.graph.order if case.graph else ():  # before all that it leads to
+        if index in below or index in spoilt:
+            below |= {edge.target for edge in case.slots(index) if edge}
+    return {index: message for index, message in some.items() if index in below}
 
 
 def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, Source | None]:

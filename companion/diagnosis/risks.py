@@ -27,6 +27,8 @@ def risks(
     shape: tuple[int, ...] | None,
     slots: Sequence[Edge | None],
     outputs: Collection[int],
+    hidden: bool = False,
+    overwritten: Tensor | None = None,
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node. Of one that saved what is infinite or NaN,
     where its formula would spread that, the code is ``"non-finite"``.
@@ -37,11 +39,15 @@ def risks(
         shape: the shape of its output.
         slots: where it leads.
         outputs: the numbers of the outputs that a gradient comes to.
+        hidden: whether the output of the graph is finite, whatever this Node saved. Then only what
+            can spoil a gradient counts, and else also what shows where NaN was.
+        overwritten: the elements of the gradient of its input that the next Node makes zero.
     """
     operation = operation_of(name)
+    overwritten = overwritten if hidden and operation in _BY_ELEMENT else None
     if rule := _RULES.get(operation):
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
-        if risk := rule(_Saved(saved.values, values, shape, slots, outputs)):
+        if risk := rule(_Saved(saved.values, values, shape, slots, outputs, overwritten)):
             yield risk
             if risk[0] == "non-finite":
                 return
@@ -51,11 +57,17 @@ def risks(
         if (
             is_plain(value)
             and argument not in _UNUSED.get(operation, ())
-            and (value.isnan() | (value.isinf() & is_factor)).any()
+            and not (hidden and operation in _COMPARING)
+            and _arriving(value.isnan() | (value.isinf() & is_factor), overwritten).any()
         ):
             kind = "infinite or NaN" if is_factor else "NaN"
             yield "non-finite", f"{name} saved {argument}, which has {kind} values"
             return
+
+
+def _arriving(spoilt: Tensor, overwritten: Tensor | None) -> Tensor:
+    """The elements of a gradient that are spoilt, and that the next Node does not make zero."""
+    return spoilt if overwritten is None else spoilt & ~overwritten
 
 
 def is_plain(value: object) -> bool:
@@ -86,6 +98,7 @@ class _Saved(NamedTuple):
     shape: tuple[int, ...] | None  # of its output
     slots: Sequence[Edge | None]  # where the Node leads
     outputs: Collection[int]  # the numbers of the outputs that a gradient comes to
+    overwritten: Tensor | None  # the elements of its gradient that the next Node makes zero
 
 
 _Rule = Callable[[_Saved], Risk | None]
@@ -96,9 +109,26 @@ def _at(names: str, is_risky: Callable[..., Tensor], point: str, gives: str = "i
 
     def rule(saved: _Saved) -> Risk | None:
         if set(names.split()) <= set(saved.values):
-            if is_risky(*[saved.values[name] for name in names.split()]).any():
+            risky = is_risky(*[saved.values[name] for name in names.split()])
+            if _arriving(risky, saved.overwritten).any():
                 return "nan-risk", f"{point}: the gradient is {gives}"
         return None
+
+    return rule
+
+
+def _within(low: float, high: float, point: str) -> _Rule:
+    """At the ends of its domain the formula divides by zero, and outside it gives NaN."""
+    at_the_ends = _at("self", lambda v: (v == low) | (v == high), point)
+
+    def rule(saved: _Saved) -> Risk | None:
+        value = saved.values.get("self")
+        if value is None:
+            return None
+        if _arriving((value < low) | (value > high), saved.overwritten).any():
+            domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
+            return "non-finite", f"{point.partition(' ')[0]} gave NaN for values {domain}"
+        return at_the_ends(saved)
 
     return rule
 
@@ -131,15 +161,52 @@ def _pow(saved: _Saved) -> Risk | None:
     base, exponent = saved.values.get("self"), saved.all.get("exponent")
     if base is None or exponent is None:
         return None
-    if isinstance(exponent, Tensor) and not is_readable(exponent):
+    if isinstance(exponent, complex) or (
+        isinstance(exponent, Tensor) and (exponent.is_complex() or not is_readable(exponent))
+    ):
         return None
     if len(saved.slots) > 1 and saved.slots[1] and (base < 0).any():
         return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
+    if not saved.slots[0]:
+        return None  # by the exponent the slope at 0 is 0
+    power = torch.as_tensor(exponent * 1.0, device=base.device)
+    if ((base < 0) & (power != power.round())).any():
+        return "non-finite", "a power with a fraction in its exponent gave NaN for values below 0"
     steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
     if not ((base == 0) & steep.to(base.device)).any():
         return None
-    power = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-    return "nan-risk", f"x ** {power} at 0: the gradient is infinite"
+    called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
+    return "nan-risk", f"x ** {called} at 0: the gradient is infinite"
+
+
+def _times_log(function: str, zero: int) -> _Rule:
+    """Of ``x * log(y)``, whose formula leaves out an ``x`` that is 0 by ``x`` alone."""
+
+    def rule(saved: _Saved) -> Risk | None:
+        x, y = saved.all.get("self"), saved.all.get("other")
+        if not all(isinstance(v, int | float) or is_readable(v) for v in (x, y)):
+            return None
+        x_is_zero = torch.as_tensor(x == 0)
+        y_is_zero = torch.as_tensor(y == zero).to(x_is_zero.device)
+        # Of a number there is no slot.
+        by_y = isinstance(y, Tensor) and bool(saved.slots[-1])
+        if (~x_is_zero & y_is_zero).any():
+            return "nan-risk", f"{function} at (x, {zero}): the gradient is infinite"
+        if by_y and (x_is_zero & y_is_zero).any():
+            return "nan-risk", f"{function} at (0, {zero}): the gradient by the second is NaN"
+        return None
+
+    return rule
+
+
+def _addcdiv(saved: _Saved) -> Risk | None:
+    """What is added has the slope 1."""
+    return _QUOTIENT(saved) if any(saved.slots[1:]) else None
+
+
+def _spread_and_mean(saved: _Saved) -> Risk | None:
+    """The mean, the second output, has its gradient whatever the spread is."""
+    return _spread(saved) if 0 in saved.outputs else None
 
 
 def _div(saved: _Saved) -> Risk | None:
@@ -170,7 +237,11 @@ def _spread(saved: _Saved) -> Risk | None:
 
 
 def _softmax(saved: _Saved) -> Risk | None:
-    if "result" not in saved.values or not (spoilt := saved.values["result"].isnan()).any():
+    if "result" not in saved.values:
+        return None
+    # Of a row with NaN all elements are, and so are those of its gradient.
+    spoilt = _arriving(saved.values["result"].isnan(), saved.overwritten)
+    if not spoilt.any():
         return None
     rows = int(spoilt.any(saved.all["dim"]).sum())
     return "non-finite", (
@@ -239,7 +310,8 @@ def _scattered_twice(saved: _Saved) -> int:
 
 
 _BY_ZERO = _at("other", lambda v: v == 0, "division by 0")
-_LOGIT = _at("self", lambda v: (v == 0) | (v == 1), "logit at 0 or 1")
+_QUOTIENT = _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0")
+_LOGIT = _within(0, 1, "logit at 0 or 1")
 
 
 def _both_empty(a: Tensor, b: Tensor) -> Tensor:
@@ -251,16 +323,16 @@ def _pole(function: str) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "Acos": _at("self", lambda v: v.abs() == 1, "acos at 1 or -1"),
-    "Acosh": _at("self", lambda v: v == 1, "acosh at 1"),
-    "Addcdiv": _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0"),
+    "Acos": _within(-1, 1, "acos at 1 or -1"),
+    "Acosh": _within(1, inf, "acosh at 1"),
+    "Addcdiv": _addcdiv,
     "Amax": _extremum_of_some,
     "Amin": _extremum_of_some,
-    "Asin": _at("self", lambda v: v.abs() == 1, "asin at 1 or -1"),
+    "Asin": _within(-1, 1, "asin at 1 or -1"),
     "Atanh": _at("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
     "Digamma": _at("self", lambda v: v == 0, "digamma at 0"),
     "Div": _div,
-    "Erfinv": _at("self", lambda v: v.abs() == 1, "erfinv at 1 or -1"),
+    "Erfinv": _within(-1, 1, "erfinv at 1 or -1"),
     "Fmod": _remainder,
     "Hypot": _at("result", lambda v: v == 0, "hypot at (0, 0)", "NaN"),
     "IndexPut": _writing(_written_twice),
@@ -292,16 +364,26 @@ _RULES: dict[str, _Rule] = {
     "Softmax": _softmax,
     "SpecialEntr": _at("self", lambda v: v == 0, "entr at 0"),
     "SpecialNdtri": _at("result", lambda v: v.isinf(), "ndtri at 0 or 1"),
-    "SpecialXlog1Py": _at("other", lambda v: v == -1, "xlog1py at (x, -1)"),
+    "SpecialXlog1Py": _times_log("xlog1py", -1),
     "Sqrt": _at("result", lambda v: v == 0, "sqrt at 0"),
     "Std": _spread,
-    "StdMean": _spread,
+    "StdMean": _spread_and_mean,
     "Var": _spread,
-    "VarMean": _spread,
-    "Xlogy": _at("other", lambda v: v == 0, "xlogy at (x, 0)"),
+    "VarMean": _spread_and_mean,
+    "Xlogy": _times_log("xlogy", 0),
 }
 # By operation what was saved and has elements that nobody set and no formula reads.
 _UNUSED = {"CtcLoss": ("result1",)}  # of short targets
+# Those of one input where what was saved spoils the gradient of that element alone.
+_BY_ELEMENT = set(
+    "Acos Acosh Asin Atanh Erfinv Exp Expm1 Log Log10 Log1P Log2 LogSoftmax Logit Reciprocal Rsqrt "
+    "Softmax Sqrt".split()
+)
+# Those whose formula does no more with what they saved than compare it, which NaN does no harm to.
+_COMPARING = set(
+    "Abs Clamp ClampMax ClampMin Fmax Fmin Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu "
+    "Maximum Minimum NanToNum Relu Softshrink Threshold".split()
+)
 # Those whose formula multiplies the gradient by what they saved.
 _FACTORS = set(
     "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "

@@ -16,6 +16,7 @@ import torch
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.overwriting import MASKS
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
 from companion.diagnosis.risks import is_plain, is_readable
 from companion.findings import Finding, finding
@@ -80,7 +81,7 @@ def _zeros_by_value(operation: str, values: Mapping[str, Any]) -> Iterator[tuple
         function = operation.removeprefix("Native").lower()
         for slot in _OF_ONE[operation]:
             yield slot, Zero(f"{function} over one element", "one-element")
-    for slot, argument, left_out, reason in _MASKS.get(operation, ()):
+    for slot, argument, left_out, reason in MASKS.get(operation, ()):
         mask = values.get(argument)
         if is_readable(mask) and mask.numel() and (mask == left_out).all():
             yield slot, Zero(reason, "masked")
@@ -160,12 +161,4 @@ _FLAT: dict[str, tuple[str, _IsFlat, str]] = {
 }
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
-# By operation slots, each with what was saved, what is there if an element is left out, and why.
-_MASKS = {
-    "MaskedFill": [(0, "mask", True, "masked_fill fills every element")],
-    "Where": [
-        (0, "condition", False, "where() takes no element of it"),
-        (1, "condition", True, "where() takes no element of it"),
-    ],
-}
-_OF_VALUES = {*_FLAT, *_OF_ONE, *_MASKS}
+_OF_VALUES = {*_FLAT, *_OF_ONE, *MASKS}

@@ -526,7 +526,7 @@ RISKS = [
     (lambda x: torch.remainder(ONE, x), 0, 0.7, "division by 0"),
     (lambda x: torch.linalg.slogdet(x[:, None])[1], 0, 1, "slogdet of a singular matrix"),
 ]
-ONE = torch.ones(1)
+ONE, F = torch.ones(1), nn.functional
 # The same where what is given is NaN at once.
 NANS = [
     (lambda x: torch.hypot(x, x), 0, 1, "hypot at (0, 0)"),
@@ -567,6 +567,47 @@ def test_a_formula_that_gives_nan_at_a_point_is_told_there_alone(f, at, near, po
         x = leaf(near)
         assert "nan-risk" not in codes(diagnose(f(x).sum(), x))
         assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+# Formulas that are singular at what is 0, but not by the argument that requires grad.
+BY_ANOTHER_ARGUMENT = [
+    (lambda x, zero: zero**x, (0.5, 0.3)),
+    (lambda x, zero: torch.xlogy(x, zero), (0, 0)),
+    (lambda x, zero: torch.xlogy(x, 0), (0, 0)),
+    (lambda x, zero: torch.special.xlog1py(x, zero - 1), (0, 0)),
+    (lambda x, zero: torch.special.xlog1py(x, -1), (0, 0)),
+    (lambda x, zero: torch.fmod(x, zero + 1), (0, 0)),
+    (lambda x, zero: torch.addcdiv(x, zero, zero).where(zero > 0, x), (1, 2)),
+    (lambda x, zero: torch.var_mean(x[:1])[1], (1, 2)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize(("f", "at"), BY_ANOTHER_ARGUMENT)
+def test_a_formula_is_no_risk_by_an_argument_that_it_is_finite_by(f, at):
+    x = leaf(*at)
+    loss = f(x, torch.zeros(2)).sum()
+    assert "nan-risk" not in codes(diagnose(loss, x))
+    assert really(loss, x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("f", "at", "gives"),
+    [
+        (lambda x: torch.xlogy(x, x), 0, torch.nan),
+        (lambda x: torch.xlogy(0.0, x), 0, torch.nan),
+        (lambda x: torch.special.xlog1py(torch.zeros(1), x), -1, torch.nan),
+        (lambda x: torch.xlogy(x, torch.zeros(1)), 1, -torch.inf),
+        (lambda x: torch.xlogy(x, 0.0), 1, -torch.inf),
+        (lambda x: torch.special.xlog1py(x, -1), 1, -torch.inf),
+    ],
+)
+def test_of_x_times_a_logarithm_the_risk_has_the_gradient_in_words(f, at, gives):
+    x = leaf(at)
+    (risk,) = [found for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
+    assert risk.message.endswith("is NaN" if gives is torch.nan else "the gradient is infinite")
+    assert really(f(x).sum(), x)
+    torch.testing.assert_close(x.grad, torch.tensor([gives]), equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -629,13 +670,91 @@ def test_of_many_nodes_with_nan_the_deepest_alone_is_told():
     assert [f.message[:3] for f in found] == ["Exp"]
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda y: y,
+        torch.abs,
+        torch.relu,
+        lambda y: y.clamp(0, 5),
+        lambda y: y.clamp_min(0),
+        lambda y: torch.maximum(y, torch.zeros(2)),
+        F.leaky_relu,
+        F.hardtanh,
+        F.hardswish,
+        F.hardsigmoid,
+        F.softshrink,
+        F.hardshrink,
+    ],
+)
+def test_nan_that_a_formula_compares_alone_is_no_risk_to_the_gradient(f):
+    x = leaf(-1, 2)
+    loss = f(x.log()).nan_to_num().sum()
+    assert "nan-risk" not in codes(diagnose(loss, x))
+    assert really(loss, x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("f", "outside", "inside"),
+    [
+        (torch.acos, 2, 0.5),
+        (torch.asin, -2, 0.5),
+        (torch.acosh, 0.5, 2),
+        (torch.erfinv, 2, 0.5),
+        (torch.logit, -1, 0.5),
+        (torch.sqrt, -1, 2),
+        (lambda x: x**0.5, -1, 2),
+        (lambda x: x ** torch.tensor(1.5), -1, 2),
+    ],
+)
+def test_nan_of_a_formula_outside_of_its_domain_is_a_risk_although_it_is_hidden(f, outside, inside):
+    for at in (outside, inside):
+        x = leaf(at)
+        loss = f(x).nan_to_num().sum()
+        assert ("nan-risk" in codes(diagnose(loss, x))) == (at == outside)
+        assert really(loss, x) and x.grad.isfinite().all() == (at == inside)
+
+
 def test_a_softmax_with_nothing_to_go_over_is_told_with_its_own_cure():
     x = torch.zeros(2, 3, requires_grad=True)
     mask = torch.tensor([[False] * 3, [True] * 3])
-    loss = x.masked_fill(mask, -torch.inf).softmax(-1)[0].pow(2).sum()
+    additive = torch.zeros(2, 3).masked_fill(mask, -torch.inf)
+    loss = (x + additive).softmax(-1)[0].pow(2).sum()
     (found,) = diagnose(loss, x)
     assert found.code == "nan-risk" and found.message.startswith("softmax gave NaN in 1 row:")
     assert "leave at least one element of each row unmasked" in found.cure
+
+
+MASK = torch.tensor([[True, True], [False, True]])
+NEAR = torch.tensor([[True, False], [False, True]])  # does not have all that is NaN
+
+
+@pytest.mark.parametrize(
+    ("f", "is_spoilt"),
+    [
+        (lambda x: x.masked_fill(MASK, -torch.inf).softmax(-1), False),
+        (lambda x: x.masked_fill(MASK, -torch.inf).log_softmax(-1), False),
+        (lambda x: torch.where(MASK, -torch.inf, x).softmax(-1), False),
+        (lambda x: torch.where(~MASK, x, -torch.inf).softmax(-1), False),
+        (lambda x: x.masked_fill(MASK, 0).sqrt(), False),
+        (lambda x: x.masked_fill(MASK, 1000).exp(), False),
+        (lambda x: (x + torch.zeros(2, 2).masked_fill(MASK, -torch.inf)).softmax(-1), True),
+        (
+            lambda x: (
+                (x - torch.tensor([[torch.inf], [0.0]])).masked_fill(NEAR, -torch.inf).softmax(-1)
+            ),
+            True,
+        ),
+        (lambda x: torch.where(MASK, (x * 0).log(), x).softmax(-1), True),
+        (lambda x: torch.zeros(2, 2).masked_fill(MASK, x[0, 0] * 0).rsqrt(), True),
+    ],
+)
+@pytest.mark.parametrize("hide", [lambda y: y.masked_fill(MASK, 0), torch.nan_to_num])
+def test_nan_that_the_fill_before_overwrites_in_the_gradient_is_no_risk(f, is_spoilt, hide):
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    loss = hide(f(x)).clamp(-9, 9).pow(2).sum()
+    assert ("nan-risk" in codes(diagnose(loss, x))) == is_spoilt
+    assert really(loss, x) and x.grad.isfinite().all() != is_spoilt
 
 
 def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
@@ -647,7 +766,6 @@ def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
     assert codes(diagnose(loss, x, watch=watched)) == []
 
 
-F = nn.functional
 # Functions whose gradient at the first point is exactly zero, a point where it is not, and why.
 FLAT = [
     (lambda x: x.clamp(0, 1), (2, -3), (2, 0.5), "outside of the bounds of clamp"),
@@ -764,6 +882,12 @@ def test_a_power_whose_gradient_at_0_is_finite_is_no_risk(f):
     x = leaf(0)
     assert codes(diagnose(f(x).sum(), x)) == []
     assert really(f(x).sum(), x) and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("exponent", [1 + 2j, torch.tensor(1 + 2j), torch.tensor(True)])
+def test_a_power_with_a_complex_or_boolean_exponent_is_no_risk(exponent):
+    x = leaf(-1, 2)
+    assert "nan-risk" not in codes(diagnose((x**exponent).abs().sum(), x))
 
 
 def test_equal_eigenvalues_are_a_risk_for_eigenvectors_alone():
