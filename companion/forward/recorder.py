@@ -269,8 +269,7 @@ class Recorder(TorchFunctionMode):
         site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         # apply gives an input that forward returned as a view of itself.
         hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        may_cut = live and not (has_graph and all(requiring_grad))  # indices beside values, too
-        by_library = may_cut and self.is_by_library(mode_code)
+        by_library = live and self.is_by_library(mode_code, requiring_grad)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, around, inside, by_library
         self.notes.append(_new(Note, seen + ran))
@@ -293,8 +292,13 @@ class Recorder(TorchFunctionMode):
         # A view that no_grad() made is no new leaf.
         return any([base_of(t) is None and not any([t is x for x in taken]) for t in leaves])
 
-    def is_by_library(self, mode_code: str) -> bool:
-        """Whether a library saw to it that the call gives no graph: by itself, or by a switch."""
+    def is_by_library(self, mode_code: str, requiring_grad: list[bool]) -> bool:
+        """Whether a library saw to it that the call gives no graph: by itself, or by a switch.
+
+        Some results may have none, such as indices beside values.
+        """
+        if requiring_grad and all(requiring_grad):
+            return False
         if mode_code == "no-grad":
             return self.library_switched
         return is_call_of_library(sys._getframe(3))  # of what called torch
