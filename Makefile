@@ -32,7 +32,7 @@ test: check ## Run every check: style, types, tests, and each snippet of the les
 
 deep: $(READY) ## Free graphs of a million levels, try each operation of torch, run all random programs
 	LEVELS=1000000 OPERATIONS=1 $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0
-	EXAMPLES=all $(BIN)/python -m pytest -n 2 tests/test_site.py $$(grep -rl --include='test_*.py' 'examples(' tests)
+	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'examples(' tests)
 
 site: notebooks ## Build the course into site/, as it is published
 	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish

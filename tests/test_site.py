@@ -3,7 +3,6 @@
 A real browser opens every page, light and dark, at the width of a desk and of a phone.
 """
 
-import os
 import re
 import textwrap
 import traceback
@@ -83,15 +82,7 @@ def test_nothing_is_left_as_markup(site):
 AROUND = {"", "reference/", "404.html"}
 
 
-# The pages of the clinic are made of the same parts: make deep opens all of them.
-OPENED = [
-    path
-    for path in PAGES
-    if not path.startswith("clinic/error-") or os.environ.get("EXAMPLES") == "all"
-]
-
-
-@pytest.mark.parametrize("path", OPENED)
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_accessible_and_self_contained(address, window, texts, path):
     page, wrong = window
     wrong.clear()

@@ -15,7 +15,7 @@ from torch import nn
 from companion import diagnose, record_backward, watch
 from tests.programs import Square, examples
 
-PROGRAMS = examples(4000)
+PROGRAMS = examples(6000)
 CHUNKS = 4  # tests
 
 
