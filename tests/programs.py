@@ -118,6 +118,18 @@ class GivesNone(Function):
         return None
 
 
+class RunsModule(Function):
+    """What a module computes: it is given the input, and not the parameters."""
+
+    @staticmethod
+    def forward(ctx, a, module):
+        return module(a)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
 class GivesTwo(Function):
     """Its backward gives a gradient too many."""
 

@@ -18,6 +18,8 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from tests.programs import GivesNone
+
 grad = torch.autograd.grad
 equal = torch.allclose
 
@@ -850,18 +852,6 @@ def huber(target):
     return equal(x.grad, torch.tensor([1.0, 2.0]))
 
 
-class Given(Function):
-    """Doubles, and sends nothing."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, g):
-        return None
-
-
 def whole_numbers():
     logits = torch.tensor([[1.0, 2.0]], requires_grad=True)
     logits.argmax(1).sum().backward()
@@ -935,7 +925,7 @@ ENGINE = [
     Message("mixed-dtypes", lambda: huber(torch.zeros(2).double()), lambda: huber(torch.zeros(2))),
     Message(
         "unused-input",
-        lambda: grad(Given.apply(x := leaf(1)), x),
+        lambda: grad(GivesNone.apply(x := leaf(1)), x),
         lambda: grad(Doubling.apply(x := leaf(1)), x)[0].item() == 2,
     ),
     Message(

@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, explain
+from tests.programs import GivesNone
 
 
 def leaf(*numbers: float) -> torch.Tensor:
@@ -121,17 +122,7 @@ def test_a_gradient_of_a_wrong_shape_from_a_function_of_the_user_is_told_of_that
     assert "the backward of TooSmallBackward" in found.message and "static methods" in found.cause
 
 
-class Silent(Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, g):
-        return None
-
-
-@pytest.mark.parametrize("f", [lambda x: Silent.apply(x).sum(), lambda x: x.norm(p=0)])
+@pytest.mark.parametrize("f", [lambda x: GivesNone.apply(x).sum(), lambda x: x.norm(p=0)])
 def test_where_a_path_leads_to_an_input_none_is_said_to_be_missing_for_sure(f):
     x = leaf(1, 2)
     found = explained(lambda: torch.autograd.grad(f(x), x))

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from companion import diagnose, watch
 from companion.diagnosis.case import Input
 from companion.diagnosis.folding import about_inputs, said
+from tests.programs import RunsModule
 
 
 def ones(*shape: int) -> torch.Tensor:
@@ -191,30 +192,18 @@ def test_a_model_that_ran_without_gradients_over_several_lines_is_one_finding():
     assert (other.severity, other.source.text) == ("warning", "first(x)")
 
 
-class Scaled(torch.autograd.Function):
-    """It is given x, and computes with a module as well."""
-
-    @staticmethod
-    def forward(ctx, x, module):
-        return module(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
 def test_a_function_is_a_cut_for_what_it_was_not_given_and_for_nothing_else():
     x, layer = ones(2), nn.Linear(2, 2)
     with watch() as watched:
-        y = Scaled.apply(x, layer)
+        y = RunsModule.apply(x, layer)
         loss = (y * (y > 0)).sum()
     found, mask, *_ = diagnose(loss, x, layer, watch=watched)
-    assert (found.code, found.source.text) == ("no-grad", "Scaled.apply(x, layer)")
+    assert (found.code, found.source.text) == ("no-grad", "RunsModule.apply(x, layer)")
     assert found.message.endswith("and so the parameters weight and bias get no gradient")
     assert mask.severity == "info"
     w = ones(2)
     with watch() as watched:
-        loss = (Scaled.apply(x, layer).detach() * w).sum()
+        loss = (RunsModule.apply(x, layer).detach() * w).sum()
     found = diagnose(loss, x, w, watch=watched)[0]
     assert (found.code, found.message.partition(", and so ")[2]) == (
         "detached",

@@ -10,21 +10,10 @@ from torch.distributions import Normal
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
+from tests.programs import RunsModule
 
 
-class GivesNothing(torch.autograd.Function):
-    """Runs a module inside of its forward, and gives its input alone a gradient."""
-
-    @staticmethod
-    def forward(ctx, x, module):
-        return module(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
-class RunsBackward(GivesNothing):
+class RunsBackward(RunsModule):
     """Computes the module again in backward, and runs a backward pass through it."""
 
     @staticmethod
@@ -95,12 +84,12 @@ def copied_leaf(raw, layer, x):
 
 
 def function_of_a_module(raw, layer, x):
-    return GivesNothing.apply(x.requires_grad_(), layer).sum(), [*layer.parameters()]
+    return RunsModule.apply(x.requires_grad_(), layer).sum(), [*layer.parameters()]
 
 
 def function_of_frozen_input(raw, layer, x):
     head = nn.Linear(2, 1)
-    return head(GivesNothing.apply(x, layer)).sum(), [*layer.parameters()]
+    return head(RunsModule.apply(x, layer)).sum(), [*layer.parameters()]
 
 
 def checkpoint_of_frozen_input(raw, layer, x):
@@ -123,7 +112,7 @@ def checkpoint_after_checkpoint(raw, layer, x):
 
 def function_of_several_operations(raw, layer, x):
     head, block = nn.Linear(2, 1), nn.Sequential(layer, nn.Tanh())
-    return head(GivesNothing.apply(x, block)).sum(), [*block.parameters()]
+    return head(RunsModule.apply(x, block)).sum(), [*block.parameters()]
 
 
 def drawn(raw, layer, x):
@@ -202,11 +191,11 @@ def model_built_in_the_block(raw, layer, x):
 
 
 def function_that_is_given_all(raw, layer, x):
-    return GivesNothing.apply(raw, lambda x: x * 2).sum(), [raw]
+    return RunsModule.apply(raw, lambda x: x * 2).sum(), [raw]
 
 
 def function_whose_result_is_dropped(raw, layer, x):
-    GivesNothing.apply(raw, lambda x: x * 2)
+    RunsModule.apply(raw, lambda x: x * 2)
     return (raw * 2).sum(), [raw]
 
 
