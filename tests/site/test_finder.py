@@ -48,14 +48,27 @@ FIRST = {
     "empty parameter list": "parameters",
     "deep copy of a tensor": "deepcopy",
     "frozen model does not require grad": "no-graph input-without-grad",
+    "ram usage keeps increasing during training": "growing-graph",
+    "backward is very slow": "slow-slices",
+    "plot loss matplotlib requires grad": "numpy",
+    "freeze layers": "requires-grad-of-non-leaf no-graph",
+    "how to clip gradients": "exploding",
+    "quantization straight through estimator": "zero-derivative",
+    "gradcheck fails": "gradcheck",
+    "gradient penalty wgan not working": "penalty-detached",
+    "expected float but got double": "mixed-dtypes",
+    "pinn derivative of a column is None": "unused-input",
+    "nan loss": "non-finite",
 }
 # ... or one of the first three, where other entries have the same words.
 AMONG_THREE = {
     "gradient clipping": "exploding",
-    "nan loss": "non-finite",
     "loss doesn't go down": "leaf-output reassigned accumulates",
     "detach": "detached",
     "torch.tensor of a list of tensors": "copied",
+    "model does not learn": "leaf-output reassigned accumulates",
+    "sqrt gradient nan at zero": "nan-risk",
+    "relu outputs all zero": "dead-relu",
 }
 FOUND = """typed => {
   const box = document.querySelector(".finder textarea")
