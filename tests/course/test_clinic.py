@@ -1,10 +1,12 @@
 """The clinic: every kind of finding has its entry, and every message leads to the right one."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import companion
 from companion import explain
 from companion.findings import KINDS
 from tools.clinic import ROW
@@ -114,9 +116,11 @@ def test_of_an_entry_the_graph_and_the_tools_stand_in_its_one_fold_at_the_end(co
 
 @each_entry
 def test_what_an_entry_shows_first_needs_no_tools(code):
-    """A watch is a tool: the program that somebody has, and its cure, need none."""
+    """The program that somebody has, and its cure, run where there is no companion."""
     for part in ("You see", "Do this"):
-        assert "with watch() as" not in parts(code)[part]
+        program = "".join(re.findall(r"^```python\n(.*?)^```", parts(code)[part], re.M | re.S))
+        names = {node.id for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Name)}
+        assert not names & set(companion.__all__), part
 
 
 @each_entry
