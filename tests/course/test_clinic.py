@@ -1,7 +1,8 @@
 """The clinic: every kind of finding has its entry, and every message leads to the right one."""
 
-import ast
+import builtins
 import re
+import symtable
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,30 @@ def parts(code: str) -> dict[str, str]:
     """What an entry says behind each of its bold words, snippets included."""
     _, *found = re.split(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], flags=re.M)
     return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def snippets(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+def shown_first(code: str) -> str:
+    """The program that an entry shows, and its cure."""
+    return "".join(snippets(parts(code)["You see"] + parts(code)["Do this"]))
+
+
+def lacking(program: str) -> set[str]:
+    """The names that a program reads and neither makes nor imports."""
+    top = symtable.symtable(program, "program", "exec")
+    scopes, read = [top], set()
+    for scope in scopes:
+        scopes += scope.get_children()
+        read |= {
+            symbol.get_name()
+            for symbol in scope.get_symbols()
+            if symbol.is_referenced() and (scope is top or symbol.is_global())
+        }
+    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    return read - made - set(dir(builtins))
 
 
 def quotes(phrase: str, text: str) -> bool:
@@ -117,10 +142,14 @@ def test_of_an_entry_the_graph_and_the_tools_stand_in_its_one_fold_at_the_end(co
 @each_entry
 def test_what_an_entry_shows_first_needs_no_tools(code):
     """The program that somebody has, and its cure, run where there is no companion."""
-    for part in ("You see", "Do this"):
-        program = "".join(re.findall(r"^```python\n(.*?)^```", parts(code)[part], re.M | re.S))
-        names = {node.id for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Name)}
-        assert not names & set(companion.__all__), part
+    assert not lacking(shown_first(code)) & set(companion.__all__)
+
+
+@each_entry
+def test_what_an_entry_shows_first_needs_no_other_entry(code):
+    """Who comes from the search pastes the imports of the page, and what the entry begins with."""
+    imports = snippets((COURSE / "clinic" / PAGE_OF[code]).read_text(encoding="utf-8"))[0]
+    assert not lacking(imports + shown_first(code))
 
 
 @each_entry
