@@ -59,6 +59,12 @@ FIRST = {
     "expected float but got double": "mixed-dtypes",
     "pinn derivative of a column is None": "unused-input",
     "nan loss": "non-finite",
+    "topk indices gradient": "not-differentiable",
+    "learnable weight not among parameters()": "not-a-leaf parameters",
+    "forward hook not called": "hook",
+    "numpy array reused wrong gradient": "changed-behind",
+    "new classification head not learning fine-tuning": "reassigned",
+    "second iteration fails backward": "freed",
 }
 # ... or one of the first three, where other entries have the same words.
 AMONG_THREE = {
