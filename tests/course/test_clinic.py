@@ -1,6 +1,7 @@
 """The clinic: every kind of finding has its entry, and every message leads to the right one."""
 
 import builtins
+import json
 import re
 import symtable
 from pathlib import Path
@@ -197,6 +198,20 @@ def test_an_error_that_an_entry_raises_is_in_the_table(code):
             assert found, told
             sent_on = any(f"#{code})" in ENTRIES[other] for other in found)
             assert part != "You see" or code in found or sent_on, told
+
+
+def test_the_box_has_every_message_that_explain_knows_with_its_cure_and_in_its_order():
+    file = COURSE / "assets/messages.json"  # which course/assets/messages.py writes
+    known = [
+        (code, cure, message.replace("(?<", "(?P<"))
+        for code, cure, messages in json.loads(file.read_text(encoding="utf-8"))
+        for message in messages
+    ]
+    assert known == [
+        (code, kind.variants[variant][1] if variant else kind.cure, message)
+        for code, kind in KINDS.items()
+        for message, _, variant in kind.wordings
+    ], "make update writes the file"
 
 
 def test_the_lesson_that_a_finding_names_exists():
