@@ -13,6 +13,15 @@ const make = (tag, attributes = {}, ...inside) => {
 
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
 
+// The search finds words that begin as those typed. A word that is whole counts more here, or "None" would find NoneType
+// first, since that is rarer; and quotation marks, as around a message, ask for nothing.
+const { postMessage } = Worker.prototype
+const whole = (text) => text.replace(/["“”]/g, " ").replace(/(^|\s)([\w.]+)(?=\s|$)/g, "$1$2^2 $2")
+Worker.prototype.postMessage = function (message, ...others) {
+  if (typeof message?.data === "string") message.data = whole(message.data)
+  return postMessage.call(this, message, ...others)
+}
+
 // The theme takes the link to the page's Markdown for one to a translation, and fetches a list of pages from beside it,
 // where there may be none. It does not know the link by a name with a blank behind it; all others do.
 for (const link of every("link[rel=alternate]")) link.rel += " "
