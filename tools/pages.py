@@ -192,10 +192,10 @@ def make_found(said: Element, entry: str) -> None:
     said.set("class", "said")
     code, *messages = said
     for number, message in enumerate(messages, start=2):  # the first is the heading of the entry
-        found = Element("h6", {"id": f"{entry}-{number}", "role": "none"})
-        found.tail, message.tail = message.tail, None
-        said[number - 1] = found
-        found.append(message)
+        around = Element("div")  # where it ends, what the search finds by this heading ends
+        around.tail, message.tail = message.tail, None
+        said[number - 1] = around
+        SubElement(around, "h6", {"id": f"{entry}-{number}", "role": "none"}).append(message)
 
 
 def is_paragraph_of(link: Element, parent: Element) -> bool:

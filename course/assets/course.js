@@ -314,6 +314,9 @@ if (finder) {
     status.textContent = found.length
       ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
+    // On most screens the table begins where the screen ends.
+    const isBelow = found[0]?.row.getBoundingClientRect().bottom > innerHeight
+    if (box.value.trim() && isBelow) finder.scrollIntoView()
   }
   box.addEventListener("input", find)
   find()

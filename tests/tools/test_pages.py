@@ -75,7 +75,7 @@ def test_the_search_knows_each_message_of_an_entry_as_a_heading_and_whoever_read
     body = tree(markdown(text, extensions=["attr_list", "tools.pages"]))
     said = body.find("div[@class='said']")
     assert "".join(said.itertext()) == "Code: freed. Also said as one, two."
-    found = [(h.get("id"), h.get("role"), h.find("code").text) for h in said.findall("h6")]
+    found = [(h.get("id"), h.get("role"), h.find("code").text) for h in said.findall("div/h6")]
     assert found == [("freed-2", "none", "one"), ("freed-3", "none", "two")]
     assert body.find("p").text == "Other."
 
