@@ -16,9 +16,9 @@ document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
 // The search finds words that begin as those typed. A word that is whole counts more here, or "None" would find NoneType
 // first, since that is rarer; and quotation marks, as around a message, ask for nothing.
 const { postMessage } = Worker.prototype
-const whole = (text) => text.replace(/["“”]/g, " ").replace(/(^|\s)([\w.]+)(?=\s|$)/g, "$1$2^2 $2")
+const wholeWords = (text) => text.replace(/["“”]/g, " ").replace(/(^|\s)([\w.]+)(?=\s|$)/g, "$1$2^2 $2")
 Worker.prototype.postMessage = function (message, ...others) {
-  if (typeof message?.data === "string") message.data = whole(message.data)
+  if (typeof message?.data === "string") message.data = wholeWords(message.data)
   return postMessage.call(this, message, ...others)
 }
 
