@@ -46,6 +46,12 @@ from tools.grammar import (
 EMPTY = re.compile(r"<details>\n<summary>.*</summary>\s*</details>\n?")
 FOLDED = ["", "</details>", ""]  # the end of a fold; a heading right below would be plain text
 FILES = "(?:md|ipynb|svg|html|css|js|png)"  # what links lead to, unlike x[0](y) in code
+# Around a Predict. Its text has the colour of the notebook's theme; that of `alert-info` is teal on
+# cyan, which is hard to read where JupyterLab is dark.
+BOX = (
+    '<div class="alert" style="padding: 8px; border: 1px solid #0097a7; '
+    'background-color: rgba(0, 151, 167, 0.1)">'
+)
 AFTER_PREDICT = "Read on when you have run the cell"
 NEEDS = "This notebook uses the package `companion` of the course."
 MAKE_LAB = "in the folder of the course, `make lab` installs it and opens the notebooks"
@@ -271,7 +277,7 @@ def _lines(part: Part, folder: Path) -> list[str]:
             return _as_text(part, folder)
         case Callout(title="Predict"):  # a box in JupyterLab and VS Code
             text = re.sub("^> ?", "", _links(part.text), flags=re.M)
-            return ['<div class="alert alert-block alert-info">', "", text, "</div>"]
+            return [BOX, "", text, "</div>"]
     return _links(part.text).splitlines()
 
 

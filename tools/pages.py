@@ -19,6 +19,7 @@ from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
 
 # How the paragraphs of a clinic's entry begin that say what helps and what does not.
 ADVICE = {"Do this:": "do-this", "Not this:": "not-this"}
+ON_THIS_PAGE = "On this page"  # how the table of a clinic's page begins, which leads to its entries
 ANCHOR = re.compile(r'^(## .*)\n\n<a id="([\w-]+)"></a>', re.MULTILINE)
 
 
@@ -54,6 +55,7 @@ class Pages(Treeprocessor):
 
     def run(self, root: Element) -> None:
         players: list[tuple[Element, str]] = []
+        heading = ""  # the id of the last one
         for parent in list(root.iter()):
             for child in list(parent):
                 address = child.get("src" if child.tag == "img" else "href", "")
@@ -63,6 +65,12 @@ class Pages(Treeprocessor):
                     show_as_buttons(child)
                 elif child.tag == "strong" and not parent.text and child.text in ADVICE:
                     parent.set("class", ADVICE[child.text])
+                elif child.tag == "h2":
+                    heading = child.get("id", "")
+                elif child.tag == "p" and "Also said as" in "".join(child.itertext()):
+                    make_found(child, heading)
+                elif child.tag == "table" and child.findtext("thead/tr/th") == ON_THIS_PAGE:
+                    child.set("data-search-exclude", "")  # its entries are found themselves
                 elif not is_paragraph_of(child, parent):
                     continue
                 elif notebook := NOTEBOOK.fullmatch(address):
@@ -123,6 +131,7 @@ class Pages(Treeprocessor):
             "class": "drawing-box",
             "role": "group",
             "aria-label": "Drawing",
+            "data-search-exclude": "",
             "tabindex": "0",  # a box that scrolls must be in reach of the keyboard
         }
         drawing = SubElement(image, "svg", svg.attrib)
@@ -175,6 +184,21 @@ def show_as_buttons(links: Element) -> None:
     """The first one is the one that most readers need."""
     for number, link in enumerate(links.iter("a")):
         link.set("class", "md-button" if number else "md-button md-button--primary")
+
+
+def make_found(said: Element, entry: str) -> None:
+    """Let the search know each message of an entry as it knows headings, by which it finds most.
+
+    For whoever reads or hears the page it stays code in a sentence.
+    """
+    said.tag = "div"
+    said.set("class", "said")
+    code, *messages = said
+    for number, message in enumerate(messages, start=2):  # the first is the heading of the entry
+        around = Element("div")  # where it ends, what the search finds by this heading ends
+        around.tail, message.tail = message.tail, None
+        said[number - 1] = around
+        SubElement(around, "h6", {"id": f"{entry}-{number}", "role": "none"}).append(message)
 
 
 def is_paragraph_of(link: Element, parent: Element) -> bool:

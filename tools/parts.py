@@ -203,7 +203,9 @@ class Marked:
     def written(self, part: Part) -> str:
         match part:
             case Opening():
-                return part.text.replace("<details", f'<details class="{kind_of(part)}"', 1)
+                kind = kind_of(part)
+                hidden = " data-search-exclude" if kind in ("help", "proof") else ""
+                return part.text.replace("<details", f'<details class="{kind}"{hidden}', 1)
             case Snippet():
                 return part.text.removesuffix(part.shown) + self.did(part)
             case Heading() if part.title in SECTIONS:
@@ -215,6 +217,9 @@ class Marked:
         kind = ".output"
         if snippet.raises:
             kind += " .error .todo" if snippet.raises == "NotImplementedError" else " .error"
+        kind += (
+            ' data-search-exclude=""'  # or the search finds the numbers and names of all outputs
+        )
         return re.sub(r"^(`{3,})text$", rf"\1 {{ .text {kind} }}", snippet.shown, flags=re.M)
 
 

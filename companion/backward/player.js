@@ -34,6 +34,7 @@
   class Player {
     constructor(figure, key) {
       figure.dataset.started = "";
+      if (framed) figure.style.setProperty("--player-screen", "1000em");
       const story = figure.querySelector(".player-story");
       const data = JSON.parse(figure.querySelector(".player-data").textContent);
       const { nodes, lines, modes } = data;
@@ -216,6 +217,7 @@
       for (const on of this.forward) on.setAttribute("aria-disabled", String(taken === count));
       this.link.setAttribute("href", this.address());
       this.write(this.texts, view);
+      this.texts.element.scrollTop = 0;
       for (const [node, { ran, waits, given }] of known.entries()) {
         const [kind, text] = this.state(view, node, ran, waits);
         this.drawing.paintState(node, kind, text, ran ? brief(given[0]) : "");
@@ -383,7 +385,7 @@
         tallest = Math.max(tallest, this.ghost.element.getBoundingClientRect().height);
       }
       this.ghost.element.remove();
-      this.texts.element.style.minHeight = `${Math.ceil(tallest)}px`;
+      this.texts.element.style.setProperty("--player-tallest", `${Math.ceil(tallest)}px`);
       this.settle();
     }
 
@@ -402,8 +404,7 @@
       }
     }
 
-    // What scrolls must be in reach of the keyboard, which need not stop elsewhere; and the frame of a notebook is as
-    // tall as what is in it.
+    // What scrolls must be in reach of the keyboard, which need not stop elsewhere; a frame is as tall as what is in it.
     settle() {
       for (const box of this.figure.querySelectorAll(".player-scroll, .player-story")) {
         if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;

@@ -13,6 +13,15 @@ const make = (tag, attributes = {}, ...inside) => {
 
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
 
+// The search finds words that begin as those typed. A word that is whole counts more here, or "None" would find NoneType
+// first, since that is rarer; and quotation marks, as around a message, ask for nothing.
+const { postMessage } = Worker.prototype
+const wholeWords = (text) => text.replace(/["“”]/g, " ").replace(/(^|\s)([\w.]+)(?=\s|$)/g, "$1$2^2 $2")
+Worker.prototype.postMessage = function (message, ...others) {
+  if (typeof message?.data === "string") message.data = wholeWords(message.data)
+  return postMessage.call(this, message, ...others)
+}
+
 // The theme takes the link to the page's Markdown for one to a translation, and fetches a list of pages from beside it,
 // where there may be none. It does not know the link by a name with a blank behind it; all others do.
 for (const link of every("link[rel=alternate]")) link.rel += " "
@@ -315,6 +324,9 @@ if (finder) {
     status.textContent = found.length
       ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
+    // On most screens the table begins where the screen ends.
+    const isBelow = found[0]?.row.getBoundingClientRect().bottom > innerHeight
+    if (box.value.trim() && isBelow) finder.scrollIntoView()
   }
   box.addEventListener("input", find)
   find()

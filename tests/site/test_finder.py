@@ -4,6 +4,7 @@ import pytest
 
 from tests.diagnosis.messages import WRITTEN
 
+DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # What is typed, and the entries that help. One of them must be the first that is shown ...
 FIRST = {
     "weights not updating": "leaf-output reassigned accumulates",
@@ -144,6 +145,17 @@ def test_words_that_no_row_has_take_none_away(find):
 def test_a_traceback_whose_message_is_unknown_is_searched_by_its_message_alone(find):
     above = "Traceback (most recent call last):\n  File 'relu.py', line 3\n    hook.backward()\n"
     assert find(f"{above}RuntimeError: no memory left") == find("no memory left")
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK])
+def test_what_is_found_is_in_sight_with_the_box(new_page, address, viewport):
+    page = new_page(viewport=viewport)
+    page.goto(f"{address}clinic/")
+    page.get_by_label("Paste an error").fill("has been modified by an inplace operation")
+    row = page.locator(".finder tbody tr:visible").first.bounding_box()
+    box = page.get_by_label("Paste an error").bounding_box()
+    assert 48 < box["y"] < row["y"] + row["height"] <= viewport["height"]
+    page.close()
 
 
 def test_an_empty_box_shows_all_rows_in_their_order_again(find):

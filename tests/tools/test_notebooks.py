@@ -4,6 +4,8 @@ import base64
 import html
 import json
 import re
+import sys
+import tomllib
 import types
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from tests.tools.kernels import Kernels
 from tools.lessons import torch_is_pinned
-from tools.notebooks import AFTER_PREDICT, notebook, repository, storyboard, write_all
+from tools.notebooks import AFTER_PREDICT, BOX, notebook, repository, storyboard, write_all
 
 ROOT = Path(__file__).parents[2]
 COURSE = ROOT / "course"
@@ -252,9 +254,28 @@ def test_a_callout_stays_a_quotation_and_a_predict_is_a_box(cells):
     (cell,) = cells("> **Note.** So.\n\n> **Predict.** Which?\n>\n> - A. [one](glossary.md)\n\nb\n")
     assert source(cell) == (
         "> **Note.** So.\n\n"
-        '<div class="alert alert-block alert-info">\n\n'
+        f"{BOX}\n\n"
         "**Predict.** Which?\n\n- A. [one](../glossary.md)\n\n</div>\n\nb"
     )
+
+
+def test_the_box_of_a_predict_leaves_the_colour_of_its_text_to_the_theme(cells):
+    """A box of JupyterLab's own kinds has a colour that is hard to read in its dark theme."""
+    (cell,) = cells("> **Predict.** Which?\n")
+    assert not re.search(r"alert-(info|success|warning|danger)|[\s;\"]color:", source(cell))
+
+
+def test_what_the_notebooks_import_is_installed_with_jupyterlab():
+    """By the extra `lab`, with what matplotlib needs: without it a notebook ends at once."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
+    names = {re.match(r"[\w-]+", need)[0] for need in needed} | {"companion", "numpy"}
+    books = [json.loads(book.read_bytes()) for book in (COURSE / "notebooks").glob("*.ipynb")]
+    cells = [cell for book in books for cell in book["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join(map(source, cells))
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M))
+    assert "matplotlib" in imported
+    assert imported <= names | sys.stdlib_module_names
 
 
 PREDICT = f"""> **Predict.** Which?

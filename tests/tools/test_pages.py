@@ -70,6 +70,24 @@ def test_a_figure_becomes_part_of_the_page():
     assert body.find(".//svg//title").text == "x, (2, 3) <float32>"
 
 
+def test_the_search_knows_each_message_of_an_entry_as_a_heading_and_whoever_reads_does_not():
+    text = '## Seen\n\n<a id="freed"></a>Code: `freed`. Also said as `one`, `two`.\n\nOther.\n'
+    body = tree(markdown(text, extensions=["attr_list", "tools.pages"]))
+    said = body.find("div[@class='said']")
+    assert "".join(said.itertext()) == "Code: freed. Also said as one, two."
+    found = [(h.get("id"), h.get("role"), h.find("code").text) for h in said.findall("div/h6")]
+    assert found == [("freed-2", "none", "one"), ("freed-3", "none", "two")]
+    assert body.find("p").text == "Other."
+
+
+def test_the_search_leaves_out_the_table_that_leads_to_the_entries_of_its_own_page():
+    rows = "| {} | It is |\n|---|---|\n| `a` | [A](#a) |\n\n"
+    text = rows.format("On this page") + rows.format("Comes as")
+    body = tree(markdown(text, extensions=["tables", "tools.pages"]))
+    found = [table.get("data-search-exclude") for table in body.findall("table")]
+    assert found == ["", None]
+
+
 def test_a_drawing_is_an_image_with_the_alt_text_as_its_name():
     svg = tree(page("![One leaf.](figures/01-x.svg)")).find(".//svg")
     assert svg.get("class") == "drawing"

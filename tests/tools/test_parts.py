@@ -154,6 +154,15 @@ def test_an_output_says_whether_it_is_an_error_on_purpose(raises, kinds):
     assert body.find("div[2]//code").text == "told\n"
 
 
+def test_outputs_solutions_and_proofs_are_not_searched():
+    solution, proof, answer = (
+        ANSWER.replace("Answer", word) for word in ("Solution", "Proof", "Answer")
+    )
+    body = page(f"{snippet('f()', 'told')}\n\n{solution}\n{proof}\n{answer}")
+    left_out = [part.get("class") for part in body.iter() if "data-search-exclude" in part.attrib]
+    assert left_out == ["language-text output highlight", "help", "proof"]
+
+
 def test_a_page_with_parts_says_below_its_title_that_scripts_run_and_no_other_page_does():
     """Above the title it would come between MkDocs' search and the text of the page."""
     predict = f"# Title\n\n> **Predict.** What?\n\n{snippet('x', '1')}"
