@@ -1489,6 +1489,14 @@ KINDS: dict[str, Kind] = {
         "detach() and .data give the same values without a grad_fn: a constant for autograd",
         "take it away where the gradient should pass; keep it where you mean a constant",
         cut="{called} gives the value without its graph",
+        variants={
+            "meant": (
+                "detach() gives the same values without a grad_fn: a constant for autograd, as a "
+                "target, a baseline or a straight-through estimator needs one",
+                "nothing, where you mean a constant; else take it away: the part of the gradient "
+                "that would pass here is missing",
+            ),
+        },
     ),
     "left-torch": Kind(
         "warning",
@@ -1579,6 +1587,12 @@ KINDS: dict[str, Kind] = {
                 "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
                 "governs; of what is to stay as it is, a target network say, switch requires_grad "
                 "off, or leave it out of diagnose()",
+            ),
+            "meant": (
+                "the operation ran with gradients off, so it left no Node: a constant for "
+                "autograd, as a target needs one",
+                "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
+                "of the gradient that would pass here is missing",
             ),
             "sample": (
                 "sample() of a distribution draws with gradients off: what it gives is a constant "

@@ -23,6 +23,7 @@ from companion.forward.tracing import (
     cuts_into,
     cuts_taking,
     first_reaching,
+    leaves_seen,
     positions_as_bits,
     positions_in,
     source_of,
@@ -164,6 +165,23 @@ class Case:
         if self.watch is None or not all(map(is_tensor, tensors)):
             return None
         return cuts_taking(self.watch, tensors)
+
+    @cached_property
+    def costly(self) -> set[Cut]:
+        """The cuts that values went into of a tensor which gets no gradient by any other way: of an
+        input, or where there are none, of a leaf that the watch saw."""
+        if self.watch is None:
+            return set()
+        lost = [given.tensor for given in self.unreached]
+        if not self.inputs:
+            given = {node.grad_fn.variable for node in self.leaves_not_given}
+            lost = [leaf for leaf in leaves_seen(self.watch) if leaf.requires_grad]
+            lost = [leaf for leaf in lost if leaf not in given]
+        if not all(map(is_tensor, lost)):
+            return set(self.cuts_reaching)
+        is_other = 1 << len(lost)  # the bit of what is none of these
+        taking = cuts_taking(self.watch, lost) if lost else ()
+        return {taken.cut for taken in taking if (taken.first | taken.later) & (is_other - 1)}
 
     @cached_property
     def behind_a_cut(self) -> dict[Input, Cut]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from companion.diagnosis.case import Case, Input
+from companion.diagnosis.case import Case, Input, Tensor
 from companion.diagnosis.folding import names_of_all
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut
 from companion.forward.places import DEEPCOPY, SAMPLE
+from companion.forward.tracing import made_at
 from companion.forward.watching import Watch
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
+_DETACH = {"detach", "detach_"}
 _WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what is told
 
 
@@ -36,6 +38,8 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
             continue
         elif case.graph is not None and taking.isdisjoint(cuts):
             yield _told(cuts, "; none of the inputs went into that", "info")
+        elif case.graph is not None and _is_meant(cuts[0]) and case.costly.isdisjoint(cuts):
+            yield _told(cuts, "; what went in gets a gradient by another way", "info", "meant")
         else:  # what is drawn is a constant on purpose, as a rule
             yield _told(cuts, severity="info" if cuts[0].variant == SAMPLE else None)
     for cuts in _by_line(_not_followed(case, case.watch)):
@@ -45,8 +49,10 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
 def _not_followed(case: Case, watch: Watch) -> Iterator[Cut]:
     """The cuts at which a value became a number in Python, or an array: nobody followed that."""
     reached = {cut.index for cut in case.cuts_reaching}
+    made = made_at(watch, case.output) if isinstance(case.output, Tensor) else None
     for cut in watch.cuts:
-        if not (cut.follows or cut.by_library or cut.index in reached):
+        is_later = made is not None and cut.index > made  # than all that went into the output
+        if not (cut.follows or cut.by_library or is_later or cut.index in reached):
             yield cut
 
 
@@ -55,6 +61,11 @@ def _taking_from_inputs(case: Case) -> set[Cut]:
     if case.inputs and case.taking is not None:
         return {taken.cut for taken in case.taking}
     return set(case.cuts_reaching)
+
+
+def _is_meant(cut: Cut) -> bool:
+    """Whether the user asked for a constant in so many words, by detach() or torch.no_grad()."""
+    return cut.operation.name in _DETACH or (cut.code, cut.variant) == ("no-grad", "")
 
 
 def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
@@ -67,11 +78,12 @@ def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
     return lines.values()
 
 
-def _told(cuts: list[Cut], end: str = "", severity: Severity | None = None) -> Finding:
+def _told(
+    cuts: list[Cut], end: str = "", severity: Severity | None = None, variant: str = ""
+) -> Finding:
     """One finding for all the times that a line ran."""
-    message = _message(cuts) + end
-    cut = cuts[0]
-    return finding(cut.code, message, severity=severity, source=cut.source, variant=cut.variant)
+    message, cut, variant = _message(cuts) + end, cuts[0], variant or cuts[0].variant
+    return finding(cut.code, message, severity=severity, source=cut.source, variant=variant)
 
 
 def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:

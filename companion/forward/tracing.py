@@ -80,6 +80,23 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def made_at(watch: Watch, tensor: Tensor) -> int | None:
+    """The index of the operation that wrote a tensor last; None if that was not in the block.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+    """
+    value = watch._value_of(tensor)
+    watch._update_operations()
+    return watch._published(value).made_by
+
+
+def leaves_seen(watch: Watch) -> list[Tensor]:
+    """The leaves that operations of the block took or gave, as far as they are alive."""
+    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
+    return [tensor for tensor in alive if tensor.is_leaf]
+
+
 class Taken(NamedTuple):
     """A cut, and the tensors whose values came to it: sets of positions, as bits of numbers."""
 
@@ -134,8 +151,7 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
 def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
     """The origins of the values of all leaves but these tensors."""
     given = set(tensors)
-    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
-    leaves = [tensor for tensor in alive if tensor.is_leaf and tensor not in given]
+    leaves = [leaf for leaf in leaves_seen(watch) if leaf not in given]
     return {watch._value_of(leaf)[3:] for leaf in leaves}
 
 
