@@ -171,6 +171,15 @@ _EMPTY_ROW = (
     "-1e9; if the row came in with NaN, fix what made it",
 )
 
+# Cause and cure where a value became a number or an array, of which nobody knows what came of it.
+_LEFT_TORCH = (
+    "a Python number, list or NumPy array has no grad_fn, and what is computed from it has none "
+    "either, whatever tensor is made of it",
+    "if the output is computed from that, compute on with the tensor itself: no item(), numpy() "
+    "or detach() on the way, and torch's functions in place of NumPy's; if it was only looked at, "
+    "use the tensor in the output as well, or leave it out of diagnose()",
+)
+
 # Cure where a result was to become the weight of a module.
 _CALL_WITH_RESULTS = (
     "call the module with the result in place of its parameter: "
@@ -246,6 +255,7 @@ KINDS: dict[str, Kind] = {
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() away from the result, and fix the cut before it",
+        variants={"left": _LEFT_TORCH},
     ),
     "unused-input": Kind(
         "error",
@@ -260,6 +270,7 @@ KINDS: dict[str, Kind] = {
                 "use it in the computation, or leave it out; if it is used, run the forward pass "
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
             ),
+            "left": _LEFT_TORCH,
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
                 "that gives no gradient, as a custom Function does whose backward returns None, "
@@ -331,8 +342,8 @@ KINDS: dict[str, Kind] = {
     "late-requires-grad": Kind(
         "error",
         _CUT,
-        "a Node saved this tensor as a constant: it did not require grad when the operation ran, "
-        "and edges are decided then",
+        "it went into the operation as a constant: it did not require grad then, and edges are "
+        "decided when the operation runs",
         "call requires_grad_() before the forward pass, then run it again",
     ),
     "not-a-leaf": Kind(
@@ -1491,7 +1502,7 @@ KINDS: dict[str, Kind] = {
         cut="{called} gives the value without its graph",
         variants={
             "meant": (
-                "detach() gives the same values without a grad_fn: a constant for autograd, as a "
+                "detach() and .data give the same values without a grad_fn: a constant, as a "
                 "target, a baseline or a straight-through estimator needs one",
                 "nothing, where you mean a constant; else take it away: the part of the gradient "
                 "that would pass here is missing",
@@ -1561,8 +1572,9 @@ KINDS: dict[str, Kind] = {
             "harmful": (
                 "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
                 "way leads to what gets no gradient",
-                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; or give what "
-                "comes before it a loss of its own",
+                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a "
+                "straight-through estimator, as soft + (hard - soft).detach(); or give what comes "
+                "before it a loss of its own",
             ),
         },
     ),
@@ -1682,7 +1694,8 @@ KINDS: dict[str, Kind] = {
     "zero-derivative": Kind(
         "warning",
         _LOST,
-        "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
+        "round, floor, sign, bernoulli and the like are flat between their jumps; their Nodes send "
+        "zero",
         "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
         variants={
             "flat": (

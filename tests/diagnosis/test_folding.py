@@ -273,7 +273,38 @@ def truncated(net, x):
     return state
 
 
+def weight_updated_by_data(net, x):
+    for parameter in net.parameters():
+        parameter.data -= 0.1 * torch.ones_like(parameter)
+        parameter.data = parameter.data * 0.9
+    return net(x)
+
+
+def weight_averaged_by_data(net, x):
+    slow = copy.deepcopy(net).requires_grad_(False)
+    for parameter, average in zip(net.parameters(), slow.parameters(), strict=True):
+        average.data.mul_(0.9).add_(parameter.data)
+    return net(x) - slow(x).detach()
+
+
+def gradient_that_is_detached(net, x):
+    (gradient,) = torch.autograd.grad(net(x).sum(), net[0].weight, retain_graph=True)
+    return net(x) * (gradient.norm() + 1).detach()
+
+
+def losses_balanced_by_their_gradients(net, x):
+    losses = net(x).square().mean(0)
+    norms = [
+        torch.autograd.grad(loss, net[2].weight, retain_graph=True)[0].norm() for loss in losses
+    ]
+    return losses[0] + (norms[0] / norms[1]).item() * losses[1]
+
+
 IDIOMS = [
+    losses_balanced_by_their_gradients,
+    weight_updated_by_data,
+    weight_averaged_by_data,
+    gradient_that_is_detached,
     straight_through,
     straight_through_the_other_way,
     target_of_the_same_network,
@@ -289,9 +320,9 @@ def test_a_constant_that_one_asked_for_is_a_note_if_what_went_in_gets_a_gradient
     with watch() as watched:
         loss = idiom(net, x).square().mean()
     for diagnosis in (diagnose(loss, net, watch=watched), diagnose(loss, watch=watched)):
-        cuts = [found for found in diagnosis if found.code in ("detached", "no-grad")]
-        assert cuts and all(found.severity == "info" for found in diagnosis), str(diagnosis)
-        assert all(found.cure.startswith("nothing, where you mean a constant") for found in cuts)
+        assert diagnosis and all(found.severity == "info" for found in diagnosis), str(diagnosis)
+        cures = [found.cure for found in diagnosis if found.code in ("detached", "no-grad")]
+        assert all(cure.startswith("nothing, where you mean a constant") for cure in cures)
     loss.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
 
@@ -318,6 +349,24 @@ def test_a_cut_that_nobody_asked_for_in_so_many_words_stays_a_warning():
         ("warning", "left-torch"),
         ("info", "not-differentiable"),
     ]
+
+
+FUNCTIONAL = {
+    "jacobian": lambda net, x: torch.autograd.functional.jacobian(net, x),
+    "hessian": lambda net, x: torch.autograd.functional.hessian(lambda z: net(z).sum(), x),
+    "vjp": lambda net, x: torch.autograd.functional.vjp(net, x, torch.ones(5, 2))[1],
+    "jvp": lambda net, x: torch.autograd.functional.jvp(net, x, x)[1],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_a_derivative_that_torchs_own_function_gives_without_a_graph_is_told(name):
+    net, x = network_and_data()
+    with watch() as watched:
+        loss = net(x).sum() + FUNCTIONAL[name](net, x).square().sum()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("warning", "penalty-detached")
+    assert f"functional.{name}" in found.source.text
 
 
 def test_a_number_that_was_taken_of_the_loss_itself_did_not_come_back_into_it():
@@ -367,7 +416,7 @@ def test_a_cut_of_what_came_from_before_the_block_may_take_from_the_inputs():
         loss = cell(state.detach()).sum()
     (found,) = diagnose(loss, cell, watch=watched)
     assert (found.code, found.severity) == ("detached", "info")
-    assert found.message.endswith("; what went in gets a gradient by another way")
+    assert found.message.endswith("; the inputs that went in get a gradient by another way")
 
 
 def test_a_tensor_in_the_middle_that_a_cut_leaves_out_is_told_too():
