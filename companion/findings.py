@@ -271,6 +271,13 @@ KINDS: dict[str, Kind] = {
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
             ),
             "left": _LEFT_TORCH,
+            "only-added": (
+                "what is only added drops out of a derivative, as the last bias of a network does "
+                "from its derivative by its input: no formula of that gradient has it",
+                "nothing, where the loss is of derivatives alone: leave it out of diagnose(), and "
+                "skip a .grad that is None; else add a term of the values themselves, such as that "
+                "of data or of a boundary",
+            ),
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
                 "that gives no gradient, as a custom Function does whose backward returns None, "

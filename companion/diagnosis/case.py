@@ -30,6 +30,7 @@ from companion.forward.tracing import (
     positions_in,
     source_of,
     taken_as_constants,
+    taken_for_gradients,
     was_made_in,
 )
 from companion.forward.watching import Watch
@@ -287,6 +288,14 @@ class Case:
             return {}
         taken = taken_as_constants(self.watch, list(leaves), self.output)
         return {leaves[tensor]: operation for tensor, operation in taken.items()}
+
+    @cached_property
+    def differentiated(self) -> set[Input]:
+        """The leaves among the lost inputs that went into what the output has a gradient of."""
+        leaves = {i.tensor: i for i in self.lost if i.tensor.is_leaf and is_tensor(i.tensor)}
+        if self.watch is None or not leaves:
+            return set()
+        return {leaves[t] for t in taken_for_gradients(self.watch, list(leaves), self.output)}
 
     @cached_property
     def copies(self) -> dict[Input, GraphNode]:

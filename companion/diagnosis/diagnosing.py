@@ -97,10 +97,12 @@ def diagnose(
     what is not known.
 
     What explains other findings comes before them or has them in it: with a ``watch``, a cut says
-    how many inputs get no gradient because of it, and one that no input went into is an info. Of a
-    cut that torch itself or an installed library makes, such as the power iteration of
-    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
-    of several inputs is one finding, and so is what is said of more than three Nodes.
+    how many inputs get no gradient because of it. It is an info where no input went in; and where a
+    constant was asked for, by ``detach()``, ``torch.no_grad()`` or the update of a weight, and the
+    inputs that went in get a gradient by another way. Of a cut that torch itself or an installed
+    library makes, such as the power iteration of ``spectral_norm``, nothing is said unless an input
+    gets no gradient because of it. What is said of several inputs is one finding, and so is what is
+    said of more than three Nodes.
 
     What nobody can tell from a graph is told where it comes up, as ``custom-gradients`` or
     ``cannot-know``:

@@ -104,6 +104,17 @@ def _apart(case: Case, given: Input) -> Said | None:
     return said(given, "unused-input", text, variant="apart")
 
 
+def _only_added(case: Case, given: Input) -> Said | None:
+    """Whether the output was computed from a gradient, in which it has no part."""
+    if given not in case.differentiated:
+        return None
+    text = (
+        f"{_ABSENT}: {_STAYS_NONE}; the output was computed from a gradient of what {{it}} went "
+        "into, and a gradient does not depend on what is only added"
+    )
+    return said(given, "unused-input", text, variant="only-added")
+
+
 def _left_torch(case: Case, given: Input) -> Said | None:
     """Whether its values became numbers or arrays: what came of these has no graph."""
     cut = case.last_to_leave.get(given)
@@ -134,6 +145,7 @@ _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _in_a_backward,
     _apart,
     _copied,
+    _only_added,
     _left_torch,
     _from_other_leaves,
     _unused,

@@ -223,6 +223,20 @@ def taken_as_constants(
     return found
 
 
+def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor) -> set[Tensor]:
+    """Those of some tensors that went into what ``torch.autograd.grad`` was asked about, to give
+    what an output was computed from.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    notes = watch._recorder.notes
+    upstream = {i for i, _ in watch._upstream([watch._value_of(output)])}
+    given = [value for i in upstream if notes[i].name == "grad" for value in notes[i].inputs]
+    taken = {value[3:] for i, _ in watch._upstream(given) for value in notes[i].inputs}
+    return {tensor for tensor in tensors if watch._value_of(tensor)[3:] in taken}
+
+
 def written_at(watch: Watch, tensor: Tensor) -> Source | None:
     """Where in the block torch last wrote into the memory of a tensor; None if it did not.
 

@@ -337,6 +337,23 @@ def test_what_was_only_logged_beside_another_cut_is_not_blamed():
     ]
 
 
+def test_a_bias_that_drops_out_of_a_derivative_is_told_as_such():
+    net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.rand(4, 2)
+    spare, x = nn.Linear(2, 2), x.requires_grad_()
+    with watch() as watched:
+        (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        loss = slope.square().sum()
+    found, other = diagnose(loss, net, spare, watch=watched)
+    assert found.code == other.code == "unused-input"
+    assert found.message.startswith("net.2.bias is not in") and "only added" in found.message
+    assert other.message.startswith("the parameters spare.weight and spare.bias are not in the")
+    with watch() as watched:
+        u = net(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        loss = slope.square().sum() + u.square().sum()
+    assert not diagnose(loss, net, watch=watched)
+
+
 def test_a_layer_that_was_unfrozen_after_the_pass_is_told_with_its_line():
     net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.rand(4, 2)
     net[0].requires_grad_(False)
