@@ -171,6 +171,15 @@ _EMPTY_ROW = (
     "-1e9; if the row came in with NaN, fix what made it",
 )
 
+# Cause and cure where a value became a number or an array, of which nobody knows what came of it.
+_LEFT_TORCH = (
+    "a Python number, list or NumPy array has no grad_fn, and what is computed from it has none "
+    "either, whatever tensor is made of it",
+    "if the output is computed from that, compute on with the tensor itself: no item(), numpy() "
+    "or detach() on the way, and torch's functions in place of NumPy's; if it was only looked at, "
+    "use the tensor in the output as well, or leave it out of diagnose()",
+)
+
 # Cure where a result was to become the weight of a module.
 _CALL_WITH_RESULTS = (
     "call the module with the result in place of its parameter: "
@@ -246,6 +255,7 @@ KINDS: dict[str, Kind] = {
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() away from the result, and fix the cut before it",
+        variants={"left": _LEFT_TORCH},
     ),
     "unused-input": Kind(
         "error",
@@ -259,6 +269,14 @@ KINDS: dict[str, Kind] = {
                 "grad yet when it was used, or all that comes from it is cut off",
                 "use it in the computation, or leave it out; if it is used, run the forward pass "
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
+            ),
+            "left": _LEFT_TORCH,
+            "only-added": (
+                "what is only added drops out of a derivative, as the last bias of a network does "
+                "from its derivative by its input: no formula of that gradient has it",
+                "nothing, where the loss is of derivatives alone: leave it out of diagnose(), and "
+                "skip a .grad that is None; else add a term of the values themselves, such as that "
+                "of data or of a boundary",
             ),
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
@@ -331,8 +349,8 @@ KINDS: dict[str, Kind] = {
     "late-requires-grad": Kind(
         "error",
         _CUT,
-        "a Node saved this tensor as a constant: it did not require grad when the operation ran, "
-        "and edges are decided then",
+        "it went into the operation as a constant: it did not require grad then, and edges are "
+        "decided when the operation runs",
         "call requires_grad_() before the forward pass, then run it again",
     ),
     "not-a-leaf": Kind(
@@ -1489,6 +1507,14 @@ KINDS: dict[str, Kind] = {
         "detach() and .data give the same values without a grad_fn: a constant for autograd",
         "take it away where the gradient should pass; keep it where you mean a constant",
         cut="{called} gives the value without its graph",
+        variants={
+            "meant": (
+                "detach() and .data give the same values without a grad_fn: a constant, as a "
+                "target, a baseline or a straight-through estimator needs one",
+                "nothing, where you mean a constant; else take it away: the part of the gradient "
+                "that would pass here is missing",
+            ),
+        },
     ),
     "left-torch": Kind(
         "warning",
@@ -1553,8 +1579,9 @@ KINDS: dict[str, Kind] = {
             "harmful": (
                 "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
                 "way leads to what gets no gradient",
-                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; or give what "
-                "comes before it a loss of its own",
+                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a "
+                "straight-through estimator, as soft + (hard - soft).detach(); or give what comes "
+                "before it a loss of its own",
             ),
         },
     ),
@@ -1579,6 +1606,12 @@ KINDS: dict[str, Kind] = {
                 "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
                 "governs; of what is to stay as it is, a target network say, switch requires_grad "
                 "off, or leave it out of diagnose()",
+            ),
+            "meant": (
+                "the operation ran with gradients off, so it left no Node: a constant for "
+                "autograd, as a target needs one",
+                "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
+                "of the gradient that would pass here is missing",
             ),
             "sample": (
                 "sample() of a distribution draws with gradients off: what it gives is a constant "
@@ -1668,7 +1701,8 @@ KINDS: dict[str, Kind] = {
     "zero-derivative": Kind(
         "warning",
         _LOST,
-        "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
+        "round, floor, sign, bernoulli and the like are flat between their jumps; their Nodes send "
+        "zero",
         "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
         variants={
             "flat": (

@@ -16,16 +16,22 @@ import torch
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.risks import is_readable
-from companion.forward.cuts import Cut
+from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.tracing import (
     Taken,
     cuts_into,
+    cuts_not_meant,
     cuts_taking,
     first_reaching,
+    leaves_seen,
+    made_at,
     positions_as_bits,
     positions_in,
     source_of,
+    taken_as_constants,
+    taken_for_gradients,
+    was_made_in,
 )
 from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
@@ -142,6 +148,15 @@ class Case:
         return cuts or self._cuts_into_nodes
 
     @cached_property
+    def not_meant(self) -> set[int]:
+        """The indices of the cuts to the output on whose way nobody asked for a constant."""
+        if self.watch is None or not self.cuts_reaching:
+            return set()
+        is_later = not was_made_in(self.watch, self.output)  # from what the Nodes took
+        nodes = [node.grad_fn for node in self.nodes if is_later and not node.is_leaf]
+        return cuts_not_meant(self.watch, self.output, nodes)
+
+    @cached_property
     def last_cuts(self) -> set[Cut]:
         """Those from which a way leads to the output that passes no other cut."""
         if self.watch is None:
@@ -164,6 +179,23 @@ class Case:
         if self.watch is None or not all(map(is_tensor, tensors)):
             return None
         return cuts_taking(self.watch, tensors)
+
+    @cached_property
+    def costly(self) -> set[Cut]:
+        """The cuts that values went into of a tensor which gets no gradient by any other way: of an
+        input, or where there are none, of a leaf that the watch saw."""
+        if self.watch is None:
+            return set()
+        lost = [given.tensor for given in self.unreached]
+        if not self.inputs:
+            given = {node.grad_fn.variable for node in self.leaves_not_given}
+            lost = [leaf for leaf in leaves_seen(self.watch) if leaf.requires_grad]
+            lost = [leaf for leaf in lost if leaf not in given]
+        if not all(map(is_tensor, lost)):
+            return set(self.cuts_reaching)
+        is_other = 1 << len(lost)  # the bit of what is none of these
+        taking = cuts_taking(self.watch, lost) if lost else ()
+        return {taken.cut for taken in taking if (taken.first | taken.later) & (is_other - 1)}
 
     @cached_property
     def behind_a_cut(self) -> dict[Input, Cut]:
@@ -191,6 +223,32 @@ class Case:
             behind |= {self.inputs[i]: cut for i in positions_in(positions & waiting)}
             waiting &= ~positions
         return behind
+
+    @cached_property
+    def not_followed(self) -> list[Cut]:
+        """The cuts at which a value became a number in Python, or an array: nobody followed that.
+
+        Those that came after the output are not among them, nor those that are known to reach it.
+        """
+        if self.watch is None:
+            return []
+        reached = {cut.index for cut in self.cuts_reaching}
+        made = made_at(self.watch, self.output) if isinstance(self.output, Tensor) else None
+        before = [cut for cut in self.watch.cuts if made is None or cut.index < made]
+        return [c for c in before if not (c.follows or c.by_library or c.index in reached)]
+
+    @cached_property
+    def last_to_leave(self) -> dict[Input, Cut]:
+        """The inputs that get no gradient and whose values left torch, each with the cut where they
+        did so last; but for those behind another cut."""
+        not_followed, last = set(self.not_followed), dict[Input, Cut]()
+        waiting = positions_as_bits(i in self.lost - self.behind_a_cut.keys() for i in self.inputs)
+        for taken in reversed(self.taking or ()) if not_followed and waiting else ():
+            if taken.cut in not_followed:
+                took = (taken.first | taken.later) & waiting
+                last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
+                waiting &= ~took
+        return last
 
     @cached_property
     def lost(self) -> set[Input]:
@@ -222,10 +280,36 @@ class Case:
         return [node for node, leaf in leaves if not is_tensor(leaf) or leaf not in given]
 
     @cached_property
-    def leaf_of_values(self) -> dict[Values, GraphNode]:
-        """The leaves of the graph that are none of the inputs, by their values."""
+    def taken_early(self) -> dict[Input, Operation]:
+        """The leaves among the lost inputs, with the operation that took one when it required no
+        grad."""
+        leaves = {i.tensor: i for i in self.lost if i.tensor.is_leaf and is_tensor(i.tensor)}
+        if self.watch is None or not leaves:
+            return {}
+        taken = taken_as_constants(self.watch, list(leaves), self.output)
+        return {leaves[tensor]: operation for tensor, operation in taken.items()}
+
+    @cached_property
+    def differentiated(self) -> set[Input]:
+        """The leaves among the lost inputs that went into what the output has a gradient of."""
+        leaves = {i.tensor: i for i in self.lost if i.tensor.is_leaf and is_tensor(i.tensor)}
+        if self.watch is None or not leaves:
+            return set()
+        return {leaves[t] for t in taken_for_gradients(self.watch, list(leaves), self.output)}
+
+    @cached_property
+    def copies(self) -> dict[Input, GraphNode]:
+        """The unreached leaves with the leaf, none of the inputs, that has their values.
+
+        That those of a tensor of one number are equal may be chance, unless others have copies.
+        """
         leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
-        return {values: leaf for values, leaf in leaves if values is not None}
+        by_values = dict[Values | None, GraphNode](leaves)
+        by_values.pop(None, None)
+        unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
+        copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
+        found = {given: leaf for given, leaf in copies.items() if leaf is not None}
+        return found if any(not is_one_number(given.tensor) for given in found) else {}
 
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""
@@ -239,14 +323,15 @@ class Case:
 
 
 def values_of(tensor: Tensor) -> Values | None:
-    """What is equal for two tensors of equal values.
-
-    None where they cannot be read, or are all one number, as those of two tensors may be by chance.
-    """
+    """What is equal for two tensors of equal values; None where they cannot be read."""
     if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
         return None
-    is_one_number = bool((tensor == tensor.flatten()[0]).all())
-    return None if is_one_number else (tuple(tensor.shape), tensor.dtype, number)
+    return tuple(tensor.shape), tensor.dtype, number
+
+
+def is_one_number(tensor: Tensor) -> bool:
+    """Whether all values of a tensor that can be read are equal."""
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def placed(

@@ -10,7 +10,6 @@ from companion.diagnosis.folding import names_of_all
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut
 from companion.forward.places import DEEPCOPY, SAMPLE
-from companion.forward.watching import Watch
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
 _WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what is told
@@ -30,24 +29,24 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
     taking = _taking_from_inputs(case)
     for cuts in _by_line(dict.fromkeys([*case.cuts_reaching, *behind])):
         inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
-        if inputs:
+        if inputs or case.graph is None:
             yield _harmful(cuts, inputs)
-        elif case.graph is not None and all(cut.by_library for cut in cuts):
+        elif all(cut.by_library for cut in cuts):
             continue
-        elif case.graph is not None and taking.isdisjoint(cuts):
+        elif taking.isdisjoint(cuts):
             yield _told(cuts, "; none of the inputs went into that", "info")
-        else:  # what is drawn is a constant on purpose, as a rule
-            yield _told(cuts, severity="info" if cuts[0].variant == SAMPLE else None)
-    for cuts in _by_line(_not_followed(case, case.watch)):
-        yield _told(cuts, "; whether it came back into the output is not known", "info")
-
-
-def _not_followed(case: Case, watch: Watch) -> Iterator[Cut]:
-    """The cuts at which a value became a number in Python, or an array: nobody followed that."""
-    reached = {cut.index for cut in case.cuts_reaching}
-    for cut in watch.cuts:
-        if not (cut.follows or cut.by_library or cut.index in reached):
-            yield cut
+        elif cuts[0].variant == SAMPLE:  # what is drawn is a constant on purpose, as a rule
+            yield _told(cuts, severity="info")
+        elif case.not_meant.isdisjoint(c.index for c in cuts) and case.costly.isdisjoint(cuts):
+            went_in = "the inputs that went in get" if case.inputs else "what went in gets"
+            end, variant = f"; {went_in} a gradient by another way", cuts[0].variant or "meant"
+            yield _told(cuts, end, "info", variant)
+        else:
+            yield _told(cuts)
+    told = {cut.source for cut in case.last_to_leave.values()}  # with the inputs that they cost
+    for cuts in _by_line(case.not_followed):
+        if cuts[0].source not in told:
+            yield _told(cuts, "; whether it came back into the output is not known", "info")
 
 
 def _taking_from_inputs(case: Case) -> set[Cut]:
@@ -67,20 +66,23 @@ def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
     return lines.values()
 
 
-def _told(cuts: list[Cut], end: str = "", severity: Severity | None = None) -> Finding:
+def _told(
+    cuts: list[Cut], end: str = "", severity: Severity | None = None, variant: str = ""
+) -> Finding:
     """One finding for all the times that a line ran."""
-    message = _message(cuts) + end
-    cut = cuts[0]
-    return finding(cut.code, message, severity=severity, source=cut.source, variant=cut.variant)
+    message, cut, variant = _message(cuts) + end, cuts[0], variant or cuts[0].variant
+    return finding(cut.code, message, severity=severity, source=cut.source, variant=variant)
 
 
 def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:
-    """A finding for a line that keeps inputs from their gradients."""
+    """A finding for a line that keeps inputs from their gradients, or the output from a graph."""
     message = _message(cuts).partition(";")[0]  # what follows says that it may be harmless
-    s = "s" * (len(inputs) == 1)
-    message += f", and so {names_of_all(inputs)} get{s} no gradient"
+    if inputs:
+        s = "s" * (len(inputs) == 1)
+        message += f", and so {names_of_all(inputs)} get{s} no gradient"
     code, source, variant = cuts[0].code, cuts[0].source, cuts[0].variant or "harmful"
-    return finding(code, message, severity="error", source=source, variant=variant)
+    severity: Severity | None = "error" if inputs else None
+    return finding(code, message, severity=severity, source=source, variant=variant)
 
 
 def _message(cuts: list[Cut]) -> str:

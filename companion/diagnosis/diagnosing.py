@@ -21,7 +21,7 @@ from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
 from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
-from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
+from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
@@ -97,10 +97,12 @@ def diagnose(
     what is not known.
 
     What explains other findings comes before them or has them in it: with a ``watch``, a cut says
-    how many inputs get no gradient because of it, and one that no input went into is an info. Of a
-    cut that torch itself or an installed library makes, such as the power iteration of
-    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is said
-    of several inputs is one finding, and so is what is said of more than three Nodes.
+    how many inputs get no gradient because of it. It is an info where no input went in; and where a
+    constant was asked for, by ``detach()``, ``torch.no_grad()`` or the update of a weight, and the
+    inputs that went in get a gradient by another way. Of a cut that torch itself or an installed
+    library makes, such as the power iteration of ``spectral_norm``, nothing is said unless an input
+    gets no gradient because of it. What is said of several inputs is one finding, and so is what is
+    said of more than three Nodes.
 
     What nobody can tell from a graph is told where it comes up, as ``custom-gradients`` or
     ``cannot-know``:
@@ -213,7 +215,7 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         cuts = first_reaching(case.watch, output) if case.watch else ()
         source = cuts[0].source if cuts else None
         variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
-        because = (cuts[0].code, cuts[0].variant) if cuts and not variant else None
+        because = (cuts[0].code, cuts[0].variant or "harmful") if cuts and not variant else None
         yield finding("no-graph", message, source=source, variant=variant, because=because)
 
 
@@ -228,7 +230,7 @@ def _why_no_graph(case: Case) -> str:
     if case.inputs and not any(given.tensor.requires_grad for given in case.inputs):
         return "none of the inputs requires grad"
     if case.watch and (cuts := first_reaching(case.watch, output)):
-        return cuts[0].message
+        return cuts[0].message.partition(";")[0]  # what follows says that it may be harmless
     return "its history was cut, or no tensor in it required grad"
 
 
@@ -236,7 +238,14 @@ def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
     if case.graph is not None and case.is_a_leaf_apart:
         message = "the output is itself a leaf: no other tensor can get a gradient from it"
         # Without inputs to fill, this backward does what it says.
-        yield finding("leaf-output", message, severity="error" if case.inputs else "warning")
+        severity: Severity = "error" if case.inputs else "warning"
+        cut = next(iter(case.last_to_leave.values()), None)
+        if cut:
+            gone = [given for given, last in case.last_to_leave.items() if last is cut]
+            message += f"; the values of {names_of_all(gone)} left torch by way of "
+            message += cut.operation.called
+        source, variant = (cut.source, "left") if cut else (None, "")
+        yield finding("leaf-output", message, severity=severity, source=source, variant=variant)
 
 
 def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:

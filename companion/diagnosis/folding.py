@@ -74,6 +74,7 @@ _WORDS = [
     ("does", "does", "do"),
     ("it was", "it was", "they were"),
     ("a leaf", "a leaf", "leaves"),
+    ("another leaf", "another leaf", "other leaves"),
     ("s", "s", ""),  # of a verb: count{s}
     ("each", "", " each"),
 ]

@@ -56,13 +56,13 @@ def names_of(
         if names is not None or tensor not in parameters:
             called.setdefault(tensor, name)
     _name_parameters(called, _by_name(modules), parameters)
-    unnamed = {given for given in inputs if is_tensor(given)} - set(called)
-    if unnamed and names is None:
+    if names is None:
         theirs = callers_modules()
-        _name_parameters(called, theirs, unnamed)  # type: ignore[arg-type]
-        if not unnamed <= set(called):  # they may be told beside those that stand in their place
-            others = {p for p in tensors_of(list(theirs.values())) if is_tensor(p)}
-            _name_parameters(called, theirs, others)
+        given = {tensor for tensor in inputs if is_tensor(tensor)}
+        _name_parameters(called, theirs, given)  # type: ignore[arg-type]
+        # The others in the graph, such as those that stand in the place of the inputs.
+        others = {p for p in tensors_of(list(theirs.values())) if is_tensor(p)}
+        _name_parameters(called, theirs, others)
     return {name: tensor for tensor, name in called.items()}
 
 
@@ -83,8 +83,9 @@ def _name_parameters(
     found = dict[Tensor, tuple[str, str]]()
     for variable, module in modules.items():
         for path, parameter in module.named_parameters():
-            if is_tensor(parameter) and parameter in wanted and parameter not in called:
+            if is_tensor(parameter) and parameter in wanted:
                 found.setdefault(parameter, (variable, path))
     alone, taken = len({variable for variable, _ in found.values()}) == 1, set(called.values())
     for tensor, (variable, path) in found.items():
-        called[tensor] = path if alone and path not in taken else f"{variable}.{path}"
+        name = path if alone and path not in taken else f"{variable}.{path}"
+        called.setdefault(tensor, name)

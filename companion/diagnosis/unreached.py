@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
-from companion.diagnosis.case import Case, Input, trouble_of, values_of
+from companion.diagnosis.case import Case, Input, trouble_of
 from companion.diagnosis.folding import Said, said
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode, shape_as_text
@@ -46,10 +46,12 @@ def about_leaves_not_given(case: Case) -> Iterator[Finding]:
 
 
 def _used_early(case: Case, given: Input) -> Said | None:
-    if not given.is_constant:
-        return None
     text = f"{{name}} required no grad yet when {{it was}} used: {_STAYS_NONE}"
-    return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
+    if given.is_constant:
+        return said(given, "late-requires-grad", text, **case.at(given.first_saved_by))
+    if operation := case.taken_early.get(given):
+        return said(given, "late-requires-grad", text, source=operation.source)
+    return None
 
 
 def _in_a_backward(case: Case, given: Input) -> Said | None:
@@ -67,12 +69,10 @@ def _in_a_backward(case: Case, given: Input) -> Said | None:
 
 def _copied(case: Case, given: Input) -> Said | None:
     """Whether a leaf that was not given has the values of this one."""
-    values = values_of(given.tensor) if given.tensor.is_leaf and case.leaf_of_values else None
-    leaf = case.leaf_of_values.get(values) if values else None
+    leaf = case.copies.get(given)
     if leaf is None:
         return None
-    label = "" if leaf.label == leaf.name else f", {one_line(leaf.label, 40)}"
-    text = f"{_ABSENT}, but another leaf with the same values is{label}: {_STAYS_NONE}"
+    text = f"{_ABSENT}, but {{another leaf}} with the same values {{is}}: {_STAYS_NONE}"
     return said(given, "reassigned", text, **case.at(leaf.index))
 
 
@@ -104,6 +104,26 @@ def _apart(case: Case, given: Input) -> Said | None:
     return said(given, "unused-input", text, variant="apart")
 
 
+def _only_added(case: Case, given: Input) -> Said | None:
+    """Whether the output was computed from a gradient, in which it has no part."""
+    if given not in case.differentiated:
+        return None
+    text = (
+        f"{_ABSENT}: {_STAYS_NONE}; the output was computed from a gradient of what {{it}} went "
+        "into, and a gradient does not depend on what is only added"
+    )
+    return said(given, "unused-input", text, variant="only-added")
+
+
+def _left_torch(case: Case, given: Input) -> Said | None:
+    """Whether its values became numbers or arrays: what came of these has no graph."""
+    cut = case.last_to_leave.get(given)
+    if cut is None:
+        return None
+    text = f"{_ABSENT}: {_STAYS_NONE}; {{its}} values left torch by way of {cut.operation.called}"
+    return said(given, "unused-input", text, variant="left", source=cut.source)
+
+
 def _from_other_leaves(case: Case, given: Input) -> Said | None:
     """Whether none of the inputs is in the graph, and other leaves are."""
     asked = sum(other.tensor.requires_grad for other in case.inputs)
@@ -125,6 +145,8 @@ _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _in_a_backward,
     _apart,
     _copied,
+    _only_added,
+    _left_torch,
     _from_other_leaves,
     _unused,
 )

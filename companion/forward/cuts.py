@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import as_html
 from companion.forward.functions import DECIDING, LEAVING, PROPERTIES
-from companion.forward.notes import Note, Value
+from companion.forward.notes import DETACHING, Note, Value
 from companion.forward.places import DEEPCOPY, SAMPLE
 from companion.source import Source
 
@@ -134,7 +134,7 @@ def kind_of_cut(note: Note, dtype: torch.dtype | None) -> tuple[str, str]:
 
 def _code(note: Note, dtype: torch.dtype | None) -> str:
     """The code of a cut that is a call of its own."""
-    if note.name.partition(".")[0] in _DETACHING:  # torch.ops.aten.detach.default as well
+    if note.name.partition(".")[0] in {"data", *DETACHING}:  # torch.ops.aten.detach.default as well
         return "detached"
     if note.name in _COPYING:
         return "copied"
@@ -148,7 +148,6 @@ def _code(note: Note, dtype: torch.dtype | None) -> str:
 
 
 _SOMEWHERE = "an unknown place"
-_DETACHING = set("data detach detach_".split())
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _SPELLINGS = {
     "Parameter": "nn.Parameter()",

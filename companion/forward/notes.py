@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from companion.forward.functions import LEAVING
 from companion.source import Place, Source, source_at
 
 Tensor = torch.Tensor
+DETACHING = {"detach", "detach_"}
 
 
 class Value(NamedTuple):
@@ -84,6 +86,21 @@ class Note(NamedTuple):
     def is_in_a_function(self) -> bool:
         """Whether a ``Function.apply`` made the call; other hidden notes are of no call."""
         return self.hidden and bool(self.name)
+
+    @property
+    def is_meant(self) -> bool:
+        """Whether the user asked for a constant in so many words: by detach() or no_grad(), or of
+        what is one anyway, by item() and its like."""
+        asked = self.name in DETACHING or self.mode_code == "no-grad"
+        return (asked and not self.by_library) or (self.name in LEAVING and not self.live)
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it wrote into a tensor that requires grad without a Node, as into a weight."""
+        if self.hidden:  # by way of an alias
+            return self.stands_for is not None and self.inputs[0].requires_grad
+        no_node = self.numbers[0] == self.numbers[1]
+        return self.in_place and no_node and any(value.requires_grad for value in self.outputs)
 
     @property
     def source(self) -> Source | None:

@@ -39,7 +39,7 @@ from companion.forward.functions import (
     overwrites,
     written_silently,
 )
-from companion.forward.notes import Call, Known, Note, TensorState, Value
+from companion.forward.notes import DETACHING, Call, Known, Note, TensorState, Value
 from companion.forward.places import FUNCTIONS, Places
 from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
@@ -236,7 +236,9 @@ class Recorder(TorchFunctionMode):
         self.states[key] = state
         state.finalizer = ref(tensor, partial(self.states.pop, key))
         inner = unwrapped(tensor) if self.in_transform else tensor
-        if base_of(inner) is None and (storage := _storage_of(inner)) is not None:
+        base = base_of(inner)  # linear() of a vector gives a view whose base nobody saw
+        is_first = base is None or ref(base) not in self.states
+        if is_first and (storage := _storage_of(inner)) is not None:
             self.in_memory[ref(storage, self.in_memory.pop)] = state
         return state
 
@@ -269,7 +271,7 @@ class Recorder(TorchFunctionMode):
         site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         # apply gives an input that forward returned as a view of itself.
         hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        by_library = live and self.is_by_library(mode_code, requiring_grad)
+        by_library = (live or name in DETACHING) and self.is_by_library(mode_code, requiring_grad)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, around, inside, by_library
         self.notes.append(_new(Note, seen + ran))

@@ -32,7 +32,32 @@ def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
     Raises:
         TypeError: ``output`` is not a tensor.
     """
-    return watch._cuts_before([watch._value_of(output)], past_cuts=False)
+    return watch._cuts_before([watch._value_of(output)], watch._is_no_cut)
+
+
+def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> set[int]:
+    """The indices of the cuts that reach an output by a way on which nobody asked for a constant.
+
+    One asks by ``detach()`` or ``torch.no_grad()``, and by an update of a weight.
+
+    Args:
+        watch: what saw the forward pass.
+        output: a tensor.
+        nodes: the Nodes of its graph. From these it may be computed after the block.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    notes, values = watch._recorder.notes, [watch._value_of(output)]
+    for node in nodes:
+        values += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
+
+    def goes_on(i: int, _: int) -> bool:
+        return not (notes[i].is_meant or notes[i].is_update)
+
+    watch._classify()
+    ways = [way for way in watch._upstream(values, goes_on) if not notes[way[0]].is_meant]
+    return {cut.index for cut in watch._cuts_at(way for way in ways if watch._is_cut(*way))}
 
 
 def was_made_in(watch: Watch, tensor: Tensor) -> bool:
@@ -76,8 +101,25 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
             slot = position
         if value.dtype in (torch.bool, torch.long):  # a mask, an index
             slot = None
-        found += [(slot, cut) for cut in watch._cuts_before([value], past_cuts=False)]
+        found += [(slot, cut) for cut in watch._cuts_before([value], watch._is_no_cut)]
     return tuple(dict.fromkeys(found))
+
+
+def made_at(watch: Watch, tensor: Tensor) -> int | None:
+    """The index of the operation that wrote a tensor last; None if that was not in the block.
+
+    Raises:
+        TypeError: ``tensor`` is not a tensor.
+    """
+    value = watch._value_of(tensor)
+    watch._update_operations()
+    return watch._published(value).made_by
+
+
+def leaves_seen(watch: Watch) -> list[Tensor]:
+    """The leaves that operations of the block took or gave, as far as they are alive."""
+    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
+    return [tensor for tensor in alive if tensor.is_leaf]
 
 
 class Taken(NamedTuple):
@@ -134,8 +176,7 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
 def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
     """The origins of the values of all leaves but these tensors."""
     given = set(tensors)
-    alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
-    leaves = [tensor for tensor in alive if tensor.is_leaf and tensor not in given]
+    leaves = [leaf for leaf in leaves_seen(watch) if leaf not in given]
     return {watch._value_of(leaf)[3:] for leaf in leaves}
 
 
@@ -163,6 +204,37 @@ def source_of(watch: Watch, node: Node) -> Source | None:
     """
     own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
     return next((note.source for note in own if note.name), None)
+
+
+def taken_as_constants(
+    watch: Watch, tensors: Sequence[Tensor], output: Tensor
+) -> dict[Tensor, Operation]:
+    """By tensor the first operation on the way to an output that took it when it required no grad.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    notes, found = watch._recorder.notes, dict[Tensor, Operation]()
+    waiting = {watch._value_of(tensor)[3:]: tensor for tensor in tensors}
+    for i in sorted({i for i, _ in watch._upstream([watch._value_of(output)])}):
+        constants = {value[3:] for value in notes[i].inputs if not value.requires_grad}
+        for origin in constants & waiting.keys():
+            found[waiting.pop(origin)] = watch._operation_at(i)
+    return found
+
+
+def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor) -> set[Tensor]:
+    """Those of some tensors that went into what ``torch.autograd.grad`` was asked about, to give
+    what an output was computed from.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    notes = watch._recorder.notes
+    upstream = {i for i, _ in watch._upstream([watch._value_of(output)])}
+    given = [value for i in upstream if notes[i].name == "grad" for value in notes[i].inputs]
+    taken = {value[3:] for i, _ in watch._upstream(given) for value in notes[i].inputs}
+    return {tensor for tensor in tensors if watch._value_of(tensor)[3:] in taken}
 
 
 def written_at(watch: Watch, tensor: Tensor) -> Source | None:

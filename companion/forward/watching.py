@@ -6,7 +6,7 @@ What ``recorder`` noted while the block was open is read here, when somebody ask
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -177,19 +177,26 @@ class Watch:
         with unseen():
             return self._recorder.state_of(output).value
 
-    def _cuts_before(self, values: Iterable[Value], past_cuts: bool = True) -> tuple[Cut, ...]:
-        """The cuts that went into values; without ``past_cuts``, those with no other in between."""
+    def _cuts_before(
+        self, values: Iterable[Value], past: Callable[[int, int], bool] | None = None
+    ) -> tuple[Cut, ...]:
+        """The cuts that went into values, as far as ``_upstream`` goes."""
         self._classify()
         values = list(values)
         if self._has_functions:
             self._lost |= self._results_without_a_node(values)
-        upstream = self._upstream(values, past_cuts)
+        upstream = self._upstream(values, past)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
-    def _upstream(self, values: Iterable[Value], past_cuts: bool = True) -> set[Origin]:
+    def _is_no_cut(self, i: int, nr: int) -> bool:
+        return not self._is_cut(i, nr)
+
+    def _upstream(
+        self, values: Iterable[Value], past: Callable[[int, int], bool] | None = None
+    ) -> set[Origin]:
         """The origins of values, and of all that went into them.
 
-        Without ``past_cuts`` what went into a cut is left out.
+        What went into an origin that ``past`` says no to is left out.
         """
         found = set[Origin]()
         waiting = list(values)
@@ -199,7 +206,7 @@ class Watch:
                 continue
             found.add(origin)
             note = self._recorder.notes[value.made_by]
-            if note.name not in VALUELESS and (past_cuts or not self._is_cut(*origin)):
+            if note.name not in VALUELESS and (past is None or past(*origin)):
                 waiting += note.inputs
         return found
 
@@ -230,8 +237,8 @@ class Watch:
         code, variant = ("control-flow", "") if i in self._deciding else kind_of_cut(note, dtype)
         message = cut_message(code, operation.called, str(dtype).removeprefix("torch."), variant)
         follows = i not in self._leaving
-        # A library does what its variants stand for because the user called it for that.
-        by_library = note.by_library and not variant
+        # What variants stand for, and a gradient, a library computes because the user asked for it.
+        by_library = note.by_library and not variant and code != "penalty-detached"
         return Cut(operation.index, code, operation, message, follows, variant, by_library)
 
     def _classify(self) -> None:

@@ -229,20 +229,156 @@ def test_a_tensor_in_the_middle_goes_into_its_cut():
         h.retain_grad()
         loss = (h * h.detach()).sum()
     (found,) = diagnose(loss, h, watch=watched)
-    assert (found.severity, found.message) == (
-        "warning",
-        "detach() gives the value without its graph",
-    )
+    assert (found.severity, found.source.text) == ("info", "h.detach()")
 
 
-def test_a_cut_that_costs_nobody_the_gradient_stays_what_it_was():
+# ---- a cut that costs nobody the gradient
+
+
+def network_and_data():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+
+
+def straight_through(net, x):
+    soft = net(x)
+    return soft + (soft.round() - soft).detach()
+
+
+def straight_through_the_other_way(net, x):
+    soft = net(x)
+    return soft.round().detach() + soft - soft.detach()
+
+
+def target_of_the_same_network(net, x):
+    with torch.no_grad():
+        aim = net(x + 1).max(1).values
+    return net(x)[:, 0] - aim
+
+
+def stop_gradient(net, x):
+    first, second = net(x), net(x + 1)
+    return first * second.detach() + second * first.detach()
+
+
+def shifted_by_the_largest(net, x):
+    z = net(x)
+    largest = z.max(1, keepdim=True).values.detach()
+    return largest + (z - largest).exp().sum(1, keepdim=True).log()
+
+
+def truncated(net, x):
+    state = torch.zeros(5, 1)
+    for _ in range(3):
+        state = state.detach() + net(x).sum(1, keepdim=True)
+    return state
+
+
+def weight_updated_by_data(net, x):
+    for parameter in net.parameters():
+        parameter.data -= 0.1 * torch.ones_like(parameter)
+        parameter.data = parameter.data * 0.9
+    return net(x)
+
+
+def weight_averaged_by_data(net, x):
+    slow = copy.deepcopy(net).requires_grad_(False)
+    for parameter, average in zip(net.parameters(), slow.parameters(), strict=True):
+        average.data.mul_(0.9).add_(parameter.data)
+    return net(x) - slow(x).detach()
+
+
+def gradient_that_is_detached(net, x):
+    (gradient,) = torch.autograd.grad(net(x).sum(), net[0].weight, retain_graph=True)
+    return net(x) * (gradient.norm() + 1).detach()
+
+
+def losses_balanced_by_their_gradients(net, x):
+    losses = net(x).square().mean(0)
+    norms = [
+        torch.autograd.grad(loss, net[2].weight, retain_graph=True)[0].norm() for loss in losses
+    ]
+    return losses[0] + (norms[0] / norms[1]).item() * losses[1]
+
+
+IDIOMS = [
+    losses_balanced_by_their_gradients,
+    weight_updated_by_data,
+    weight_averaged_by_data,
+    gradient_that_is_detached,
+    straight_through,
+    straight_through_the_other_way,
+    target_of_the_same_network,
+    stop_gradient,
+    shifted_by_the_largest,
+    truncated,
+]
+
+
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_a_constant_that_one_asked_for_is_a_note_if_what_went_in_gets_a_gradient(idiom):
+    net, x = network_and_data()
+    with watch() as watched:
+        loss = idiom(net, x).square().mean()
+    for diagnosis in (diagnose(loss, net, watch=watched), diagnose(loss, watch=watched)):
+        assert diagnosis and all(found.severity == "info" for found in diagnosis), str(diagnosis)
+        cures = [found.cure for found in diagnosis if found.code in ("detached", "no-grad")]
+        assert all(cure.startswith("nothing, where you mean a constant") for cure in cures)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("idiom", IDIOMS)
+def test_it_is_no_note_where_something_that_went_in_gets_none(idiom):
+    net, x = network_and_data()
+    spare = nn.Parameter(torch.randn(5, 3))
+    with watch() as watched:
+        part = idiom(net, x)
+        loss = (part + (part.detach() * spare[:, :1]).detach()).square().mean()
+    told = [found for found in diagnose(loss, net, spare, watch=watched) if found.code[:2] != "no"]
+    assert told[0].severity == "error" and "spare gets no gradient" in told[0].message
+    told = diagnose(loss, watch=watched)
+    assert ("warning", "spare") in [(f.severity, f.source.text[17:22]) for f in told if f.source]
+
+
+def test_a_cut_that_nobody_asked_for_in_so_many_words_stays_a_warning():
     x = ones(3)
     with watch() as watched:
-        loss = (x * (x > 0.5) * x.detach()).sum()
+        loss = (x * (x > 0.5) * x.data * x.sum().item()).sum()
     assert codes(diagnose(loss, x, watch=watched)) == [
         ("warning", "detached"),
+        ("warning", "left-torch"),
         ("info", "not-differentiable"),
     ]
+
+
+FUNCTIONAL = {
+    "jacobian": lambda net, x: torch.autograd.functional.jacobian(net, x),
+    "hessian": lambda net, x: torch.autograd.functional.hessian(lambda z: net(z).sum(), x),
+    "vjp": lambda net, x: torch.autograd.functional.vjp(net, x, torch.ones(5, 2))[1],
+    "jvp": lambda net, x: torch.autograd.functional.jvp(net, x, x)[1],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_a_derivative_that_torchs_own_function_gives_without_a_graph_is_told(name):
+    net, x = network_and_data()
+    with watch() as watched:
+        loss = net(x).sum() + FUNCTIONAL[name](net, x).square().sum()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("warning", "penalty-detached")
+    assert f"functional.{name}" in found.source.text
+
+
+def test_a_number_that_was_taken_of_the_loss_itself_did_not_come_back_into_it():
+    x, log = ones(3), []
+    with watch() as watched:
+        part = x.square().sum()
+        log.append(part.item())
+        loss = part + x.exp().sum()
+        log.append(loss.item())
+        log.append(part.tolist())
+    (found,) = diagnose(loss, x, watch=watched)
+    assert (found.severity, found.source.text) == ("info", "part.item()")
 
 
 def discriminator():
@@ -278,7 +414,9 @@ def test_a_cut_of_what_came_from_before_the_block_may_take_from_the_inputs():
     state = cell(x)
     with watch() as watched:
         loss = cell(state.detach()).sum()
-    assert codes(diagnose(loss, cell, watch=watched)) == [("warning", "detached")]
+    (found,) = diagnose(loss, cell, watch=watched)
+    assert (found.code, found.severity) == ("detached", "info")
+    assert found.message.endswith("; the inputs that went in get a gradient by another way")
 
 
 def test_a_tensor_in_the_middle_that_a_cut_leaves_out_is_told_too():
@@ -450,7 +588,7 @@ def test_what_autocast_kept_of_a_discarded_call_is_no_cut_and_a_target_from_ther
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch_is():
+def test_of_the_power_iteration_of_spectral_norm_nothing_is_told_and_of_the_users_switch_it_is():
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
     with watch() as watched:
         loss = layer(torch.ones(2, 3)).sum()
@@ -462,7 +600,7 @@ def test_the_power_iteration_of_spectral_norm_is_no_warning_and_the_users_switch
             aim = layer(x)
         loss = (x - aim).sum()
     assert not any(cut.by_library for cut in watched.cuts)
-    assert codes(diagnose(loss, x, watch=watched)) == [("warning", "no-grad")]
+    assert codes(diagnose(loss, x, watch=watched)) == [("info", "no-grad")]
 
 
 def log_prob(layer, x):

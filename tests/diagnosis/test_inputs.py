@@ -111,6 +111,15 @@ def test_beside_tensors_without_a_name_the_parameters_of_the_caller_have_theirs(
     assert message(diagnose(loss_of(model), *held)).startswith("input 0 and input 1 are not in")
 
 
+def test_leaves_that_are_not_given_have_the_names_of_their_modules_too():
+    made, judge = nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1))
+    loss = judge(made(torch.ones(4, 2))).mean()
+    assert message(diagnose(loss, made)) == (
+        "2 parameters in the graph are not among the inputs: judge.0.bias, judge.0.weight; "
+        "backward() gives them a gradient too"
+    )
+
+
 def test_a_tensor_that_is_given_twice_is_told_once():
     model = Pair()
     inputs = [model, model, model.spare.weight]

@@ -262,23 +262,113 @@ def test_an_equal_shape_is_no_evidence_that_a_leaf_stands_for_an_input():
     given, used = nn.Linear(2, 3), nn.Linear(2, 3)
     (found,) = diagnose(used(torch.ones(2)).sum(), given.weight)
     assert found.code == "unused-input" and "optimizer" in found.cure
-    assert found.message.endswith(
-        "other leaves than the inputs: a leaf of shape (3,), a leaf of shape (3, 2)"
-    )
+    assert found.message.endswith("other leaves than the inputs: used.bias, used.weight")
 
 
 def test_equal_values_are_evidence_unless_all_are_one_number():
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
-    loss = copy.deepcopy(model)(torch.ones(2)).sum()
-    messages = {
-        found.code: found.message.partition(" are not")[0]
-        for found in diagnose(loss, model)
-        if found.severity == "error"
-    }
-    assert messages == {
-        "reassigned": "the parameters 0.weight and 0.bias",
-        "unused-input": "the parameters 1.weight and 1.bias",
-    }
+    twin = copy.deepcopy(model)
+    loss = twin(torch.ones(2)).sum()
+    (found,) = diagnose(loss, model)
+    assert (found.code, found.message.partition(",")[0]) == (
+        "reassigned",
+        "4 parameters (0.weight",
+    )
+    assert "but other leaves with the same values are: their" in found.message
+    (found,) = diagnose(loss, model[1])
+    assert (found.code, found.message.partition(" are ")[0]) == (
+        "unused-input",
+        "the parameters weight and bias",
+    )
+
+
+# ---- values that left torch
+
+
+def loss_of_numbers(net, x):
+    total = 0.0
+    for row in net(x):
+        total -= row.item() * 2
+    return torch.tensor(total, requires_grad=True)
+
+
+def loss_of_an_array(net, x):
+    return torch.tensor(net(x).detach().numpy().mean(), requires_grad=True)
+
+
+def array_in_the_middle(net, x):
+    h = torch.from_numpy(net(x).detach().numpy() ** 2)
+    return (h * torch.ones(1, requires_grad=True)).sum()
+
+
+def as_a_length(net, x):
+    length = int(net(x).sum().abs())
+    return torch.ones(9, requires_grad=True)[:length].sum()
+
+
+@pytest.mark.parametrize(
+    "program", [loss_of_numbers, loss_of_an_array, array_in_the_middle, as_a_length]
+)
+def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
+    net, x = nn.Linear(2, 1), torch.rand(3, 2)
+    with watch() as watched:
+        loss = program(net, x)
+        loss.item()
+    first, *others = diagnose(loss, net, watch=watched)
+    assert first.severity == "error" and first.code in ("unused-input", "leaf-output")
+    assert "left torch by way of" in first.message
+    assert program.__code__.co_firstlineno < first.source.line
+    assert "compute on with the tensor itself" in first.cure
+    assert not [found for found in others if found.source == first.source]
+    loss.backward()
+    assert net.weight.grad is None
+
+
+def test_what_was_only_logged_beside_another_cut_is_not_blamed():
+    net, x, w = nn.Linear(2, 1), torch.rand(3, 2), torch.ones(1, requires_grad=True)
+    with watch() as watched:
+        y = net(x)
+        y.mean().item()
+        loss = (y.detach() * w).sum()
+    first, *others = diagnose(loss, net, w, watch=watched)
+    assert (first.code, first.source.text) == ("detached", "y.detach()")
+    assert [(found.severity, found.source.text) for found in others] == [
+        ("info", "y.mean().item()")
+    ]
+
+
+def test_a_bias_that_drops_out_of_a_derivative_is_told_as_such():
+    net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.rand(4, 2)
+    spare, x = nn.Linear(2, 2), x.requires_grad_()
+    with watch() as watched:
+        (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        loss = slope.square().sum()
+    found, other = diagnose(loss, net, spare, watch=watched)
+    assert found.code == other.code == "unused-input"
+    assert found.message.startswith("net.2.bias is not in") and "only added" in found.message
+    assert other.message.startswith("the parameters spare.weight and spare.bias are not in the")
+    with watch() as watched:
+        u = net(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        loss = slope.square().sum() + u.square().sum()
+    assert not diagnose(loss, net, watch=watched)
+
+
+def test_a_layer_that_was_unfrozen_after_the_pass_is_told_with_its_line():
+    net, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.rand(4, 2)
+    net[0].requires_grad_(False)
+    with watch() as watched:
+        loss = net(x).sum()
+        net[0].requires_grad_(True)
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.code, found.source.text) == ("late-requires-grad", "net(x)")
+    assert found.message.startswith("the parameters 0.weight and 0.bias required no grad yet when")
+    unused = nn.Linear(2, 2).requires_grad_(False)
+    with watch() as watched:
+        unused(x)
+        loss = net(x).sum()
+    (found,) = diagnose(loss, net, unused.requires_grad_(True), watch=watched)
+    assert found.code == "unused-input"
 
 
 def test_an_input_that_is_a_view_of_what_is_in_the_graph_is_told_with_its_base():

@@ -45,6 +45,16 @@ def test_a_parameter_made_of_a_result_is_a_cut_where_a_module_gets_it_or_else_wh
     assert cuts_of(loose) == [("copied", "parameter", "x * 3")]
 
 
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+def test_a_parameter_made_of_a_part_of_what_a_layer_gave_is_a_cut(shape):
+    layer, x = nn.Linear(2, 6), torch.ones(shape)  # of a vector it gives a view of a hidden tensor
+
+    def program():
+        return nn.Parameter(layer(x).view(2, 3)) * 2
+
+    assert [(code, variant) for code, variant, _ in cuts_of(program)] == [("copied", "parameter")]
+
+
 def test_memory_that_is_used_again_is_not_taken_for_what_was_in_it():
     x = leaf()
 
