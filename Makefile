@@ -54,7 +54,7 @@ bench: $(READY) $(BENCH) ## Measure beside other packages, and write course/meas
 check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy
 
-clean: ## Remove everything that make made
+clean: ## Remove everything that make made, but for your copies in lab
 	rm -rf .venv .venv-torch-* site build dist *.egg-info .*_cache .hypothesis
 
 # Torch comes first and alone: on Linux the package index gives a build with gigabytes of CUDA,
