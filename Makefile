@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT   ?= 8000
 PINNED := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH  ?= $(PINNED)
+NEEDED := $(shell sed -n 's/^dependencies = \["\(torch[^"]*\)".*/\1/p' pyproject.toml)
 ifeq ($(TORCH),$(PINNED))
 VENV   := .venv
 PINS   := constraints.txt
@@ -53,18 +54,19 @@ bench: $(READY) $(BENCH) ## Measure beside other packages, and write course/meas
 check: $(READY) ## Check style and types alone
 	$(BIN)/python -m ruff check --quiet && $(BIN)/python -m ruff format --quiet --check && $(BIN)/python -m mypy
 
-clean: ## Remove everything that make made
+clean: ## Remove everything that make made, but for your copies in lab
 	rm -rf .venv .venv-torch-* site build dist *.egg-info .*_cache .hypothesis
 
 # Torch comes first and alone: on Linux the package index gives a build with gigabytes of CUDA,
-# and only the index of CPU builds, where it can be reached, has the small one.
+# and only the index of CPU builds, where it can be reached, has the small one. Next to what the
+# package needs, pip refuses a torch that is too old before it downloads it.
 # Another torch than the pinned one has our pins but those of what it needs itself, which may
 # contradict it; pip would then replace torch.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "this needs Python 3.11 or newer as $(PYTHON); name another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH)
+	$(PIP) --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH) '$(NEEDED)'
 ifneq ($(TORCH),$(PINNED))
 	echo torch==$(TORCH) > $(PINS)
 	$(BIN)/python -m pip show torch | sed -n 's/^Requires: /torch,/p' | tr -d ' ' | tr , '\n' | sed 's/[-_]/[-_]/g; s/.*/^&==/' | grep -vif - constraints.txt >> $(PINS)

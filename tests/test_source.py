@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+import companion
 from companion import Source, explain, watch
-from companion.source import _WRAPPERS, is_users, source_among, source_at, users_source
+from companion.source import _WRAPPERS, is_ours, is_users, source_among, source_at, users_source
 
 
 def here() -> Source:
@@ -74,6 +75,12 @@ def test_a_function_in_a_file_is_found_by_its_file(tmp_path):
     scope: dict[str, object] = {}
     exec(compile(path.read_text(), str(path), "exec"), scope)
     assert scope["f"](here)[1] == Source(str(path), 2, "here()")
+
+
+def test_a_snippet_in_the_folder_of_the_companion_is_the_readers():
+    package = Path(companion.__file__).parent
+    assert is_users(str(package / "README.md")) and not is_ours(str(package / "README.md"))
+    assert is_ours(str(package / "graph/text.py")) and not is_users(str(package / "graph/text.py"))
 
 
 def test_code_of_exec_does_not_take_its_text_from_other_code_of_that_name(monkeypatch):

@@ -433,6 +433,12 @@ def test_another_torch_is_held_and_what_it_needs_is_not_pinned(another_torch, tm
     assert {*pins} - {*all_pins} == {"torch==2.6.0"}
 
 
+def test_pip_refuses_a_torch_that_is_too_old_before_it_downloads_it(another_torch):
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"][0]
+    (install,) = re.findall(r"whl/cpu (.*)", another_torch("2.6.0+cpu").stdout)
+    assert needed.startswith("torch>=") and install == f"torch==2.6.0 '{needed}'"
+
+
 def test_a_torch_that_is_not_the_one_asked_for_gets_one_clear_line(another_torch, tmp_path):
     done = another_torch("2.14.1")
     assert done.returncode != 0

@@ -44,7 +44,7 @@ from tools.grammar import (
 
 READING, EXERCISES = 30, 30  # minutes, at most
 MAKE_IT = 10
-OTHERS = {  # than READING
+READING_OF = {  # minutes, of lessons with another bound
     "00-first-look": 12,
     "01-nodes": 25,
     "03-leaves": 25,
@@ -143,7 +143,7 @@ class Lesson:
         """The minutes that it may have at most."""
         if self.slug == PROJECT:
             return math.inf, math.inf
-        return OTHERS.get(self.slug, READING), EXERCISES
+        return READING_OF.get(self.slug, READING), EXERCISES
 
 
 def lessons(course: Path) -> list[Lesson]:

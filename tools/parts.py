@@ -86,9 +86,8 @@ class Parts(Preprocessor):
 
     def run(self, lines: list[str]) -> list[str]:
         marked = "".join(Marked(parse("\n".join(lines) + "\n")))
-        if (
-            "<div data-part=" in marked
-        ):  # below the heading, where MkDocs' search looks for the text
+        if "<div data-part=" in marked:
+            # Below the heading, where MkDocs' search looks for the text.
             top = TITLE.match(marked)
             above = top[0] if top else ""
             marked = above + SCRIPTED + marked.removeprefix(above)

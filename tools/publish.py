@@ -139,11 +139,8 @@ def listed(course: Path, settings: dict[str, Any]) -> Iterator[str]:
         yield from ("", f"## {title}", "")
         for page in found:
             if page.slug[0].isdigit() == is_lesson:
-                address, description = (
-                    page.path.relative_to(course),
-                    page.front_matter["description"],
-                )
-                yield f"- [{page.title}]({address.as_posix()}): {description}"
+                address = page.path.relative_to(course).as_posix()
+                yield f"- [{page.title}]({address}): {page.front_matter['description']}"
 
 
 def publish(site: Path, root: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from companion.graph.reading import Graph
 
-# What the text itself says, and what Python does not let anybody use as a variable.
 _LENGTH = 60  # characters of an identifier
+# What the text itself says, and what Python does not let anybody use as a variable.
 _TAKEN = frozenset([*keyword.kwlist, "torch", "_"])
 
 

@@ -26,17 +26,17 @@ class CalledNode:
     What it saved is held here, so that it can be read after the Node was freed.
     """
 
-    def __init__(self, fn: Node, what: str, saved: Mapping[str, Any]) -> None:
-        self._fn, self._what = fn, what
+    def __init__(self, fn: Node, description: str, saved: Mapping[str, Any]) -> None:
+        self._fn, self._description = fn, description
         for name, value in saved.items():
             setattr(self, saved_attribute(name), value)
 
     def __call__(self, *gradients: Tensor | None) -> Any:
-        given_on = called(self._fn, gradients, self._what)
+        given_on = called(self._fn, gradients, self._description)
         return given_on[0] if len(given_on) == 1 else given_on
 
 
-def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
+def called(fn: Node, gradients: Gradients, description: str) -> Gradients:
     """What a Node gives on, one gradient for each entry of its ``next_functions``.
 
     It runs no hooks, and frees nothing. What a custom Function does in its backward it does, but
@@ -45,15 +45,16 @@ def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
     Args:
         fn: the Node.
         gradients: one for each output of its operation.
-        what: what to call it in an error.
+        description: how an error says which Node it is.
 
     Raises:
         RuntimeError: it was freed, or something that it saved was, or was modified in place.
     """
     if emptied := peek(fn).emptied:
         raise RuntimeError(
-            f"{what} cannot run without {' and '.join(emptied)}, which it saved and whose storage "
-            "was freed since, as FSDP and offloading do; here no hook of theirs brings it back"
+            f"{description} cannot run without {' and '.join(emptied)}, which it saved and whose "
+            "storage was freed since, as FSDP and offloading do; here no hook of theirs brings it "
+            "back"
         )
     try:
         if isinstance(fn, BackwardCFunction):
@@ -62,10 +63,10 @@ def called(fn: Node, gradients: Gradients, what: str) -> Gradients:
         given_on = fn(*gradients)
         return given_on if isinstance(given_on, tuple) else (given_on,)
     except RuntimeError as error:
-        _explain(fn, what, error)
+        _explain(fn, description, error)
 
 
-def _explain(fn: Node, what: str, error: RuntimeError) -> NoReturn:
+def _explain(fn: Node, description: str, error: RuntimeError) -> NoReturn:
     """Raise an error that says which Node it is, if what it saved is the cause."""
     broken = peek(fn).broken
     if not broken and "a second time" not in str(error):
@@ -75,8 +76,8 @@ def _explain(fn: Node, what: str, error: RuntimeError) -> NoReturn:
     if not broken or "freed" in broken.values():
         cure = "keep it with backward(retain_graph=True), or call write_backward before"
     raise RuntimeError(
-        f"{what} cannot run any more because of what it saved: {', '.join(parts) or 'freed'}; run "
-        f"the forward pass again, and {cure}"
+        f"{description} cannot run any more because of what it saved: "
+        f"{', '.join(parts) or 'freed'}; run the forward pass again, and {cure}"
     ) from error
 
 

@@ -170,12 +170,12 @@ class Writer:
         gradients = tuple([value for _, value in given])
         is_function = isinstance(fn, BackwardCFunction)
         self._functions -= is_function
-        given_on = called(fn, gradients, self._what(node))
+        given_on = called(fn, gradients, self._description(node))
         passed = self._passed(node, given_on)
         if not passed and not is_function:
             came = any(gradient is not None for gradient in gradients)
-            what = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
-            self._lines.append(f"# {what}")
+            reason = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
+            self._lines.append(f"# {reason}")
             return
         tried = self._by_rules(node, [name for name, _ in given], gradients, passed)
         if tried.lines is None:
@@ -193,7 +193,7 @@ class Writer:
         made = [of for (i, _), of in self._readers.of_result.items() if i == node.index]
         return f"{name}, the Node of {', '.join(made)}" if made else name
 
-    def _what(self, node: GraphNode) -> str:
+    def _description(self, node: GraphNode) -> str:
         return f"node {node.index} ({self._about(node)})"
 
     def _sum(self, i: int, nr: int) -> tuple[str, Tensor | None]:
@@ -231,15 +231,16 @@ class Writer:
             fn = self._graph._fns[edge.target]
             if gradient.is_complex() and not metadata_of(fn, edge.input_nr).dtype.is_complex:
                 raise RuntimeError(
-                    f"{self._what(node)} returned a complex gradient at index {edge.slot} for an "
-                    "input that is real, which backward refuses; make that input complex before"
+                    f"{self._description(node)} returned a complex gradient at index {edge.slot} "
+                    "for an input that is real, which backward refuses; make that input complex "
+                    "before"
                 )
             try:
                 value, _ = fitted(gradient, fn, edge.input_nr)
             except RuntimeError as error:
                 raise RuntimeError(
-                    f"{self._what(node)} returned an invalid gradient at index {edge.slot}: got "
-                    f"{tuple(gradient.shape)} but expected shape compatible with "
+                    f"{self._description(node)} returned an invalid gradient at index {edge.slot}: "
+                    f"got {tuple(gradient.shape)} but expected shape compatible with "
                     f"{tuple(metadata_of(fn, edge.input_nr).shape)}"
                 ) from error
             name = f"grad_{self._result_name(*target)}"
@@ -360,7 +361,7 @@ class Writer:
         if i not in self._nodes:
             name = self._nodes[i] = self._new(f"node_{i}")
             node, values = self._graph.nodes[i], self._peeks[i].values
-            self.space[name] = CalledNode(node.grad_fn, self._what(node), values)
+            self.space[name] = CalledNode(node.grad_fn, self._description(node), values)
         return self._nodes[i]
 
 

@@ -52,9 +52,9 @@ class _Fuse(list[Any]):
             del _freeing.waiting
 
 
-def is_fuse(thing: object) -> bool:
+def is_fuse(value: object) -> bool:
     """Whether it is a fuse, which keeps no Node for longer than the Node above it."""
-    return type(thing) is _Fuse
+    return type(value) is _Fuse
 
 
 def fuse(node: Any) -> None:

@@ -162,9 +162,9 @@ class _Hit(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """An object that leads to a target, and the way from it to there."""
+    """The object that a chain of references starts at, and its path to a target."""
 
-    thing: Any
+    start: Any
     path: str
     target: Target
     hit: int
@@ -190,15 +190,15 @@ def _hits(targets: Targets, modules: _List) -> _List:
         some = objects[start : start + 256]
         if classes.isdisjoint(map(type, gc.get_referents(*some))):
             continue
-        for thing in some:
-            if _is_ours(thing) or type(thing) in classes:
+        for container in some:
+            if _is_ours(container) or type(container) in classes:
                 continue
-            held = [x for x in gc.get_referents(thing) if type(x) in classes and x in targets]
+            held = [x for x in gc.get_referents(container) if type(x) in classes and x in targets]
             held.sort(key=lambda target: targets[target].is_part)
-            if held and _is_module(thing, modules):
-                hits += [_Hit(thing, target, 1) for target in held]
+            if held and _is_module(container, modules):
+                hits += [_Hit(container, target, 1) for target in held]
             elif held:
-                hits.append(_Hit(thing, held[0], len(held)))
+                hits.append(_Hit(container, held[0], len(held)))
     hits.sort(key=lambda hit: targets[hit.target].is_part)
     return hits
 
@@ -250,10 +250,10 @@ class _Search:
                 break
             seen += chains
             frontier = _List()
-            for referrer in _List(gc.get_referrers(*[chain.thing for chain in chains])):
+            for referrer in _List(gc.get_referrers(*[chain.start for chain in chains])):
                 for chain in chains:
                     known = _List([*seen, *frontier])
-                    if not any(c.thing is referrer and c.hit == chain.hit for c in known):
+                    if not any(c.start is referrer and c.hit == chain.hit for c in known):
                         self.step(referrer, chain, names, frontier)
         return names
 
@@ -261,10 +261,10 @@ class _Search:
         """Go from an object to one that refers to it: note its names, or go on from there."""
         if _is_ours(holder) or holder is self.what:
             return
-        path = path_from(holder, chain.thing, chain.path)
+        path = path_from(holder, chain.start, chain.path)
         if path is None:
             return
-        above = chain._replace(thing=holder, path=path)
+        above = chain._replace(start=holder, path=path)
         if type(holder).__module__.startswith("companion."):
             above = above._replace(path="")  # where a Graph keeps its Nodes nobody need look
         found, is_end = self.names_at(above, chain)
@@ -280,7 +280,7 @@ class _Search:
             above: the chain that begins at the object.
             below: the same from the next object on.
         """
-        holder, path = above.thing, above.path
+        holder, path = above.start, above.path
         if _is_module(holder, self.modules):
             is_running = any(module is holder for module in self.modules)
             in_use = is_running and _is_in_use(below, True)
@@ -317,8 +317,8 @@ def _is_in_use(chain: _Chain, is_users: bool) -> bool:
     """
     containers = (tuple,) if is_users else (tuple, dict)
     steps = r"(\[\d+\])*" if is_users else r"(\[[^][]*\])*"
-    kind = type(chain.thing)
-    is_plain = kind in containers or is_tensor(chain.thing) or hasattr(kind, "next_functions")
+    kind = type(chain.start)
+    is_plain = kind in containers or is_tensor(chain.start) or hasattr(kind, "next_functions")
     return chain.target.is_part and is_plain and re.fullmatch(steps, chain.path) is not None
 
 
@@ -331,12 +331,12 @@ def _name_of_variable(variable: Variable, chain: _Chain) -> _Name:
 
 def _name_in_module(above: _Chain, below: _Chain) -> _Name:
     """The name of a variable of a module; of several for one object one without an underscore."""
-    variables = list(above.thing.items())
-    names = [name for name, value in variables if value is below.thing and isinstance(name, str)]
-    name, module = min(names, key=_rank_of_name, default=""), above.thing.get("__name__")
+    variables = list(above.start.items())
+    names = [name for name, value in variables if value is below.start and isinstance(name, str)]
+    name, module = min(names, key=_rank_of_name, default=""), above.start.get("__name__")
     rank = _rank_of_name(name) + _rank_of_module(module)
     where = f"variable of module {module}" if module else "global variable"
-    return _Name(rank, f"{name}{below.path}", type(below.thing).__name__, where)
+    return _Name(rank, f"{name}{below.path}", type(below.start).__name__, where)
 
 
 def _is_module(namespace: Any, running: _List) -> bool:
@@ -349,11 +349,11 @@ def _is_module(namespace: Any, running: _List) -> bool:
     return isinstance(name, str) and getattr(sys.modules.get(name), "__dict__", None) is namespace
 
 
-def _is_ours(thing: Any) -> bool:
+def _is_ours(value: Any) -> bool:
     """Whether the companion made this, and it keeps nothing for longer than the call."""
-    if type(thing) is FrameType:
-        return is_ours(thing.f_code.co_filename)
-    return type(thing) in _OWN or is_fuse(thing)
+    if type(value) is FrameType:
+        return is_ours(value.f_code.co_filename)
+    return type(value) in _OWN or is_fuse(value)
 
 
 def _rank_of_name(name: str) -> int:

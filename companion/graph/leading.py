@@ -29,21 +29,22 @@ def targets_of(what: Any) -> Targets:
     """The tensors and Nodes that lead to the graph, and those whose ``.grad`` does."""
     roots, inside = _nodes_of(what)
     ends = list[tuple[Any, str, Node]]()
-    for thing in _alive():
-        for path, part in (("", thing), (".grad", _grad_of(thing))):
+    for target in _alive():
+        for path, part in (("", target), (".grad", _grad_of(target))):
             node = _node_of(part)
             if node is not None:
-                ends.append((thing, path, node))
+                ends.append((target, path, node))
     targets = Targets()
     if inside and ends:
         graph = Graph.of(*dict.fromkeys(node for _, _, node in ends), names={})
         first, to_root = _leading_to(graph, inside, roots)
-        for thing, path, node in ends:
-            if node in first and thing not in targets:
-                way = " → … → ".join(type(n).__name__ for n in dict.fromkeys((node, first[node])))
-                holds = f"tensor → {way}" if is_tensor(thing) else way
+        for target, path, node in ends:
+            if node in first and target not in targets:
+                classes = [type(n).__name__ for n in dict.fromkeys((node, first[node]))]
+                nodes = " → … → ".join(classes)
+                holds = f"tensor → {nodes}" if is_tensor(target) else nodes
                 is_part = not path and (node in inside or node not in to_root)
-                targets[thing] = Target(path, holds, node, is_part)
+                targets[target] = Target(path, holds, node, is_part)
     if is_tensor(what):
         targets.setdefault(what, Target("", "tensor", None, True))
     return targets
@@ -63,30 +64,32 @@ def _nodes_of(what: Any) -> tuple[set[Node], set[Node]]:
 def _alive() -> list[Any]:
     """All tensors and Nodes for which there is a Python object."""
     classes = dict[type, bool]()
-    found = list[Any]()
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if kind not in classes:
-            classes[kind] = hasattr(kind, "next_functions") or issubclass(kind, torch.Tensor)
-        if classes[kind] and kind.__hash__ is not None:
-            found.append(thing)
-    return found
+    alive = list[Any]()
+    for value in gc.get_objects():
+        cls = type(value)
+        if cls not in classes:
+            classes[cls] = hasattr(cls, "next_functions") or issubclass(cls, torch.Tensor)
+        if classes[cls] and cls.__hash__ is not None:
+            alive.append(value)
+    return alive
 
 
-def _grad_of(thing: Any) -> Any:
+def _grad_of(target: Any) -> Any:
     """The ``.grad`` of a tensor that may have one; None where torch cannot tell."""
     try:
-        return thing.grad if is_tensor(thing) and (thing.is_leaf or thing.retains_grad) else None
+        return (
+            target.grad if is_tensor(target) and (target.is_leaf or target.retains_grad) else None
+        )
     except RuntimeError:  # a view whose base was changed in place, which nobody may use
         return None
 
 
-def _node_of(thing: Any) -> Node | None:
+def _node_of(target: Any) -> Node | None:
     """The Node of a tensor; of a Node itself. None of leaves, and where torch cannot tell."""
-    if not is_tensor(thing):
-        return thing
+    if not is_tensor(target):
+        return target
     try:
-        return thing.grad_fn
+        return target.grad_fn
     except RuntimeError:  # a view whose base was changed in place, which nobody may use
         return None
 

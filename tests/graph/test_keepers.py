@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import companion.graph.keepers
 from companion import Graph, Keeper, Keepers, record_backward, who_keeps
+from tests.programs import Square, Twice
 
 KEPT = []
 
@@ -169,23 +170,14 @@ def test_a_node_a_graph_and_a_recording_keep_what_is_below():
 
 
 def test_what_a_function_keeps_on_ctx_of_its_own_result_is_a_circle():
-    class Keeps(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * 2
-
-    y = Keeps.apply(leaf() * 1)
+    y = Twice.apply(leaf() * 1)
     y.grad_fn.result = y
     ((name, kind, where),) = found(y)
     assert (name, where) == ("ctx.result", "Node of the graph itself")
-    assert kind == "KeepsBackward"
+    assert kind == "TwiceBackward"
     del y.grad_fn.result
     x = leaf() * 1
-    y = Keeps.apply(x)
+    y = Twice.apply(x)
     y.grad_fn.input = x  # no circle: the graph keeps what is below anyway
     assert found(y) == []
 
@@ -235,16 +227,6 @@ def test_variables_tuples_arguments_and_hooks_of_the_step_itself_are_no_keepers(
 
 
 def test_checkpoints_and_custom_functions_keep_their_own_graph_alone():
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x * x
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return 2 * ctx.saved_tensors[0] * gradient
-
     w = leaf()
     loss = checkpoint(lambda t: Square.apply(t).exp(), w * 1, use_reentrant=False).sum()
     assert found(loss) == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from companion import Edge, Graph, GraphNode, draw, walk_grad_fn
-from tests.programs import OPERATIONS, Double, programs, run
+from tests.programs import OPERATIONS, Double, GivesNone, programs, run
 
 
 def names(graph: Graph) -> list[str]:
@@ -354,17 +354,8 @@ def test_a_reentrant_checkpoint_hides_leaves_that_get_gradients_all_the_same():
 
 
 def test_a_leaf_in_the_graph_gets_no_gradient_where_a_function_returns_none():
-    class Silent(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, a):
-            return a * 2
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return None
-
     x = torch.ones(2, requires_grad=True)
-    y = Silent.apply(x).sum()
+    y = GivesNone.apply(x).sum()
     assert [leaf.label for leaf in Graph.of(y).leaves] == ["x"]
     y.backward()
     assert x.grad is None
