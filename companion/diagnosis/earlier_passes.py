@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.paths import below, listed
 from companion.findings import Finding, finding
 from companion.forward.tracing import source_of
+from companion.graph.nodes import shape_or_none
 from companion.graph.reading import Graph
 
 
@@ -53,8 +55,8 @@ def _part(case: Case, top: list[int], under: set[int]) -> str:
 def _terms_alike(graph: Graph, freed: set[int]) -> list[int]:
     """The terms of the sum that the output is, as far as they were run apart on the same leaves.
 
-    Such are the losses of several steps. Each has freed Nodes of its own, and of two terms that
-    share a Node other than a leaf neither counts.
+    Such are the losses of several steps. Each is one number and has freed Nodes of its own, and of
+    two terms that share a Node other than a leaf neither counts.
     """
     owner, shared, ran = dict[int, int](), set[int](), Counter[int]()
     leaves = dict[int, set[int]]()
@@ -79,13 +81,15 @@ def _terms_alike(graph: Graph, freed: set[int]) -> list[int]:
 
 
 def _terms(graph: Graph) -> list[int]:
-    """The Nodes below the root that are not themselves sums."""
+    """The Nodes below the root that are not themselves sums; of what is added, single numbers."""
     seen, terms, waiting = {0}, list[int](), [0]
     for index in waiting:  # the list grows
         if operation_of(graph.nodes[index].name) not in _SUMS:
             terms.append(index)
             continue
-        targets = dict.fromkeys(edge.target for edge in graph.slots(index) if edge)
+        targets = list(dict.fromkeys(edge.target for edge in graph.slots(index) if edge))
+        if len(targets) > 1:
+            targets = [i for i in targets if math.prod(shape_or_none(graph.nodes[i]) or ()) == 1]
         waiting += [target for target in targets if target not in seen]
         seen.update(targets)
     return terms

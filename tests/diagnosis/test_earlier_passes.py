@@ -95,6 +95,7 @@ def test_terms_of_one_loss_are_no_steps():
     for loss in (
         sum(w.square().sum() for w in (a, b, c)),  # each of a leaf of its own
         sum((trunk * t).square().sum() for t in (1.0, 2.0, 3.0)),  # each of what all share
+        torch.stack([(a * t).exp() for t in (1.0, 2.0, 3.0)]).sum(),  # each of many numbers
     ):
         loss.backward()
         assert "growing-graph" not in [found.code for found in diagnose(loss, a)]
