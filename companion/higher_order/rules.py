@@ -28,6 +28,7 @@ from companion.higher_order.carrier import (
     refuse,
     value_of,
 )
+from companion.higher_order.pieces import Pieces
 from companion.higher_order.series import Coefficient, Series
 from companion.internals import nothing_hidden
 
@@ -61,15 +62,19 @@ def call_with(func: Any, args: Any, kwargs: Any, new: Mapping[Any, Any]) -> Any:
 # ---- element by element
 
 
-def elementwise(recurrence: Callable[[Series], Series]) -> Rule:
+def elementwise(
+    recurrence: Callable[[Series], Series], curve: Callable[[Tensor], Series] | None = None
+) -> Rule:
+    curve = curve or series.curve_by(recurrence)
+
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
             refuse(f"{func.__name__} with more arguments than one")
-        dtype, run = value_of(args[0]).dtype, args[0].run
-        a = args[0].float().series if dtype in HALF else args[0].series
-        rank = a[0].dim()
-        if len(a) == 3 and a[1] is not None and a[1].dim() > rank:
-            result = carry(series.chain(recurrence, a, lambda square: run.mean(square, rank)))
+        dtype = value_of(args[0]).dtype
+        x = args[0].float() if dtype in HALF else args[0]
+        a = x.series if x.run.level else x.in_pieces
+        if len(a) == 3 and series.is_along_many(a):
+            result = carry(series.by_chain_rule(curve, a, x.run.collapses))
         else:
             result = carry(recurrence(a))
         return result.to(dtype) if dtype in HALF else result
@@ -397,9 +402,13 @@ def matmul(func: Any, args: Any, kwargs: Any) -> Any:
 @broadcasting
 def linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, weight: Any, bias: Any = None) -> Any:
-        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and value_of(input).dim():
-            a = input.series
-            rank = a[0].dim()
+        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
+            a = input.in_pieces
+            if len(a) == 3 and isinstance(a[1], Pieces) and not isinstance(bias, Carrier):
+                last = series.each(a[2:], lambda c: F.linear(c, weight))
+                pieces = a[1].each(lambda c: F.linear(c, weight))
+                return carry([F.linear(a[0], weight, bias), pieces, *last])
+            a, rank = input.series, input.value.dim()
             rows = series.stacked(a, lambda c: F.linear(series.narrow(c, rank), weight))
             if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:
                 rows[0] = rows[0] + bias
