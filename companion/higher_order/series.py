@@ -45,10 +45,12 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
 
 def plus_product(total: Tensor, p: Tensor, q: Tensor, factor: float = 1.0) -> Tensor:
     """``total + factor * p * q``, in the memory of the total where that can be."""
-    rank = total.dim()
-    if p.dim() > rank or q.dim() > rank or any(map(is_batched, (total, p, q))):
-        return torch.addcmul(total, p, q, value=factor)  # of many directions
-    return total.addcmul_(p, q, value=factor)
+    if not is_batched(total):
+        try:  # which costs nothing, where looking at shapes would take half of the time
+            return total.addcmul_(p, q, value=factor)
+        except RuntimeError:
+            pass  # the product has more directions than the total
+    return torch.addcmul(total, p, q, value=factor)
 
 
 def spread(
