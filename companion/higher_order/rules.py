@@ -72,14 +72,23 @@ def elementwise(
             refuse(f"{func.__name__} with more arguments than one")
         dtype = value_of(args[0]).dtype
         x = args[0].float() if dtype in HALF else args[0]
-        a = x.series if x.run.level else x.in_pieces
-        if len(a) == 3 and series.is_along_many(a):
-            result = carry(series.by_chain_rule(curve, a, x.run.collapses))
+        if is_bent_along_many(x):
+            result = carry(series.by_chain_rule(curve, x.in_pieces, x.run.collapses))
         else:
-            result = carry(recurrence(a))
+            result = carry(recurrence(x.series))
         return result.to(dtype) if dtype in HALF else result
 
     return broadcasting(rule)
+
+
+def is_bent_along_many(x: Any) -> bool:
+    """Whether it is a series of order 2 whose directions differ and are not hidden."""
+    if not isinstance(x, Carrier) or x.run is None or x.run.level:
+        return False
+    value, *changes = x.in_pieces
+    if len(changes) != 2 or changes[0] is None:
+        return False
+    return isinstance(changes[0], Pieces) or changes[0].dim() > value.dim()
 
 
 # ---- linear in one argument

@@ -45,11 +45,11 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
 
 def plus_product(total: Tensor, p: Tensor, q: Tensor, factor: float = 1.0) -> Tensor:
     """``total + factor * p * q``, in the memory of the total where that can be."""
-    if not is_batched(total):
-        try:  # which costs nothing, where looking at shapes would take half of the time
+    if not (is_batched(p) or is_batched(q) or is_batched(total)):
+        try:  # which costs nothing, where looking at the shapes costs as much as the sum
             return total.addcmul_(p, q, value=factor)
         except RuntimeError:
-            pass  # the product has more directions than the total
+            pass  # the product goes along many directions, and the total does not
     return torch.addcmul(total, p, q, value=factor)
 
 
@@ -138,12 +138,6 @@ def by_chain_rule(curve: Callable[[Tensor], Series], a: Series, collapses: bool)
         square = pieces.mean_of_squares()
         last = square * bend if last is None else torch.addcmul(last, square, bend)
     return [value, pieces.times(slope), last]
-
-
-def is_along_many(a: Series) -> bool:
-    """Whether the first coefficient differs between directions."""
-    c = a[1]
-    return c is not None and (isinstance(c, Pieces) or c.dim() > a[0].dim())
 
 
 def narrow(c: Tensor, rank: int) -> Tensor:

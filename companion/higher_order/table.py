@@ -114,6 +114,11 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "addcmul": lambda a, p, q, value=1: a + value * p * q,
     "addcdiv": lambda a, p, q, value=1: a + value * p / q,
     "lerp": lambda a, b, weight: a + weight * (b - a),
+    "dropout": composed.dropout,
+}
+
+# The same, of one argument and element by element.
+POINTWISE: dict[str, Callable[..., Any]] = {
     "silu": composed.silu,
     "gelu": composed.gelu,
     "softplus": composed.softplus,
@@ -122,7 +127,6 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "softsign": lambda x: x / (1 + x.abs()),
     "tanhshrink": lambda x: x - torch.tanh(x),
     "logit": composed.logit,
-    "dropout": composed.dropout,
 }
 
 # Another name of a function: the one that has a rule.
@@ -146,6 +150,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SLOPED, rules.sloped),
     **{name: rules.elementwise(of, CURVES.get(name)) for name, of in RECURRENCES.items()},
     **{name: composed.composed(function) for name, function in COMPOSED.items()},
+    **{name: composed.pointwise(function) for name, function in POINTWISE.items()},
     "add": rules.add(),
     **dict.fromkeys("sub subtract".split(), rules.add(-1)),
     **dict.fromkeys("__rsub__ rsub".split(), rules.add(-1, swapped=True)),

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import derivatives, laplacian, mixed
+from companion.higher_order.table import POINTWISE, RECURRENCES
 from tests.higher_order import test_taylor
 
 X = torch.tensor([0.3, -1.2, 2.0, 0.7, 0.9, -0.4], dtype=torch.float64)
@@ -159,6 +160,25 @@ def test_the_value_is_not_computed_for_each_direction():
 
     laplacian(f, torch.ones(5, 7))
     assert shapes == [(5, 7)]
+
+
+@pytest.mark.parametrize("name", [*POINTWISE, *RECURRENCES])
+def test_what_works_element_by_element_is_not_suspected_of_mixing_rows(name):
+    function = next(getattr(m, name) for m in (torch, F, torch.special) if hasattr(m, name))
+    shapes = []
+
+    def f(x):
+        shapes.append(x.shape)
+        return function(x)
+
+    laplacian(f, torch.rand(5, 3) + 1.5 * (name == "acosh"))
+    assert len(shapes) == 1
+
+
+def test_an_option_that_an_activation_has_not_is_refused():
+    for operator in (lambda f, x: derivatives(f, x, 2), laplacian):
+        with pytest.raises(NotImplementedError, match="logit with these arguments"):
+            operator(lambda x: torch.logit(x, eps=0.1), torch.rand(2, 2))
 
 
 def test_many_points_and_directions_that_are_split_into_runs_change_nothing():
