@@ -22,7 +22,6 @@ from companion.higher_order.series import Series
 from companion.internals import (
     hidden,
     hiding,
-    is_batched,
     is_of_compiled_function,
     may_compile,
     shown,
@@ -84,7 +83,7 @@ class Run:
     def finished(self, coefficients: Series) -> Series:
         """The coefficients of a result, with the directions shown, or their mean as the last."""
         if self.level:
-            coefficients = series.each(coefficients, lambda c: shown(c) if is_batched(c) else c)
+            coefficients = series.each(coefficients, lambda c: shown(c, self.level))
         if self.collapses and coefficients[-1] is not None:
             coefficients[-1] = self.mean(coefficients[-1], coefficients[0].dim())
         return coefficients

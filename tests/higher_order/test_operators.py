@@ -194,6 +194,36 @@ def test_with_values_that_are_the_same_in_all_rows_nothing_is_lost():
     torch.testing.assert_close(derivatives(net, x, 2), derivatives(net, x.contiguous(), 2))
 
 
+UNDER_VMAP = {
+    "mul": lambda x: x * x.sin(),
+    "composed": lambda x: x.softmax(-1) + F.gelu(x),
+    "product": lambda x: x.prod(-1),
+    "layer norm": lambda x: F.layer_norm(x, (3,)),
+    "matmul": lambda x: (x @ torch.ones(3, 3).to(x)).tanh() * x,
+    "where": lambda x: torch.where(x > 0.5, x**3, x.sin()),
+    "parts": lambda x: torch.cat([x[..., [0, 1]] * x[..., 2:] ** 2, x.sort(-1)[0] ** 3], -1),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_VMAP)
+def test_vmap_over_an_operator_is_the_operator_for_each(name):
+    f, x = UNDER_VMAP[name], torch.rand(3, 3, dtype=torch.float64)  # three directions as well
+    for run in (
+        lambda x: laplacian(f, x),
+        lambda x: mixed(f, x, (0, 1, 1)),
+        lambda x: derivatives(f, x, 3),
+    ):
+        torch.testing.assert_close(torch.vmap(run)(x), torch.stack([run(row) for row in x]))
+
+
+def test_slopes_inside_a_transform_are_refused():
+    x = torch.rand(3, 3)
+    for run in (lambda x: laplacian(torch.relu, x), lambda x: derivatives(torch.relu, x, 2)):
+        for transformed in (torch.vmap(run), torch.func.jacrev(run)):
+            with pytest.raises(NotImplementedError, match="relu inside torch.vmap or torch.func"):
+                transformed(x)
+
+
 # ---- rows that meet
 
 MIXING = {
@@ -251,6 +281,11 @@ WRONG = (
     (TypeError, "f must be a function", lambda x: laplacian(x, x)),
     (TypeError, "x must be a tensor", lambda x: laplacian(torch.sin, 1.0)),
     (TypeError, "pass x.double", lambda x: mixed(torch.sin, x.long(), (0,))),
+    (
+        TypeError,
+        "a dense tensor, got torch.sparse_coo",
+        lambda x: laplacian(torch.sin, x.to_sparse()),
+    ),
     (TypeError, "f must return a tensor", lambda x: laplacian(lambda x: (x,), x)),
     (ValueError, r"the coordinates, got shape \(\)", lambda x: laplacian(torch.sin, x[0, 0])),
     (ValueError, r"got shape \(2, 0\)", lambda x: laplacian(torch.sin, x[:, :0])),
