@@ -1,12 +1,14 @@
 """What a Laplacian and a mixed derivative cost, beside others: ``python -m benchmarks.operators``.
 
-All methods of a row run in turn in this process, in float64, and each time is the least of several
-runs: they do the same each time, so what is above the least is the machine's other work.
+All methods of a row run in this process, in float64, in a new order each round, because what ran
+before leaves its memory and caches. Each time is the least processor time of several runs: they do
+the same each time, so what is above the least is the machine's other work.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import random
 import time
 from collections.abc import Callable, Iterator
 
@@ -98,12 +100,14 @@ def measured(methods: dict[str, Method], seconds: float) -> dict[str, float]:
         if not (value.reshape(expected.shape) - expected).abs().max() <= 1e-9:
             raise ArithmeticError(f"{name} finds another derivative")
     least = dict.fromkeys(methods, float("inf"))
+    order, shuffled = [*methods.items()], random.Random(0)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or float("inf") in least.values():
-        for name, run in methods.items():
-            start = time.perf_counter()
+        shuffled.shuffle(order)
+        for name, run in order:
+            start = time.process_time()
             run()
-            least[name] = min(least[name], time.perf_counter() - start)
+            least[name] = min(least[name], time.process_time() - start)
     return least
 
 

@@ -317,10 +317,16 @@ def hidden(tensor: Tensor, level: int) -> Tensor:
 is_batched = torch._C._functorch.is_batchedtensor
 
 
-def shown(tensor: Tensor) -> Tensor:
-    """A tensor with its hidden dimension, as the first again."""
+def is_in_transform(tensor: Tensor) -> bool:
+    """Whether ``torch.vmap``, or a transform of ``torch.func``, has wrapped a tensor."""
+    return bool(torch._C._functorch.maybe_get_level(tensor) > 0)
+
+
+def shown(tensor: Tensor, level: int) -> Tensor:
+    """A tensor with the dimension that it hides under this number, if any, as the first again."""
     functorch: Any = torch._C._functorch
-    level = functorch.maybe_get_level(tensor)
+    if not is_batched(tensor) or functorch.maybe_get_level(tensor) != level:
+        return tensor
     return functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
 
 

@@ -17,11 +17,11 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 import companion.higher_order.series as series
+from companion.higher_order.pieces import Pieces
 from companion.higher_order.series import Series
 from companion.internals import (
     hidden,
     hiding,
-    is_batched,
     is_of_compiled_function,
     may_compile,
     shown,
@@ -83,7 +83,7 @@ class Run:
     def finished(self, coefficients: Series) -> Series:
         """The coefficients of a result, with the directions shown, or their mean as the last."""
         if self.level:
-            coefficients = series.each(coefficients, lambda c: shown(c) if is_batched(c) else c)
+            coefficients = series.each(coefficients, lambda c: shown(c, self.level))
         if self.collapses and coefficients[-1] is not None:
             coefficients[-1] = self.mean(coefficients[-1], coefficients[0].dim())
         return coefficients
@@ -125,10 +125,22 @@ class Carrier(Tensor):
     run: Run | None
 
     @property
-    def series(self) -> Series:
+    def value(self) -> Tensor:
+        return self.in_pieces[0]  # type: ignore[no-any-return]
+
+    @property
+    def in_pieces(self) -> Series:
+        """The series with all dimensions shown; its first coefficient may be Pieces."""
         if self.run is not _RUN.get():
             _refuse_other_run()
-        level, carried = 0 if self.run is None else self.run.level, self.carried
+        return self.carried
+
+    @property
+    def series(self) -> Series:
+        carried = self.in_pieces
+        if len(carried) == 3 and isinstance(carried[1], Pieces):
+            carried[1] = carried[1].joined(carried[0])
+        level = 0 if self.run is None else self.run.level
         if not level:
             return carried
         rank = carried[0].dim()
@@ -182,7 +194,9 @@ def carry(coefficients: Series) -> Any:
     value, run = coefficients[0], _RUN.get()
     shape, dtype, rank = value.shape, value.dtype, value.dim()
     for k, c in enumerate(coefficients):
-        if c is not None and (c.shape[c.dim() - rank :] != shape or c.dtype != dtype):
+        if c is None or isinstance(c, Pieces) or (c.shape == shape and c.dtype == dtype):
+            continue  # Pieces are of this dtype, and get the shape when they are joined
+        if c.shape[c.dim() - rank :] != shape or c.dtype != dtype:
             coefficients[k] = c.to(dtype).expand(*c.shape[: max(c.dim() - rank, 0)], *shape)
     if run is not None and run.directions:
         coefficients = run.finished(coefficients)
@@ -199,8 +213,8 @@ def carrier_of(coefficients: Series) -> Any:
 def value_of(argument: Any) -> Any:
     """An argument, or a list of arguments, without the series that it carries."""
     if type(argument) in (list, tuple):
-        return [x.series[0] if isinstance(x, Carrier) else x for x in argument]
-    return argument.series[0] if isinstance(argument, Carrier) else argument
+        return [x.value if isinstance(x, Carrier) else x for x in argument]
+    return argument.value if isinstance(argument, Carrier) else argument
 
 
 def plain(func: Any, args: Any, kwargs: Any) -> Any:

@@ -11,8 +11,20 @@ import torch
 from torch.nn import functional as F
 
 import companion.higher_order.series as series
-from companion.higher_order.carrier import Rule, carry, plain, refuse, value_of
-from companion.higher_order.rules import HALF, call_with
+from companion.higher_order.carrier import (
+    Carrier,
+    Rule,
+    Run,
+    broadcasting,
+    carrier_of,
+    carry,
+    plain,
+    refuse,
+    running,
+    value_of,
+)
+from companion.higher_order.rules import HALF, call_with, is_bent_along_many
+from companion.higher_order.series import Series
 
 Tensor = torch.Tensor
 
@@ -22,10 +34,7 @@ def composed(function: Callable[..., Any]) -> Rule:
     signature = inspect.signature(function)
 
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            dtype = signature.bind(*args, **kwargs).arguments.get("dtype")
-        except TypeError:
-            refuse(f"{func.__name__} with these arguments")
+        dtype = _bound(signature, func, args, kwargs).get("dtype")
         if args and isinstance(args[0], Tensor) and not args[0].numel():
             return plain(func, args, kwargs)  # it has no elements, and so it is constant
         tensors = {
@@ -40,6 +49,39 @@ def composed(function: Callable[..., Any]) -> Rule:
         return call_with(function, args, kwargs, wide).to(dtype or dtypes.pop())
 
     return rule
+
+
+def _bound(signature: inspect.Signature, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        refuse(f"{func.__name__} with these arguments")
+
+
+def pointwise(function: Callable[..., Any]) -> Rule:
+    """The same, of a function that works on each element by itself.
+
+    Along many directions, the chain rule takes much less work than all that it is composed of.
+    """
+    general, signature = composed(function), inspect.signature(function)
+
+    def rule(func: Any, args: Any, kwargs: Any) -> Any:
+        _bound(signature, func, args, kwargs)
+        x, *options = args
+        if not isinstance(x, Carrier) or x.run is None:
+            return general(func, args, kwargs)
+        if not is_bent_along_many(x) or value_of(x).dtype in HALF:
+            return x.run.apply(general, func, args, kwargs)
+        outer = x.run
+
+        def curve(value: Tensor) -> Series:
+            with running(Run(outer.lookup)), torch.enable_grad():
+                start = carrier_of([value, torch.ones_like(value), None])
+                return function(start, *options, **kwargs).series  # type: ignore[no-any-return]
+
+        return carry(series.by_chain_rule(curve, x.in_pieces, outer.collapses))
+
+    return broadcasting(rule)
 
 
 # ---- softmax

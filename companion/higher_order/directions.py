@@ -15,14 +15,17 @@ from typing import Any
 import torch
 
 from companion.higher_order.carrier import Run
+from companion.higher_order.pieces import Pieces
 from companion.higher_order.table import lookup
 from companion.higher_order.taylor import series_of
 
 Tensor = torch.Tensor
 PROBES = 4
-# Of so many rows, counted for each direction and order, what a usual network computes stays in the
-# cache of a processor. More directions are split into runs, of which each computes the value anew.
+# Rows of one run, counted for each direction and order. More directions are split into runs, each
+# of which computes the value anew. What a usual network computes of ROWS stays in the cache of a
+# processor. A collapsing run goes through the cache in pieces, and so its bound is one of memory.
 ROWS = 8192
+ROWS_IN_PIECES = 2**17
 FEWEST = 8  # directions in a run
 
 
@@ -31,7 +34,7 @@ def sum_along(
     x: Tensor,
     directions: Tensor,
     order: int,
-    weights: Tensor | None = None,
+    weights: Tensor | float,
 ) -> Tensor:
     """The sum, over some directions, of the last coefficient of the series along each.
 
@@ -40,7 +43,8 @@ def sum_along(
         x: shape ``(*rows, d)``.
         directions: shape ``(m, d)``.
         order: of the coefficient.
-        weights: of the directions in the sum, shape ``(m,)``; all 1 by default.
+        weights: of the directions in the sum, shape ``(m,)``, or one number for all, with which the
+            run collapses.
 
     Returns:
         Shape and dtype of ``f(x)``.
@@ -49,13 +53,15 @@ def sum_along(
         ValueError: the result has other rows, or a row of it depends on another row of ``x``.
     """
     count, rows = len(directions), x.shape[:-1]
-    size = max(FEWEST, ROWS // max(rows.numel() * order, 1))
-    run = Run(lookup, collapses=weights is None)
-    total: Any = 0
+    run = Run(lookup, collapses=not isinstance(weights, Tensor))
+    bound = ROWS_IN_PIECES if run.collapses else ROWS
+    size = max(FEWEST, bound // max(rows.numel() * order, 1))
+    total: Any = None
     for first in range(0, count, size):
         part = directions[first : first + size]
         run.directions = len(part)
-        along = part.view(len(part), *[1] * len(rows), -1).expand(len(part), *x.shape)
+        along: Any = part.view(len(part), *[1] * len(rows), -1)
+        along = Pieces.of(along) if run.collapses else along.expand(len(part), *x.shape)
         value, *_, last = series_of(f, [[x, along, *[None] * (order - 1)]], run)
         if value.shape[: len(rows)] != rows:
             raise ValueError(
@@ -63,11 +69,12 @@ def sum_along(
                 f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
             )
         if last is None:
-            total = torch.zeros_like(value)
-        elif weights is None:
-            total = last * len(part) + total
+            found = torch.zeros_like(value)
+        elif isinstance(weights, Tensor):
+            found = torch.tensordot(weights[first : first + size], last, 1)
         else:
-            total = torch.tensordot(weights[first : first + size], last, 1) + total
+            found = last * (weights * len(part))
+        total = found if total is None else total + found
     if run.may_mix and rows.numel() > 1:
         _check_rows(f, x)
     return total  # type: ignore[no-any-return]

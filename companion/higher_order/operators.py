@@ -59,7 +59,7 @@ rows of x, as after a normalisation over the batch; call f on one row at a time,
     """
     size = _size(f, x)
     each = torch.eye(size, dtype=x.dtype, device=x.device)
-    return 2 * sum_along(f, x, each, 2)
+    return sum_along(f, x, each, 2, 2.0)  # a coefficient is half a derivative
 
 
 def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -135,18 +135,18 @@ def _polarized(dims: Sequence[int], size: int) -> dict[tuple[int, ...], float]:
     """Directions, and their weights in the sum that is the mixed derivative along ``dims``.
 
     The sum goes over the last coefficients of the series. It takes each coordinate with each of the
-    two signs, once for each time that it is named; signs that sum up to the same direction, or to a
-    multiple of it, are taken together.
+    two signs, once for each time that it is named; signs that sum up to a multiple of the same
+    direction are taken together. All signs the other way round would add the same once more.
     """
     counts = Counter(dims)
+    signs = itertools.product(*(range(times + 1) for times in counts.values()))
+    half = math.prod(times + 1 for times in counts.values()) // 2
     found: Counter[tuple[int, ...]] = Counter()
-    for minus in itertools.product(*(range(times + 1) for times in counts.values())):
+    for minus in itertools.islice(signs, half):
         direction, weight = [0] * size, 1
         for (dim, times), negative in zip(counts.items(), minus, strict=True):
             direction[dim] = times - 2 * negative
             weight *= (-1) ** negative * math.comb(times, negative)
         longest = math.gcd(*direction)
-        if longest:
-            longest *= 1 if next(filter(None, direction)) > 0 else -1
-            found[tuple(part // longest for part in direction)] += weight * longest ** len(dims)
-    return {direction: weight / 2 ** len(dims) for direction, weight in found.items() if weight}
+        found[tuple(part // longest for part in direction)] += weight * longest ** len(dims)
+    return {along: 2 * weight / 2 ** len(dims) for along, weight in found.items() if weight}

@@ -28,8 +28,9 @@ from companion.higher_order.carrier import (
     refuse,
     value_of,
 )
+from companion.higher_order.pieces import Pieces
 from companion.higher_order.series import Coefficient, Series
-from companion.internals import nothing_hidden
+from companion.internals import is_in_transform, nothing_hidden
 
 Tensor = torch.Tensor
 Slot = int | str
@@ -61,20 +62,33 @@ def call_with(func: Any, args: Any, kwargs: Any, new: Mapping[Any, Any]) -> Any:
 # ---- element by element
 
 
-def elementwise(recurrence: Callable[[Series], Series]) -> Rule:
+def elementwise(
+    recurrence: Callable[[Series], Series], curve: Callable[[Tensor], Series] | None = None
+) -> Rule:
+    curve = curve or series.curve_by(recurrence)
+
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
             refuse(f"{func.__name__} with more arguments than one")
-        dtype, run = value_of(args[0]).dtype, args[0].run
-        a = args[0].float().series if dtype in HALF else args[0].series
-        rank = a[0].dim()
-        if len(a) == 3 and a[1] is not None and a[1].dim() > rank:
-            result = carry(series.chain(recurrence, a, lambda square: run.mean(square, rank)))
+        dtype = value_of(args[0]).dtype
+        x = args[0].float() if dtype in HALF else args[0]
+        if is_bent_along_many(x):
+            result = carry(series.by_chain_rule(curve, x.in_pieces, x.run.collapses))
         else:
-            result = carry(recurrence(a))
+            result = carry(recurrence(x.series))
         return result.to(dtype) if dtype in HALF else result
 
     return broadcasting(rule)
+
+
+def is_bent_along_many(x: Any) -> bool:
+    """Whether it is a series of order 2 whose directions differ and are not hidden."""
+    if not isinstance(x, Carrier) or x.run is None or x.run.level:
+        return False
+    value, *changes = x.in_pieces
+    if len(changes) != 2 or changes[0] is None:
+        return False
+    return isinstance(changes[0], Pieces) or changes[0].dim() > value.dim()
 
 
 # ---- linear in one argument
@@ -208,6 +222,9 @@ def _slopes(func: Any, args: Any, kwargs: Any, points: Mapping[Any, Tensor]) -> 
     """The gradients of the sum of a function by the arguments in some slots, as constants."""
     if any(point.is_complex() for point in points.values()):
         refuse(f"{func.__name__} of complex numbers, which has no derivative")
+    tensors = (*points.values(), *args, *kwargs.values())
+    if any(isinstance(x, Tensor) and is_in_transform(value_of(x)) for x in tensors):
+        refuse(f"{func.__name__} inside torch.vmap or torch.func; call derivatives outside of it")
     with nothing_hidden(), torch.inference_mode(False), torch.enable_grad():
         leaves = {slot: point.detach().clone().requires_grad_() for slot, point in points.items()}
         others = {
@@ -397,9 +414,13 @@ def matmul(func: Any, args: Any, kwargs: Any) -> Any:
 @broadcasting
 def linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, weight: Any, bias: Any = None) -> Any:
-        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and value_of(input).dim():
-            a = input.series
-            rank = a[0].dim()
+        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
+            a = input.in_pieces
+            if len(a) == 3 and isinstance(a[1], Pieces) and not isinstance(bias, Carrier):
+                last = series.each(a[2:], lambda c: F.linear(c, weight))
+                pieces = a[1].each(lambda c: F.linear(c, weight))
+                return carry([F.linear(a[0], weight, bias), pieces, *last])
+            a, rank = input.series, input.value.dim()
             rows = series.stacked(a, lambda c: F.linear(series.narrow(c, rank), weight))
             if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:
                 rows[0] = rows[0] + bias

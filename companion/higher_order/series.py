@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from companion.higher_order.pieces import Pieces
 from companion.internals import is_batched
 
 Tensor = torch.Tensor
@@ -44,10 +45,12 @@ def dot(a: Series, b: Series, k: int, low: int, high: int) -> Coefficient:
 
 def plus_product(total: Tensor, p: Tensor, q: Tensor, factor: float = 1.0) -> Tensor:
     """``total + factor * p * q``, in the memory of the total where that can be."""
-    rank = total.dim()
-    if p.dim() > rank or q.dim() > rank or any(map(is_batched, (total, p, q))):
-        return torch.addcmul(total, p, q, value=factor)  # of many directions
-    return total.addcmul_(p, q, value=factor)
+    if not (is_batched(p) or is_batched(q) or is_batched(total)):
+        try:  # which costs nothing, where looking at the shapes costs as much as the sum
+            return total.addcmul_(p, q, value=factor)
+        except RuntimeError:
+            pass  # the product goes along many directions, and the total does not
+    return torch.addcmul(total, p, q, value=factor)
 
 
 def spread(
@@ -117,15 +120,24 @@ def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
 # ---- arithmetic
 
 
-def chain(outer: Callable[[Series], Series], a: Series, mean: Callable[[Tensor], Tensor]) -> Series:
+def by_chain_rule(curve: Callable[[Tensor], Series], a: Series, collapses: bool) -> Series:
     """An elementary function of a series of order 2, along many directions, by the chain rule.
 
-    That is much less work than its recurrence along each of them. ``mean`` is over the directions.
+    That is much less work than its recurrence along each of them. ``curve`` gives the series of the
+    function itself, of order 2. If the last coefficient is a mean over the directions, the first
+    one is computed in pieces.
     """
-    y0, y1, y2 = outer([a[0], a[0].new_ones(()), None])
-    slope = narrow(a[1], a[0].dim())
-    bend = None if y2 is None else mean(slope * slope) * y2
-    return [y0, times(slope, y1), plus(times(a[2], y1), bend)]
+    value, slope, bend = curve(a[0])
+    if not collapses:
+        along = narrow(a[1], a[0].dim())
+        last = plus(times(a[2], slope), times(bend, along * along))
+        return [value, along * slope, last]
+    pieces = a[1] if isinstance(a[1], Pieces) else Pieces.of(narrow(a[1], a[0].dim()))
+    last = times(a[2], slope)
+    if bend is not None:
+        square = pieces.mean_of_squares()
+        last = square * bend if last is None else torch.addcmul(last, square, bend)
+    return [value, pieces.times(slope), last]
 
 
 def narrow(c: Tensor, rank: int) -> Tensor:
@@ -305,6 +317,34 @@ def sigmoid(a: Series) -> Series:
         return slope if k == 0 else square_at(y, k, zero, 1, times(y[k], ends))
 
     return solve(a, start, rate, -1.0)
+
+
+# ---- the series of a function itself, of order 2: its value, slope, and half its second derivative
+
+
+def curve_by(recurrence: Callable[[Series], Series]) -> Callable[[Tensor], Series]:
+    return lambda x: recurrence([x, x.new_ones(()), None])
+
+
+def curve_of_exp(x: Tensor) -> Series:
+    y = x.exp()
+    return [y, y, 0.5 * y]
+
+
+def curve_of_sin(x: Tensor) -> Series:
+    y = x.sin()
+    return [y, x.cos(), -0.5 * y]
+
+
+def curve_of_cos(x: Tensor) -> Series:
+    y = x.cos()
+    return [y, -x.sin(), -0.5 * y]
+
+
+def curve_of_tanh(x: Tensor) -> Series:
+    y, double = x.tanh(), x + x
+    slope = 4 * double.sigmoid() * (-double).sigmoid()  # 1 - y², and no digit is lost
+    return [y, slope, -y * slope]
 
 
 def asin(a: Series) -> Series:

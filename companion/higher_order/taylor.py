@@ -106,6 +106,9 @@ def check_function(f: Callable[..., Tensor], points: tuple[Tensor, ...]) -> None
             )
         if not (x.is_floating_point() or x.is_complex()):
             raise TypeError(f"x must be floating or complex, got {x.dtype}; pass x.double()")
+        if x.layout is not torch.strided or x.is_nested:
+            kind = "nested" if x.is_nested else x.layout
+            raise TypeError(f"x must be a dense tensor, got {kind}; pass x.to_dense()")
 
 
 def check_order(order: int) -> None:
@@ -147,7 +150,7 @@ def series_of(f: Callable[..., Tensor], starts: list[Series], run: Run) -> Serie
             y = f(*carriers)
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-        return y.series if isinstance(y, Carrier) else series.constant(y, len(starts[0]) - 1)
+        return y.in_pieces if isinstance(y, Carrier) else series.constant(y, len(starts[0]) - 1)
 
 
 def _times_factorials(coefficients: Series) -> Tensor:

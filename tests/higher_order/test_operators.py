@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import derivatives, laplacian, mixed
+from companion.higher_order.table import POINTWISE, RECURRENCES
 from tests.higher_order import test_taylor
 
 X = torch.tensor([0.3, -1.2, 2.0, 0.7, 0.9, -0.4], dtype=torch.float64)
@@ -161,6 +162,25 @@ def test_the_value_is_not_computed_for_each_direction():
     assert shapes == [(5, 7)]
 
 
+@pytest.mark.parametrize("name", [*POINTWISE, *RECURRENCES])
+def test_what_works_element_by_element_is_not_suspected_of_mixing_rows(name):
+    function = next(getattr(m, name) for m in (torch, F, torch.special) if hasattr(m, name))
+    shapes = []
+
+    def f(x):
+        shapes.append(x.shape)
+        return function(x)
+
+    laplacian(f, torch.rand(5, 3) + 1.5 * (name == "acosh"))
+    assert len(shapes) == 1
+
+
+def test_an_option_that_an_activation_has_not_is_refused():
+    for operator in (lambda f, x: derivatives(f, x, 2), laplacian):
+        with pytest.raises(NotImplementedError, match="logit with these arguments"):
+            operator(lambda x: torch.logit(x, eps=0.1), torch.rand(2, 2))
+
+
 def test_many_points_and_directions_that_are_split_into_runs_change_nothing():
     net, x = network(9, 4, 1), torch.randn(1500, 9, dtype=torch.float64)
     for operator in (laplacian, lambda f, x: mixed(f, x, range(6))):
@@ -172,6 +192,36 @@ def test_with_values_that_are_the_same_in_all_rows_nothing_is_lost():
     net = network(3, 6, 2)
     torch.testing.assert_close(laplacian(net, x), laplacian(net, x.contiguous()))
     torch.testing.assert_close(derivatives(net, x, 2), derivatives(net, x.contiguous(), 2))
+
+
+UNDER_VMAP = {
+    "mul": lambda x: x * x.sin(),
+    "composed": lambda x: x.softmax(-1) + F.gelu(x),
+    "product": lambda x: x.prod(-1),
+    "layer norm": lambda x: F.layer_norm(x, (3,)),
+    "matmul": lambda x: (x @ torch.ones(3, 3).to(x)).tanh() * x,
+    "where": lambda x: torch.where(x > 0.5, x**3, x.sin()),
+    "parts": lambda x: torch.cat([x[..., [0, 1]] * x[..., 2:] ** 2, x.sort(-1)[0] ** 3], -1),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_VMAP)
+def test_vmap_over_an_operator_is_the_operator_for_each(name):
+    f, x = UNDER_VMAP[name], torch.rand(3, 3, dtype=torch.float64)  # three directions as well
+    for run in (
+        lambda x: laplacian(f, x),
+        lambda x: mixed(f, x, (0, 1, 1)),
+        lambda x: derivatives(f, x, 3),
+    ):
+        torch.testing.assert_close(torch.vmap(run)(x), torch.stack([run(row) for row in x]))
+
+
+def test_slopes_inside_a_transform_are_refused():
+    x = torch.rand(3, 3)
+    for run in (lambda x: laplacian(torch.relu, x), lambda x: derivatives(torch.relu, x, 2)):
+        for transformed in (torch.vmap(run), torch.func.jacrev(run)):
+            with pytest.raises(NotImplementedError, match="relu inside torch.vmap or torch.func"):
+                transformed(x)
 
 
 # ---- rows that meet
@@ -231,6 +281,11 @@ WRONG = (
     (TypeError, "f must be a function", lambda x: laplacian(x, x)),
     (TypeError, "x must be a tensor", lambda x: laplacian(torch.sin, 1.0)),
     (TypeError, "pass x.double", lambda x: mixed(torch.sin, x.long(), (0,))),
+    (
+        TypeError,
+        "a dense tensor, got torch.sparse_coo",
+        lambda x: laplacian(torch.sin, x.to_sparse()),
+    ),
     (TypeError, "f must return a tensor", lambda x: laplacian(lambda x: (x,), x)),
     (ValueError, r"the coordinates, got shape \(\)", lambda x: laplacian(torch.sin, x[0, 0])),
     (ValueError, r"got shape \(2, 0\)", lambda x: laplacian(torch.sin, x[:, :0])),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from companion import derivatives
 from companion.higher_order import series
+from companion.higher_order.table import CURVES, RECURRENCES
 
 EPS = 2.0**-53
 
@@ -219,3 +220,10 @@ def test_logit_near_one_half_loses_no_digit_in_the_powers_of_a_quotient():
         for k, wanted in zip(range(0, 17, 2), truth, strict=True):
             terms = 2 * mpmath.factorial(max(k - 1, 0)) * mpf(2) ** k
             assert abs(got[k // 2] - wanted) <= 4 * EPS * terms
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_formula_of_a_curve_agrees_with_its_recurrence(name):
+    x = torch.tensor([-40.0, -2.0, -1e-9, 0.0, 0.5, 3.0, 19.0], dtype=torch.float64)
+    expected = RECURRENCES[name]([x, torch.ones_like(x), None])
+    torch.testing.assert_close(CURVES[name](x), expected, rtol=1e-15, atol=0)
