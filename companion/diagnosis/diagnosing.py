@@ -25,7 +25,7 @@ from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
-from companion.diagnosis.overwriting import overwritten_below
+from companion.diagnosis.overwriting import overwritten
 from companion.diagnosis.risks import is_plain, risks
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
@@ -436,16 +436,16 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
     spoilt, harmless, hidden = dict[int, str](), dict[int, str](), is_hidden(case)
+    zeros = overwritten(case) if hidden else {}
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
         about = shape_or_none(node), case.slots(node.index), outputs, hidden
-        overwritten = overwritten_below(case, node.index)
-        for code, message in risks(node.name, saved, *about, overwritten):
+        for code, message in risks(node.name, saved, *about, zeros):
             if code == "non-finite":
                 spoilt[node.index] = message
             else:
                 yield finding(code, message, **case.at(node.index))
-        if overwritten is not None and node.index not in spoilt:
+        if node.index not in spoilt and any(e and e.target in zeros for e in about[1]):
             for code, message in risks(node.name, saved, *about):
                 if code == "non-finite":
                     harmless[node.index] = message
