@@ -435,6 +435,13 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
+    found = list(_about_nan_and_the_like(case))
+    yield from found
+    risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
+    yield from about_zeros(case, {node for node in risky if node is not None})
+
+
+def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
     spoilt, harmless, hidden = dict[int, str](), dict[int, str](), is_hidden(case)
     zeros = overwritten(case) if hidden else {}
     for node, saved in case.nodes_and_peeks:
@@ -481,7 +488,6 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,
-    about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,

@@ -7,7 +7,7 @@ flat part, which the values that the Node saved tell.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.nonfinite import all_below
 from companion.diagnosis.overwriting import LEFT_OUT, MASKS, IsFlat
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
 from companion.diagnosis.risks import is_plain, is_readable
@@ -32,11 +33,16 @@ class Zero(NamedTuple):
     variant: str = ""
 
 
-def about_zeros(case: Case) -> Iterator[Finding]:
-    """Whether every path to an input passes an edge along which only zeros go."""
+def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]:
+    """Whether every path to an input passes an edge along which only zeros go.
+
+    Args:
+        case: what is diagnosed.
+        spoiling: the Nodes that give NaN of a zero: of what lies below them nothing is said.
+    """
     if case.graph is None or not (zeros := _edges_of_zeros(case)):
         return
-    alive = reached_without(case.graph, zeros)
+    alive = reached_without(case.graph, zeros) | all_below(case, spoiling)
     told = defaultdict[EdgeKey, list[Input]](list)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:

@@ -915,6 +915,29 @@ def test_equal_eigenvalues_are_a_risk_for_eigenvectors_alone():
     assert really(values, a) and a.grad.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.softmax(0)[:1].log().clamp(min=-100).sum(),
+        lambda x: torch.where(x > 1e9, (x * 0).rsqrt(), 0).sum(),
+        lambda x: (x.softmax(0) * (x.softmax(0) / 0.5).log()).nan_to_num().sum(),
+    ],
+)
+def test_of_zeros_that_become_nan_further_on_the_nan_alone_is_told(f):
+    x = leaf(0, 300)
+    assert set(codes(diagnose(f(x), x))) == {"nan-risk"}
+    assert really(f(x), x) and x.grad.isnan().any()
+
+
+def test_zeros_beside_a_nan_and_zeros_that_overwrite_one_are_told():
+    x, w = leaf(-1, 2), leaf(-3, -4)
+    loss = (x * 0).sqrt().sum() + w.clamp(min=0).sum()
+    assert sorted(codes(diagnose(loss, x, w))) == ["nan-risk", "zero-derivative"]
+    loss = torch.where(w > 0, w.clamp(min=0).log(), 0).sum()
+    assert codes(diagnose(loss, w)) == ["zero-derivative"]
+    assert really(loss, w) and not w.grad.any()
+
+
 def test_equal_complex_eigenvalues_are_a_risk_for_eigenvectors_alone():
     a = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 2]], requires_grad=True)
     (found,) = diagnose(torch.linalg.eig(a).eigenvectors.abs().sum(), a)
