@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -38,9 +39,9 @@ def overwritten(case: Case) -> dict[int, Tensor]:
             if edge.target in found:
                 zeros.append(_carried(operation, values, shape, found[edge.target]))
             known = [each for each in zeros if each is not None]
-            by_edge += [torch.stack(known).any(0)] if known else []
+            by_edge += [reduce(torch.logical_or, known)] if known else []
         if edges and len(by_edge) == len(edges):
-            found[index] = torch.stack(by_edge).all(0)
+            found[index] = reduce(torch.logical_and, by_edge)
     return found
 
 

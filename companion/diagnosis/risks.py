@@ -45,16 +45,17 @@ def risks(
         overwritten: by Node the elements of the gradient that comes to it which are made zero.
     """
     operation = operation_of(name)
-    values = {name: value for name, value in saved.values.items() if is_plain(value)}
-    about = _Saved(name, saved.values, values, shape, slots, outputs, hidden, overwritten)
-    rule = _by_slopes if operation in SLOPES else _RULES.get(operation)
-    if rule and (risk := rule(about)):
-        yield risk
-        if risk[0] == "non-finite":
-            return
+    overwritten = overwritten if hidden else {}
+    if rule := _by_slopes if operation in SLOPES else _RULES.get(operation):
+        values = {name: value for name, value in saved.values.items() if is_plain(value)}
+        about = _Saved(name, saved.values, values, shape, slots, outputs, hidden, overwritten)
+        if risk := rule(about):
+            yield risk
+            if risk[0] == "non-finite":
+                return
     if hidden and (operation in _COMPARING or operation in SLOPES):
         return
-    zeros = about.zeros_at(0) if operation in _BY_ELEMENT else None
+    zeros = _zeros_at(0, slots, overwritten) if operation in _BY_ELEMENT else None
     for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
         is_factor = operation in _FACTORS
@@ -66,6 +67,13 @@ def risks(
         ):
             yield _spoilt(name, argument, "infinite or NaN" if is_factor else "NaN")
             return
+
+
+def _zeros_at(
+    slot: int, slots: Sequence[Edge | None], overwritten: Mapping[int, Tensor]
+) -> Tensor | None:
+    edge = slots[slot] if overwritten and slot < len(slots) else None
+    return overwritten.get(edge.target) if edge else None
 
 
 def _spoilt(name: str, argument: str, kind: str) -> Risk:
@@ -111,8 +119,7 @@ class _Saved(NamedTuple):
 
     def zeros_at(self, slot: int) -> Tensor | None:
         """The elements of the gradient along a slot that are made zero further on."""
-        edge = self.slots[slot] if slot < len(self.slots) else None
-        return self.overwritten.get(edge.target) if edge and self.hidden else None
+        return _zeros_at(slot, self.slots, self.overwritten)
 
 
 _Rule = Callable[[_Saved], Risk | None]
