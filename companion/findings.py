@@ -565,6 +565,18 @@ KINDS: dict[str, Kind] = {
                 "a saved tensor was taken out of its graph by detach_()",
             ),
         ],
+        variants={
+            "swapped": (
+                "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
+                "place of a parameter, and the AccumulateGrad of an older graph still names it",
+                "run the forward pass again after the change, and let go of each older graph "
+                "first, as by del loss",
+                (
+                    r"AccumulateGrad node that was poisoned by swap_tensors",
+                    "a parameter was swapped for another tensor after the graph was made",
+                ),
+            ),
+        },
     ),
     "not-implemented": Kind(
         "error",
@@ -584,6 +596,25 @@ KINDS: dict[str, Kind] = {
                 r"(?P<op>\w+) with `return_indices=False` is not infinitely differentiable",
                 "{op} has no second derivative",
             ),
+            (
+                r"(?P<op>[\w.]+)(?: Tensor|\(\))? (?:does not support automatic differentiation "
+                r"for outputs with complex|doesn't support chunk backward|does not support "
+                r"(?:sparse|complex) input yet|does not support backward with B)",
+                "{op} has no derivative formula for what it was given",
+            ),
+            (
+                r"Autograd has not been implemented for (?P<op>[^\s,]+)",
+                "{op} has no derivative formula",
+            ),
+            (
+                r"max mode does not support scaling the gradient by the frequency",
+                "embedding_bag with mode='max' has no gradient that scale_grad_by_freq divides",
+            ),
+            (
+                r"(?P<op>leakyReLu|elu) backward calculation is triggered with a negative slope",
+                "{op} in place with a negative slope has no derivative: its result does not tell "
+                "the sign of what went in. inplace=False has one",
+            ),
         ],
         variants={
             "attention": (
@@ -596,6 +627,35 @@ KINDS: dict[str, Kind] = {
                     "{op}, the backward of a fused attention, has no derivative formula",
                 ),
             ),
+            "kernel": (
+                "a fused attention is another program for each device and kind of input, and this "
+                "one has no backward",
+                "another device or kernel, or the attention written out: "
+                "(q @ k.mT / d**0.5).softmax(-1) @ v; under torch.no_grad() it may stay",
+                (
+                    r"(?P<op>FlexAttention|_scaled_dot_product_attention_quantized) does not "
+                    r"support backward",
+                    "{op} has no backward here",
+                ),
+                (
+                    r"(?P<op>FA\d \w+) backward unsupported",
+                    "{op} has no backward for what it was given",
+                ),
+            ),
+            "optimizer": (
+                "foreach, fused and capturable steps of an optimizer run in kernels that leave no "
+                "Node, so differentiable=True cannot go through them",
+                "differentiable=True alone, with foreach=False and fused=False; or compute the new "
+                "weights yourself, w - lr * g, and call the model with them by "
+                "torch.func.functional_call",
+                (
+                    r"_foreach ops don't support autograd|"
+                    r"`fused` does not support `differentiable`|"
+                    r"with fused=True does not support differentiable=True|"
+                    r"`requires_grad` is not supported for `step` in differentiable mode",
+                    "an optimizer was to be differentiated in a way that leaves no Node",
+                ),
+            ),
             "second": (
                 "PyTorch has a formula for the first derivative of this operation and none for its "
                 "second, which a gradient in the loss asks for",
@@ -606,12 +666,19 @@ KINDS: dict[str, Kind] = {
                     r"derivative for '?(?:\w+::)?(?P<op>\w+_backward)'? is not implemented",
                     "{op} has no derivative formula: this is a second derivative",
                 ),
+                (
+                    r"(?P<op>grid_sampler_\dd)[_ ]double[_ ]backward (?:not implemented|does not)|"
+                    r"(?P<of>\w+)\(\): Double backward is unsupported for|"
+                    r"(?P<by>FSDP) does not support gradients of gradients",
+                    "{op}{of}{by} has no second derivative for what it was given",
+                ),
             ),
             "out": (
                 "out= names a tensor that is there already, and no Node can be made for it",
                 "leave out= away, as in y = torch.exp(x); under torch.no_grad() it may stay",
                 (
-                    r"(?P<op>\w+)\(\): functions with out=\.\.\. arguments don't support automatic",
+                    r"(?P<op>\w+)\(\): (?:functions with out=\.\.\. arguments don't support "
+                    r"automatic|the 'out' tensor was specified and requires gradients)",
                     "{op} was called with out= and a tensor that requires grad",
                 ),
             ),
@@ -619,8 +686,13 @@ KINDS: dict[str, Kind] = {
                 "resize_ gives a tensor other memory, which no derivative can follow",
                 "reshape(), view(), expand() or a slice give a new tensor that stays in the graph",
                 (
-                    r"cannot resize variables that require grad",
+                    r"cannot resize variables that (?:require|has a forward) grad",
                     "resize_() was called on a tensor that requires grad",
+                ),
+                (
+                    r"is not allowed on a Tensor created from \.data or \.detach\(\)",
+                    "the shape or memory of what .data or detach() gave was changed, which it "
+                    "shares with the tensor in the graph",
                 ),
             ),
             "qr": (
@@ -686,6 +758,11 @@ KINDS: dict[str, Kind] = {
             (
                 r"expected Variable or None \(got (?P<type>\w+)\)",
                 "the backward of a custom Function returned a {type}, which is no tensor",
+            ),
+            (
+                r"(?:Cannot register autograd formula for|register_autograd with) "
+                r"(?P<reason>[^\n.]*)",
+                "register_autograd cannot give a backward to this: {reason}",
             ),
             (
                 r"Expected the return from backward to be of the same structure as the inputs|"
@@ -917,6 +994,10 @@ KINDS: dict[str, Kind] = {
         "convert it first, as in w.grad = g.to(w).reshape(w.shape), or set w.grad = None",
         errors=[
             (
+                r"grad_dtype can only be (?:set|accessed) on leaf tensors",
+                "the grad_dtype of the result of an operation was asked for, which has no .grad",
+            ),
+            (
                 r"attempting to assign a gradient (?P<mismatch>[^\n]*?)(?:\. |$)",
                 "what was assigned to a .grad does not fit its tensor: a gradient {mismatch}",
             ),
@@ -958,12 +1039,22 @@ KINDS: dict[str, Kind] = {
                     "the parameters to clip are an empty generator",
                 ),
                 (
-                    r"`inputs` argument to `(?P<function>\w+)\(\)` cannot be empty",
-                    "{function}() was asked for the gradients of no tensors",
+                    r"`inputs` argument to `(?P<function>\w+)\(\)` cannot be empty|"
+                    r"(?P<older>grad) requires non-empty inputs",
+                    "{function}{older}() was asked for the gradients of no tensors",
                 ),
                 (
                     r"[Nn]o Tensors requiring grad found in input",
                     "a gradient was asked for no tensors",
+                ),
+            ),
+            "constant": (
+                "torch.jit.trace writes what is no input and no parameter into the program as a "
+                "constant, and a constant has no gradient",
+                "make it an nn.Parameter of the module, hand it in as an input, or detach() it",
+                (
+                    r"Cannot insert a Tensor that requires grad as a constant",
+                    "a traced function uses a tensor that requires grad and is none of its inputs",
                 ),
             ),
             "one": (
@@ -1037,6 +1128,14 @@ KINDS: dict[str, Kind] = {
             (
                 r"weight_decay option is not compatible with sparse gradients",
                 "an optimizer with weight_decay was given sparse gradients",
+            ),
+            (
+                r"`(?P<name>\w+)` does not support sparse grad",
+                "an optimizer with {name} was given sparse gradients",
+            ),
+            (
+                r"scale_grad_by_freq not supported with sparse gradients",
+                "an embedding has both sparse=True and scale_grad_by_freq=True",
             ),
         ],
     ),
@@ -1132,6 +1231,15 @@ KINDS: dict[str, Kind] = {
                 "no parameter of the model requires grad",
             ),
             (
+                r"Must flatten tensors with uniform `requires_grad` when `use_orig_params=False`",
+                "FullyShardedDataParallel puts frozen parameters and others into one tensor, "
+                "unless it has use_orig_params=True",
+            ),
+            (
+                r"step\(\) requires gradients to be enabled for backward computation",
+                "step() of a pipeline was called under torch.no_grad(); eval() is for that",
+            ),
+            (
                 r"Calling \.zero_grad\(\) from a module created with nn\.DataParallel\(\)",
                 "zero_grad() was called on a copy that nn.DataParallel made of the model",
             ),
@@ -1176,8 +1284,18 @@ KINDS: dict[str, Kind] = {
                 "nothing, or make the parameter contiguous before the model is wrapped",
                 (
                     r"Grad strides do not match bucket view strides|"
-                    r"grad and param do not obey the gradient layout contract",
+                    r"grad and param do not obey the gradient layout contract|"
+                    r"parameter gradient is not the expected DDP bucket view",
                     "a gradient lies in memory in another order than its parameter",
+                ),
+            ),
+            "rpc": (
+                "gradients that go between processes are kept in a context, not in .grad",
+                "with torch.distributed.autograd.context() as number: and in it forward and "
+                "torch.distributed.autograd.backward(number, [loss])",
+                (
+                    r"Current thread doesn't have a valid autograd context",
+                    "the backward pass of several processes ran outside of a context",
                 ),
             ),
             "fork": (
@@ -1203,6 +1321,11 @@ KINDS: dict[str, Kind] = {
             (
                 r"must implement (?:either )?the (?P<method>forward|backward)",
                 "a custom Function lacks {method}",
+            ),
+            (
+                r"The autograd\.Function's vmap staticmethod returned an|"
+                r"Run vmap on autograd\.Function with kwarg-only",
+                "the vmap of a custom Function does not fit it",
             ),
             (
                 r"Implementing both 'backward' and 'vjp' for a custom Function",
@@ -1266,7 +1389,7 @@ KINDS: dict[str, Kind] = {
                     "a custom Function marked as changed what it did not take or did not return",
                 ),
                 (
-                    r"An input that has been returned as-is as output is being saved for backward",
+                    r"An? input that has been returned as-is as output is being saved for backward",
                     "a custom Function saved an input that it returned as it is",
                 ),
                 (
@@ -1361,8 +1484,8 @@ KINDS: dict[str, Kind] = {
         "call backward() outside of the function",
         errors=[
             (
-                r"You are attempting to call Tensor\.requires_grad_\(\)",
-                "requires_grad_() was called inside a transform of torch.func",
+                r"You are attempting to call Tensor\.(?P<name>requires_grad_|retain_grad)\(\)",
+                "{name}() was called inside a transform of torch.func",
             ),
             (
                 r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
@@ -1371,6 +1494,10 @@ KINDS: dict[str, Kind] = {
             (
                 r"torch\.autograd\.grad\(.*\) called inside ?[^\n]*torch\.vmap",
                 "autograd.grad was called inside torch.vmap",
+            ),
+            (
+                r"cannot use C\+\+ torch::autograd::Function with functorch",
+                "a Function that is written in C++ met a transform of torch.func",
             ),
             (
                 r"don't yet support saved tensor hooks",
@@ -1432,6 +1559,10 @@ KINDS: dict[str, Kind] = {
             (
                 r"torch\.compile with aot_autograd does not currently support double backward",
                 "a gradient of a compiled function was differentiated again",
+            ),
+            (
+                r"chunked op: \w+ was False at trace time but",
+                "a compiled linear_cross_entropy was traced before its input required grad",
             ),
         ],
         variants={
@@ -1561,6 +1692,11 @@ KINDS: dict[str, Kind] = {
             (
                 r"To copy construct from a tensor, it is recommended to use",
                 "a tensor was copied by value",
+            ),
+            (
+                r"not recommended to create a MaskedTensor with a tensor that requires_grad",
+                "a MaskedTensor was made of a tensor that requires grad; as_masked_tensor() keeps "
+                "its graph",
             ),
         ],
     ),
@@ -1817,7 +1953,7 @@ KINDS: dict[str, Kind] = {
                     "the hook {name} returned a gradient of another {what}",
                 ),
                 (
-                    r"expected Variable, but hook returned '(?P<type>\w+)'",
+                    r"expected (?:Variable|tuple), but hook returned '(?P<type>\w+)'",
                     "a hook returned a {type} in place of a gradient",
                 ),
                 (
@@ -1840,6 +1976,11 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Cannot use both regular backward hooks and full backward hooks",
                     "a module has both kinds of backward hooks",
+                ),
+                (
+                    r"Modules must not have hooks registered at the time they are passed",
+                    "torch.cuda.make_graphed_callables was given a module with hooks; they are set "
+                    "afterwards",
                 ),
                 (
                     r"Cannot set Module backward hook for a Module with no input Tensors",

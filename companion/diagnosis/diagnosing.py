@@ -25,7 +25,7 @@ from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_o
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
-from companion.diagnosis.overwriting import overwritten_below
+from companion.diagnosis.overwriting import overwritten
 from companion.diagnosis.risks import is_plain, risks
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
@@ -444,17 +444,24 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
+    found = list(_about_nan_and_the_like(case))
+    yield from found
+    risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
+    yield from about_zeros(case, {node for node in risky if node is not None})
+
+
+def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
     spoilt, harmless, hidden = dict[int, str](), dict[int, str](), is_hidden(case)
+    zeros = overwritten(case) if hidden else {}
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
         about = shape_or_none(node), case.slots(node.index), outputs, hidden
-        overwritten = overwritten_below(case, node.index)
-        for code, message in risks(node.name, saved, *about, overwritten):
+        for code, message in risks(node.name, saved, *about, zeros):
             if code == "non-finite":
                 spoilt[node.index] = message
             else:
                 yield finding(code, message, **case.at(node.index))
-        if overwritten is not None and node.index not in spoilt:
+        if node.index not in spoilt and any(e and e.target in zeros for e in about[1]):
             for code, message in risks(node.name, saved, *about):
                 if code == "non-finite":
                     harmless[node.index] = message
@@ -490,7 +497,6 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,
-    about_zeros,
     _about_the_values,
     _about_precision,
     _about_custom_functions,

@@ -6,13 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from companion.diagnosis.case import Case
+from companion.diagnosis.risks import RUNNING
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
 from companion.internals import address_of, number_of, parts_of
-
-# Batch normalization saves its running statistics, and in training its formula leaves them alone.
-_RUNNING = {"running_mean", "running_var"}
 
 
 def about_mutations(case: Case) -> Iterator[Finding]:
@@ -37,4 +35,4 @@ def _saved_at(case: Case) -> dict[int, list[int]]:
 
 
 def _is_unread(node: GraphNode, saved: Peek, name: str) -> bool:
-    return name in _RUNNING and saved.values.get("training") is True
+    return name in RUNNING and saved.values.get("training") is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
@@ -62,11 +62,17 @@ def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
 
 def _below(case: Case, spoilt: Mapping[int, str], some: Mapping[int, str]) -> dict[int, str]:
     """Those of some Nodes to which a path leads from a spoilt one."""
+    below = all_below(case, spoilt)
+    return {index: message for index, message in some.items() if index in below}
+
+
+def all_below(case: Case, nodes: Collection[int]) -> set[int]:
+    """The Nodes to which a path leads from one of these."""
     below = set[int]()
     for index in case.graph.order if case.graph else ():  # before all that it leads to
-        if index in below or index in spoilt:
+        if index in below or index in nodes:
             below |= {edge.target for edge in case.slots(index) if edge}
-    return {index: message for index, message in some.items() if index in below}
+    return below
 
 
 def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, Source | None]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 
 from companion.diagnosis.derivatives_yaml import operation_of
+from companion.diagnosis.slopes import SLOPES, Slopes, saved_for
 from companion.graph.nodes import Edge
 from companion.graph.saved import Peek
 from companion.internals import has_memory, is_wrapped
@@ -28,7 +29,7 @@ def risks(
     slots: Sequence[Edge | None],
     outputs: Collection[int],
     hidden: bool = False,
-    overwritten: Tensor | None = None,
+    overwritten: Mapping[int, Tensor] = {},
 ) -> Iterator[Risk]:
     """What is to be said about the values of one Node. Of one that saved what is infinite or NaN,
     where its formula would spread that, the code is ``"non-finite"``.
@@ -41,28 +42,42 @@ def risks(
         outputs: the numbers of the outputs that a gradient comes to.
         hidden: whether the output of the graph is finite, whatever this Node saved. Then only what
             can spoil a gradient counts, and else also what shows where NaN was.
-        overwritten: the elements of the gradient of its input that the next Node makes zero.
+        overwritten: by Node the elements of the gradient that comes to it which are made zero.
     """
     operation = operation_of(name)
-    overwritten = overwritten if hidden and operation in _BY_ELEMENT else None
-    if rule := _RULES.get(operation):
+    overwritten = overwritten if hidden else {}
+    if rule := _by_slopes if operation in SLOPES else _RULES.get(operation):
         values = {name: value for name, value in saved.values.items() if is_plain(value)}
-        if risk := rule(_Saved(saved.values, values, shape, slots, outputs, overwritten)):
+        about = _Saved(name, saved.values, values, shape, slots, outputs, hidden, overwritten)
+        if risk := rule(about):
             yield risk
             if risk[0] == "non-finite":
                 return
+    if hidden and (operation in _COMPARING or operation in SLOPES):
+        return
+    zeros = _zeros_at(0, slots, overwritten) if operation in _BY_ELEMENT else None
     for argument, value in saved.tensors:
         # Infinite values may be meant, as in a mask, where no formula multiplies by them.
         is_factor = operation in _FACTORS
         if (
             is_plain(value)
             and argument not in _UNUSED.get(operation, ())
-            and not (hidden and operation in _COMPARING)
-            and _arriving(value.isnan() | (value.isinf() & is_factor), overwritten).any()
+            and not (argument in RUNNING and saved.values.get("training") is True)
+            and _arriving(value.isnan() | (value.isinf() & is_factor), zeros).any()
         ):
-            kind = "infinite or NaN" if is_factor else "NaN"
-            yield "non-finite", f"{name} saved {argument}, which has {kind} values"
+            yield _spoilt(name, argument, "infinite or NaN" if is_factor else "NaN")
             return
+
+
+def _zeros_at(
+    slot: int, slots: Sequence[Edge | None], overwritten: Mapping[int, Tensor]
+) -> Tensor | None:
+    edge = slots[slot] if overwritten and slot < len(slots) else None
+    return overwritten.get(edge.target) if edge else None
+
+
+def _spoilt(name: str, argument: str, kind: str) -> Risk:
+    return "non-finite", f"{name} saved {argument}, which has {kind} values"
 
 
 def _arriving(spoilt: Tensor, overwritten: Tensor | None) -> Tensor:
@@ -93,44 +108,67 @@ def is_readable(value: object) -> TypeGuard[Tensor]:
 class _Saved(NamedTuple):
     """What a rule may look at."""
 
+    name: str  # of the Node
     all: Mapping[str, Any]  # what the Node saved, by name
     values: Mapping[str, Tensor]  # of these the tensors that are plain
     shape: tuple[int, ...] | None  # of its output
     slots: Sequence[Edge | None]  # where the Node leads
     outputs: Collection[int]  # the numbers of the outputs that a gradient comes to
-    overwritten: Tensor | None  # the elements of its gradient that the next Node makes zero
+    hidden: bool  # whether the output of the graph is finite
+    overwritten: Mapping[int, Tensor]  # by Node the elements of its gradient that are made zero
+
+    def zeros_at(self, slot: int) -> Tensor | None:
+        """The elements of the gradient along a slot that are made zero further on."""
+        return _zeros_at(slot, self.slots, self.overwritten)
 
 
 _Rule = Callable[[_Saved], Risk | None]
 
 
-def _at(names: str, is_risky: Callable[..., Tensor], point: str, gives: str = "infinite") -> _Rule:
-    """The formula divides by zero where the values saved under some names are risky."""
-
-    def rule(saved: _Saved) -> Risk | None:
-        if set(names.split()) <= set(saved.values):
-            risky = is_risky(*[saved.values[name] for name in names.split()])
-            if _arriving(risky, saved.overwritten).any():
-                return "nan-risk", f"{point}: the gradient is {gives}"
+def _by_slopes(saved: _Saved) -> Risk | None:
+    """Whether a derivative of an elementwise operation is infinite or NaN somewhere."""
+    slopes = SLOPES[operation_of(saved.name)]
+    if saved.all.get("rounding_mode"):  # of torch.div: all zeros
         return None
+    for slot, derivative in enumerate(slopes.by_input):
+        given = saved_for(derivative, saved.all) if derivative else {}
+        tensors = {name: v for name, v in given.items() if isinstance(v, Tensor)}
+        is_asked = any(saved.slots[slot : slot + 1]) and tensors
+        if derivative is None or not is_asked or not tensors.keys() <= saved.values.keys():
+            continue
+        slope = derivative(**given)
+        bad = _arriving(~slope.isfinite(), saved.zeros_at(slot))
+        if risk := _outside(slopes, tensors, bad if saved.hidden else None):
+            return risk
+        if not bad.any():
+            continue
+        inputs = {name: v for name, v in tensors.items() if name != "result"}
+        of_finite = bad
+        for value in inputs.values():
+            is_fit = ~value.isnan() if slopes.at_infinity else value.isfinite()
+            of_finite = of_finite & is_fit
+        if of_finite.any():
+            is_nan = slope.isnan() | ~of_finite
+            gives = "NaN" if is_nan.all() else "infinite"
+            return "nan-risk", f"{slopes.point}: the gradient is {gives}"
+        argument = next((name for name, v in inputs.items() if not v.isfinite().all()), "result")
+        return _spoilt(saved.name, argument, "infinite or NaN")
+    return None
 
-    return rule
+
+def _outside(slopes: Slopes, tensors: Mapping[str, Tensor], bad: Tensor | None) -> Risk | None:
+    """Whether values outside of the domain of an operation gave NaN: of some, where given."""
+    if slopes.domain is None:
+        return None
+    (low, high), value = slopes.domain, tensors["self"]
+    outside = (value < low) | (value > high)
+    if not (outside if bad is None else outside & bad).any():
+        return None
+    domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
+    return "non-finite", f"{slopes.point.partition(' ')[0]} gave NaN for values {domain}"
 
 
-def _within(low: float, high: float, point: str) -> _Rule:
-    """At the ends of its domain the formula divides by zero, and outside it gives NaN."""
-    at_the_ends = _at("self", lambda v: (v == low) | (v == high), point)
-
-    def rule(saved: _Saved) -> Risk | None:
-        value = saved.values.get("self")
-        if value is None:
-            return None
-        if _arriving((value < low) | (value > high), saved.overwritten).any():
-            domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
-            return "non-finite", f"{point.partition(' ')[0]} gave NaN for values {domain}"
-        return at_the_ends(saved)
-
-    return rule
+_EQUAL = "equal {}: the gradient divides by their difference"
 
 
 def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
@@ -139,10 +177,19 @@ def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
     def rule(saved: _Saved) -> Risk | None:
         if name in saved.values and (saved.values[name].diff(dim=-1) == 0).any():
             if any(number in saved.outputs for number in dividing):
-                return "nan-risk", f"{equal}: the gradient divides by their difference"
+                return "nan-risk", _EQUAL.format(equal)
         return None
 
     return rule
+
+
+def _eig(saved: _Saved) -> Risk | None:
+    """The same of complex eigenvalues, which stand in no order."""
+    values = saved.all.get("eigenvalues")
+    if 1 not in saved.outputs or not is_readable(values):
+        return None
+    equal = (values[..., None] == values[..., None, :]).sum()
+    return ("nan-risk", _EQUAL.format("eigenvalues")) if equal > values.numel() else None
 
 
 def _writing(repeats_of: Callable[[_Saved], int]) -> _Rule:
@@ -169,14 +216,16 @@ def _pow(saved: _Saved) -> Risk | None:
         return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
     if not saved.slots[0]:
         return None  # by the exponent the slope at 0 is 0
-    power = torch.as_tensor(exponent * 1.0, device=base.device)
-    if ((base < 0) & (power != power.round())).any():
+    power, zeros = torch.as_tensor(exponent * 1.0, device=base.device), saved.zeros_at(0)
+    if _arriving((base < 0) & (power != power.round()), zeros).any():
         return "non-finite", "a power with a fraction in its exponent gave NaN for values below 0"
-    steep = torch.as_tensor(exponent < 1) & torch.as_tensor(exponent != 0)
-    if not ((base == 0) & steep.to(base.device)).any():
+    slope = power * base ** (power - 1)
+    bad = _arriving(~slope.isfinite() & (power != 0) & base.isfinite(), zeros)
+    if not bad.any():
         return None
     called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-    return "nan-risk", f"x ** {called} at 0: the gradient is infinite"
+    point = "at 0" if (bad & (base.abs() < 1)).any() else "of large values"
+    return "nan-risk", f"x ** {called} {point}: the gradient is infinite"
 
 
 def _times_log(function: str, zero: int) -> _Rule:
@@ -192,6 +241,8 @@ def _times_log(function: str, zero: int) -> _Rule:
         by_y = isinstance(y, Tensor) and bool(saved.slots[-1])
         if (~x_is_zero & y_is_zero).any():
             return "nan-risk", f"{function} at (x, {zero}): the gradient is infinite"
+        if by_y and torch.as_tensor(x).isinf().any():
+            return _spoilt(saved.name, "self", "infinite")
         if by_y and (x_is_zero & y_is_zero).any():
             return "nan-risk", f"{function} at (0, {zero}): the gradient by the second is NaN"
         return None
@@ -199,29 +250,22 @@ def _times_log(function: str, zero: int) -> _Rule:
     return rule
 
 
-def _addcdiv(saved: _Saved) -> Risk | None:
-    """What is added has the slope 1."""
-    return _QUOTIENT(saved) if any(saved.slots[1:]) else None
+def _singular(saved: _Saved) -> Risk | None:
+    if "sign" not in saved.values or not (saved.values["sign"] == 0).any():
+        return None
+    return "nan-risk", "slogdet of a singular matrix: the gradient is infinite"
+
+
+def _logcumsumexp(saved: _Saved) -> Risk | None:
+    result = saved.values.get("result")
+    if result is None or not (result == -inf).any():
+        return None
+    return "nan-risk", "logcumsumexp of nothing but -inf: the gradient is NaN"
 
 
 def _spread_and_mean(saved: _Saved) -> Risk | None:
     """The mean, the second output, has its gradient whatever the spread is."""
     return _spread(saved) if 0 in saved.outputs else None
-
-
-def _div(saved: _Saved) -> Risk | None:
-    """Rounded, as by ``//``, a quotient sends zeros."""
-    return None if saved.all.get("rounding_mode") else _BY_ZERO(saved)
-
-
-def _remainder(saved: _Saved) -> Risk | None:
-    """The gradient of the divisor is rounded quotients."""
-    return _BY_ZERO(saved) if saved.slots[1:] and saved.slots[1] else None
-
-
-def _logit(saved: _Saved) -> Risk | None:
-    """Where it has an ``eps`` it clamps."""
-    return None if (saved.all.get("eps") or 0) > 0 else _LOGIT(saved)
 
 
 def _spread(saved: _Saved) -> Risk | None:
@@ -240,7 +284,7 @@ def _softmax(saved: _Saved) -> Risk | None:
     if "result" not in saved.values:
         return None
     # Of a row with NaN all elements are, and so are those of its gradient.
-    spoilt = _arriving(saved.values["result"].isnan(), saved.overwritten)
+    spoilt = _arriving(saved.values["result"].isnan(), saved.zeros_at(0))
     if not spoilt.any():
         return None
     rows = int(spoilt.any(saved.all["dim"]).sum())
@@ -309,76 +353,37 @@ def _scattered_twice(saved: _Saved) -> int:
     return int((index.sort(dim).values.diff(dim=dim) == 0).sum())
 
 
-_BY_ZERO = _at("other", lambda v: v == 0, "division by 0")
-_QUOTIENT = _at("tensor2", lambda v: v == 0, "addcdiv, a division by 0")
-_LOGIT = _within(0, 1, "logit at 0 or 1")
-
-
-def _both_empty(a: Tensor, b: Tensor) -> Tensor:
-    return (a == -inf) & (b == -inf)
-
-
-def _pole(function: str) -> _Rule:
-    return _at("self", lambda v: (v <= 0) & (v == v.round()), f"{function} at 0, -1, -2, ...")
-
-
 _RULES: dict[str, _Rule] = {
-    "Acos": _within(-1, 1, "acos at 1 or -1"),
-    "Acosh": _within(1, inf, "acosh at 1"),
-    "Addcdiv": _addcdiv,
     "Amax": _extremum_of_some,
     "Amin": _extremum_of_some,
-    "Asin": _within(-1, 1, "asin at 1 or -1"),
-    "Atanh": _at("self", lambda v: v.abs() == 1, "atanh at 1 or -1"),
-    "Digamma": _at("self", lambda v: v == 0, "digamma at 0"),
-    "Div": _div,
-    "Erfinv": _within(-1, 1, "erfinv at 1 or -1"),
-    "Fmod": _remainder,
-    "Hypot": _at("result", lambda v: v == 0, "hypot at (0, 0)", "NaN"),
     "IndexPut": _writing(_written_twice),
-    "Lgamma": _pole("lgamma"),
-    "LinalgEigh": _between_equal("eigenvalues", (1,), "equal eigenvalues"),
-    "LinalgSlogdet": _at("sign", lambda v: v == 0, "slogdet of a singular matrix"),
-    "LinalgSvd": _between_equal("S", (0, 2), "equal singular values"),
-    "Log": _at("self", lambda v: v == 0, "log at 0"),
-    "Log10": _at("self", lambda v: v == 0, "log10 at 0"),
-    "Log1P": _at("self", lambda v: v == -1, "log1p at -1"),
-    "Log2": _at("self", lambda v: v == 0, "log2 at 0"),
-    "Logaddexp": _at("self other", _both_empty, "logaddexp of -inf and -inf", "NaN"),
-    "Logaddexp2": _at("self other", _both_empty, "logaddexp2 of -inf and -inf", "NaN"),
-    "Logcumsumexp": _at("result", lambda v: v == -inf, "logcumsumexp of nothing but -inf", "NaN"),
-    "Logit": _logit,
+    "LinalgEig": _eig,
+    "LinalgEigh": _between_equal("eigenvalues", (1,), "eigenvalues"),
+    "LinalgSlogdet": _singular,
+    "LinalgSvd": _between_equal("S", (0, 2), "singular values"),
+    "Logcumsumexp": _logcumsumexp,
     "LogSoftmax": _softmax,
-    "Logsumexp": _at("result", lambda v: v == -inf, "logsumexp of nothing but -inf", "NaN"),
     "Max": _extremum_of_all,
     "Maximum": _extremum_of_two,
     "Min": _extremum_of_all,
     "Minimum": _extremum_of_two,
-    "Polygamma": _pole("polygamma"),
     "Pow": _pow,
-    "Reciprocal": _at("result", lambda v: v.isinf(), "division by 0"),
     "Relu": _relu,
-    "Remainder": _remainder,
-    "Rsqrt": _at("result", lambda v: v.isinf(), "rsqrt at 0"),
     "Scatter": _writing(_scattered_twice),
     "Softmax": _softmax,
-    "SpecialEntr": _at("self", lambda v: v == 0, "entr at 0"),
-    "SpecialNdtri": _at("result", lambda v: v.isinf(), "ndtri at 0 or 1"),
     "SpecialXlog1Py": _times_log("xlog1py", -1),
-    "Sqrt": _at("result", lambda v: v == 0, "sqrt at 0"),
     "Std": _spread,
     "StdMean": _spread_and_mean,
     "Var": _spread,
     "VarMean": _spread_and_mean,
     "Xlogy": _times_log("xlogy", 0),
 }
+# What batch normalization saves, and in training its formula leaves alone.
+RUNNING = {"running_mean", "running_var"}
 # By operation what was saved and has elements that nobody set and no formula reads.
 _UNUSED = {"CtcLoss": ("result1",)}  # of short targets
-# Those of one input where what was saved spoils the gradient of that element alone.
-_BY_ELEMENT = set(
-    "Acos Acosh Asin Atanh Erfinv Exp Expm1 Log Log10 Log1P Log2 LogSoftmax Logit Reciprocal Rsqrt "
-    "Softmax Sqrt".split()
-)
+# Those of one input where what was saved spoils the gradient of that element alone, or of its row.
+_BY_ELEMENT = {"Exp", "Expm1", "LogSoftmax", "Pow", "Softmax", "Tan"}
 # Those whose formula does no more with what they saved than compare it, which NaN does no harm to.
 _COMPARING = set(
     "Abs Clamp ClampMax ClampMin Fmax Fmin Hardshrink Hardsigmoid Hardswish Hardtanh LeakyRelu "
@@ -386,6 +391,7 @@ _COMPARING = set(
 )
 # Those whose formula multiplies the gradient by what they saved.
 _FACTORS = set(
-    "Addbmm Addcdiv Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cosh Cumprod Div Dot Exp "
-    "Expm1 Linear Mm Mul Mv Pow Prod Sinh Tan".split()
+    "Addbmm Addcmul Addmm Addmv Addr Baddbmm Bmm Convolution Cumprod Dot Exp Expm1 Linear "
+    "LinalgCross LinalgVectorNorm Mm Mul Mv NativeBatchNorm NativeGroupNorm NativeLayerNorm Norm "
+    "Pow Prod Tan Vdot".split()
 )

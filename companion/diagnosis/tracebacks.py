@@ -28,10 +28,11 @@ def engine_call(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]
     outputs = inputs = None
     for frame, _ in _frames(error):
         given = frame.f_locals
+        # Up to torch 2.12 the tuple of the inputs has the name of the argument.
         if frame.f_code is torch.autograd.backward.__code__:
-            outputs, inputs = given["tensors"], given.get("inputs_tuple", ())
+            outputs, inputs = given["tensors"], given.get("inputs_tuple", given["inputs"])
         elif frame.f_code is torch.autograd.grad.__code__:
-            outputs, inputs = given["outputs"], given.get("inputs_tuple", ())
+            outputs, inputs = given["outputs"], given.get("inputs_tuple", given["inputs"])
     return _as_tuple(outputs), _as_tuple(inputs)
 
 

@@ -7,7 +7,7 @@ flat part, which the values that the Node saved tell.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ import torch
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
-from companion.diagnosis.overwriting import MASKS
+from companion.diagnosis.nonfinite import all_below
+from companion.diagnosis.overwriting import LEFT_OUT, MASKS, IsFlat
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
 from companion.diagnosis.risks import is_plain, is_readable
 from companion.findings import Finding, finding
@@ -32,11 +33,16 @@ class Zero(NamedTuple):
     variant: str = ""
 
 
-def about_zeros(case: Case) -> Iterator[Finding]:
-    """Whether every path to an input passes an edge along which only zeros go."""
+def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]:
+    """Whether every path to an input passes an edge along which only zeros go.
+
+    Args:
+        case: what is diagnosed.
+        spoiling: the Nodes that give NaN of a zero: of what lies below them nothing is said.
+    """
     if case.graph is None or not (zeros := _edges_of_zeros(case)):
         return
-    alive = reached_without(case.graph, zeros)
+    alive = reached_without(case.graph, zeros) | all_below(case, spoiling)
     told = defaultdict[EdgeKey, list[Input]](list)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
@@ -125,39 +131,24 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
     return (result.shape[values["dim"]] if result.dim() else 1) == 1
 
 
-def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
-    """Where clamp sends zero. A bound itself is outside if it is a number, since torch 2.14."""
-    low, high = values.get("min"), values.get("max")
-    below = False if low is None else value < low
-    above = False if high is None else value > high
-    numbers = [bound for bound in (low, high) if isinstance(bound, int | float)]
-    at_a_bound = [value == bound for bound in numbers if torch.__version__ >= "2.14"]
-    return torch.as_tensor(sum(at_a_bound, below | above)) > 0
-
-
 def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:
     return (result == 0) | (result == 1)
 
 
-_IsFlat = Callable[[Tensor, Mapping[str, Any]], Tensor]
 # By operation what it saved, where its slope is zero, and that in words.
-_FLAT: dict[str, tuple[str, _IsFlat, str]] = {
-    "Clamp": ("self", _outside, "every value is outside of the bounds of clamp"),
-    "ClampMax": ("self", _outside, "every value is above the bound of clamp"),
-    "ClampMin": ("self", _outside, "every value is below the bound of clamp"),
-    "Hardshrink": ("self", lambda v, s: v.abs() <= s["lambd"], "hardshrink of small values"),
-    "Hardsigmoid": ("self", lambda v, s: v.abs() >= 3, "hardsigmoid is at 0 or 1 everywhere"),
-    "Hardswish": ("self", lambda v, s: v <= -3, "hardswish of values below -3"),
-    "Hardtanh": (
-        "self",
-        lambda v, s: (v <= s["min_val"]) | (v >= s["max_val"]),
-        "every value is outside of the bounds of hardtanh",
-    ),
+_FLAT: dict[str, tuple[str, IsFlat, str]] = {
+    "Clamp": (*LEFT_OUT["Clamp"], "every value is outside of the bounds of clamp"),
+    "ClampMax": (*LEFT_OUT["ClampMax"], "every value is above the bound of clamp"),
+    "ClampMin": (*LEFT_OUT["ClampMin"], "every value is below the bound of clamp"),
+    "Hardshrink": (*LEFT_OUT["Hardshrink"], "hardshrink of small values"),
+    "Hardsigmoid": (*LEFT_OUT["Hardsigmoid"], "hardsigmoid is at 0 or 1 everywhere"),
+    "Hardswish": (*LEFT_OUT["Hardswish"], "hardswish of values below -3"),
+    "Hardtanh": (*LEFT_OUT["Hardtanh"], "every value is outside of the bounds of hardtanh"),
     "Sigmoid": ("result", _is_one_hot, "sigmoid is rounded to 0 or 1 everywhere"),
     "Softmax": ("result", _is_one_hot, "softmax is rounded to 0 and 1 everywhere"),
-    "Softshrink": ("self", lambda v, s: v.abs() <= s["lambd"], "softshrink of small values"),
+    "Softshrink": (*LEFT_OUT["Softshrink"], "softshrink of small values"),
     "Tanh": ("result", lambda v, s: v.abs() == 1, "tanh is rounded to -1 or 1 everywhere"),
-    "Threshold": ("self", lambda v, s: v <= s["threshold"], "every value is below the threshold"),
+    "Threshold": (*LEFT_OUT["Threshold"], "every value is below the threshold"),
 }
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}

@@ -5,10 +5,13 @@ same with the cure, which is true if the right thing came out. ``WRITTEN`` has a
 another device, several processes or a compiler, or is raised by torch's C++ code alone.
 """
 
+import socket
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -191,8 +194,15 @@ class Frozen(TwoParts):
 
 
 def distributed(net, steps=2, **options):
-    """Train under DistributedDataParallel, in a group of one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    """Train under DistributedDataParallel, in a group of one.
+
+    Gloo would look up the name of the machine, which may take minutes without a network; and it
+    waits half an hour unless it is told how long.
+    """
+    options_of_group = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", socket.if_nameindex()[0][1])
+        dist.init_process_group("gloo", timeout=timedelta(seconds=20), **options_of_group)
     try:
         net = DistributedDataParallel(net(), **options)
         for _ in range(steps):
@@ -386,11 +396,40 @@ PARAMETERS = [
         lambda: assigned_grad(torch.ones(2)),
     ),
     Message(
+        "not-implemented",
+        lambda: differentiable(True),
+        lambda: differentiable(False),
+    ),
+    Message(
+        "sparse-gradient",
+        lambda: frequent(True),
+        lambda: frequent(False),
+    ),
+    Message(
+        "parameters",
+        lambda: traced(leaf(1)),
+        lambda: traced(leaf(1).detach()),
+    ),
+    Message(
         "non-finite",
         lambda: clipped(float("inf")),
         lambda: clipped(1.0),
     ),
 ]
+
+
+def differentiable(fused):
+    return bool(torch.optim.Adam([leaf(1)], differentiable=True, fused=fused))
+
+
+def frequent(sparse):
+    table = nn.Embedding(3, 2, sparse=sparse, scale_grad_by_freq=True)
+    table(torch.tensor([1])).sum().backward()
+    return table.weight.grad is not None
+
+
+def traced(w):
+    return bool(torch.jit.trace(lambda x: x * w, torch.ones(1))(torch.ones(1)) == 1)
 
 
 def clipped(slope):
@@ -630,6 +669,11 @@ TRANSFORMS = [
         lambda: equal(
             torch.func.grad(lambda x: torch.func.jacrev(squares)(x).sum())(X), torch.full((2,), 2.0)
         ),
+    ),
+    Message(
+        "inside-transform",
+        lambda: torch.func.grad(lambda x: (x * 1).retain_grad())(X[0]),
+        lambda: bool(torch.func.grad(squares)(X[0]) == 2),
     ),
     Message(
         "inside-transform",
@@ -1011,6 +1055,11 @@ ENGINE = [
         lambda: bool(leaf(1).detach().map_(X[:1], max) == 1),
     ),
     Message(
+        "custom-gradients",
+        lambda: torch.library.register_autograd("aten::exp.out", lambda ctx, g: g),
+        lambda: double_is_right(gradient(Doubling.apply, 1)),
+    ),
+    Message(
         "multi-view-in-place",
         lambda: detached_view(lambda v: v.detach_()),
         lambda: detached_view(lambda v: v.detach()),
@@ -1170,6 +1219,45 @@ WRITTEN = [
      "inputs. Got: ..."),
     ("gradcheck", "backward not multiplied by grad_output"),
     ("grad-is-none", "'NoneType' object has no attribute 'zero_'"),
+    ("not-implemented", "lobpcg.backward does not support sparse input yet. Note that "
+     "lobpcg.forward does though."),
+    ("not-implemented", "angle does not support automatic differentiation for outputs with complex "
+     "dtype."),
+    ("not-implemented", "max mode does not support scaling the gradient by the frequency"),
+    ("not-implemented", "In-place leakyReLu backward calculation is triggered with a negative "
+     "slope which is not supported. This is caused by calling in-place forward function with a "
+     "negative slope, please call out-of-place version instead."),
+    ("not-implemented", "Autograd has not been implemented for operator mylib::f"),
+    ("function-form", "The autograd.Function's vmap staticmethod returned an unexpected number of "
+     "outputs"),
+    ("copied", "It is not recommended to create a MaskedTensor with a tensor that requires_grad. "
+     "To avoid this, you can use data.detach().clone()"),
+    ("not-implemented", "FlexAttention does not support backward on CPU. Please set the input "
+     "requires_grad to False or use another device."),
+    ("not-implemented", "FA3 SDPA backward unsupported: dropout"),
+    ("not-implemented", "grid_sampler_3d double backward not implemented for interpolation_mode="),
+    ("not-implemented", "FSDP does not support gradients of gradients"),
+    ("not-implemented", "tensordot(): the 'out' tensor was specified and requires gradients, and "
+     "its shape does not match the expected result."),
+    ("modified-in-place", "Trying to execute AccumulateGrad node that was poisoned by swap_tensors "
+     "this can happen when you try to run backward on a tensor that was swapped."),
+    ("inside-transform", "cannot use C++ torch::autograd::Function with functorch transforms "
+     "(vmap, grad, vjp, etc)"),
+    ("hook", "Modules must not have hooks registered at the time they are passed. However, "
+     "registering hooks on modules after passing them through make_graphed_callables is allowed."),
+    ("hook", "expected tuple, but hook returned 'list'"),
+    ("data-parallel", "Must flatten tensors with uniform `requires_grad` when "
+     "`use_orig_params=False`"),
+    ("data-parallel", "step() requires gradients to be enabled for backward computation; it should "
+     "not be used under torch.no_grad() context. Please call eval() instead."),
+    ("data-parallel", "Current thread doesn't have a valid autograd context. Please wrap your code "
+     "using: `with torch.distributed.autograd.context() as context_id`"),
+    ("not-implemented", "set_storage is not allowed on a Tensor created from .data or .detach()."),
+    ("compiled", "linear_cross_entropy chunked op: compute_input_grad was False at trace time but "
+     "input.requires_grad is True at runtime; recompile the graph with the desired requires_grad."),
+    ("assigned-grad", "grad_dtype can only be set on leaf tensors."),
+    ("sparse-gradient", "`_fused_sgd` does not support sparse gradients"),
+    ("parameters", "grad requires non-empty inputs."),
 ]  # fmt: skip
 
 # What says nothing about gradients, though it has words of such messages in it.

@@ -516,7 +516,6 @@ RISKS = [
     (lambda x: torch.addcdiv(ONE, ONE, x), 0, 1e-3, "addcdiv, a division by 0"),
     (torch.digamma, 0, 0.5, "digamma at 0"),
     (torch.lgamma, 0, 0.5, "lgamma at 0, -1, -2, ..."),
-    (torch.lgamma, -2, 0.5, "lgamma at 0, -1, -2, ..."),
     (lambda x: torch.polygamma(1, x), 0, 0.5, "polygamma at 0, -1, -2, ..."),
     (torch.logit, 1, 0.5, "logit at 0 or 1"),
     (torch.special.ndtri, 0, 0.5, "ndtri at 0 or 1"),
@@ -529,6 +528,8 @@ RISKS = [
 ONE, F = torch.ones(1), nn.functional
 # The same where what is given is NaN at once.
 NANS = [
+    (torch.lgamma, -2, 0.5, "lgamma at 0, -1, -2, ..."),
+    (lambda x: torch.special.gammainc(ONE, x), 0, 1, "gammainc at 0"),
     (lambda x: torch.hypot(x, x), 0, 1, "hypot at (0, 0)"),
     (lambda x: x.logsumexp(0), -torch.inf, 0, "logsumexp of nothing but -inf"),
     (lambda x: x.logcumsumexp(0), -torch.inf, 0, "logcumsumexp of nothing but -inf"),
@@ -737,6 +738,20 @@ NEAR = torch.tensor([[True, False], [False, True]])  # does not have all that is
         (lambda x: torch.where(MASK, -torch.inf, x).softmax(-1), False),
         (lambda x: torch.where(~MASK, x, -torch.inf).softmax(-1), False),
         (lambda x: x.masked_fill(MASK, 0).sqrt(), False),
+        (lambda x: (x.masked_fill(MASK, -torch.inf) / 2 + 1).softmax(-1), False),
+        (lambda x: x.T.masked_fill(MASK.T, -torch.inf).T.reshape(2, 2).softmax(-1), False),
+        (lambda x: x[None].masked_fill(MASK, -torch.inf).squeeze(0).mT.softmax(0).mT, False),
+        (lambda x: x.masked_fill(MASK, -torch.inf).logsumexp(-1, keepdim=True), False),
+        (lambda x: x.masked_fill(MASK, 0).digamma(), False),
+        (lambda x: (x.masked_fill(MASK, -2) * 1).lgamma(), False),
+        (lambda x: x.masked_fill(MASK, 0) ** 0.5, False),
+        (lambda x: 1 / x.masked_fill(MASK, 0), False),
+        (lambda x: (x - 9).clamp(min=0).sqrt(), False),
+        (lambda x: (x - 9).relu().log(), False),
+        (lambda x: (x + 9).clamp(-1, 1).acos(), False),
+        (lambda x: (x - 1).relu().mul(x).sqrt(), True),
+        (lambda x: (x.masked_fill(MASK, -torch.inf) + x).softmax(-1), True),
+        (lambda x: (x.masked_fill(MASK, 0) / x).pow(0.5), True),
         (lambda x: x.masked_fill(MASK, 1000).exp(), False),
         (lambda x: (x + torch.zeros(2, 2).masked_fill(MASK, -torch.inf)).softmax(-1), True),
         (
@@ -897,6 +912,40 @@ def test_equal_eigenvalues_are_a_risk_for_eigenvectors_alone():
     assert really(torch.linalg.eigh(a).eigenvectors.sum(), a) and not a.grad.isfinite().all()
     values = torch.linalg.eigh(a).eigenvalues.sum()
     assert codes(diagnose(values)) == []
+    assert really(values, a) and a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.softmax(0)[:1].log().clamp(min=-100).sum(),
+        lambda x: torch.where(x > 1e9, (x * 0).rsqrt(), 0).sum(),
+        lambda x: (x.softmax(0) * (x.softmax(0) / 0.5).log()).nan_to_num().sum(),
+    ],
+)
+def test_of_zeros_that_become_nan_further_on_the_nan_alone_is_told(f):
+    x = leaf(0, 300)
+    assert set(codes(diagnose(f(x), x))) == {"nan-risk"}
+    assert really(f(x), x) and x.grad.isnan().any()
+
+
+def test_zeros_beside_a_nan_and_zeros_that_overwrite_one_are_told():
+    x, w = leaf(-1, 2), leaf(-3, -4)
+    loss = (x * 0).sqrt().sum() + w.clamp(min=0).sum()
+    assert sorted(codes(diagnose(loss, x, w))) == ["nan-risk", "zero-derivative"]
+    loss = torch.where(w > 0, w.clamp(min=0).log(), 0).sum()
+    assert codes(diagnose(loss, w)) == ["zero-derivative"]
+    assert really(loss, w) and not w.grad.any()
+
+
+def test_equal_complex_eigenvalues_are_a_risk_for_eigenvectors_alone():
+    a = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 2]], requires_grad=True)
+    (found,) = diagnose(torch.linalg.eig(a).eigenvectors.abs().sum(), a)
+    assert found.message == "equal eigenvalues: the gradient divides by their difference"
+    assert really(torch.linalg.eig(a).eigenvectors.abs().sum(), a) and a.grad.isnan().any()
+    values = torch.linalg.eig(a).eigenvalues.abs().sum()
+    assert codes(diagnose(values)) == []
+    a.grad = None
     assert really(values, a) and a.grad.isfinite().all()
 
 

@@ -1,8 +1,6 @@
 """Errors that torch really raises, and their older wordings, are explained; others are not."""
 
-import ast
 import copy
-import inspect
 import re
 import warnings
 
@@ -749,85 +747,3 @@ def test_unused_parameters_are_told_by_name():
 def test_a_watch_that_is_none_is_refused():
     with pytest.raises(TypeError, match="watch must be what `with watch"):
         explain(RuntimeError("x"), watch=3)
-
-
-# ---- what torch's Python sources say about gradients
-
-SOURCES = [
-    torch.autograd,
-    torch.autograd.function,
-    torch.autograd.graph,
-    torch.autograd.forward_ad,
-    torch.autograd.functional,
-    torch.utils.checkpoint,
-    torch.utils.hooks,
-    torch.amp.grad_scaler,
-]
-ABOUT_GRADIENTS = re.compile(
-    r"requires?[_ ]grad|autograd|backward|gradient|differentia|forward.AD|\bgrads?\b|hook|"
-    r"checkpoint|reentrant|save_for|setup_context|jacobian|inf checks|unscale|static method",
-    re.I,
-)
-# Their first words: options that exclude each other, faults of torch, what is only advice.
-NOT_EXPLAINED = """
-    Batched grads are not supported with
-    C++ NestedTensor are not supported with
-    Computing Jacobian using forward-AD or forward-over-reverse
-    Entering a new forward AD level
-    Error while setting up backward hooks.
-    Expected gradient function to be set
-    In torch.compile mode, `context_fn` arg passed
-    Invalid input_type to _check_requires_grad
-    PyTorch's device state was initialized in
-    Something went unexpectedly wrong in activation
-    Tensor arguments, excluding CPU tensors, are
-    _scale is None in unscale_
-    `grad_tensors` and `grad_variables` (deprecated) arguments both
-    `inputs` argument to `backward()` must be
-    `inputs` argument to `grad()` must be
-    autograd initialization failed
-    backward hook 0 on tensor will
-    materialize_grads cannot be used when the
-    only_inputs argument is deprecated and is
-    torch.autograd.functional.jacobian: `create_graph=True` and `strategy="forward-mode"` are not
-    torch.autograd.functional.jacobian: `strict=True` and `strategy="forward-mode"` are not
-    torch.autograd.functional.jacobian: `strict=True` and `vectorized=True` are not
-    torch.autograd.graph.region_activation_memory_budget can only be used inside
-    torch.autograd.graph.region_activation_memory_budget: expects a float, got 0
-    torch.autograd.graph.region_activation_memory_budget: must be in [0, 1],
-    torch.autograd.variable(...) is deprecated, use torch.tensor(...) instead
-    torch.utils.checkpoint: expected context_fn generator to yield
-    torch.utils.checkpoint: the forward context provided by
-"""
-
-
-def messages_in(module) -> list[str]:
-    """What a module raises, warns of or asserts, with 0 for what differs each time."""
-    found = []
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            found += [text_of(argument) for argument in node.exc.args]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("warn"):
-            found += [text_of(argument) for argument in node.args]
-    return found
-
-
-def text_of(node) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(text_of(part) or "0" for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return text_of(node.left) + text_of(node.right)
-    return ""
-
-
-@pytest.mark.skipif(
-    not torch.__version__.startswith("2.13."), reason="other versions have other messages"
-)
-def test_what_torchs_sources_say_about_gradients_is_explained_or_listed():
-    said = {text for module in SOURCES for text in messages_in(module)}
-    about = sorted(text for text in said if ABOUT_GRADIENTS.search(text))
-    unknown = {" ".join(text.split()[:6]) for text in about if not explain(RuntimeError(text))}
-    assert unknown == {line.strip() for line in NOT_EXPLAINED.strip().splitlines()}
-    assert len(about) - len(unknown) >= 50
