@@ -10,6 +10,7 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -452,19 +453,20 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
 
 def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
     spoilt, harmless, hidden = dict[int, str](), dict[int, str](), is_hidden(case)
-    zeros = overwritten(case) if hidden else {}
+    zeros = cache(lambda: overwritten(case))  # few graphs have a risk
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
-        about = shape_or_none(node), case.slots(node.index), outputs, hidden
-        for code, message in risks(node.name, saved, *about, zeros):
+        about = node.name, saved, shape_or_none(node), case.slots(node.index), outputs, hidden
+        everywhere = list(risks(*about))
+        for code, message in risks(*about, zeros()) if everywhere and hidden else everywhere:
             if code == "non-finite":
                 spoilt[node.index] = message
             else:
                 yield finding(code, message, **case.at(node.index))
-        if node.index not in spoilt and any(e and e.target in zeros for e in about[1]):
-            for code, message in risks(node.name, saved, *about):
-                if code == "non-finite":
-                    harmless[node.index] = message
+        if node.index not in spoilt:
+            harmless |= {
+                node.index: message for code, message in everywhere if code == "non-finite"
+            }
     yield from about_the_spoilt(case, spoilt, harmless)
 
 
