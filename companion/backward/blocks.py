@@ -16,7 +16,7 @@ from math import ceil, sqrt
 
 from companion.drawing.boxes import Box, Folded, Slots, arrange
 from companion.drawing.folding import fold
-from companion.graph.modules import Call
+from companion.graph.modules import Call, enclosing
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
 
@@ -94,7 +94,7 @@ def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
         nodes = block.nodes[start : start + length * each]
         box = _moved(graph, first, place, nodes[:length])
         if len(nodes) > length:
-            last = block.last_call and _call_around(graph, nodes[-1], block.last_call.depth)
+            last = block.last_call and enclosing(graph.calls[nodes[-1]], block.last_call.depth)
             copies = len(nodes) // length
             box = replace(box, nodes=nodes, kind="copies", copies=copies, last_call=last)
         found.append(box)
@@ -123,18 +123,11 @@ def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) 
             own,
             "module" if inner.copies == 1 and inner.kind == "copies" else inner.kind,
             copies=inner.copies,
-            call=inner.call and _call_around(graph, own[0], inner.call.depth),
-            last_call=inner.last_call and _call_around(graph, own[-1], inner.last_call.depth),
+            call=inner.call and enclosing(graph.calls[own[0]], inner.call.depth),
+            last_call=inner.last_call and enclosing(graph.calls[own[-1]], inner.last_call.depth),
             parts=[moved[part] for part in inner.parts],
         )
     return moved[box]
-
-
-def _call_around(graph: Graph, node: int, depth: int) -> Call | None:
-    call = graph.calls[node]
-    while call and call.depth > depth:
-        call = call.outer
-    return call
 
 
 def _copies_told_apart(graph: Graph, boxes: Sequence[Box]) -> list[Box]:

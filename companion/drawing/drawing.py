@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from companion.drawing.boxes import Folded
+from companion.drawing.boxes import Box, Folded
 from companion.drawing.details import Known, details_of, known_of
 from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
@@ -23,6 +23,7 @@ from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
 from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
+from companion.drawing.searching import Texts, texts_by_way
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph, names_of
 from companion.forward.tracing import first_reaching
@@ -42,10 +43,13 @@ class Drawing:
         alt: the same graph in sentences.
     """
 
-    def __init__(self, dot: str, alt: str, views: Sequence[View] = ()) -> None:
+    def __init__(
+        self, dot: str, alt: str, views: Sequence[View] = (), texts: Texts | None = None
+    ) -> None:
         self.dot = dot
         self.alt = alt
         self._whole, *self._insides = views or [View(dot, {})]
+        self._texts = texts or {}
 
     def __repr__(self) -> str:
         return f"<Drawing: {self.alt}>"
@@ -77,6 +81,7 @@ class Drawing:
             self.alt,
             Picture(self.svg, boxes_in(self._laid_out, self._whole)),
             [Picture(clean(svg, "The inside of a block"), boxes_in(svg, v)) for svg, v in laid_out],
+            self._texts,
         )
 
     def _repr_svg_(self) -> str:
@@ -217,20 +222,23 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     insides = insides_of(folded, shapes)
     boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
     single = list(dict.fromkeys(box.nodes[0] for box in boxes))
-    named = (all_names or {}).values()
-    numbers = _numbers_of(what, graph, single, named) if values or _is_pass(what) else Numbers()
+    tensors_named = (all_names or {}).values()
+    numbers = (
+        _numbers_of(what, graph, single, tensors_named) if values or _is_pass(what) else Numbers()
+    )
     tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
     alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors[0]], shapes)
     known = known_of(what, numbers, watch)
+    box_names = [names_of(inside.folded) for inside in insides]
     views = [
         View(
             dot_of(inside.folded, tensors, numbers, scissors=cuts, shapes=shapes),
-            _told(insides, inside, known),
+            _told(insides, inside, named, known),
         )
-        for inside, cuts in zip(insides, scissors, strict=True)
+        for inside, cuts, named in zip(insides, scissors, box_names, strict=True)
     ]
-    return Drawing(views[0].dot, alt, views)
+    return Drawing(views[0].dot, alt, views, texts_by_way(insides, box_names, watch))
 
 
 def _check_flags(**flags: object) -> None:
@@ -253,9 +261,10 @@ def _numbers_of(
     return numbers_of_tensors(graph, nodes, [*root, *named])
 
 
-def _told(insides: Sequence[Inside], inside: Inside, known: Known) -> dict[str, Told]:
+def _told(
+    insides: Sequence[Inside], inside: Inside, names: Mapping[Box, str], known: Known
+) -> dict[str, Told]:
     """What is told of each box of a picture, by its name in DOT."""
-    names = names_of(inside.folded)
     told = {}
     for number, box in enumerate(inside.folded.boxes):
         rows = details_of(inside.folded, names, box, known)
