@@ -118,7 +118,8 @@ def play(
         ValueError: its graph has more than 5000 Nodes; or a reentrant checkpoint, whose own
             backward pass would add to ``.grad`` of tensors that nobody sees; or ``names`` is given
             with a Recording, whose names were settled when it was made.
-        RuntimeError: what ``backward`` raises.
+        RuntimeError: what ``backward`` raises; or a compiled module has donated buffers, as torch
+            calls what its backward pass may overwrite, so that it runs only once.
 
     Examples:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -183,7 +184,20 @@ def _record_and_give_back(
         for node in graph.nodes:
             if node.is_custom:
                 after.enter_context(noted.during(node.grad_fn))
-        return record_backward(output, retain_graph=True, names=names)
+        try:
+            return record_backward(output, retain_graph=True, names=names)
+        except RuntimeError as error:
+            if "donated buffers" in str(error):
+                raise RuntimeError(_DONATED) from error
+            raise
+
+
+_DONATED = (
+    "the backward pass of a compiled module reuses the memory of what it saved, so it runs once, "
+    "and play would keep the graph for yours; play record_backward(loss), which is yours, or the "
+    "module before torch.compile, or set torch._functorch.config.donated_buffer = False before "
+    "the module is compiled"
+)
 
 
 def _player(recording: Recording, times: bool) -> Player:
