@@ -6,7 +6,8 @@ is a rounded box; a leaf is a double box that says ``leaf``; a custom Function i
 says so; the root says ``root``; an entry of ``next_functions`` that is None is a short dashed stub
 to a dot, or to the scissors of a cut. Several Nodes drawn as one are a block that says how many
 they are. With numbers, a box has its value and below it its gradient, and what leaves it along an
-edge stands in a pill on the edge. Colours repeat all that, and course.css has them for a dark page.
+edge stands in a pill on the edge. With memory, a box that keeps much is darker. Colours repeat all
+that, and course.css has them for a dark page.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _LOOKS = {
     "outside": {"style": "rounded,dotted", "fontcolor": GREY, "color": GREY},
     "output": {"style": "rounded,filled"},
     "root": {"penwidth": "2", "fillcolor": "#dde9fb"},
+    "heavy": {"fillcolor": "#ffdcb5"},
     "none": {"shape": "point", "width": "0.07"},
     "cut": {"style": "dashed", "fontcolor": "black"},
     "frame": {"style": "rounded", "color": GREY, "margin": "10"},
@@ -102,13 +104,13 @@ def dot_of(
     dot = _digraph(len(folded.boxes), pills=bool(numbers.sent))
     ids = {box: str(number) for number, box in enumerate(folded.boxes)}
     names = shortened(names_in(folded), _WIDTH)
-    frames = _draw_frames(folded, names, ids)
+    frames = _draw_frames(folded, names, ids, numbers)
     for box, box_id in ids.items():
         frames.get(box.frame, dot).node(
             box_id,
             _label(_lines(folded, box, saved, names, tags or {}), numbers.of(box)),
             tooltip=_tooltip(_hover(folded, box, saved, numbers)),
-            **_look(*_classes(folded, box), *mark(f"n{box.nodes[0]}")),
+            **_look(*_classes(folded, box, numbers), *mark(f"n{box.nodes[0]}")),
         )
     _draw_scissors(dot, folded, ids, scissors)
     cut_off = {(box, slot) for box, slot, _ in scissors}
@@ -169,7 +171,7 @@ def _look(*classes: str) -> dict[str, str]:
 # ---- a box, and an edge
 
 
-def _classes(folded: Folded, box: Box) -> list[str]:
+def _classes(folded: Folded, box: Box, numbers: Numbers) -> list[str]:
     """What a box is."""
     node = folded.node(box)
     if box.is_outside:
@@ -180,7 +182,8 @@ def _classes(folded: Folded, box: Box) -> list[str]:
         kind = "leaf"
     else:
         kind = "custom" if node.is_custom else "operation"
-    return [kind, "root"] if folded.is_root(box) else [kind]
+    root, heavy = ["root"] * folded.is_root(box), ["heavy"] * (box in numbers.heavy)
+    return [kind, *root, *heavy]
 
 
 def _lines(
@@ -322,7 +325,7 @@ def _module_lines(name: str) -> list[str]:
 
 
 def _draw_frames(
-    folded: Folded, names: Mapping[str, str], ids: Mapping[Box, str]
+    folded: Folded, names: Mapping[str, str], ids: Mapping[Box, str], numbers: Numbers
 ) -> dict[Frame | None, Any]:
     """A subgraph for each frame, in which a box without borders says what it is.
 
@@ -335,7 +338,7 @@ def _draw_frames(
         subgraph = graphviz.Digraph(f"cluster{number}", graph_attr=_look("frame"))
         subgraph.attr(tooltip=" ")
         title = f"frame{number}"
-        words = _label(_frame_lines(frame, names))
+        words = _label(_frame_lines(frame, names), numbers.of(frame.block))
         tooltip = _tooltip(f"{copies_in(frame)}: {inside(folded, frame.block)}")
         subgraph.node(title, words, tooltip=tooltip, **_look("title"))
         first = next(box for box in ids if box.frame is frame or frame in around(box.frame))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from companion.drawing.details import Known, details_of, known_of
 from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
 from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
+from companion.drawing.memory import with_memory
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
@@ -131,7 +132,7 @@ def draw(
     what: Any,
     *,
     names: Mapping[str, torch.Tensor] | None = None,
-    saved: bool = False,
+    saved: bool | Literal["bytes"] = False,
     values: bool = False,
     shapes: bool = False,
     max_nodes: int | None = 150,
@@ -150,7 +151,11 @@ def draw(
             takes the name of the first of the caller's variables that refers to it. Any text is
             drawn as text; what is longer than a box is shown whole where the pointer rests.
         saved: also list the tensors that each operation saved for the backward pass. Looking at
-            them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``.
+            them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``. With
+            ``"bytes"`` instead how much memory each box keeps for the backward pass, and which part
+            that is of all that the graph keeps; boxes that keep a tenth or more are darker. It is
+            counted as ``saved_memory`` counts it, without hooks and without leaves. A box in a
+            frame stands for all copies.
         values: also show the value of each box, as it is now, where it can be had: of a leaf, of
             ``what``, of a tensor in ``names`` or, without ``names``, in the caller's variables
             (which then name the results too), or where the Node saved its own result. Nothing is
@@ -177,7 +182,7 @@ def draw(
     Raises:
         ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
             ``names`` is given with a Graph or a recorded pass, whose names were settled when the
-            graph was read; or ``max_nodes`` is less than 1.
+            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
             ``values`` or ``shapes`` is neither True nor False, ``max_nodes`` is neither an int nor
             None, or ``watch`` is no ``Watch``.
@@ -212,6 +217,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     _check_limit(max_nodes)
     _check_watch(watch)
     _check_flags(values=values, shapes=shapes)
+    if saved not in (True, False, "bytes"):
+        raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
         if cuts:
@@ -226,7 +233,10 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     numbers = (
         _numbers_of(what, graph, single, tensors_named) if values or _is_pass(what) else Numbers()
     )
-    tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
+    if saved == "bytes":
+        with_memory(numbers, graph, [inside.folded for inside in insides])
+    # Once, since that may run hooks.
+    tensors = {i: graph.nodes[i].saved for i in single if saved is True}
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
     alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors[0]], shapes)
     known = known_of(what, numbers, watch)
