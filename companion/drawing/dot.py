@@ -139,7 +139,7 @@ def dot_of(
 def dot_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
     """The box of an output that has no graph, and the cuts that made it so."""
     dot = _digraph(len(cuts))
-    words = _escaped("output", "no grad_fn", _shape_and_dtype(output))
+    words = _escaped("output", "no grad_fn", " ".join(_measures(output)))
     dot.node("0", words, tooltip=words, **_look("output", "root"))
     ids = _draw_cuts(dot, cuts)
     arrow = Arrow(None, None)
@@ -248,14 +248,15 @@ def _node_lines(node: GraphNode, names: Mapping[str, str]) -> list[str]:
     """What a box of one Node says."""
     name = names.get(given_name(node), "")
     if node.is_leaf:
-        return [*lines_of(name, _WIDTH, "leaf "), _shape_and_dtype(node)]
+        measures = _joined(*_measures(node), between=" ")
+        return [*lines_of(name, _WIDTH, "leaf "), *measures]
     custom = ["custom Function"] if node.is_custom else []
     return [*custom, *_class_lines(node.name), *(lines_of(name, _WIDTH) if name else [])]
 
 
 def _node_hover(node: GraphNode) -> str:
     """The same without breaks, and what has no room in a box."""
-    name, measures = given_name(node), _shape_and_dtype(node)
+    name, measures = given_name(node), " ".join(_measures(node))
     if node.is_leaf:
         return f"{node.name} of the leaf {name}".rstrip() + f", {measures}"
     made = f"{node.name}, made {f'{name}, ' if name else ''}{measures}"
@@ -295,8 +296,9 @@ def _joined(*lines: str, between: str = ", ") -> list[str]:
     return [line] if len(line) <= _WIDTH else [*lines]
 
 
-def _shape_and_dtype(value: GraphNode | torch.Tensor) -> str:
-    return f"{shape_as_text(value)} {str(value.dtype).removeprefix('torch.')}"
+def _measures(value: GraphNode | torch.Tensor) -> tuple[str, str]:
+    """The shape and the dtype."""
+    return shape_as_text(value), str(value.dtype).removeprefix("torch.")
 
 
 def _use(use: tuple[int, int]) -> str:
