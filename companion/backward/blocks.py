@@ -24,7 +24,6 @@ FEW = 30  # boxes of the first scene, before copies are told apart
 MOST = 150  # boxes of operations in a scene
 MOST_COPIES = 40  # of a block that are told apart in one scene
 _USES = 3  # boxes that a leaf has arrows from
-_ABOVE, _BELOW = (Call(path, "outside", None, 0, 0, 0) for path in ("above", "below"))
 
 
 @dataclass(slots=True, eq=False)
@@ -204,44 +203,16 @@ class _Maker:
             block: the block that they are in.
             outer: the scene of the block.
         """
-        slots: list[Slots] = [()] * len(self.slots)
+        slots = list(self.slots)
         busy = self._busy_leaves(boxes)
         for box in boxes:
             for i in box.nodes:
                 slots[i] = self._drawn(i, box, busy)
-        above, below = self._around([i for box in boxes for i in box.nodes], slots)
-        for source, edges in above.items():
-            slots[source] = tuple(edges)
-        outside = [
-            [Box(list(dict.fromkeys(nodes)), "module", call=call)] if nodes else []
-            for call, nodes in ((_ABOVE, above), (_BELOW, below))
-        ]
-        folded = arrange(self.graph, slots, [*outside[0], *boxes, *outside[1]])
-        targets = set(chain.from_iterable(folded.edges.values()))
-        folded.boxes = [  # without leaves of other scenes
-            box
-            for box in folded.boxes
-            if box in targets or box.nodes[0] in inside or not folded.node(box).is_leaf
-        ]
-        return Scene(folded, inside, block, outer)
-
-    def _around(
-        self, operations: Sequence[int], slots: Sequence[Slots]
-    ) -> tuple[dict[int, list[Edge]], list[int]]:
-        """The Nodes that lead to some operations, with their edges; and those they lead to."""
-        own = set(operations)
-        above = dict[int, list[Edge]]()
-        for edge in chain.from_iterable(self.entering[i] for i in operations):
-            if edge.source not in own:
-                above.setdefault(edge.source, []).append(edge)
-        below = [
-            edge.target
-            for edge in filter(None, chain.from_iterable(slots[i] for i in operations))
-            if edge.target not in own
-            and edge.target not in above
-            and not self.graph.nodes[edge.target].is_leaf
-        ]
-        return above, below
+        own = {i for box in boxes for i in box.nodes}
+        entries = [e for i in sorted(own) for e in self.entering[i] if e.source not in own]
+        return Scene(
+            arrange(self.graph, slots, boxes, entries if block else None), inside, block, outer
+        )
 
     def _busy_leaves(self, boxes: Sequence[Box]) -> set[int]:
         """The leaves that more than a few boxes use."""

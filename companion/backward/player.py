@@ -21,7 +21,7 @@ import torch
 from companion.backward.grads_kept import grads_kept
 from companion.backward.player_data import node_tags, player_data
 from companion.backward.player_format import EngineOrder, PlayerData
-from companion.backward.player_scenes import scenes_data
+from companion.backward.player_scenes import ROOM, scenes_data
 from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
@@ -204,9 +204,10 @@ _DONATED = (
 def _player(recording: Recording, times: bool) -> Player:
     if len(recording.graph) > DETAILED:
         data, drawings = _blocks(recording, times)
+        table_below = ""
     else:
-        data = player_data(recording)
-        drawings = _drawings(recording) + _table(data)
+        data, drawings = player_data(recording), _drawings(recording)
+        table_below = _table(data)
     text = _script_text(data)
     key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
     alt = _alt(data)
@@ -214,7 +215,7 @@ def _player(recording: Recording, times: bool) -> Player:
         alt,
         f'<figure class="player" data-key="{key}" aria-label="{html.escape(alt)}">\n'
         '<div class="player-story" tabindex="0" role="group" aria-label="Every step">\n'
-        f"{drawings}</div>\n"
+        f"{drawings}{table_below}</div>\n"
         f'<script type="application/json" class="player-data">{text}</script>\n</figure>\n',
     )
 
@@ -225,7 +226,7 @@ def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
     Scenes of one drawing stand below it. player_blocks.css shows the others where no script does.
     """
     data, (first, *others) = scenes_data(recording, times)
-    inner = [_sized(drawing.svg, "player-graph") for drawing in others]
+    inner = [_sized(drawing.svg.replace(ROOM, ""), "player-graph") for drawing in others]
     titles = [""]
     for scene in data["scenes"]:  # each after that which it is in
         titles.append(f"{titles[scene['outer'] or 0]} › {scene['title']}".removeprefix(" › "))

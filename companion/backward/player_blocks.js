@@ -112,7 +112,7 @@ var playerBlocks = (Player) => {
     }
 
     state(view, node, ran, waits) {
-      if (this.nodes[node].outside) return ["", "outside"];
+      if (this.nodes[node].outside) return ["", ""]; // as is written in it
       const found = super.state(view, node, ran, waits);
       const runsAgain = view.mode.steps.slice(view.taken).some((step) => step.node === node);
       return found[1] === "done" && runsAgain ? ["", "part done"] : found;

@@ -273,7 +273,7 @@ class SceneView:
         """
         folded = self.scene.folded
         tags = {
-            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, _ROOM))))
+            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, ROOM))))
             for number, (box, tag) in enumerate(zip(self.boxes, self.tags, strict=True))
         }
         arrows = Counter[int]()  # of blocks, which all go by the same class at first
@@ -294,11 +294,13 @@ class SceneView:
 
 _CLASSES = re.compile(r'[ \[]class="[^"]*"')
 _NUMBER = re.compile(r"\b([ne])(\d+)(?:-(\d+))?(?=\")")
-_ROOM = "done, norm 0.0000e+00"  # for the state of a box and its norm
+ROOM = "done, norm 0.0000e+00"  # as wide as the state of a box and its norm may be
 
 
 def _box_name(scene: Scene, box: Box) -> str:
     """What a box is called, perhaps the same as another."""
+    if box.is_outside:
+        return f"outside, {box.kind}"
     if not box.is_block:
         node = scene.folded.node(box)
         label = "" if node.label == node.name else one_line(node.label, 60)
