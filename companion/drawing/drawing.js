@@ -179,6 +179,7 @@
 
   // Goes to the whole graph, 0, or to one of the open blocks, and closes those in it.
   function goTo(depth) {
+    asked += 1; // a search that is still under way leads nowhere
     show(depth);
     choose(now.current);
     status.replaceChildren();
@@ -266,6 +267,7 @@
       show(path.length - 1);
     }
     choose(now.boxes.findIndex(({ name }) => name === way.at(-1)), false);
+    now.boxes[now.current].part.scrollIntoView({ block: "center", inline: "center" });
     status.textContent = `${place + 1} of ${found.length}: ${text}`;
   }
 
