@@ -15,7 +15,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 LAB    := $(VENV)/lab-ready
 BENCH  := $(VENV)/bench-ready
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile # nobody imports the most of torch
 
 export NO_MKDOCS_2_WARNING := 1
 export PYTHONDONTWRITEBYTECODE := # else each run compiles the tests again
@@ -41,7 +41,7 @@ notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 	@$(BIN)/python -m tools.notebooks
 
 update: $(READY) ## Write what the snippets print, raise and draw into the lessons
-	$(BIN)/python -m pytest course README.md companion/README.md --update-outputs && $(BIN)/python -m tools.course && $(BIN)/python -m course.assets.pictures && $(MAKE) --no-print-directory notebooks
+	$(BIN)/python -m pytest course README.md companion/README.md --update-outputs && $(BIN)/python -m tools.course && $(BIN)/python -m course.assets.messages && $(BIN)/python -m course.assets.pictures && $(MAKE) --no-print-directory notebooks
 
 lab: notebooks $(LAB) ## Open the notebooks in JupyterLab: copies in lab/, which are yours
 	@mkdir -p lab; cd course/notebooks; for book in *.ipynb; do test -e ../../lab/$$book || sed 's|](\.\./|](../course/|g' $$book > ../../lab/$$book; done

@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import gc
 import os
 import shutil
 import subprocess
@@ -180,6 +181,13 @@ def pytest_collection_modifyitems(items):
     """Begin with the longest files. The first two have one browser and no site to wait for."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Let no search for garbage look at the million objects that are there before any test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -231,7 +231,8 @@ def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(ad
     page.goto(f"{address}about/")
     for code in ("freed", "no-graph", "nan-risk", "growing-graph"):
         page.evaluate("address => location = address", f"{address}clinic/#{code}")
-        page.wait_for_url(f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}")
+        entry = f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}"
+        page.wait_for_url(entry, wait_until="domcontentloaded")
         assert page.locator(f"h2#{code}").count() == 1
         page.go_back()
         assert page.url == f"{address}about/"

@@ -256,7 +256,8 @@ if (words.length) {
   addEventListener("keydown", ({ key }) => { if (key === "Escape") hide() })
 }
 
-// The table of the clinic can be searched. Of a pasted error those rows stay that it quotes, where "…" stands for anything.
+// The table of the clinic can be searched. Of a pasted error those rows stay that it quotes, where "…" stands for anything,
+// or else the first row of the entry that `explain` would name; the cure that it would give is told above the table.
 // Else the rows come in the order of the words that they share with the text, of which a rare one counts for more; rows
 // that share less than half of what the best one shares go. An empty box keeps all rows in their order.
 const finder = document.querySelector(".finder")
@@ -279,17 +280,25 @@ if (finder) {
     return [...words, ...pairs].map((word) => aliases.get(word) ?? word)
   }
   const rows = [...finder.querySelectorAll("tbody tr")].map((row) => ({
-    row, message: fold(row.cells[0].textContent), terms: [...row.cells].flatMap((cell) => termsOf(cell.textContent)),
+    row, code: row.querySelector("a[href]").hash.slice(1), message: fold(row.cells[0].textContent), terms: [...row.cells].flatMap((cell) => termsOf(cell.textContent)),
   }))
   const quotes = (phrase, text) => {
     let from = 0
     return phrase.split("…").every((part) => (from = text.indexOf(part, from) + 1))
   }
   const has = ({ terms }, term) => terms.some((other) => other === term || (term.length > 3 && other.startsWith(term)))
+  // Of each cure the code of its entry and the messages that mean it: what `explain` knows (course/assets/messages.py).
+  let cures = []
+  const explained = (text) => {
+    const told = text.replace(/\s+/g, " ")
+    return cures.find(([, , messages]) => messages.some((message) => new RegExp(message, "im").test(`${told}\n${text}`)))
+  }
   // The rows that fit best, in order.
   const best = (text) => {
     const quoted = rows.filter(({ message }) => quotes(message, fold(text)))
     if (quoted.length || !text.trim()) return quoted.length ? quoted : rows
+    const [code] = explained(text) ?? []
+    if (code) return rows.filter((row) => row.code === code).slice(0, 1)
     const weights = new Map()
     for (const term of new Set(termsOf(text.replace(/.*(error|warning): /is, "")))) { // of a traceback its last message
       const holders = rows.filter((row) => has(row, term))
@@ -302,12 +311,14 @@ if (finder) {
     const found = best(box.value)
     for (const each of rows) each.row.hidden = !found.includes(each)
     rows[0].row.parentElement.append(...found.map(({ row }) => row))
+    const [, cure] = explained(box.value) ?? []
     status.textContent = found.length
-      ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}`
+      ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
   }
   box.addEventListener("input", find)
   find()
+  fetch(new URL("messages.json", assets)).then((file) => file.json()).then((known) => { cures = known; find() }, () => {}) // not from a file
 }
 
 window.courseRuns = true // else what is covered is shown

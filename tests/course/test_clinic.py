@@ -1,10 +1,14 @@
 """The clinic: every kind of finding has its entry, and every message leads to the right one."""
 
+import builtins
+import json
 import re
+import symtable
 from pathlib import Path
 
 import pytest
 
+import companion
 from companion import explain
 from companion.findings import KINDS
 from tools.clinic import ROW
@@ -56,6 +60,30 @@ def parts(code: str) -> dict[str, str]:
     """What an entry says behind each of its bold words, snippets included."""
     _, *found = re.split(rf"^\*\*({'|'.join(PARTS)})[.:]?\*\*", ENTRIES[code], flags=re.M)
     return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def snippets(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+def shown_first(code: str) -> str:
+    """The program that an entry shows, and its cure."""
+    return "".join(snippets(parts(code)["You see"] + parts(code)["Do this"]))
+
+
+def lacking(program: str) -> set[str]:
+    """The names that a program reads and neither makes nor imports."""
+    top = symtable.symtable(program, "program", "exec")
+    scopes, read = [top], set()
+    for scope in scopes:
+        scopes += scope.get_children()
+        read |= {
+            symbol.get_name()
+            for symbol in scope.get_symbols()
+            if symbol.is_referenced() and (scope is top or symbol.is_global())
+        }
+    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    return read - made - set(dir(builtins))
 
 
 def quotes(phrase: str, text: str) -> bool:
@@ -114,9 +142,15 @@ def test_of_an_entry_the_graph_and_the_tools_stand_in_its_one_fold_at_the_end(co
 
 @each_entry
 def test_what_an_entry_shows_first_needs_no_tools(code):
-    """A watch is a tool: the program that somebody has, and its cure, need none."""
-    for part in ("You see", "Do this"):
-        assert "with watch() as" not in parts(code)[part]
+    """The program that somebody has, and its cure, run where there is no companion."""
+    assert not lacking(shown_first(code)) & set(companion.__all__)
+
+
+@each_entry
+def test_what_an_entry_shows_first_needs_no_other_entry(code):
+    """Who comes from the search pastes the imports of the page, and what the entry begins with."""
+    imports = snippets((COURSE / "clinic" / PAGE_OF[code]).read_text(encoding="utf-8"))[0]
+    assert not lacking(imports + shown_first(code))
 
 
 @each_entry
@@ -164,6 +198,20 @@ def test_an_error_that_an_entry_raises_is_in_the_table(code):
             assert found, told
             sent_on = any(f"#{code})" in ENTRIES[other] for other in found)
             assert part != "You see" or code in found or sent_on, told
+
+
+def test_the_box_has_every_message_that_explain_knows_with_its_cure_and_in_its_order():
+    file = COURSE / "assets/messages.json"  # which course/assets/messages.py writes
+    known = [
+        (code, cure, message.replace("(?<", "(?P<"))
+        for code, cure, messages in json.loads(file.read_text(encoding="utf-8"))
+        for message in messages
+    ]
+    assert known == [
+        (code, kind.variants[variant][1] if variant else kind.cure, message)
+        for code, kind in KINDS.items()
+        for message, _, variant in kind.wordings
+    ], "make update writes the file"
 
 
 def test_the_lesson_that_a_finding_names_exists():

@@ -43,13 +43,12 @@ def found(what):
     return [(keeper.name, keeper.kind, keeper.where) for keeper in who_keeps(what)]
 
 
-@pytest.fixture(autouse=True)
-def only_what_the_test_makes():
-    """Objects of other tests are left out, or each search looks at millions of them."""
-    gc.collect()
-    gc.freeze()
-    yield
+@pytest.fixture
+def with_globals():
+    """The variables of modules are searched too, which tests/conftest.py froze."""
     gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 # ---- what keeps a graph
@@ -94,8 +93,7 @@ def test_an_attribute_of_a_module_is_named_as_torch_names_it():
     assert [name for name, _, _ in found(loss)] == ["model.1.0.last"]
 
 
-def test_globals_and_classes_are_told_with_their_module():
-    gc.unfreeze()  # the globals of modules are wanted
+def test_globals_and_classes_are_told_with_their_module(with_globals):
     loss = loss_of(leaf())
     KEPT.append(loss)
     Registry.kept["loss"] = loss
@@ -286,8 +284,7 @@ keepers = list(who_keeps(loss))
     assert (keeper.name, keeper.where, keeper.count) == ("total", "global variable", 1)
 
 
-def test_an_output_of_a_notebook_is_told_by_the_name_that_people_use_before_what_python_keeps():
-    gc.unfreeze()  # the globals of modules are wanted
+def test_an_output_of_a_notebook_is_told_by_the_name_that_people_use_first(with_globals):
     code = """
 loss = (w * w).sum()
 _oh = Out = {3: loss}

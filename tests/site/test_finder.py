@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.diagnosis.messages import WRITTEN
+
 # What is typed, and the entries that help. One of them must be the first that is shown ...
 FIRST = {
     "weights not updating": "leaf-output reassigned accumulates",
@@ -48,14 +50,33 @@ FIRST = {
     "empty parameter list": "parameters",
     "deep copy of a tensor": "deepcopy",
     "frozen model does not require grad": "no-graph input-without-grad",
+    "ram usage keeps increasing during training": "growing-graph",
+    "backward is very slow": "slow-slices",
+    "plot loss matplotlib requires grad": "numpy",
+    "freeze layers": "requires-grad-of-non-leaf no-graph",
+    "how to clip gradients": "exploding",
+    "quantization straight through estimator": "zero-derivative",
+    "gradcheck fails": "gradcheck",
+    "gradient penalty wgan not working": "penalty-detached",
+    "expected float but got double": "mixed-dtypes",
+    "pinn derivative of a column is None": "unused-input",
+    "nan loss": "non-finite",
+    "topk indices gradient": "not-differentiable",
+    "learnable weight not among parameters()": "not-a-leaf parameters",
+    "forward hook not called": "hook",
+    "numpy array reused wrong gradient": "changed-behind",
+    "new classification head not learning fine-tuning": "reassigned",
+    "second iteration fails backward": "freed",
 }
 # ... or one of the first three, where other entries have the same words.
 AMONG_THREE = {
     "gradient clipping": "exploding",
-    "nan loss": "non-finite",
     "loss doesn't go down": "leaf-output reassigned accumulates",
     "detach": "detached",
     "torch.tensor of a list of tensors": "copied",
+    "model does not learn": "leaf-output reassigned accumulates",
+    "sqrt gradient nan at zero": "nan-risk",
+    "relu outputs all zero": "dead-relu",
 }
 FOUND = """typed => {
   const box = document.querySelector(".finder textarea")
@@ -68,16 +89,17 @@ FOUND = """typed => {
 
 
 @pytest.fixture(scope="module")
-def find(new_page, address):
-    """Types a text into the box, and gives the entries of the rows that are shown, in order."""
+def page(new_page, address):
     page = new_page()
-    page.goto(f"{address}clinic/")
-
-    def find(typed: str) -> list[str]:
-        return list(dict.fromkeys(page.evaluate(FOUND, typed)))
-
-    yield find
+    page.goto(f"{address}clinic/", wait_until="networkidle")  # what explain knows comes later
+    yield page
     page.close()
+
+
+@pytest.fixture(scope="module")
+def find(page):
+    """Types a text into the box, and gives the entries of the rows that are shown, in order."""
+    return lambda typed: list(dict.fromkeys(page.evaluate(FOUND, typed)))
 
 
 @pytest.mark.parametrize(("typed", "wanted"), FIRST.items())
@@ -105,6 +127,13 @@ def test_hyphens_forms_of_a_word_and_words_for_the_same_make_no_difference_to_th
     find, alike
 ):
     assert len({find(typed)[0] for typed in alike}) == 1
+
+
+def test_a_message_that_explain_knows_leads_to_its_entry_and_tells_its_cure(find, page):
+    for code, message in WRITTEN:
+        shown = find(f"Traceback (most recent call last):\nRuntimeError: {message}")
+        assert shown[0] == code, message
+        assert ". In short: " in page.locator(".finder [role=status]").inner_text()
 
 
 def test_words_that_no_row_has_take_none_away(find):

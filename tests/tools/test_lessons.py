@@ -110,13 +110,16 @@ def test_lessons_see_nothing_of_each_others_names(run):
 def test_what_one_lesson_compiled_takes_nothing_from_the_next(run):
     compiled = """\
 import torch
-x = torch.tensor(0.5, requires_grad=True)
+x, compiled = torch.tensor(0.5), []
+def backend(graph, inputs):
+    compiled.append(graph)
+    return graph
 for f in FUNCTIONS:
-    y = torch.compile(f, backend="aot_eager")(x)
-print(type(y.grad_fn).__name__)"""
+    y = torch.compile(f, backend=backend)(x)
+print(len(compiled))"""
 
     def lesson(functions: str) -> str:
-        return prints(compiled.replace("FUNCTIONS", functions), "CompiledFunctionBackward")
+        return prints(compiled.replace("FUNCTIONS", functions), "5")
 
     # More in all than the eight that torch compiles of one code.
     some, others = "torch.sin, torch.cos, torch.exp, torch.tanh", "torch.sqrt, torch.abs, torch.neg"
