@@ -8,8 +8,7 @@ that send gradients into it, and those that it sends some to.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from math import ceil, sqrt
@@ -54,7 +53,7 @@ def scenes(graph: Graph) -> list[Scene]:
     """All scenes of a graph, the first with the root; each comes after that of its block."""
     folded = fold(graph, FEW, lambda folded: not folded.frames)
     blocks = [box for box in folded.boxes if not graph.nodes[box.nodes[0]].is_leaf]
-    maker = _Maker(graph)
+    maker = Maker(graph)
     boxes = _siblings_closed(graph, _copies_told_apart(graph, blocks))
     found = [maker.scene(_in_groups(boxes), range(len(graph)))]
     for scene in found:  # which grows meanwhile
@@ -178,7 +177,7 @@ def _in_groups(boxes: list[Box]) -> list[Box]:
 # ---- a scene
 
 
-class _Maker:
+class Maker:
     """Makes scenes of one graph."""
 
     def __init__(self, graph: Graph) -> None:
@@ -214,17 +213,26 @@ class _Maker:
             arrange(self.graph, slots, boxes, entries if block else None), inside, block, outer
         )
 
-    def _busy_leaves(self, boxes: Sequence[Box]) -> set[int]:
-        """The leaves that more than a few boxes use."""
-        users = Counter[int]()
+    def _busy_leaves(self, boxes: Sequence[Box]) -> dict[int, Sequence[Box]]:
+        """The leaves that more than a few boxes use, and which blocks have an arrow to them.
+
+        Those are none where a Node has one, so that the leaf is seen; else the first and the last.
+        """
+        users = dict[int, list[Box]]()
         for box in boxes:
             edges = filter(None, chain.from_iterable(self.slots[i] for i in box.nodes))
-            users.update({e.target for e in edges if self.graph.nodes[e.target].is_leaf})
-        return {leaf for leaf, count in users.items() if count > _USES}
+            for target in {edge.target for edge in edges}:
+                if self.graph.nodes[target].is_leaf:
+                    users.setdefault(target, []).append(box)
+        return {
+            leaf: [its[0], its[-1]] if all(box.is_block for box in its) else []
+            for leaf, its in users.items()
+            if len(its) > _USES
+        }
 
-    def _drawn(self, node: int, box: Box, busy: Collection[int]) -> Slots:
-        """The slots of a Node that are drawn: from a block none to a leaf that many boxes use."""
+    def _drawn(self, node: int, box: Box, busy: Mapping[int, Sequence[Box]]) -> Slots:
+        """The slots of a Node that are drawn."""
         slots = self.slots[node]
         if not box.is_block:
             return slots
-        return tuple(edge for edge in slots if edge is None or edge.target not in busy)
+        return tuple(e for e in slots if e is None or box in busy.get(e.target, (box,)))
