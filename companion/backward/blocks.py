@@ -8,15 +8,14 @@ that send gradients into it, and those that it sends some to.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from math import ceil, sqrt
 
 from companion.drawing.boxes import Box, Folded, Slots, arrange
 from companion.drawing.folding import fold
-from companion.graph.modules import Call
+from companion.graph.modules import Call, enclosing
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
 
@@ -24,7 +23,6 @@ FEW = 30  # boxes of the first scene, before copies are told apart
 MOST = 150  # boxes of operations in a scene
 MOST_COPIES = 40  # of a block that are told apart in one scene
 _USES = 3  # boxes that a leaf has arrows from
-_ABOVE, _BELOW = (Call(path, "outside", None, 0, 0, 0) for path in ("above", "below"))
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +53,7 @@ def scenes(graph: Graph) -> list[Scene]:
     """All scenes of a graph, the first with the root; each comes after that of its block."""
     folded = fold(graph, FEW, lambda folded: not folded.frames)
     blocks = [box for box in folded.boxes if not graph.nodes[box.nodes[0]].is_leaf]
-    maker = _Maker(graph)
+    maker = Maker(graph)
     boxes = _siblings_closed(graph, _copies_told_apart(graph, blocks))
     found = [maker.scene(_in_groups(boxes), range(len(graph)))]
     for scene in found:  # which grows meanwhile
@@ -94,7 +92,7 @@ def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
         nodes = block.nodes[start : start + length * each]
         box = _moved(graph, first, place, nodes[:length])
         if len(nodes) > length:
-            last = block.last_call and _call_around(graph, nodes[-1], block.last_call.depth)
+            last = block.last_call and enclosing(graph.calls[nodes[-1]], block.last_call.depth)
             copies = len(nodes) // length
             box = replace(box, nodes=nodes, kind="copies", copies=copies, last_call=last)
         found.append(box)
@@ -123,18 +121,11 @@ def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) 
             own,
             "module" if inner.copies == 1 and inner.kind == "copies" else inner.kind,
             copies=inner.copies,
-            call=inner.call and _call_around(graph, own[0], inner.call.depth),
-            last_call=inner.last_call and _call_around(graph, own[-1], inner.last_call.depth),
+            call=inner.call and enclosing(graph.calls[own[0]], inner.call.depth),
+            last_call=inner.last_call and enclosing(graph.calls[own[-1]], inner.last_call.depth),
             parts=[moved[part] for part in inner.parts],
         )
     return moved[box]
-
-
-def _call_around(graph: Graph, node: int, depth: int) -> Call | None:
-    call = graph.calls[node]
-    while call and call.depth > depth:
-        call = call.outer
-    return call
 
 
 def _copies_told_apart(graph: Graph, boxes: Sequence[Box]) -> list[Box]:
@@ -186,7 +177,7 @@ def _in_groups(boxes: list[Box]) -> list[Box]:
 # ---- a scene
 
 
-class _Maker:
+class Maker:
     """Makes scenes of one graph."""
 
     def __init__(self, graph: Graph) -> None:
@@ -211,56 +202,37 @@ class _Maker:
             block: the block that they are in.
             outer: the scene of the block.
         """
-        slots: list[Slots] = [()] * len(self.slots)
+        slots = list(self.slots)
         busy = self._busy_leaves(boxes)
         for box in boxes:
             for i in box.nodes:
                 slots[i] = self._drawn(i, box, busy)
-        above, below = self._around([i for box in boxes for i in box.nodes], slots)
-        for source, edges in above.items():
-            slots[source] = tuple(edges)
-        outside = [
-            [Box(list(dict.fromkeys(nodes)), "module", call=call)] if nodes else []
-            for call, nodes in ((_ABOVE, above), (_BELOW, below))
-        ]
-        folded = arrange(self.graph, slots, [*outside[0], *boxes, *outside[1]])
-        targets = set(chain.from_iterable(folded.edges.values()))
-        folded.boxes = [  # without leaves of other scenes
-            box
-            for box in folded.boxes
-            if box in targets or box.nodes[0] in inside or not folded.node(box).is_leaf
-        ]
-        return Scene(folded, inside, block, outer)
+        own = {i for box in boxes for i in box.nodes}
+        entries = [e for i in sorted(own) for e in self.entering[i] if e.source not in own]
+        return Scene(
+            arrange(self.graph, slots, boxes, entries if block else None), inside, block, outer
+        )
 
-    def _around(
-        self, operations: Sequence[int], slots: Sequence[Slots]
-    ) -> tuple[dict[int, list[Edge]], list[int]]:
-        """The Nodes that lead to some operations, with their edges; and those they lead to."""
-        own = set(operations)
-        above = dict[int, list[Edge]]()
-        for edge in chain.from_iterable(self.entering[i] for i in operations):
-            if edge.source not in own:
-                above.setdefault(edge.source, []).append(edge)
-        below = [
-            edge.target
-            for edge in filter(None, chain.from_iterable(slots[i] for i in operations))
-            if edge.target not in own
-            and edge.target not in above
-            and not self.graph.nodes[edge.target].is_leaf
-        ]
-        return above, below
+    def _busy_leaves(self, boxes: Sequence[Box]) -> dict[int, Sequence[Box]]:
+        """The leaves that more than a few boxes use, and which blocks have an arrow to them.
 
-    def _busy_leaves(self, boxes: Sequence[Box]) -> set[int]:
-        """The leaves that more than a few boxes use."""
-        users = Counter[int]()
+        Those are none where a Node has one, so that the leaf is seen; else the first and the last.
+        """
+        users = dict[int, list[Box]]()
         for box in boxes:
             edges = filter(None, chain.from_iterable(self.slots[i] for i in box.nodes))
-            users.update({e.target for e in edges if self.graph.nodes[e.target].is_leaf})
-        return {leaf for leaf, count in users.items() if count > _USES}
+            for target in {edge.target for edge in edges}:
+                if self.graph.nodes[target].is_leaf:
+                    users.setdefault(target, []).append(box)
+        return {
+            leaf: [its[0], its[-1]] if all(box.is_block for box in its) else []
+            for leaf, its in users.items()
+            if len(its) > _USES
+        }
 
-    def _drawn(self, node: int, box: Box, busy: Collection[int]) -> Slots:
-        """The slots of a Node that are drawn: from a block none to a leaf that many boxes use."""
+    def _drawn(self, node: int, box: Box, busy: Mapping[int, Sequence[Box]]) -> Slots:
+        """The slots of a Node that are drawn."""
         slots = self.slots[node]
         if not box.is_block:
             return slots
-        return tuple(edge for edge in slots if edge is None or edge.target not in busy)
+        return tuple(e for e in slots if e is None or box in busy.get(e.target, (box,)))

@@ -123,7 +123,7 @@ class Hooks:
             known = self._reusable(grad_outputs[0], given[0])
             self._came[i] = known.version if known else None
         elif self._detailed:
-            self.log.saved[i] = _saved_values(self._fns[i])
+            self.log.saved[i] = saved_values(self._fns[i])
         if self._create_graph:
             self.log.numbers.append((next_number(), sys.maxsize))
         self._began = perf_counter()
@@ -174,7 +174,7 @@ class Hooks:
                 self._under_way[target] = known
 
 
-def _saved_values(fn: Node) -> dict[str, Any] | None:
+def saved_values(fn: Node) -> dict[str, Any] | None:
     """What a Node saved: copies of tensors, and numbers. None if not all of it can be had."""
     found = peek(fn)
     if found.hooked or found.broken or not all(has_memory(tensor) for _, tensor in found.tensors):

@@ -441,7 +441,7 @@
     for (const figure of document.querySelectorAll("figure.player")) {
       const { key } = figure.dataset;
       seen[key] = (seen[key] || 0) + 1;
-      if (!("started" in figure.dataset)) new (figure.querySelector("template") ? playerBlocks(Player) : Player)(figure, seen[key] > 1 ? `${key}.${seen[key]}` : key);
+      if (!("started" in figure.dataset)) new (figure.querySelector(".player-inner") ? playerBlocks(Player) : Player)(figure, seen[key] > 1 ? `${key}.${seen[key]}` : key);
     }
   }
   start(); // it stands below all players of its page

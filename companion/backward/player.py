@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from os import PathLike
@@ -20,8 +20,9 @@ import torch
 
 from companion.backward.grads_kept import grads_kept
 from companion.backward.player_data import node_tags, player_data
-from companion.backward.player_format import EngineOrder, EngineStep, PlayerData, SceneStep
-from companion.backward.player_scenes import scenes_data
+from companion.backward.player_format import EngineOrder, PlayerData
+from companion.backward.player_scenes import ROOM, scenes_data
+from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
 from companion.graph.outputs import refused
@@ -53,7 +54,7 @@ class Player:
     @cached_property
     def html(self) -> str:
         """A page of its own, which loads nothing from anywhere."""
-        names = [*_BLOCK_FILES, *_FILES] if "<template>" in self.fragment else _FILES
+        names = [*_BLOCK_FILES, *_FILES] if _INNER in self.fragment else _FILES
         texts = {name: (_HERE / name).read_text("utf-8") for name in names}
         return _PAGE.format(
             title=html.escape(self.alt),
@@ -118,7 +119,8 @@ def play(
         ValueError: its graph has more than 5000 Nodes; or a reentrant checkpoint, whose own
             backward pass would add to ``.grad`` of tensors that nobody sees; or ``names`` is given
             with a Recording, whose names were settled when it was made.
-        RuntimeError: what ``backward`` raises.
+        RuntimeError: what ``backward`` raises; or a compiled module has donated buffers, as torch
+            calls what its backward pass may overwrite, so that it runs only once.
 
     Examples:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -183,14 +185,29 @@ def _record_and_give_back(
         for node in graph.nodes:
             if node.is_custom:
                 after.enter_context(noted.during(node.grad_fn))
-        return record_backward(output, retain_graph=True, names=names)
+        try:
+            return record_backward(output, retain_graph=True, names=names)
+        except RuntimeError as error:
+            if "donated buffers" in str(error):
+                raise RuntimeError(_DONATED) from error
+            raise
+
+
+_DONATED = (
+    "the backward pass of a compiled module reuses the memory of what it saved, so it runs once, "
+    "and play would keep the graph for yours; play record_backward(loss), which is yours, or the "
+    "module before torch.compile, or set torch._functorch.config.donated_buffer = False before "
+    "the module is compiled"
+)
 
 
 def _player(recording: Recording, times: bool) -> Player:
     if len(recording.graph) > DETAILED:
         data, drawings = _blocks(recording, times)
+        table_below = ""
     else:
         data, drawings = player_data(recording), _drawings(recording)
+        table_below = _table(data)
     text = _script_text(data)
     key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
     alt = _alt(data)
@@ -198,19 +215,27 @@ def _player(recording: Recording, times: bool) -> Player:
         alt,
         f'<figure class="player" data-key="{key}" aria-label="{html.escape(alt)}">\n'
         '<div class="player-story" tabindex="0" role="group" aria-label="Every step">\n'
-        f"{drawings}{_table(data)}</div>\n"
+        f"{drawings}{table_below}</div>\n"
         f'<script type="application/json" class="player-data">{text}</script>\n</figure>\n',
     )
 
 
 def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
-    """The data of a large recording, and its drawings: the first, and those that blocks open into.
+    """The data of a large recording, and its drawings and tables: the first scene, and the others.
 
-    The others are in a template, so that they are seen only once a script takes them.
+    Scenes of one drawing stand below it. player_blocks.css shows the others where no script does.
     """
     data, (first, *others) = scenes_data(recording, times)
-    inner = "".join(_sized(drawing.svg, "player-graph") for drawing in others)
-    return data, f"{_sized(first.svg, 'player-graph')}<template>{inner}</template>\n"
+    inner = [_sized(drawing.svg.replace(ROOM, ""), "player-graph") for drawing in others]
+    titles = [""]
+    for scene in data["scenes"]:  # each after that which it is in
+        titles.append(f"{titles[scene['outer'] or 0]} › {scene['title']}".removeprefix(" › "))
+        caption = f"Every step inside {titles[-1]}"
+        inner[scene["drawing"] - 1] += table(
+            caption, scene["nodes"], scene["steps"], scene["error"]
+        )
+    sections = "".join(f"{_INNER}{text}</section>\n" for text in inner)
+    return data, f"{_sized(first.svg, 'player-graph')}{_table(data)}{sections}"
 
 
 def _alt(data: PlayerData) -> str:
@@ -252,64 +277,19 @@ def _drawings(recording: Recording) -> str:
     return drawings
 
 
+def _table(data: PlayerData) -> str:
+    engine = _engine_order(data)
+    caption = "Every step, in the order of the engine"
+    return table(caption, data["nodes"], engine["steps"], engine["error"])
+
+
 def _sized(svg: str, name: str) -> str:
     size = svg.partition(' viewBox="')[2].partition('"')[0].split()  # for player.css
     look = f'class="drawing {name}" style="--width: {size[2]}; --height: {size[3]}"'
     return svg.replace('class="drawing"', look, 1)
 
 
-def _table(data: PlayerData) -> str:
-    """The steps without JavaScript."""
-    names, engine = _names(data), _engine_order(data)
-    steps, error = engine["steps"], engine["error"]
-    rows = [_row(names, number, step, error) for number, step in enumerate(steps, start=1)]
-    if error and not any(step["raised"] for step in steps):
-        rows.append(f'<tr><td colspan="6">{html.escape(error)}</td></tr>\n')
-    head = "".join(f'<th scope="col">{text}</th>' for text in _HEAD)
-    return (
-        '<table class="player-table">\n<caption>Every step, in the order of the engine</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
-    )
-
-
-def _row(names: Sequence[str], number: int, step: EngineStep, error: str | None) -> str:
-    came = [
-        f"{c['value']} " + ("to begin with" if c["from"] is None else f"from {names[c['from']]}")
-        for c in step["came"]
-    ]
-    passed = [f"{p['value']} to {names[p['to']]}" for p in step["passed"]]
-    cells = [
-        names[step["node"]],
-        "; ".join(came),
-        ", ".join(step["given"]),
-        "; ".join(passed),
-        "; ".join(_outcomes(names, step, error)),
-    ]
-    row = "".join(f"<td>{html.escape(text)}</td>" for text in cells)
-    return f'<tr><th scope="row">{number}</th>{row}</tr>\n'
-
-
-def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iterator[str]:
-    """What else is to be said of a step."""
-    for i in step["ready"]:
-        yield f"{names[i]} is ready"
-    for node, count in step["waiting"].items():
-        if count:
-            yield f"{names[int(node)]} waits for {count} more"
-    yield from cast(SceneStep, step).get("told", ())
-    if step["grad"]:
-        yield ".grad was {} and is {}".format(*step["grad"])
-    if step["freed"]:
-        yield f"freed: {', '.join(step['freed'])}"
-    if step["made"]:
-        yield f"made: {', '.join(name for _, name in step['made'])}"
-    if step["changed"]:
-        yield "a hook changed what came"
-    if step["raised"]:
-        yield f"raised {error}"
-
-
-_HEAD = ("Step", "Node", "What came", "What it was given", "What it sent", "Then")
+_INNER = '<section class="player-inner">'
 _FILES = ("player.css", "player_texts.js", "player_drawing.js", "player.js")
 _BLOCK_FILES = ("player_blocks.css", "player_blocks.js")
 _FRAME = 'style="width:100%;height:44rem;border:0"'

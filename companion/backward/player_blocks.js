@@ -21,7 +21,7 @@ var playerBlocks = (Player) => {
     // Called before anything is drawn.
     prepare({ nodes, modes, scenes }, story) {
       this.scenes = [{ ...modes[0], title: "The whole pass", outer: null, drawing: 0, nodes }, ...scenes];
-      this.drawings = [story.querySelector(".player-graph"), ...story.querySelector("template").content.children];
+      this.drawings = story.querySelectorAll(".player-graph");
       this.hints = HINTS;
       this.path = make("div", { class: "player-bar player-path", role: "group", "aria-label": "Blocks around this" });
       // The texts and the table tell the norms as well, and the slider moves: no keyboard needs to reach these.
@@ -112,7 +112,7 @@ var playerBlocks = (Player) => {
     }
 
     state(view, node, ran, waits) {
-      if (this.nodes[node].outside) return ["", "outside"];
+      if (this.nodes[node].outside) return ["", ""]; // as is written in it
       const found = super.state(view, node, ran, waits);
       const runsAgain = view.mode.steps.slice(view.taken).some((step) => step.node === node);
       return found[1] === "done" && runsAgain ? ["", "part done"] : found;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from math import hypot, isfinite
 
@@ -16,6 +17,7 @@ import torch
 
 from companion.backward.blocks import Scene, scenes
 from companion.backward.copies import Tensor
+from companion.backward.hooks import saved_values
 from companion.backward.player_data import error_message
 from companion.backward.player_format import (
     CameData,
@@ -169,7 +171,7 @@ class SceneView:
         norm = self._norm_of_what_came(number, steps)
         if box.is_block:
             return self._block_step(number, steps, sent, norm)
-        data = engine_step(self.recording, steps[0], buffers)
+        data = engine_step(self.recording, self._with_saved(steps[0]), buffers)
         for came in data["came"]:
             if came["from"] is not None:
                 came["from"] = self.owner.get(came["from"])
@@ -183,6 +185,11 @@ class SceneView:
                     one.pop("after", None)
         told = [f"The norm of what came is {_written(norm)}."]
         return {**data, "node": number, "passed": passed, "norm": _finite(norm), "told": told}
+
+    def _with_saved(self, step: Step) -> Step:
+        """A step with what its Node still has saved, which was not copied of a large graph."""
+        fn = self.recording.graph.nodes[step.node].grad_fn
+        return replace(step, saved=saved_values(fn)) if step.saved is None else step
 
     def _block_step(
         self, number: int, steps: Sequence[Step], sent: Sequence[Edge], norm: float | None
@@ -266,7 +273,7 @@ class SceneView:
         """
         folded = self.scene.folded
         tags = {
-            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, _ROOM))))
+            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, ROOM))))
             for number, (box, tag) in enumerate(zip(self.boxes, self.tags, strict=True))
         }
         arrows = Counter[int]()  # of blocks, which all go by the same class at first
@@ -287,11 +294,13 @@ class SceneView:
 
 _CLASSES = re.compile(r'[ \[]class="[^"]*"')
 _NUMBER = re.compile(r"\b([ne])(\d+)(?:-(\d+))?(?=\")")
-_ROOM = "done, norm 0.0000e+00"  # for the state of a box and its norm
+ROOM = "done, norm 0.0000e+00"  # as wide as the state of a box and its norm may be
 
 
 def _box_name(scene: Scene, box: Box) -> str:
     """What a box is called, perhaps the same as another."""
+    if box.is_outside:
+        return f"outside, {box.kind}"
     if not box.is_block:
         node = scene.folded.node(box)
         label = "" if node.label == node.name else one_line(node.label, 60)

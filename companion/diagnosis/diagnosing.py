@@ -463,10 +463,9 @@ def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
                 spoilt[node.index] = message
             else:
                 yield finding(code, message, **case.at(node.index))
-        if node.index not in spoilt:
-            harmless |= {
-                node.index: message for code, message in everywhere if code == "non-finite"
-            }
+        for code, message in everywhere:
+            if code == "non-finite" and node.index not in spoilt:
+                harmless[node.index] = message
     yield from about_the_spoilt(case, spoilt, harmless)
 
 

@@ -14,8 +14,7 @@ from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode
 from companion.graph.outputs import refused
 from companion.graph.reading import Graph
-from companion.graph.saved import held_by
-from companion.internals import address_of, parts_of
+from companion.graph.storages import held_storages
 from companion.naming import counted, one_line
 from companion.source import Source
 
@@ -96,6 +95,8 @@ def saved_memory(
 ) -> SavedMemory:
     """Tell which modules, names and lines saved the memory that a graph keeps.
 
+    ``draw(what, saved="bytes")`` shows the same in a drawing.
+
     A storage that several Nodes hold counts once, for the Node that was made first. The memory of
     leaves, such as parameters, is a row of its own: it is there without the graph. Of a tensor that
     a Node was given and does not require grad, such as a batch, that cannot be known.
@@ -142,23 +143,16 @@ def saved_memory(
     has_modules = any(graph.calls)
     known: dict[_By, bool] = {"name": True, "module": has_modules, "line": watch is not None}
     columns = tuple(c for c in _ALL if known[c]) if by is None else _checked(by, known)
-    leaves = {
-        address_of(s) for n in graph.nodes if n.is_leaf for s in _storages(n.grad_fn.variable)
-    }
-
-    sizes, holders, unseen = dict[Any, int](), dict[Any, dict[_Key, None]](), 0
-    kept = list[torch.UntypedStorage]()  # alive all at once, so an address stands for one of them
-    for i in reversed(graph.order):  # those that were made first come first
-        node = graph.nodes[i]
+    sizes, holders, unseen = dict[int, int](), dict[int, dict[_Key, None]](), 0
+    for held in held_storages(graph):
+        if held.address is None:
+            unseen += 1
+            continue
+        node = graph.nodes[held.node]
         source = source_of(watch, node.grad_fn) if watch and "line" in columns else None
-        for name, tensor in held_by(node.grad_fn):
-            unseen += tensor is None
-            for storage in () if tensor is None else _storages(tensor):
-                kept.append(storage)
-                address = address_of(storage)
-                key = _LEAVES if address in leaves else _key(node, name, source, columns)
-                sizes[address] = storage.nbytes()
-                holders.setdefault(address, {})[key] = None
+        key = _LEAVES if held.is_of_leaf else _key(node, held.name, source, columns)
+        sizes[held.address] = held.nbytes
+        holders.setdefault(held.address, {})[key] = None
     result = SavedMemory(_rows(sizes, holders))
     result.unseen = unseen
     return result
@@ -200,14 +194,6 @@ def _checked(by: Any, known: Mapping[_By, bool]) -> tuple[_By, ...]:
             "`with watch() as watched:` and give watch=watched"
         )
     return tuple(column for column in _ALL if column in asked)
-
-
-def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """The memory of a tensor; of one without storages of the usual kind none."""
-    try:
-        return [part.untyped_storage() for part in parts_of(tensor)]
-    except (RuntimeError, NotImplementedError):
-        return []
 
 
 def _key(node: GraphNode, name: str, source: Source | None, columns: Sequence[_By]) -> _Key:

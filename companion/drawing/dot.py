@@ -6,7 +6,8 @@ is a rounded box; a leaf is a double box that says ``leaf``; a custom Function i
 says so; the root says ``root``; an entry of ``next_functions`` that is None is a short dashed stub
 to a dot, or to the scissors of a cut. Several Nodes drawn as one are a block that says how many
 they are. With numbers, a box has its value and below it its gradient, and what leaves it along an
-edge stands in a pill on the edge. Colours repeat all that, and course.css has them for a dark page.
+edge stands in a pill on the edge. With memory, a box that keeps much is darker. Colours repeat all
+that, and course.css has them for a dark page.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _LOOKS = {
     "outside": {"style": "rounded,dotted", "fontcolor": GREY, "color": GREY},
     "output": {"style": "rounded,filled"},
     "root": {"penwidth": "2", "fillcolor": "#dde9fb"},
+    "heavy": {"fillcolor": "#ffdcb5"},
     "none": {"shape": "point", "width": "0.07"},
     "cut": {"style": "dashed", "fontcolor": "black"},
     "frame": {"style": "rounded", "color": GREY, "margin": "10"},
@@ -102,13 +104,13 @@ def dot_of(
     dot = _digraph(len(folded.boxes), pills=bool(numbers.sent))
     ids = {box: str(number) for number, box in enumerate(folded.boxes)}
     names = shortened(names_in(folded), _WIDTH)
-    frames = _draw_frames(folded, names, ids)
+    frames = _draw_frames(folded, names, ids, numbers)
     for box, box_id in ids.items():
         frames.get(box.frame, dot).node(
             box_id,
             _label(_lines(folded, box, saved, names, tags or {}), numbers.of(box)),
             tooltip=_tooltip(_hover(folded, box, saved, numbers)),
-            **_look(*_classes(folded, box), *mark(f"n{box.nodes[0]}")),
+            **_look(*_classes(folded, box, numbers), *mark(f"n{box.nodes[0]}")),
         )
     _draw_scissors(dot, folded, ids, scissors)
     cut_off = {(box, slot) for box, slot, _ in scissors}
@@ -137,7 +139,7 @@ def dot_of(
 def dot_without_graph(output: torch.Tensor, cuts: Sequence[Cut]) -> str:
     """The box of an output that has no graph, and the cuts that made it so."""
     dot = _digraph(len(cuts))
-    words = _escaped("output", "no grad_fn", _shape_and_dtype(output))
+    words = _escaped("output", "no grad_fn", " ".join(_measures(output)))
     dot.node("0", words, tooltip=words, **_look("output", "root"))
     ids = _draw_cuts(dot, cuts)
     arrow = Arrow(None, None)
@@ -169,7 +171,7 @@ def _look(*classes: str) -> dict[str, str]:
 # ---- a box, and an edge
 
 
-def _classes(folded: Folded, box: Box) -> list[str]:
+def _classes(folded: Folded, box: Box, numbers: Numbers) -> list[str]:
     """What a box is."""
     node = folded.node(box)
     if box.is_outside:
@@ -180,7 +182,8 @@ def _classes(folded: Folded, box: Box) -> list[str]:
         kind = "leaf"
     else:
         kind = "custom" if node.is_custom else "operation"
-    return [kind, "root"] if folded.is_root(box) else [kind]
+    root, heavy = ["root"] * folded.is_root(box), ["heavy"] * (box in numbers.heavy)
+    return [kind, *root, *heavy]
 
 
 def _lines(
@@ -245,14 +248,15 @@ def _node_lines(node: GraphNode, names: Mapping[str, str]) -> list[str]:
     """What a box of one Node says."""
     name = names.get(given_name(node), "")
     if node.is_leaf:
-        return [*lines_of(name, _WIDTH, "leaf "), _shape_and_dtype(node)]
+        measures = _joined(*_measures(node), between=" ")
+        return [*lines_of(name, _WIDTH, "leaf "), *measures]
     custom = ["custom Function"] if node.is_custom else []
     return [*custom, *_class_lines(node.name), *(lines_of(name, _WIDTH) if name else [])]
 
 
 def _node_hover(node: GraphNode) -> str:
     """The same without breaks, and what has no room in a box."""
-    name, measures = given_name(node), _shape_and_dtype(node)
+    name, measures = given_name(node), " ".join(_measures(node))
     if node.is_leaf:
         return f"{node.name} of the leaf {name}".rstrip() + f", {measures}"
     made = f"{node.name}, made {f'{name}, ' if name else ''}{measures}"
@@ -292,8 +296,9 @@ def _joined(*lines: str, between: str = ", ") -> list[str]:
     return [line] if len(line) <= _WIDTH else [*lines]
 
 
-def _shape_and_dtype(value: GraphNode | torch.Tensor) -> str:
-    return f"{shape_as_text(value)} {str(value.dtype).removeprefix('torch.')}"
+def _measures(value: GraphNode | torch.Tensor) -> tuple[str, str]:
+    """The shape and the dtype."""
+    return shape_as_text(value), str(value.dtype).removeprefix("torch.")
 
 
 def _use(use: tuple[int, int]) -> str:
@@ -322,7 +327,7 @@ def _module_lines(name: str) -> list[str]:
 
 
 def _draw_frames(
-    folded: Folded, names: Mapping[str, str], ids: Mapping[Box, str]
+    folded: Folded, names: Mapping[str, str], ids: Mapping[Box, str], numbers: Numbers
 ) -> dict[Frame | None, Any]:
     """A subgraph for each frame, in which a box without borders says what it is.
 
@@ -335,7 +340,7 @@ def _draw_frames(
         subgraph = graphviz.Digraph(f"cluster{number}", graph_attr=_look("frame"))
         subgraph.attr(tooltip=" ")
         title = f"frame{number}"
-        words = _label(_frame_lines(frame, names))
+        words = _label(_frame_lines(frame, names), numbers.of(frame.block))
         tooltip = _tooltip(f"{copies_in(frame)}: {inside(folded, frame.block)}")
         subgraph.node(title, words, tooltip=tooltip, **_look("title"))
         first = next(box for box in ids if box.frame is frame or frame in around(box.frame))

@@ -1,12 +1,13 @@
 // A page with one drawing: zoom it, move it, search in it, open its blocks, and ask a box what it is.
 // Without this script the page is the drawing, whose boxes say much of it where the pointer rests.
 //
-// The data of the page is a list of packed pictures: the drawing, and the insides of blocks. Each has its svg, but for
-// the drawing, and for each .node in it what is told of that, or null. saved_page.py says what is told.
+// The data of the page is packed. It has a list of pictures: the drawing, and the insides of blocks. Each has its svg, but
+// for the drawing, and for each .node in it what is told of that, or null; saved_page.py says what is told. And it has what
+// a search finds: a way, which is the names of the boxes to open and of the one to choose, with the texts that lead there.
 "use strict";
 (() => {
   const view = document.querySelector(".view");
-  const packed = JSON.parse(document.querySelector(".data").textContent);
+  const { pictures, found: packedTexts } = JSON.parse(document.querySelector(".data").textContent);
   const path = [pictureOf(view.querySelector("svg"), "Whole graph")]; // and the insides that are open, outer first
   let scale = 4 / 3; // pixels a point
   let now = path[0]; // the last of them
@@ -30,7 +31,7 @@
     0: ["Whole drawing", () => zoom(Math.min(view.clientWidth / now.width, view.clientHeight / now.height))],
     1: ["Original size", () => zoom(4 / 3)],
   };
-  if (packed.length > 1) actions.Escape = ["Out of the block", () => path.length > 1 && goTo(path.length - 2)];
+  if (pictures.length > 1) actions.Escape = ["Out of the block", () => path.length > 1 && goTo(path.length - 2)];
   for (const [key, [words, act]] of Object.entries(actions)) {
     element("button", { type: "button", "aria-keyshortcuts": key }, bar, words).onclick = act;
   }
@@ -150,28 +151,44 @@
     return new Response(stream).json();
   }
 
-  unpacked(packed[0]).then(({ boxes }) => {
+  const informed = unpacked(pictures[0]).then(({ boxes }) => {
     inform(path[0], boxes);
     if (now.boxes.some((box) => box.part.hasAttribute("aria-current"))) tell(now.boxes[now.current]);
   });
 
-  async function open(box) {
-    if (box.opens === null) return;
-    const from = now;
-    const { svg, boxes } = await unpacked(packed[box.opens]);
-    if (now !== from) return; // another block was opened meanwhile
+  // The inside of a block.
+  async function insideOf(box) {
+    const { svg, boxes } = await unpacked(pictures[box.opens]);
     const holder = document.createElement("template");
     holder.innerHTML = svg;
     const picture = pictureOf(holder.content.firstElementChild, box.name);
     inform(picture, boxes);
     picture.svg.setAttribute("aria-label", `Inside of ${box.name}`);
     picture.drawn = box.drawn;
+    return picture;
+  }
+
+  async function open(box) {
+    if (box.opens === null) return;
+    const from = now;
+    const picture = await insideOf(box);
+    if (now !== from) return; // another block was opened meanwhile
     path.push(picture);
     goTo(path.length - 1);
   }
 
-  // Shows the whole graph, 0, or one of the open blocks, and closes those in it.
+  // Goes to the whole graph, 0, or to one of the open blocks, and closes those in it.
   function goTo(depth) {
+    asked += 1; // a search that is still under way leads nowhere
+    show(depth);
+    choose(now.current);
+    status.replaceChildren();
+    element("span", { class: "heard" }, status, `${path.map((picture) => picture.name).join(" › ")}: `);
+    status.append(now.boxes.length === 1 ? "1 box" : `${now.boxes.length} boxes`);
+    if (now.drawn) status.append(`. Drawn is ${now.drawn}, which is equal but for names and numbers.`);
+  }
+
+  function show(depth) {
     path.length = depth + 1;
     now.svg.replaceWith(path[depth].svg);
     now = path[depth];
@@ -179,12 +196,7 @@
     zoom(scale);
     view.scrollTo((now.svg.clientWidth - view.clientWidth) / 2, 0);
     showTrail();
-    find();
-    choose(now.current);
-    status.replaceChildren();
-    element("span", { class: "heard" }, status, `${path.map((picture) => picture.name).join(" › ")}: `);
-    status.append(now.boxes.length === 1 ? "1 box" : `${now.boxes.length} boxes`);
-    if (now.drawn) status.append(`. Drawn is ${now.drawn}, which is equal but for names and numbers.`);
+    mark();
   }
 
   function showTrail() {
@@ -202,25 +214,66 @@
 
   // ---- search
 
-  let found = [];
-  function find() {
-    const wanted = search.value.trim().toLowerCase();
-    found = [];
-    now.boxes.forEach(({ part, name, rows }, number) => {
-      const text = [part.textContent, name, ...rows.flat()].join(" ").toLowerCase();
-      const isFound = wanted !== "" && text.includes(wanted);
-      part.classList.toggle("found", isFound);
-      if (isFound) found.push(number);
-    });
-    status.textContent = wanted === "" ? "" : `${found.length} of ${now.boxes.length} boxes`;
+  let texts = null; // all that can be found, once somebody searches
+  let found = []; // what is wanted
+  let place = -1; // the one of those that was gone to
+  let asked = 0; // how often something was asked for, so that an answer that comes late is dropped
+
+  async function allTexts() {
+    await informed;
+    if (texts) return texts;
+    const read = (await unpacked(packedTexts)).flatMap(([way, its]) => its.map((text) => ({ way, text })));
+    for (const { name, part } of path[0].boxes) {
+      if (part.classList.contains("cut")) read.push({ way: [name], text: name });
+    }
+    return (texts = read);
   }
-  search.addEventListener("input", () => {
-    find();
-    if (found.length > 0) choose(found[0], false);
-  });
+
+  // Marks the boxes that are found, or have it in them.
+  function mark() {
+    const open = path.slice(1).map(({ name }) => name);
+    const ways = found.map(({ way }) => way).filter((way) => open.every((name, depth) => way[depth] === name));
+    const names = new Set(ways.map((way) => way[open.length]));
+    for (const { part, name } of now.boxes) part.classList.toggle("found", names.has(name));
+  }
+
+  async function find() {
+    const mine = (asked += 1);
+    const all = await allTexts();
+    if (mine !== asked) return;
+    const wanted = search.value.trim().toLowerCase();
+    found = wanted === "" ? [] : all.filter(({ text }) => text.toLowerCase().includes(wanted));
+    place = -1;
+    mark();
+    status.textContent = wanted === "" ? "" : found.length ? `${found.length} found. Enter leads to the next.` : "Nothing found.";
+  }
+
+  // Opens what is around the next of those that are found, or the one before, and chooses it.
+  async function goOn(by) {
+    await finding;
+    if (found.length === 0) return;
+    const mine = (asked += 1);
+    place = place < 0 && by < 0 ? found.length - 1 : (place + by + found.length) % found.length;
+    const { way, text } = found[place];
+    const blocks = way.slice(0, -1);
+    const isOpen = blocks.map((name, depth) => path[depth + 1]?.name === name);
+    const steps = path.slice(0, 1 + [...isOpen, false].indexOf(false));
+    for (const name of blocks.slice(steps.length - 1)) {
+      steps.push(await insideOf(steps.at(-1).boxes.find((box) => box.name === name)));
+      if (mine !== asked) return; // somebody wants something else by now
+    }
+    if (steps.at(-1) !== now) {
+      path.splice(0, path.length, ...steps);
+      show(path.length - 1);
+    }
+    choose(now.boxes.findIndex(({ name }) => name === way.at(-1)), false);
+    now.boxes[now.current].part.scrollIntoView({ block: "center", inline: "center" });
+    status.textContent = `${place + 1} of ${found.length}: ${text}`;
+  }
+
+  let finding = null; // of what was typed last
+  search.addEventListener("input", () => { finding = find(); });
   search.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || found.length === 0) return;
-    const next = found.find((number) => number > now.current);
-    choose(next === undefined ? found[0] : next, false);
+    if (event.key === "Enter") goOn(event.shiftKey ? -1 : 1);
   });
 })();

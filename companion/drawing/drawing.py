@@ -9,20 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from companion.drawing.boxes import Folded
+from companion.drawing.boxes import Box, Folded
 from companion.drawing.details import Known, details_of, known_of
 from companion.drawing.dot import dot_of, dot_without_graph
 from companion.drawing.folding import fold
 from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
+from companion.drawing.memory import with_memory
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
 from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
+from companion.drawing.searching import Texts, texts_by_way
 from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph, names_of
 from companion.forward.tracing import first_reaching
@@ -42,10 +44,13 @@ class Drawing:
         alt: the same graph in sentences.
     """
 
-    def __init__(self, dot: str, alt: str, views: Sequence[View] = ()) -> None:
+    def __init__(
+        self, dot: str, alt: str, views: Sequence[View] = (), texts: Texts | None = None
+    ) -> None:
         self.dot = dot
         self.alt = alt
         self._whole, *self._insides = views or [View(dot, {})]
+        self._texts = texts or {}
 
     def __repr__(self) -> str:
         return f"<Drawing: {self.alt}>"
@@ -77,6 +82,7 @@ class Drawing:
             self.alt,
             Picture(self.svg, boxes_in(self._laid_out, self._whole)),
             [Picture(clean(svg, "The inside of a block"), boxes_in(svg, v)) for svg, v in laid_out],
+            self._texts,
         )
 
     def _repr_svg_(self) -> str:
@@ -126,7 +132,7 @@ def draw(
     what: Any,
     *,
     names: Mapping[str, torch.Tensor] | None = None,
-    saved: bool = False,
+    saved: bool | Literal["bytes"] = False,
     values: bool = False,
     shapes: bool = False,
     max_nodes: int | None = 150,
@@ -145,7 +151,11 @@ def draw(
             takes the name of the first of the caller's variables that refers to it. Any text is
             drawn as text; what is longer than a box is shown whole where the pointer rests.
         saved: also list the tensors that each operation saved for the backward pass. Looking at
-            them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``.
+            them runs the unpack hooks they were saved with, if any; see ``GraphNode.saved``. With
+            ``"bytes"`` instead how much memory each box keeps for the backward pass, and which part
+            that is of all that the graph keeps; boxes that keep a tenth or more are darker. It is
+            counted as ``saved_memory`` counts it, without hooks and without leaves. A box in a
+            frame stands for all copies.
         values: also show the value of each box, as it is now, where it can be had: of a leaf, of
             ``what``, of a tensor in ``names`` or, without ``names``, in the caller's variables
             (which then name the results too), or where the Node saved its own result. Nothing is
@@ -172,7 +182,7 @@ def draw(
     Raises:
         ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
             ``names`` is given with a Graph or a recorded pass, whose names were settled when the
-            graph was read; or ``max_nodes`` is less than 1.
+            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
             ``values`` or ``shapes`` is neither True nor False, ``max_nodes`` is neither an int nor
             None, or ``watch`` is no ``Watch``.
@@ -207,6 +217,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     _check_limit(max_nodes)
     _check_watch(watch)
     _check_flags(values=values, shapes=shapes)
+    if saved not in (True, False, "bytes"):
+        raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
         if cuts:
@@ -217,20 +229,26 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     insides = insides_of(folded, shapes)
     boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
     single = list(dict.fromkeys(box.nodes[0] for box in boxes))
-    named = (all_names or {}).values()
-    numbers = _numbers_of(what, graph, single, named) if values or _is_pass(what) else Numbers()
-    tensors = {i: graph.nodes[i].saved for i in single if saved}  # once, since that may run hooks
+    tensors_named = (all_names or {}).values()
+    numbers = (
+        _numbers_of(what, graph, single, tensors_named) if values or _is_pass(what) else Numbers()
+    )
+    if saved == "bytes":
+        with_memory(numbers, graph, [inside.folded for inside in insides])
+    # Once, since that may run hooks.
+    tensors = {i: graph.nodes[i].saved for i in single if saved is True}
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
     alt = alt_of(folded, tensors, numbers, [cut for _, _, cut in scissors[0]], shapes)
     known = known_of(what, numbers, watch)
+    box_names = [names_of(inside.folded) for inside in insides]
     views = [
         View(
             dot_of(inside.folded, tensors, numbers, scissors=cuts, shapes=shapes),
-            _told(insides, inside, known),
+            _told(insides, inside, named, known),
         )
-        for inside, cuts in zip(insides, scissors, strict=True)
+        for inside, cuts, named in zip(insides, scissors, box_names, strict=True)
     ]
-    return Drawing(views[0].dot, alt, views)
+    return Drawing(views[0].dot, alt, views, texts_by_way(insides, box_names, watch))
 
 
 def _check_flags(**flags: object) -> None:
@@ -253,9 +271,10 @@ def _numbers_of(
     return numbers_of_tensors(graph, nodes, [*root, *named])
 
 
-def _told(insides: Sequence[Inside], inside: Inside, known: Known) -> dict[str, Told]:
+def _told(
+    insides: Sequence[Inside], inside: Inside, names: Mapping[Box, str], known: Known
+) -> dict[str, Told]:
     """What is told of each box of a picture, by its name in DOT."""
-    names = names_of(inside.folded)
     told = {}
     for number, box in enumerate(inside.folded.boxes):
         rows = details_of(inside.folded, names, box, known)

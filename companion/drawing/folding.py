@@ -23,7 +23,7 @@ from itertools import chain
 from typing import Any
 
 from companion.drawing.boxes import Box, Folded, Kind, Slots, arrange
-from companion.graph.modules import Call
+from companion.graph.modules import Call, enclosing
 from companion.graph.nodes import shape_or_none
 from companion.graph.reading import Graph, garbage_collection_paused
 
@@ -181,10 +181,7 @@ class _Folder:
 
     def call_at(self, box: Box, level: int) -> Call | None:
         """The call around a box that lies ``level`` calls deep, or less where there is none."""
-        call = self.graph.calls[box.nodes[0]]
-        while call and call.depth > level:
-            call = call.outer
-        return call
+        return enclosing(self.graph.calls[box.nodes[0]], level)
 
     def copies(
         self, boxes: list[Box], around: Sequence[Call | None] | None = None

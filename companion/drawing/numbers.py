@@ -33,14 +33,19 @@ class Numbers:
     Attributes:
         rows: by Node, its values and below them the gradients that came to it.
         sent: by Node and slot, the gradient that left the Node there.
+        memory: by box, what it keeps for the backward pass.
+        heavy: the boxes that keep much of it.
     """
 
     rows: dict[int, list[Row]] = field(default_factory=dict)
     sent: dict[tuple[int, int], str] = field(default_factory=dict)
+    memory: dict[Box, list[Row]] = field(default_factory=dict)
+    heavy: set[Box] = field(default_factory=set)
 
     def of(self, box: Box) -> list[Row]:
-        """The rows of a box; a block has none."""
-        return [] if box.is_block else self.rows.get(box.nodes[0], [])
+        """The rows of a box; a block has those of its memory alone."""
+        rows = [] if box.is_block else self.rows.get(box.nodes[0], [])
+        return [*rows, *self.memory.get(box, [])]
 
     def along(self, box: Box, arrow: Arrow) -> str:
         """What left a box along an arrow; "" where that is not known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from companion.drawing.boxes import Box, Folded
+from companion.graph.nodes import shape_as_text
 
 MOST_BOXES = 60
 _HEIGHT = 1470.0  # points, by the estimate below, which is right to a few percent
@@ -49,4 +50,7 @@ def _lines(folded: Folded, box: Box) -> int:
     if box.is_block:
         return 2 + 2 * (box.call is not None)
     node = folded.node(box)
-    return 2 + (len(node.label) > 15) if node.is_leaf else 1 + (len(node.name) > 20)
+    if node.is_leaf:
+        long = (len(node.label) > 15) + (len(node.label) > 35)
+        return 2 + long + (len(shape_as_text(node)) > 12)
+    return 1 + (len(node.name) > 20)

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from companion.drawing.numbers import Row
+from companion.drawing.searching import Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,15 @@ def boxes_in(laid_out: str, view: View) -> list[Told | None]:
 _NODE = re.compile(r'<g id="\w+" class="node[^"]*">\n<title>(.*?)</title>')
 
 
-def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
-    """The page of a drawing, and of what is inside its blocks."""
+def page_of(alt: str, whole: Picture, insides: Sequence[Picture], texts: Texts) -> str:
+    """The page of a drawing, and of what is inside its blocks.
+
+    Args:
+        alt: the drawing in sentences.
+        whole: the drawing.
+        insides: the pictures that its blocks open into.
+        texts: what a search finds, as ``texts_by_way`` gives it.
+    """
     style, script = (
         "\n" + (_HERE / name).read_text("utf-8") for name in ("drawing.css", "drawing.js")
     )
@@ -80,8 +88,13 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
         policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'",
         title=html.escape(alt),
-        svg=whole.svg,
-        data=json.dumps([_packed(picture) for picture in pictures]),
+        svg=_light(whole.svg),
+        data=json.dumps(
+            {
+                "pictures": [_packed(asdict(picture)) for picture in pictures],
+                "found": _packed([[way, found] for way, found in texts.items()]),
+            }
+        ),
         style=style,
         script=script,
     )
@@ -90,25 +103,46 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture]) -> str:
 def frame_of(page: str, alt: str, height: float) -> str:
     """The page in a frame, for a notebook, of which it can reach nothing.
 
-    A notebook that is not trusted takes the frame away and leaves the sentences that are in it.
+    So it cannot ask whether the notebook is dark; where that is known, a style of the notebook
+    turns the colours of the frame around. A notebook that is not trusted takes the frame away and
+    leaves the sentences that are in it.
 
     Args:
         page: the page.
         alt: the drawing in sentences.
         height: that of the drawing, in pixels.
     """
-    alt, page = html.escape(alt), html.escape(page)
+    alt, page = html.escape(alt), html.escape(page.replace("<html ", '<html class="framed" ', 1))
     look = f"width:100%;height:min(44rem,{height + _BAR:.0f}px);border:0"
-    start = f'<iframe sandbox="allow-scripts" title="{alt}" srcdoc="{page}" style="{look}">'
-    return f"{start}{alt}</iframe>"
+    start = f'<iframe class="companion-drawing" sandbox="allow-scripts" title="{alt}"'
+    return f'{_DARK}{start} srcdoc="{page}" style="{look}">{alt}</iframe>'
 
 
+# How JupyterLab, VS Code and Colab say that they are dark.
+_DARK = (
+    "<style>@media screen{:is([data-jp-theme-light=false],.vscode-dark,[theme=dark]) "
+    ".companion-drawing{filter:invert(.88) hue-rotate(180deg)}}</style>"
+)
 _BAR = 170  # pixels above a drawing, with some details
 
 
-def _packed(picture: Picture) -> str:
-    """A picture as text that drawing.js unpacks."""
-    return b64encode(zlib.compress(json.dumps(asdict(picture)).encode(), 9)).decode()
+def _packed(data: object) -> str:
+    """Text that drawing.js unpacks."""
+    return b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
+
+
+def _light(svg: str) -> str:
+    """The same picture with what nearly every text says of itself said once, around them all."""
+    for said in ('xml:space="preserve"', *_OF_TEXTS):  # drawing.css says the first
+        svg = svg.replace(f" {said}", "")
+    return svg.replace('<g class="graph"', f'<g class="graph" {" ".join(_OF_TEXTS)}', 1)
+
+
+_OF_TEXTS = (
+    'text-anchor="middle"',
+    'font-family="Helvetica,sans-Serif"',
+    'font-size="12.00"',
+)
 
 
 def _hash(text: str) -> str:

@@ -60,14 +60,15 @@ def lines_of(name: str, width: int, before: str = "") -> list[str]:
 
 
 def _at_first(path: list[str], width: int) -> set[int]:
-    """The indices of the last components of a path, as many as fit, and of its first number."""
+    """The indices of the last components that fit, of two at least, and of the first number."""
     length, start = len(path[-1]), len(path) - 1
     while start and length + 1 + len(path[start - 1]) + (start > 1) <= width:
         start -= 1
         length += 1 + len(path[start])
     number = next((i for i in range(start + 1) if path[i].isdigit()), None)
     named = set() if number is None else {number, max(number - 1, 0)}
-    return named | set(range(start, len(path)))
+    kept = named | set(range(start, len(path)))
+    return kept if len(kept) > 1 else {max(len(path) - 2, 0), *kept}  # "weight" alone says little
 
 
 def _tell_apart(path: list[str], kept: set[int], other: list[str], other_kept: set[int]) -> None:

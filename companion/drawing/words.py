@@ -184,6 +184,10 @@ def _summary(folded: Folded, names: Mapping[Box, str], numbers: Numbers) -> Iter
         yield f"It ends at {_few(leaves)}."
     for name, box in [*roots.items()][:_FEW] + [*leaves.items()][:_FEW]:
         yield from _numbers(name, folded, box, numbers)
+    heavy = [b for b in folded.boxes if b in numbers.heavy and not folded.is_root(b)]
+    if heavy:
+        kept = [f"{names[box]} with {' '.join(numbers.memory[box][0])}" for box in heavy]
+        yield f"Most is kept by {_few(kept)}."
 
 
 def _arrow_by_arrow(

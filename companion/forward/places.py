@@ -41,14 +41,17 @@ class Places:
                     inside = inside or (code, frame.f_lasti)
             if code is self._entry_code:
                 break
-            if code.co_name in _NAMES and (this := self._known_around(code)):
+            if code.co_name in _NAMES and (this := self._known_around(frame)):
                 if this in FUNCTIONS:
                     place, inside, around = None, None, this
                 around = around or this
             frame = frame.f_back
         return (inside, None, around) if place is None else (place, inside, around)
 
-    def _known_around(self, code: CodeType) -> str:
+    def _known_around(self, frame: FrameType) -> str:
+        code, caller = frame.f_code, frame.f_back
+        if caller and caller.f_code.co_filename == _CALLS_OF_MODULES:
+            return ""  # the usual case, without a look at all classes of Functions
         if code not in self._known:
             self._known[code] = _around(code)
         return self._known[code]
@@ -76,4 +79,5 @@ def _is_of_a_function(code: CodeType) -> bool:
 
 
 _NAMES = {"forward", "setup_context", "deepcopy", "sample"}  # of the code that _around knows
+_CALLS_OF_MODULES = torch.nn.Module.__call__.__code__.co_filename
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep

@@ -144,25 +144,35 @@ class Recorder(TorchFunctionMode):
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         """What is known of the tensors and floats that a call takes."""
         self.in_transform = is_in_a_transform()
-        read = args[READ[name]] if name in READ else args
-        if kwargs or any([type(argument) not in _SIMPLE for argument in read]):
-            read = tuple(_flat([*read, *kwargs.values()]))
-            inputs = [(tensor, self.state_of(tensor)) for tensor in _tensors(read)]
-        else:  # the usual case, in a third of the time
-            inputs = [(t, self.state_of(t)) for t in read if type(t) in PLAIN]
+        arguments = [*(args[READ[name]] if name in READ else args), *kwargs.values()]
+        inputs: Known = []
+        values: list[Value] = []
+        floats: list[complex] = []
+        live = False
+        for argument in arguments:  # the list grows by what is in lists, tuples and dicts
+            kind = type(argument)
+            if kind in _NUMBERS:
+                floats.append(argument)
+            elif kind in PLAIN or (kind not in _SIMPLE and _is_followed(argument)):
+                state = self.state_of(argument)
+                inputs.append((argument, state))
+                values.append(state.value)
+                live = live or state.value[2]
+            elif kind not in _SIMPLE:
+                arguments += _parts(argument)
         if inputs and inputs[0][1].worst is None and overwrites(name):
             inputs[0][1].worst = worst_of(inputs[0][0])
-        values = [state.value for _, state in inputs]
-        if self.floats:
-            values = self.values_of_floats(read) + values
-        live = name not in VALUELESS and any([value[2] for value in values])
+        if floats and self.floats:
+            of_floats = self.values_of_floats(floats)
+            live = live or any([value[2] for value in of_floats])
+            values = of_floats + values
+        live = live and name not in VALUELESS
         call: Call = _new(Call, (name, args, kwargs, inputs, values, live, next_number()))
         return call
 
-    def values_of_floats(self, arguments: Iterable[Any]) -> list[Value]:
-        """The values of those arguments that are floats which came from tensors."""
-        floats = [x for x in arguments if type(x) in _NUMBERS and x in self.floats]
-        return [value for x in floats for known, value in self.floats[x] if known is x]
+    def values_of_floats(self, floats: Iterable[complex]) -> list[Value]:
+        """The values of those floats which came from tensors."""
+        return [value for x in floats for known, value in self.floats.get(x, ()) if known is x]
 
     def state_of(self, tensor: Tensor) -> TensorState:
         """What is known of a tensor, brought up to date."""
@@ -254,16 +264,20 @@ class Recorder(TorchFunctionMode):
             return
         index = len(self.notes)
         made = _union(given, written)
-        outputs = [(tensor, self.update(tensor, index, nr)) for nr, tensor in enumerate(made)]
+        outputs: Known = []
+        values: list[Value] = []
+        for nr, tensor in enumerate(made):
+            state = self.update(tensor, index, nr)
+            outputs.append((tensor, state))
+            values.append(state.value)
         if outputs:
             self.look_at_values(call, outputs, written)
-        values = [state.value for _, state in outputs]
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
-        requiring_grad = [value[2] for value in values]
-        has_graph = live and any(requiring_grad)
+        has_graph = live and any([value[2] for value in values])
         if has_graph:
-            self.take_fingerprints(inputs + outputs, index + 1)
+            self.take_fingerprints(inputs, index + 1)
+            self.take_fingerprints(outputs, index + 1)
         may_be = has_graph and (bool(written) or made[0].is_leaf)
         severed = may_be and self.is_severed(call, outputs, written)
         mode_code = "" if has_graph else _mode_code(call)
@@ -271,7 +285,7 @@ class Recorder(TorchFunctionMode):
         site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         # apply gives an input that forward returned as a view of itself.
         hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        by_library = (live or name in DETACHING) and self.is_by_library(mode_code, requiring_grad)
+        by_library = (live or name in DETACHING) and self.is_by_library(mode_code, values)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, around, inside, by_library
         self.notes.append(_new(Note, seen + ran))
@@ -294,12 +308,12 @@ class Recorder(TorchFunctionMode):
         # A view that no_grad() made is no new leaf.
         return any([base_of(t) is None and not any([t is x for x in taken]) for t in leaves])
 
-    def is_by_library(self, mode_code: str, requiring_grad: list[bool]) -> bool:
+    def is_by_library(self, mode_code: str, values: list[Value]) -> bool:
         """Whether a library saw to it that the call gives no graph: by itself, or by a switch.
 
         Some results may have none, such as indices beside values.
         """
-        if requiring_grad and all(requiring_grad):
+        if values and all([value[2] for value in values]):
             return False
         if mode_code == "no-grad":
             return self.library_switched
@@ -354,7 +368,7 @@ class Recorder(TorchFunctionMode):
 
     def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:
         """The value that stands for the floats in a result; keep these to recognize them."""
-        floats = [x for x in _flat([result]) if type(x) in _NUMBERS]
+        floats = [x for x in _flat(result) if type(x) in _NUMBERS]
         if not floats or not values:
             return []
         value = values[0]._replace(shape=(), requires_grad=False, made_by=index, output_nr=0)
@@ -382,14 +396,17 @@ class Recorder(TorchFunctionMode):
 
 def _given(result: Any) -> list[Tensor]:
     """The tensors that a call gave."""
-    return [result] if type(result) in PLAIN else _tensors(_flat([result]))
+    return [result] if type(result) in PLAIN else list(filter(_is_followed, _flat(result)))
 
 
 def _written(call: Call, result: Any) -> list[Tensor]:
     """The tensors that a call wrote into."""
     if result is None and call.name in ASSIGNING:  # the version need not move
         return [tensor for tensor, _ in call.inputs[:1]]
-    written = [tensor for tensor, state in call.inputs if version_of(tensor) != state.version]
+    written = []
+    for tensor, state in call.inputs:
+        if version_of(tensor) != state.version:
+            written.append(tensor)
     if call.name in SILENT:
         written += written_silently(call.name, call.args, call.kwargs)
     return written
@@ -412,18 +429,24 @@ def _union(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
     return [*given, *[t for t in written if not any(t is other for other in given)]]
 
 
-def _flat(arguments: Iterable[Any]) -> list[Any]:
+def _flat(result: Any) -> list[Any]:
     """All that is in nested lists, tuples and dicts, and those themselves."""
-    flat = list(arguments)
-    for argument in flat:  # which grows
-        if isinstance(argument, _NESTS):
-            flat += argument.values() if isinstance(argument, dict) else argument
+    flat = [result]
+    for part in flat:  # the list grows by what is in them
+        flat += _parts(part)
     return flat
 
 
-def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
-    """The tensors among them that can be looked up."""
-    return [t for t in arguments if isinstance(t, Tensor) and type(t).__hash__ is not None]
+def _parts(argument: Any) -> Iterable[Any]:
+    """What is in a list, a tuple or a dict."""
+    if isinstance(argument, dict):
+        return argument.values()
+    return argument if isinstance(argument, list | tuple) else ()
+
+
+def _is_followed(argument: Any) -> bool:
+    """Whether it is a tensor that can be looked up."""
+    return isinstance(argument, Tensor) and type(argument).__hash__ is not None
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
@@ -444,6 +467,5 @@ def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time
 _GIVING_MEMORY = {"data", "set_"}  # those that write into a tensor by giving it other memory
-_NESTS = list, tuple, dict
-_NUMBERS = float, complex
-_SIMPLE = {*PLAIN, *_NUMBERS, int, bool, str, type(None)}  # in which no tensors are
+_NUMBERS = {float, complex}
+_SIMPLE = {int, bool, str, type(None)}  # in which no tensors are

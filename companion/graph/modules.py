@@ -43,6 +43,13 @@ class Call:
     end: int
 
 
+def enclosing(call: Call | None, depth: int) -> Call | None:
+    """The call around this one that lies ``depth`` calls deep; this one if it lies no deeper."""
+    while call and call.depth > depth:
+        call = call.outer
+    return call
+
+
 # The path of a module, its class if a call begins or None if it ends, the number of the next Node.
 Event = tuple[str, str | None, int]
 

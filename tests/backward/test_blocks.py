@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from companion import Graph
-from companion.backward.blocks import MOST, MOST_COPIES, parts_of, scenes
+from companion.backward.blocks import MOST, MOST_COPIES, Maker, parts_of, scenes
 from companion.drawing.boxes import Box
 from tests.backward.models import PROGRAMS, encoder, recurrent
 
@@ -72,6 +72,20 @@ def test_copies_are_told_apart_or_in_groups_where_they_are_many(steps):
     assert len(blocks) <= MOST_COPIES
     assert all(box.copies == 1 for box in blocks) == (steps == 30)
     assert sum(box.copies for box in blocks) >= steps - 2
+
+
+def test_a_leaf_that_only_blocks_use_has_a_box_with_an_arrow_from_the_first_and_the_last():
+    x = torch.ones(2, requires_grad=True)
+    y = x
+    for _ in range(6):
+        y = (y * x).sin()
+    graph = Graph.of(y.sum(), names={"x": x})
+    root, *others = (i for i in graph.order if not graph.nodes[i].is_leaf)
+    blocks = [Box(others[k : k + 2], "module") for k in range(0, 12, 2)]
+    scene = Maker(graph).scene([Box([root]), *blocks], range(len(graph)))
+    (leaf,) = (box for box in scene.folded.boxes if scene.folded.node(box).is_leaf)
+    users = [box.nodes for box, ends in scene.folded.edges.items() if leaf in ends]
+    assert users == [blocks[0].nodes, blocks[-1].nodes]
 
 
 def test_a_graph_in_which_nothing_repeats_is_shown_in_groups():

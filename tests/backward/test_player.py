@@ -228,6 +228,26 @@ def test_a_nested_leaf_is_played(layout):
     assert x.grad is None
 
 
+def test_of_a_compiled_module_that_runs_back_once_it_says_what_to_do():
+    class Compiled(torch.autograd.Function):
+        """Raises what torch 2.13 raises in backward(retain_graph=True)."""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError(
+                "This backward function was compiled with non-empty donated buffers which requires "
+                "create_graph=False and retain_graph=False."
+            )
+
+    y = Compiled.apply(torch.ones(2, requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match=r"runs once.*play record_backward\(loss\)"):
+        play(y)
+
+
 def test_a_reentrant_checkpoint_is_refused_since_it_hides_leaves():
     linear = torch.nn.Linear(1, 1)
     x = torch.ones(1, requires_grad=True)

@@ -8,7 +8,7 @@ import torch
 
 from companion import play, record_backward
 from companion.backward.blocks import scenes
-from companion.backward.player_scenes import SceneView, norm_of, scenes_data
+from companion.backward.player_scenes import ROOM, SceneView, norm_of, scenes_data
 from tests.backward.models import PROGRAMS, encoder
 
 
@@ -139,6 +139,21 @@ def test_an_error_is_told_in_each_scene_around_its_node():
     assert all("no gradient here" in s["error"] for s in data["scenes"] if s["error"])
 
 
+def test_what_a_node_still_has_saved_tells_its_rule_and_what_was_freed_tells_none():
+    loss, names, _ = encoder()
+    rules = list[set[str]]()
+    for is_kept in (True, False):
+        recording = record_backward(loss, retain_graph=is_kept, names=names)
+        rules.append(rules_of(scenes_data(recording, times=False)[0]))
+    assert {"where(result > 0, grad, 0)", "grad @ mat2.T * alpha"} <= rules[0]
+    assert "where(result > 0, grad, 0)" not in rules[1]
+
+
+def rules_of(data):
+    sent = [one for scene in all_scenes(data) for step in scene["steps"] for one in step["passed"]]
+    return {one["rule"].partition(".sum_to_size")[0] for one in sent if one.get("rule")}
+
+
 def test_times_are_told_where_they_are_asked_for():
     loss, names, _ = encoder()
     assert " ms." not in play(loss, names=names).fragment
@@ -230,6 +245,32 @@ def test_the_norm_of_each_block_that_ran_stands_on_the_drawing(page):
     for text in blocks.all_text_contents():
         assert re.search(r"(done|now) · norm \d", text)
     assert page.locator(".player-live .player-norm").count() == 6
+
+
+def test_without_scripts_and_on_paper_each_scene_has_its_drawing_and_its_steps(page, new_page):
+    data = json.loads(page.locator(".player-data").text_content())
+    count = 1 + len(data["scenes"])
+    assert page.locator(".player-table:visible").count() == 0
+    still = new_page(java_script_enabled=False)
+    still.goto(page.url)
+    page.emulate_media(media="print")
+    for shown in (page, still):
+        tables = shown.locator(".player-story .player-table:visible")
+        captions = tables.locator("caption").all_text_contents()
+        assert len(set(captions)) == len(captions) == count
+        assert tables.locator("tbody tr").count() == sum(len(s["steps"]) for s in all_scenes(data))
+        assert shown.locator(".player-story svg:visible").count() == count
+        inner = shown.locator(".player-inner svg").all_text_contents()
+        assert not any(ROOM in text for text in inner)  # it is no norm that was found
+    still.close()
+
+
+def test_all_steps_as_a_table_are_those_of_all_scenes(page):
+    press(page, "All steps as a table")
+    assert (
+        page.locator(".player-table:visible").count() == page.locator(".player-table").count() > 1
+    )
+    assert page.locator(".player-story svg:visible").count() == 0
 
 
 def test_on_a_phone_it_does_not_scroll_sideways(page):

@@ -357,3 +357,9 @@ def test_of_an_operation_with_several_nodes_the_one_with_the_slot_has_the_scisso
     drawing = draw(y, watch=watched)
     assert "TBackward0" in drawing.dot
     assert scissors_of(drawing.dot) == [("root\\nAddmmBackward0", "[1] ✂ detach", "x.detach()")]
+
+
+def test_a_long_shape_does_not_cut_the_dtype():
+    x = torch.ones(512, 512, 3, 3, requires_grad=True)
+    (leaf,) = [lines for kind, lines, _ in boxes(draw(x.sum()).svg) if kind == "leaf"]
+    assert leaf[1:] == ["(512, 512, 3, 3)", "float32"]

@@ -92,13 +92,32 @@ LARGE = {
 }
 
 
+@pytest.mark.parametrize("by_module", [True, False])
 @pytest.mark.parametrize("name", LARGE)
-def test_a_page_is_small(tmp_path, name):
+def test_a_page_is_small(tmp_path, name, by_module):
     model, x = LARGE[name]
     with modules(model) as names:
         loss = model(x).sum()
-    draw(loss, names=names).save(tmp_path / "x.html")
-    assert (tmp_path / "x.html").stat().st_size < 120_000
+    draw(loss, names=names if by_module else dict(names)).save(tmp_path / "x.html")
+    assert (tmp_path / "x.html").stat().st_size < (120_000 if by_module else 180_000)
+
+
+def test_what_is_said_once_for_all_texts_is_what_each_says_in_the_drawing(browser, tmp_path):
+    x = torch.ones(2, requires_grad=True)
+    drawing = draw(record_backward(x.exp().sum()))
+    drawing.save(tmp_path / "x.html")
+    page = browser.new_page()
+    looks = []
+    for content in (drawing.svg, (tmp_path / "x.html").read_text()):
+        page.set_content(content)
+        looks.append(
+            page.evaluate("""[...document.querySelectorAll("svg text")].map((text) => {
+          const { fontFamily, fontSize, textAnchor, fill, whiteSpace } = getComputedStyle(text);
+          return [text.textContent, fontFamily, fontSize, textAnchor, fill, whiteSpace];
+        })""")
+        )
+    assert looks[0] == looks[1] and len({size for _, _, size, *_ in looks[0]}) == 2
+    page.close()
 
 
 # ---- blocks that open
@@ -167,16 +186,6 @@ def test_moving_the_drawing_opens_nothing(page):
     page.mouse.up()
     page.wait_for_timeout(200)
     assert trail(page) == []
-
-
-def test_search_goes_on_in_an_open_block(page):
-    first_block(page).click()
-    wait_for_depth(page, 1)
-    page.get_by_label("Search").fill("viewbackward")
-    assert page.locator(".node.found").count() > 1
-    page.get_by_role("button", name="Whole graph", exact=True).click()
-    wait_for_depth(page, 0)
-    assert page.locator("output").text_content().startswith("Whole graph: ")
 
 
 def test_blocks_open_in_blocks_and_an_equal_one_says_whose_inside_it_shows(browser, tmp_path):
@@ -251,16 +260,122 @@ def test_a_drawing_has_no_style_or_script_of_its_own_that_the_policy_would_stop(
 # ---- one picture
 
 
-def test_search_counts_and_leads_from_one_to_the_next(page):
+def searched(page, text: str, key: str = "") -> str:
+    """What the page says once it has searched, and a key was pressed then."""
+    said = page.text_content("output")
     search = page.get_by_label("Search")
-    search.fill("layernorm")
-    count, _, boxes = page.text_content("output").partition(" of ")
-    assert int(count) == page.locator(".node.found").count() > 1 and boxes.endswith("boxes")
-    first = page.text_content(".details")
+    search.press(key) if key else search.fill(text)
+    page.wait_for_function(
+        "said => document.querySelector('output').textContent !== said", arg=said
+    )
+    return page.text_content("output")
+
+
+def test_search_counts_and_enter_leads_from_one_to_the_next_and_back(page):
+    said = searched(page, "norm2.weight")
+    assert said == "12 found. Enter leads to the next."
+    assert page.locator(".node.found").count() == 1  # one copy of twelve is drawn
+    assert searched(page, "", "Enter") == "1 of 12: leaf encoder.layers.11.norm2.weight"
+    assert rows(page)["Tensor"] == "encoder.layers.11.norm2.weight"
+    assert searched(page, "", "Enter") == (
+        "2 of 12: leaf encoder.layers.10.norm2.weight (drawn is its equal)"
+    )
+    assert searched(page, "", "Shift+Enter").startswith("1 of 12")
+    assert searched(page, "", "Shift+Enter").startswith("12 of 12")
+    assert searched(page, "no such thing") == "Nothing found."
+
+
+def test_search_opens_what_is_around_and_stays_in_the_box_it_is_typed_in(page):
+    searched(page, "layers.3.self_attn.in_proj_bias")
+    assert trail(page) == [] and "self_attn" in page.locator(".node.found").text_content()
+    said = searched(page, "", "Enter")
+    assert said.startswith("1 of 1: leaf encoder.layers.3.self_attn.in_proj_bias")
+    assert "self_attn" in trail(page)[-1]
+    assert (
+        page.locator(".node[aria-current]").locator("text").nth(1).text_content() == "…in_proj_bias"
+    )
+    assert page.evaluate("document.activeElement.type") == "search"
+    searched(page, "leaf embedding")
+    assert searched(page, "", "Enter").startswith("1 of 1")
+    assert trail(page) == [] and "mbedding" in page.text_content(".details")
+
+
+def test_enter_at_once_waits_for_what_was_typed(page):
+    search = page.get_by_label("Search")
+    search.fill("in_proj_bias")
     search.press("Enter")
-    assert page.text_content(".details") != first
-    search.fill("no such thing")
-    assert page.text_content("output").startswith("0 of ")
+    wait_for_depth(page, 1)
+    assert page.text_content("output").startswith("1 of 12")
+
+
+def test_a_cut_is_found(browser, tmp_path):
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = (x * x.detach()).sum()
+    draw(y, watch=watched).save(tmp_path / "x.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "x.html").as_uri())
+    searched(page, "x.detach()")  # in the line of each Node too
+    searched(page, "", "Shift+Enter")
+    assert "cut" in page.locator(".node[aria-current]").get_attribute("class")
+    page.close()
+
+
+# ---- light and dark
+
+
+def background(page) -> str:
+    return page.eval_on_selector("body", "body => getComputedStyle(body).backgroundColor")
+
+
+def test_it_is_dark_where_the_reader_wants_that_and_light_on_paper(page):
+    light = background(page)
+    page.emulate_media(color_scheme="dark")
+    first_block(page).click()
+    wait_for_depth(page, 1)
+    assert background(page) != light and faults(page) == []
+    page.emulate_media(color_scheme="dark", media="print")
+    assert background(page) == light
+    assert not page.locator(".bar").is_visible()
+    drawn, room = page.evaluate(
+        "[document.querySelector('svg').clientWidth, document.documentElement.clientWidth]"
+    )
+    assert drawn <= room
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_text_is_hard_to_read(browser, tmp_path, scheme):
+    x = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        y = (x.sin() * x.detach()).sum()
+    draw(record_backward(y), watch=watched, shapes=True).save(tmp_path / "x.html")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto((tmp_path / "x.html").as_uri())
+    texts = page.evaluate("""[...document.querySelectorAll("svg .node")].flatMap((node) => {
+      const box = getComputedStyle(node.querySelector("path, polygon")).fill;
+      const back = box === "none" ? getComputedStyle(document.body).backgroundColor : box;
+      return [...node.querySelectorAll("text, tspan")].map((text) =>
+        [text.textContent, getComputedStyle(text).fill, back]);
+    })""")
+    assert len(texts) > 10
+    for text, ink, back in texts:
+        assert contrast(ink, back) > 4.5, (text, ink, back)
+    page.close()
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as WCAG 2.2 has it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+        red, green, blue = (p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+# ---- a box that is chosen
 
 
 def test_a_box_that_is_chosen_says_what_is_in_it(page):
@@ -356,7 +471,8 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, 
     page.on("pageerror", lambda error: errors.append(str(error)))
     (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{drawing._repr_html_()}")
     page.goto((tmp_path / "notebook.html").as_uri())
-    assert page.locator("iframe").get_attribute("srcdoc") == path.read_text()
+    shown = page.locator("iframe").get_attribute("srcdoc")
+    assert shown.replace(' class="framed"', "") == path.read_text()
     assert page.locator("iframe").get_attribute("title") == drawing.alt
     frame = page.frame_locator("iframe")
     frame.locator(".node.opens").first.click()
@@ -369,6 +485,19 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, 
         == "SecurityError"
     )
     assert errors == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("said", ["data-jp-theme-light=false", "class=vscode-dark", ""])
+def test_the_frame_follows_the_notebook_and_not_the_system(new_page, scheme, said):
+    page = new_page(color_scheme=scheme)
+    drawing = draw(torch.ones(2, requires_grad=True) * 2)
+    page.set_content(f"<!DOCTYPE html><body {said}>{drawing._repr_html_()}")
+    turned = page.eval_on_selector("iframe", "frame => getComputedStyle(frame).filter")
+    body = page.frame_locator("iframe").locator("body")
+    assert body.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
+    assert turned.startswith("invert" if said else "none")
     page.close()
 
 
@@ -386,5 +515,5 @@ def test_the_frame_of_a_small_drawing_is_small(browser, tmp_path):
 def test_a_notebook_that_is_not_trusted_is_left_with_the_sentences():
     x = torch.ones(2, requires_grad=True)
     drawing = draw((x < 3) * x, names={'a<b>&"c"': x})
-    rest = re.sub(r"<[^>]*>", "", drawing._repr_html_())
+    rest = re.sub(r"<style>.*?</style>|<[^>]*>", "", drawing._repr_html_())
     assert html.unescape(rest) == drawing.alt

@@ -25,6 +25,11 @@ def test_a_name_that_fits_stays_as_it_is():
     assert set(shortened(["x", "layers.0.weight"], 20).values()) == {"x", "layers.0.weight"}
 
 
+def test_the_last_component_never_stands_alone():
+    name = "bert.embeddings.word_embeddings.weight"
+    assert shortened([name], 20) == {name: "…word_embeddings.weight"}
+
+
 def test_lines_break_between_components():
     assert lines_of("…layer.0…LayerNorm.weight", 20, "leaf ") == [
         "leaf …layer.0",

@@ -18,6 +18,7 @@ from torch import nn
 from torch.autograd import Function
 
 from companion import Cut, Graph, Operation, Source, Value, Watch, watch
+from companion.forward import places
 from companion.forward.tracing import source_of
 from tests.programs import Dirty, WithSetup, programs, run
 
@@ -900,3 +901,15 @@ def test_looking_for_nan_makes_no_node_and_changes_nothing():
         b = x[:, None] * x
     assert [t.grad_fn._sequence_nr() - before for t in (a, b)] == [1, 3]
     assert a._version == 0 and a.is_leaf is False
+
+
+def test_the_forward_of_a_module_is_not_looked_for_among_all_functions(monkeypatch):
+    def fail(code):
+        raise AssertionError(code)
+
+    monkeypatch.setattr(places, "_is_of_a_function", fail)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    model.register_forward_hook(lambda *_: None)
+    with watch() as watched:
+        model(torch.ones(1, 2))
+    assert len(watched.operations) == 3  # that of ones() is one
