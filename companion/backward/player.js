@@ -212,7 +212,7 @@
       Object.assign(this.slider, { max: count, value: taken });
       this.slider.setAttribute("aria-valuetext", step ? `Step ${taken} of ${count}: ${this.name(step.node)}` : "Before the first step");
       this.count.textContent = `${taken} / ${count}`;
-      // Not disabled, or the focus would be lost on the way.
+      // Not disabled, which would lose the focus.
       for (const back of this.backward) back.setAttribute("aria-disabled", String(taken === 0));
       for (const on of this.forward) on.setAttribute("aria-disabled", String(taken === count));
       this.link.setAttribute("href", this.address());
@@ -233,7 +233,7 @@
       this.follow(step);
     }
 
-    // In a drawing that scrolls, the Node that ran comes into sight.
+    // Scroll the Node that ran into sight.
     follow(step) {
       const box = this.drawing.svg.parentNode;
       const [inside, part] = [box, step ? this.drawing.nodes[step.node].part : box.firstChild].map((element) => element.getBoundingClientRect());
