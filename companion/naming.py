@@ -192,7 +192,9 @@ def _and(words: list[str]) -> str:
 
 def one_line(text: str, width: int) -> str:
     """Text for one line: what cannot be printed as its escape, and no longer than ``width``."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: width + 1])
+    line = text[: width + 1]
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

@@ -15,7 +15,7 @@ import torch
 
 from companion.internals import parts_of, unseen_by_subclasses, version_of
 
-LARGE = 1000  # elements: a smaller gradient is copied in less time than a copy of it is found
+LARGE = 10_000  # elements: a smaller gradient is copied in less time than a copy of it is found
 
 Tensor = torch.Tensor
 Gradients = tuple[Tensor | None, ...]
