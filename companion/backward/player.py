@@ -25,7 +25,7 @@ from companion.backward.player_scenes import ROOM, scenes_data
 from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
-from companion.graph.outputs import refused
+from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
 from companion.naming import callers_names, check_names, counted
 

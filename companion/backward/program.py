@@ -12,7 +12,7 @@ from companion.backward.copies import Tensor
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
 from companion.graph.nodes import shape_or_none
-from companion.graph.outputs import refused
+from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
 from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
 from companion.naming import callers_names, counted

@@ -22,7 +22,7 @@ from companion.backward.program_names import Identifiers, ReadersNames, identifi
 from companion.backward.program_nodes import CalledNode, called, fitted, has_hooks, same_bits
 from companion.backward.program_rules import derived, rules_of, written
 from companion.backward.recording import added
-from companion.graph.lines import noted_source
+from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import peek

@@ -20,9 +20,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
 from companion.backward.hooks import Hooks, Log
-from companion.graph.lines import noted_source
+from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import Edge
-from companion.graph.outputs import refused
+from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.internals import Node, has_memory, number_of, saved_raw
 from companion.naming import callers_names, counted

@@ -36,7 +36,7 @@ from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import first_reaching, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
-from companion.graph.outputs import how_to_take_apart
+from companion.graph.not_a_tensor import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen

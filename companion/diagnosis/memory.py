@@ -12,7 +12,7 @@ from companion.findings import as_html
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode
-from companion.graph.outputs import refused
+from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
 from companion.graph.storages import held_storages
 from companion.naming import counted, one_line

@@ -13,9 +13,9 @@ from companion.drawing.numbers import Numbers, Row
 from companion.drawing.words import ends_of, given_name, inside, name_of_kind
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
-from companion.graph.lines import noted_source
+from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import GraphNode, shape_as_text
-from companion.graph.passes import RecordedPass
+from companion.graph.recorded_pass import RecordedPass
 from companion.graph.saved import nbytes_of, peek
 from companion.internals import unseen
 from companion.naming import counted

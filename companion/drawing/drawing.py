@@ -16,11 +16,11 @@ import torch
 from companion.drawing.boxes import Box, Folded
 from companion.drawing.details import Known, details_of, known_of
 from companion.drawing.dot import dot_of, dot_without_graph
+from companion.drawing.fitting import MOST_BOXES, fits_a_page
 from companion.drawing.folding import fold
 from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
 from companion.drawing.memory import with_memory
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
-from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.drawing.rendering import run_dot, svg_of
 from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
@@ -29,8 +29,8 @@ from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph, names_of
 from companion.forward.tracing import first_reaching
 from companion.forward.watching import Watch
-from companion.graph.passes import RecordedPass
 from companion.graph.reading import Graph
+from companion.graph.recorded_pass import RecordedPass
 from companion.naming import callers_names
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from companion.drawing.boxes import Box, Folded, arrange
+from companion.drawing.fitting import MOST_BOXES, fits_a_page
 from companion.drawing.folding import with_blocks_opened
-from companion.drawing.page import MOST_BOXES, fits_a_page
 from companion.graph.nodes import Edge
 
 MOST_INSIDES = 100  # insides of one drawing

@@ -14,8 +14,8 @@ import torch
 
 from companion.drawing.boxes import Arrow, Box
 from companion.graph.nodes import GraphNode, shape_as_text, shape_or_none
-from companion.graph.passes import Gradients, RecordedPass
 from companion.graph.reading import Graph
+from companion.graph.recorded_pass import Gradients, RecordedPass
 from companion.graph.saved import peek
 from companion.internals import has_memory, is_wrapped, output_count, saved_names, unseen
 

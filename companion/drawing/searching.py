@@ -11,7 +11,7 @@ from companion.drawing.insides import Inside
 from companion.drawing.words import given_name
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
-from companion.graph.lines import noted_source
+from companion.graph.anomaly_lines import noted_source
 from companion.graph.modules import enclosing
 from companion.graph.nodes import GraphNode
 from companion.graph.reading import Graph

@@ -8,9 +8,9 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import as_html
-from companion.forward.functions import DECIDING, LEAVING, PROPERTIES
 from companion.forward.notes import DETACHING, Note, Value
 from companion.forward.places import DEEPCOPY, SAMPLE
+from companion.forward.torch_functions import DECIDING, LEAVING, PROPERTIES
 from companion.source import Source
 
 

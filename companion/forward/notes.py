@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from companion.forward.functions import LEAVING
+from companion.forward.torch_functions import LEAVING
 from companion.source import Place, Source, source_at
 
 Tensor = torch.Tensor

@@ -26,7 +26,10 @@ from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
-from companion.forward.functions import (
+from companion.forward.finiteness import FINITE, UNSET, worst_of
+from companion.forward.notes import DETACHING, Call, Known, Note, TensorState, Value
+from companion.forward.places import FUNCTIONS, Places
+from companion.forward.torch_functions import (
     ALIASING,
     ASSIGNING,
     LEAVING,
@@ -39,9 +42,6 @@ from companion.forward.functions import (
     overwrites,
     written_silently,
 )
-from companion.forward.notes import DETACHING, Call, Known, Note, TensorState, Value
-from companion.forward.places import FUNCTIONS, Places
-from companion.forward.values import FINITE, UNSET, worst_of
 from companion.internals import (
     base_of,
     is_in_a_transform,

@@ -14,9 +14,9 @@ import torch
 
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
-from companion.forward.functions import VALUELESS
+from companion.forward.finiteness import NAN
 from companion.forward.notes import Note
-from companion.forward.values import NAN
+from companion.forward.torch_functions import VALUELESS
 from companion.forward.watching import Watch
 from companion.internals import number_of, unseen
 from companion.source import Source

@@ -14,9 +14,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from companion.findings import cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
 from companion.forward.fingerprints import fingerprint, memory_of
-from companion.forward.functions import DECIDING, LEAVING, SILENT, VALUELESS
 from companion.forward.notes import Note, Value
 from companion.forward.recorder import Recorder, shape_of
+from companion.forward.torch_functions import DECIDING, LEAVING, SILENT, VALUELESS
 from companion.internals import base_of, unseen, version_of
 from companion.naming import counted
 

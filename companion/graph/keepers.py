@@ -22,7 +22,7 @@ from companion.findings import as_html
 from companion.graph.freeing import is_fuse
 from companion.graph.leading import Target, Targets, targets_of
 from companion.graph.nodes import GraphNode
-from companion.graph.outputs import refused
+from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.graph.references import path_from
 from companion.internals import unseen

@@ -24,7 +24,7 @@ from companion.graph.export import as_multigraph
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
 from companion.graph.nodes import Edge, GraphNode
-from companion.graph.outputs import all_of, refused
+from companion.graph.not_a_tensor import all_of, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
 from companion.naming import callers_names, check_names, counted, is_tensor

@@ -7,7 +7,7 @@ import torch
 
 from companion import Graph, draw, record_backward, watch
 from companion.drawing.numbers import written
-from companion.graph.passes import RecordedPass
+from companion.graph.recorded_pass import RecordedPass
 from tests.drawing.pictures import boxes, crossed, pills
 
 

@@ -1,4 +1,4 @@
-"""page.py: what is drawn of a model fits on a page that a person reads."""
+"""fitting.py: what is drawn of a model fits on a page that a person reads."""
 
 import re
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from companion import Graph, draw, modules
+from companion.drawing.fitting import _height
 from companion.drawing.folding import fold
-from companion.drawing.page import _height
 from tests.drawing.pictures import boxes, boxes_run_through, crossed
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from companion import Graph, diagnose, draw, play, record_backward, walk_grad_fn, write_backward
-from companion.graph.outputs import how_to_take_apart
+from companion.graph.not_a_tensor import how_to_take_apart
 
 NET = nn.LSTM(2, 3)
 LOSS = NET(torch.ones(4, 2))[0].sum()

@@ -1,8 +1,8 @@
-"""lines.py: the line that anomaly mode noted for a Node."""
+"""anomaly_lines.py: the line that anomaly mode noted for a Node."""
 
 import torch
 
-from companion.graph.lines import noted_source
+from companion.graph.anomaly_lines import noted_source
 
 
 def test_a_node_has_the_line_that_made_it():
