@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,9 @@ def common(tmp_path_factory) -> Path:
 def with_mkdocs(folder: Path) -> None:
     run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
     run("tools.publish", str(folder), cwd=ROOT)
+    index = json.loads((folder / "search/search_index.json").read_text(encoding="utf-8"))
+    nothing = json.dumps(index | {"docs": index["docs"][:1]})
+    (folder.parent / "nothing_to_find.json").write_text(nothing, encoding="utf-8")
 
 
 def with_zensical(folder: Path) -> None:
@@ -125,14 +130,40 @@ class Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="session")
-def address(site) -> Iterator[str]:
-    """The site, served as from a web host."""
-    handler = functools.partial(Handler, directory=site)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+class WithoutIndex(Handler):
+    """Says of the search that there is nothing to find.
+
+    A browser makes an index for the search on each page, which takes a tenth of its time.
+    """
+
+    def translate_path(self, path: str) -> str:
+        nothing = str(Path(self.directory).with_name("nothing_to_find.json"))
+        is_index = path.endswith("/search_index.json")
+        return nothing if is_index else super().translate_path(path)
+
+
+@contextmanager
+def served(directory: Path, handler: type[Handler]) -> Iterator[str]:
+    """The address of a folder, served as from a web host."""
+    handle = functools.partial(handler, directory=directory)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handle) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def address(site) -> Iterator[str]:
+    """The site, but for what its search finds."""
+    with served(site, WithoutIndex) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def searched(site) -> Iterator[str]:
+    """The site with its search."""
+    with served(site, Handler) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

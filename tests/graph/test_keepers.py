@@ -44,6 +44,13 @@ def found(what):
     return [(keeper.name, keeper.kind, keeper.where) for keeper in who_keeps(what)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_what_other_tests_left():
+    """Or each search looks at all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def with_globals():
     """The variables of modules are searched too, which tests/conftest.py froze."""

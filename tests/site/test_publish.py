@@ -29,7 +29,7 @@ addEventListener("securitypolicyviolation", (event) => {
 
 
 @pytest.fixture
-def visit(browser, address):
+def visit(browser, searched):
     """Opens a page, with something put into its text, and notes what its policy refuses."""
     page = browser.new_page()
     page.add_init_script(VIOLATIONS)
@@ -39,8 +39,8 @@ def visit(browser, address):
             body = route.fetch().text().replace("</h1>", f"</h1>{more}", 1)
             route.fulfill(content_type="text/html", body=body)
 
-        page.route(f"{address}{path}", answer)
-        page.goto(address + path)
+        page.route(f"{searched}{path}", answer)
+        page.goto(searched + path)
         return page
 
     yield visit

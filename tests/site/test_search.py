@@ -56,16 +56,16 @@ SEARCH = """async (text) => {
 
 
 @pytest.fixture(scope="module")
-def search(browser, address):
+def search(browser, searched):
     page = browser.new_page()
-    page.goto(address)
+    page.goto(searched)
     page.get_by_role("textbox", name="Search").focus()
 
     def search(text: str) -> list[list[str]]:
         """A message that is no heading has a place of its own in its entry: `freed-2`."""
         found = page.evaluate(SEARCH, text)
         return [
-            [re.sub(r"-\d+$", "", link.removeprefix(address)) for link in links] for links in found
+            [re.sub(r"-\d+$", "", link.removeprefix(searched)) for link in links] for links in found
         ]
 
     yield search

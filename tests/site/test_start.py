@@ -157,8 +157,8 @@ def test_without_javascript_no_control_is_shown_that_does_nothing(browser, addre
 # ---- the page that does not exist
 
 
-def test_an_address_that_does_not_exist_offers_a_search_and_pages_that_do(page, site):
-    page.goto("404.html")
+def test_an_address_that_does_not_exist_offers_a_search_and_pages_that_do(page, searched, site):
+    page.goto(f"{searched}404.html")
     links = page.locator(".md-content li a").evaluate_all("all => all.map(a => a.pathname)")
     assert len(links) == 4
     for link in links:
