@@ -346,19 +346,19 @@ def scenes_data(recording: Recording, times: bool) -> tuple[PlayerData, list[Dra
             alt = alt_of(scene.folded, {}, Numbers()) if is_first else f"Inside {data['title']}"
             drawings.append(Drawing(dot, alt))
         found.append(data)
-    first, *others = found
+    whole, *insides = found
     order: EngineOrder = {
         "title": "Block by block",
         "about": "What PyTorch did.",
-        "steps": first["steps"],
+        "steps": whole["steps"],
         "questions": [],
         "error": error_message(recording),
     }
     data_of_all: PlayerData = {
-        "nodes": first["nodes"],
+        "nodes": whole["nodes"],
         "lines": [None],
         "modes": [order],
-        "scenes": others,
+        "scenes": insides,
     }
     return data_of_all, drawings
 
