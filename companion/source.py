@@ -59,14 +59,14 @@ class Source:
 
     def __str__(self) -> str:
         path = _path_from_here(self.file)
-        return self._told(path) + (f", in {self.inside}" if self.inside else "")
+        return self._with_path(path) + (f", in {self.inside}" if self.inside else "")
 
     @property
     def short(self) -> str:
         """The same with the name of the file alone: for a drawing, which may be shown elsewhere."""
-        return self._told(os.path.basename(self.file))
+        return self._with_path(os.path.basename(self.file))
 
-    def _told(self, path: str) -> str:
+    def _with_path(self, path: str) -> str:
         parts = list[str]()
         # The cell of a notebook and the snippet of a page are no files with lines of their own.
         if self.file.endswith(".py") and os.path.exists(self.file):
@@ -141,27 +141,29 @@ def source_among(places: Iterable[Place]) -> Source | None:
     Returns:
         The innermost line of a file that is not installed; where there is none, that of a library.
     """
-    inside: Place | None = None
+    library_place: Place | None = None
     for code, instruction in places:
         file = code.co_filename
         if not is_users(file):
             continue
         if not is_installed(file):
-            return source_at(code, instruction, inside)
-        inside = inside or (code, instruction)
-    return None if inside is None else source_at(*inside)
+            return source_at(code, instruction, library_place)
+        library_place = library_place or (code, instruction)
+    return None if library_place is None else source_at(*library_place)
 
 
-def source_at(code: CodeType, instruction: int, inside: Place | None = None) -> Source:
+def source_at(code: CodeType, instruction: int, library_place: Place | None = None) -> Source:
     """The source that an instruction was compiled from.
 
     Args:
         code: the code object.
         instruction: the offset of the instruction, as in ``frame.f_lasti``.
-        inside: the place in a library which that instruction led to.
+        library_place: the place in a library which that instruction led to.
     """
     source = _source_at(code, instruction)
-    return source if inside is None else replace(source, inside=_source_at(*inside))
+    if library_place is None:
+        return source
+    return replace(source, inside=_source_at(*library_place))
 
 
 def _source_at(code: CodeType, instruction: int) -> Source:

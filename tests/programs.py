@@ -118,6 +118,18 @@ class GivesNone(Function):
         return None
 
 
+class WrongShape(Function):
+    """The same as its input, with a derivative of too few elements."""
+
+    @staticmethod
+    def forward(ctx, a):
+        return a * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient[1:]
+
+
 class RunsModule(Function):
     """What a module computes: it is given the input, and not the parameters."""
 

@@ -31,21 +31,21 @@ class Scene:
 
     Attributes:
         folded: its boxes, those outside of the block included, and the edges between them.
-        inside: the Nodes that run in it.
+        nodes: the Nodes that run in it.
         block: the block that was opened; None in the first scene.
         outer: the scene of that block.
         scene_of: by block, the scene that it opens into.
     """
 
     folded: Folded
-    inside: Collection[int]
+    nodes: Collection[int]
     block: Box | None = None
     outer: Scene | None = None
     scene_of: dict[Box, Scene] = field(default_factory=dict)
 
     def is_inside(self, box: Box) -> bool:
         """Whether a box runs in this scene."""
-        return box.nodes[0] in self.inside
+        return box.nodes[0] in self.nodes
 
 
 @garbage_collection_paused()
@@ -85,12 +85,12 @@ def parts_of(graph: Graph, block: Box) -> list[Box]:
 def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
     """Its copies as blocks of their own, or groups of ``each`` copies."""
     length = len(block.first_copy)
-    place = {i: place for place, i in enumerate(block.first_copy)}
+    position = {i: n for n, i in enumerate(block.first_copy)}
     first = replace(block, nodes=block.first_copy, copies=1, last_call=None)
     found = list[Box]()
     for start in range(0, len(block.nodes), length * each):
         nodes = block.nodes[start : start + length * each]
-        box = _moved(graph, first, place, nodes[:length])
+        box = _moved(graph, first, position, nodes[:length])
         if len(nodes) > length:
             last = block.last_call and enclosing(graph.calls[nodes[-1]], block.last_call.depth)
             copies = len(nodes) // length
@@ -99,13 +99,13 @@ def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
     return found
 
 
-def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) -> Box:
+def _moved(graph: Graph, box: Box, position: dict[int, int], nodes: Sequence[int]) -> Box:
     """A box of the first copy as it is in another.
 
     Args:
         graph: the graph.
         box: the box.
-        place: by Node of the first copy its place in it.
+        position: by Node of the first copy its position in it.
         nodes: the Nodes of the other copy.
     """
     boxes = [box]
@@ -113,7 +113,7 @@ def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) 
         boxes += outer.parts
     moved = dict[Box, Box]()
     for inner in reversed(boxes):  # parts before the whole
-        own = [nodes[place[i]] for i in inner.nodes]
+        own = [nodes[position[i]] for i in inner.nodes]
         if len(own) == 1:
             moved[inner] = Box(own)
             continue
@@ -130,11 +130,11 @@ def _moved(graph: Graph, box: Box, place: dict[int, int], nodes: Sequence[int]) 
 
 def _copies_told_apart(graph: Graph, boxes: Sequence[Box]) -> list[Box]:
     """The same boxes, but each copy a box of its own, or each group of copies if they are many."""
-    told = list[Box]()
+    apart = list[Box]()
     for box in boxes:
         each = 1 if box.copies <= MOST_COPIES else ceil(sqrt(box.copies))
-        told += copies_of(graph, box, each) if box.copies > 1 else [box]
-    return told
+        apart += copies_of(graph, box, each) if box.copies > 1 else [box]
+    return apart
 
 
 def _siblings_closed(graph: Graph, boxes: list[Box]) -> list[Box]:
@@ -190,7 +190,7 @@ class Maker:
     def scene(
         self,
         boxes: list[Box],
-        inside: Collection[int],
+        nodes: Collection[int],
         block: Box | None = None,
         outer: Scene | None = None,
     ) -> Scene:
@@ -198,7 +198,7 @@ class Maker:
 
         Args:
             boxes: the boxes.
-            inside: the Nodes that run in it, leaves included.
+            nodes: the Nodes that run in it, leaves included.
             block: the block that they are in.
             outer: the scene of the block.
         """
@@ -210,7 +210,7 @@ class Maker:
         own = {i for box in boxes for i in box.nodes}
         entries = [e for i in sorted(own) for e in self.entering[i] if e.source not in own]
         return Scene(
-            arrange(self.graph, slots, boxes, entries if block else None), inside, block, outer
+            arrange(self.graph, slots, boxes, entries if block else None), nodes, block, outer
         )
 
     def _busy_leaves(self, boxes: Sequence[Box]) -> dict[int, Sequence[Box]]:

@@ -15,6 +15,7 @@ import torch
 
 from companion.internals import parts_of, unseen_by_subclasses, version_of
 
+FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is
 LARGE = 10_000  # elements: a smaller gradient is copied in less time than a copy of it is found
 
 Tensor = torch.Tensor
@@ -67,14 +68,14 @@ def copy_of(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
 
-def worst_of(gradients: Iterable[Tensor | None]) -> int:
-    """2 if one of these has NaN, 1 if one has an infinity; else 0."""
-    worst = 0
+def worst_value_in(gradients: Iterable[Tensor | None]) -> int:
+    """How bad the worst value in some gradients is: FINITE, INFINITE or NAN."""
+    worst = FINITE
     for g in gradients:
         if g is not None and not g.is_meta and not g.is_nested:
             values = parts_of(g)[1] if g.layout is torch.sparse_coo else g
             if not values.isfinite().all():
-                worst = max(worst, 1 + int(values.isnan().any()))
+                worst = max(worst, NAN if values.isnan().any() else INFINITE)
     return worst
 
 

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -49,15 +49,9 @@ class Log:
     times: list[float] = field(default_factory=list)
 
     def clear(self) -> None:
-        for entries in (
-            self.ran,
-            self.entered,
-            self.grads,
-            self.saved,
-            self.numbers,
-            self.times,
-        ):
-            entries.clear()
+        """Forget everything."""
+        for each in fields(self):
+            getattr(self, each.name).clear()
 
 
 class Hooks:

@@ -121,7 +121,7 @@ var playerBlocks = (Player) => {
     whatNodeDid(step) {
       const { opens } = this.nodes[step.node];
       const way = opens === null ? [] : [button("Open this block", () => this.enter(opens))];
-      return [...step.told.map((sentence) => paragraph(sentence)), ...way, ...super.whatNodeDid(step)];
+      return [...step.sentences.map((sentence) => paragraph(sentence)), ...way, ...super.whatNodeDid(step)];
     }
   };
 };

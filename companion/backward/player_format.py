@@ -78,7 +78,7 @@ class SceneStep(EngineStep):
     """A stretch of the engine's steps in one box of a scene."""
 
     norm: float | str | None  # of the gradients that came; text if not finite; None if not known
-    told: list[str]  # sentences about it
+    sentences: list[str]  # about it
 
 
 class Held(TypedDict):

@@ -119,12 +119,12 @@ class SceneView:
         """For each box that the pass runs, how many gradients other boxes of the scene send it."""
         planned = self.recording.planned
         waits = {
-            self.owner[i]: 0 for i in sorted(planned) if i in self.scene.inside and i in self.owner
+            self.owner[i]: 0 for i in sorted(planned) if i in self.scene.nodes and i in self.owner
         }
         for i in planned:
-            if i in self.scene.inside:
+            if i in self.scene.nodes:
                 for edge in self._crossing(self.recording.graph.slots(i)):
-                    if edge.target in planned and edge.target in self.scene.inside:
+                    if edge.target in planned and edge.target in self.scene.nodes:
                         waits[self.owner[edge.target]] += 1
         return waits
 
@@ -140,7 +140,7 @@ class SceneView:
 
     def _steps(self, buffers: _Pairs, waits: Mapping[int, int], times: bool) -> Iterator[SceneStep]:
         left = dict(waits)
-        inside = (step for step in self.recording.steps if step.node in self.scene.inside)
+        inside = (step for step in self.recording.steps if step.node in self.scene.nodes)
         for number, group in groupby(inside, lambda step: self.owner[step.node]):
             steps = list(group)
             sent = [
@@ -159,7 +159,7 @@ class SceneView:
             data["ready"] = [to for to, count in waiting.items() if count == 0]
             data["waiting"] = {str(to): count for to, count in waiting.items()}
             if times and all(step.time is not None for step in steps):
-                data["told"].append(
+                data["sentences"].append(
                     f"It took {sum(step.time or 0 for step in steps) * 1000:.3g} ms."
                 )
             yield data
@@ -176,15 +176,20 @@ class SceneView:
             if came["from"] is not None:
                 came["from"] = self.owner.get(came["from"])
         passed = list[PassedData]()
-        for one in data["passed"]:
-            if one["to"] in self.owner:
-                one["to"] = self.owner[one["to"]]
-                passed.append(one)
-                if self.boxes[one["to"]].is_block:
-                    one.pop("before", None)
-                    one.pop("after", None)
-        told = [f"The norm of what came is {_written(norm)}."]
-        return {**data, "node": number, "passed": passed, "norm": _finite(norm), "told": told}
+        for gradient in data["passed"]:
+            if gradient["to"] in self.owner:
+                gradient["to"] = self.owner[gradient["to"]]
+                passed.append(gradient)
+                if self.boxes[gradient["to"]].is_block:
+                    gradient.pop("before", None)
+                    gradient.pop("after", None)
+        return {
+            **data,
+            "node": number,
+            "passed": passed,
+            "norm": _finite(norm),
+            "sentences": [f"The norm of what came is {_written(norm)}."],
+        }
 
     def _with_saved(self, step: Step) -> Step:
         """A step with what its Node still has saved, which was not copied of a large graph."""
@@ -200,15 +205,15 @@ class SceneView:
             for arrival in step.arrivals:
                 source = self.owner.get(arrival.edge.source) if arrival.edge else None
                 if source != number:
-                    place = step.node, arrival.input_nr
-                    came.setdefault(source, {}).setdefault(place, []).append(arrival.value)
+                    entry = step.node, arrival.input_nr
+                    came.setdefault(source, {}).setdefault(entry, []).append(arrival.value)
         by_node = {step.node: step for step in steps}
         passed: dict[int, _Sums] = {}
         for edge in sent:
             gradients = by_node[edge.source].grad_inputs or ()
-            place = edge.target, edge.input_nr
+            entry = edge.target, edge.input_nr
             to = passed.setdefault(self.owner[edge.target], {})
-            to.setdefault(place, []).append(gradients[edge.slot])
+            to.setdefault(entry, []).append(gradients[edge.slot])
         arrows = self.arrows[number]
         came_data: list[CameData] = [
             {"from": source, "slot": 0, "input": 0, "value": _in_words(_norm(sums))}
@@ -236,10 +241,10 @@ class SceneView:
             "changed": False,
             "raised": any(step.grad_inputs is None for step in steps),
             "norm": _finite(norm),
-            "told": list(self._told_of_block(steps)),
+            "sentences": list(self._about_block(steps)),
         }
 
-    def _told_of_block(self, steps: Sequence[Step]) -> Iterator[str]:
+    def _about_block(self, steps: Sequence[Step]) -> Iterator[str]:
         first, last = steps[0].index + 1, steps[-1].index + 1
         which = f"step {first}" if first == last else f"steps {first} to {last}"
         yield f"It ran {counted(len(steps), 'Node')}: {which} of {len(self.recording)} of the pass."
@@ -341,19 +346,19 @@ def scenes_data(recording: Recording, times: bool) -> tuple[PlayerData, list[Dra
             alt = alt_of(scene.folded, {}, Numbers()) if is_first else f"Inside {data['title']}"
             drawings.append(Drawing(dot, alt))
         found.append(data)
-    first, *others = found
+    whole, *insides = found
     order: EngineOrder = {
         "title": "Block by block",
         "about": "What PyTorch did.",
-        "steps": first["steps"],
+        "steps": whole["steps"],
         "questions": [],
         "error": error_message(recording),
     }
     data_of_all: PlayerData = {
-        "nodes": first["nodes"],
+        "nodes": whole["nodes"],
         "lines": [None],
         "modes": [order],
-        "scenes": others,
+        "scenes": insides,
     }
     return data_of_all, drawings
 

@@ -61,7 +61,7 @@ def _outcomes(names: Sequence[str], step: EngineStep, error: str | None) -> Iter
     for node, count in step["waiting"].items():
         if count:
             yield f"{names[int(node)]} waits for {count} more"
-    yield from cast(SceneStep, step).get("told", ())
+    yield from cast(SceneStep, step).get("sentences", ())
     if step["grad"]:
         yield ".grad was {} and is {}".format(*step["grad"])
     if step["freed"]:

@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from companion.backward.copies import Gradients, Tensor, copy_of, worst_of
+from companion.backward.copies import Gradients, Tensor, copy_of, worst_value_in
 from companion.backward.hooks import Hooks, Log
 from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import Edge
@@ -177,8 +177,8 @@ class Recording:
             'SqrtBackward0'
         """
         for step in self.steps:
-            came = worst_of([arrival.value for arrival in step.arrivals] + [step.grad_before])
-            given = worst_of([*step.grad_outputs, *(step.grad_inputs or ()), step.grad_after])
+            came = worst_value_in([arrival.value for arrival in step.arrivals] + [step.grad_before])
+            given = worst_value_in([*step.grad_outputs, *(step.grad_inputs or ()), step.grad_after])
             if given > came:
                 return step
         return None

@@ -37,7 +37,7 @@ from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
-from companion.naming import is_tensor, one_line
+from companion.naming import counted, is_tensor, one_line
 
 Tensor = torch.Tensor
 Values = tuple[tuple[int, ...], torch.dtype, int]
@@ -87,9 +87,9 @@ class Case:
         """What was looked at, in words."""
         if self.graph is None:
             return "the output has no graph"
-        nodes, leaves = len(self.graph), len(self.graph.leaves)
-        s, ves = "s" * (nodes != 1), "f" if leaves == 1 else "ves"
-        return f"the graph has {nodes} node{s}, {leaves} lea{ves} among them"
+        nodes = counted(len(self.graph), "node")
+        leaves = counted(len(self.graph.leaves), "leaf", "leaves")
+        return f"the graph has {nodes}, {leaves} among them"
 
     @property
     def nodes(self) -> Sequence[GraphNode]:

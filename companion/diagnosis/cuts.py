@@ -12,13 +12,13 @@ from companion.forward.cuts import Cut
 from companion.forward.places import DEEPCOPY, SAMPLE
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
-_WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what is told
+_WHOLE = {DEEPCOPY, SAMPLE}  # one call makes many cuts, and is what the finding names
 
 
 def about_the_cuts(case: Case) -> Iterator[Finding]:
     """A finding for each line with cuts that reach the output, and for those that may reach it.
 
-    A cut that a library made is told if an input, or the output, has no gradient because of it.
+    A cut that a library made has one only where an input, or the output, has no gradient for it.
     """
     if case.watch is None:
         return
@@ -31,22 +31,31 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
         inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
         if inputs or case.graph is None:
             yield _harmful(cuts, inputs)
-        elif all(cut.by_library for cut in cuts):
-            continue
-        elif taking.isdisjoint(cuts):
-            yield _told(cuts, "; none of the inputs went into that", "info")
-        elif cuts[0].variant == SAMPLE:  # what is drawn is a constant on purpose, as a rule
-            yield _told(cuts, severity="info")
-        elif case.not_meant.isdisjoint(c.index for c in cuts) and case.costly.isdisjoint(cuts):
-            went_in = "the inputs that went in get" if case.inputs else "what went in gets"
-            end, variant = f"; {went_in} a gradient by another way", cuts[0].variant or "meant"
-            yield _told(cuts, end, "info", variant)
-        else:
-            yield _told(cuts)
-    told = {cut.source for cut in case.last_to_leave.values()}  # with the inputs that they cost
+        elif not all(cut.by_library for cut in cuts):
+            yield _perhaps_harmless(case, cuts, taking)
+    of_inputs = {cut.source for cut in case.last_to_leave.values()}  # findings of those name them
     for cuts in _by_line(case.not_followed):
-        if cuts[0].source not in told:
-            yield _told(cuts, "; whether it came back into the output is not known", "info")
+        if cuts[0].source not in of_inputs:
+            yield _about_line(cuts, "; whether it came back into the output is not known", "info")
+
+
+def _perhaps_harmless(case: Case, cuts: list[Cut], taking: set[Cut]) -> Finding:
+    """A finding for a line that keeps none of the inputs from a gradient.
+
+    Args:
+        case: what is diagnosed.
+        cuts: the cuts of the line.
+        taking: the cuts that values of the inputs went into.
+    """
+    if taking.isdisjoint(cuts):
+        return _about_line(cuts, "; none of the inputs went into that", "info")
+    if cuts[0].variant == SAMPLE:  # what is drawn is a constant on purpose, as a rule
+        return _about_line(cuts, severity="info")
+    if case.not_meant.isdisjoint(cut.index for cut in cuts) and case.costly.isdisjoint(cuts):
+        went_in = "the inputs that went in get" if case.inputs else "what went in gets"
+        end, variant = f"; {went_in} a gradient by another way", cuts[0].variant or "meant"
+        return _about_line(cuts, end, "info", variant)
+    return _about_line(cuts)
 
 
 def _taking_from_inputs(case: Case) -> set[Cut]:
@@ -57,7 +66,7 @@ def _taking_from_inputs(case: Case) -> set[Cut]:
 
 
 def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
-    """The cuts that are told in one finding: of one kind, on one line."""
+    """The cuts that share a finding: of one kind, on one line."""
     lines = dict[object, list[Cut]]()
     for cut in cuts:
         is_switched = cut.code in _SWITCHED and not cut.variant
@@ -66,7 +75,7 @@ def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
     return lines.values()
 
 
-def _told(
+def _about_line(
     cuts: list[Cut], end: str = "", severity: Severity | None = None, variant: str = ""
 ) -> Finding:
     """One finding for all the times that a line ran."""

@@ -67,16 +67,16 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
     frame, source = users_frame(error) or (None, None)
-    if frame and source and (found := about_none(error, frame, source)):
-        return found
-    matched = _match(error)
-    if matched is None:
+    if frame and source and (cause := about_none(error, frame, source)):
+        return cause
+    match = _match(error)
+    if match is None:
         return None
-    told = Told(error, watch, source, *matched)
-    return _CAUSES.get(told.code, _as_told)(told)
+    matched = Matched(error, watch, source, *match)
+    return _CAUSES.get(matched.code, _finding_of)(matched)
 
 
-class Told(NamedTuple):
+class Matched(NamedTuple):
     """An error, and what the table says of its message."""
 
     error: BaseException
@@ -98,80 +98,86 @@ def _match(error: BaseException) -> tuple[str, str, str] | None:
     return None
 
 
-def _as_told(told: Told) -> Finding:
+def _finding_of(matched: Matched) -> Finding:
     return finding(
-        told.code, told.message, severity="error", source=told.source, variant=told.variant
+        matched.code,
+        matched.message,
+        severity="error",
+        source=matched.source,
+        variant=matched.variant,
     )
 
 
 # ---- messages that have several causes
 
 
-def _no_graph(told: Told) -> Finding:
+def _no_graph(matched: Matched) -> Finding:
     """Why the output has no graph, as far as the output itself and a watch tell."""
-    outputs, _ = engine_call(told.error)
-    index = _index(told.error)
+    outputs, _ = engine_call(matched.error)
+    index = _index(matched.error)
     if index >= len(outputs) or not is_tensor(outputs[index]):
-        return _as_told(told)
+        return _finding_of(matched)
     output: Tensor = outputs[index]
     if is_wrapped(output):
-        message = f"{told.message}, inside a transform of torch.func"
-        return _as_told(told._replace(code="inside-transform", message=message))
+        message = f"{matched.message}, inside a transform of torch.func"
+        return _finding_of(matched._replace(code="inside-transform", message=message))
     if output.is_inference():
-        message = f"{told.message}: it was computed under torch.inference_mode()"
-        return _as_told(told._replace(code="inference-mode", message=message))
+        message = f"{matched.message}: it was computed under torch.inference_mode()"
+        return _finding_of(matched._replace(code="inference-mode", message=message))
     if not (output.is_floating_point() or output.is_complex()):
-        message = f"{told.message}: its dtype is {output.dtype}"
-        return _as_told(told._replace(code="not-differentiable", message=message))
-    if told.watch is None:
-        return _as_told(told)
-    return _by_the_cuts(told, told.watch, output)
+        message = f"{matched.message}: its dtype is {output.dtype}"
+        return _finding_of(matched._replace(code="not-differentiable", message=message))
+    if matched.watch is None:
+        return _finding_of(matched)
+    return _by_the_cuts(matched, matched.watch, output)
 
 
-def _by_the_cuts(told: Told, watch: Watch, output: Tensor) -> Finding:
+def _by_the_cuts(matched: Matched, watch: Watch, output: Tensor) -> Finding:
     """Which of the cuts that a watch saw took the graph from an output."""
     reaching = sorted(first_reaching(watch, output), key=lambda cut: _is_info(cut.code))
     if reaching:
         cut = reaching[0]
-        message = f"{told.message}: {cut.message}"
-        told = told._replace(code=cut.code, variant=cut.variant, source=cut.source)
-        return _as_told(told._replace(message=message))
+        message = f"{matched.message}: {cut.message}"
+        matched = matched._replace(code=cut.code, variant=cut.variant, source=cut.source)
+        return _finding_of(matched._replace(message=message))
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
-        message = f"{told.message}, and nothing that went into it in the block required grad"
-        return _as_told(told._replace(variant="constants", message=message))
+        message = f"{matched.message}, and nothing that went into it in the block required grad"
+        return _finding_of(matched._replace(variant="constants", message=message))
     # What was computed after the block, or came back from outside of torch, nobody followed.
     harmful = [cut for cut in watch.cuts if not _is_info(cut.code)]
     if len(harmful) == 1:
-        message = f"{told.message}; in the watched block {harmful[0].message}"
-        return _as_told(told._replace(message=message, source=harmful[0].source))
-    return _as_told(told)
+        message = f"{matched.message}; in the watched block {harmful[0].message}"
+        return _finding_of(matched._replace(message=message, source=harmful[0].source))
+    return _finding_of(matched)
 
 
 def _is_info(code: str) -> bool:
     return KINDS[code].severity == "info"
 
 
-def _no_gradient(told: Told) -> Finding:
+def _no_gradient(matched: Matched) -> Finding:
     """Why no gradient came to an input: what ``diagnose`` says of it, or a Node sent None."""
-    outputs, inputs = engine_call(told.error)
-    index = _index(told.error)
+    outputs, inputs = engine_call(matched.error)
+    index = _index(matched.error)
     if len(outputs) != 1 or index >= len(inputs) or not all(map(is_tensor, (*outputs, *inputs))):
-        return _as_told(told)
+        return _finding_of(matched)
     wanted = inputs[index]
     if is_wrapped(wanted) or is_wrapped(outputs[0]):
-        return _as_told(told._replace(code="inside-transform"))
+        return _finding_of(matched._replace(code="inside-transform"))
     names = {node.name for node in Graph.of(*outputs).nodes} if outputs[0].requires_grad else ()
     if "CheckpointFunctionBackward" in names:
-        message = f"{told.message}, which a reentrant checkpoint hides"
-        return _as_told(told._replace(code="checkpoint", variant="reentrant", message=message))
-    found = diagnose(outputs[0], wanted, watch=told.watch)
+        message = f"{matched.message}, which a reentrant checkpoint hides"
+        return _finding_of(
+            matched._replace(code="checkpoint", variant="reentrant", message=message)
+        )
+    findings = diagnose(outputs[0], wanted, watch=matched.watch)
     # The pass that raised has freed what it ran, so that is no cause.
-    cause = next((each for each in found if each.code in _OF_AN_INPUT), None)
+    cause = next((each for each in findings if each.code in _OF_AN_INPUT), None)
     if cause is None:
-        return _as_told(told._replace(variant="sends-none"))
-    if cause.code in (told.code, "reassigned"):  # a guess, which the error does not confirm
-        return _as_told(told)
-    return replace(cause, severity="error", source=cause.source or told.source)
+        return _finding_of(matched._replace(variant="sends-none"))
+    if cause.code in (matched.code, "reassigned"):  # a guess, which the error does not confirm
+        return _finding_of(matched)
+    return replace(cause, severity="error", source=cause.source or matched.source)
 
 
 def _index(error: BaseException) -> int:
@@ -180,44 +186,42 @@ def _index(error: BaseException) -> int:
     return int(match[1]) if match else 0
 
 
-def _modified(told: Told) -> Finding:
+def _modified(matched: Matched) -> Finding:
     """Which tensor was changed, and on which line, if a watch saw it."""
-    outputs, _ = engine_call(told.error)
-    if told.watch is not None and len(outputs) == 1 and is_tensor(outputs[0]):
-        for found in diagnose(outputs[0], watch=told.watch):
-            if found.code == told.code:
-                message = f"{told.message}; {found.message.removeprefix('backward() will raise: ')}"
-                return replace(found, message=message)
-    return _as_told(told)
+    outputs, _ = engine_call(matched.error)
+    if matched.watch is not None and len(outputs) == 1 and is_tensor(outputs[0]):
+        for cause in diagnose(outputs[0], watch=matched.watch):
+            if cause.code == matched.code:
+                text = cause.message.removeprefix("backward() will raise: ")
+                return replace(cause, message=f"{matched.message}; {text}")
+    return _finding_of(matched)
 
 
-def _nan(told: Told) -> Finding:
+def _nan(matched: Matched) -> Finding:
     """Whether the Node that gave NaN was the first, and whether the forward pass was finite."""
-    message, source = told.message, told.source
-    step = getattr(getattr(told.error, "recording", None), "first_nonfinite", None)
+    message, source = matched.message, matched.source
+    step = getattr(getattr(matched.error, "recording", None), "first_nonfinite", None)
     if step is not None:
-        node = told.error.recording.graph.nodes[step.node]  # type: ignore[attr-defined]
+        node = matched.error.recording.graph.nodes[step.node]  # type: ignore[attr-defined]
         message += f"; node {step.node}, {node.name}, was the first to get finite gradients and "
         message += "give others"
-    if told.watch is not None:
-        born, line = born_in(told.watch)
+    if matched.watch is not None:
+        born, line = born_in(matched.watch)
         message, source = f"{message}; {born}", line or source
-        if told.watch.first_nonfinite is None:
-            told = told._replace(code="nan-risk", variant="")
-    return _as_told(told._replace(message=message, source=source))
+        if matched.watch.first_nonfinite is None:
+            matched = matched._replace(code="nan-risk", variant="")
+    return _finding_of(matched._replace(message=message, source=source))
 
 
-def _in_parallel(told: Told) -> Finding:
+def _in_parallel(matched: Matched) -> Finding:
     """Which parameters got no gradient: torch tells their indices."""
-    wrapped, indices = (
-        distributed_module(told.error),
-        re.search(r"rank \d+: ([\d ]+)", str(told.error)),
-    )
+    wrapped = distributed_module(matched.error)
+    indices = re.search(r"rank \d+: ([\d ]+)", str(matched.error))
     if wrapped is None or indices is None:
-        return _as_told(told)
+        return _finding_of(matched)
     named = [name for name, each in wrapped.module.named_parameters() if each.requires_grad]
     names = [named[int(index)] for index in indices[1].split() if int(index) < len(named)]
-    return _as_told(told._replace(message=f"{told.message}: {some_of(names)}"))
+    return _finding_of(matched._replace(message=f"{matched.message}: {some_of(names)}"))
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -235,7 +239,7 @@ _OF_AN_INPUT = {
     "inference-tensor",
     "integer-tensor",
 }
-_CAUSES: dict[str, Callable[[Told], Finding]] = {
+_CAUSES: dict[str, Callable[[Matched], Finding]] = {
     "no-graph": _no_graph,
     "unused-input": _no_gradient,
     "input-without-grad": _no_gradient,

@@ -12,7 +12,7 @@ from companion.diagnosis.case import Input
 from companion.findings import Finding, finding
 from companion.naming import listed
 
-FEW = 3  # so many Nodes are told one by one
+FEW = 3  # up to so many Nodes get a finding each
 
 
 class Said(NamedTuple):
@@ -37,13 +37,14 @@ def said(given: Input, code: str, text: str, **options: Any) -> Said:
 
 
 def about_inputs(all_said: Iterable[Said]) -> Iterator[Finding]:
-    """One finding for all the inputs of which the same is said; its place is that of the first."""
+    """One finding for all the inputs of which the same is said; its source is that of the first."""
     groups = dict[tuple[Any, ...], list[Said]]()
-    for one in all_said:
-        severity, variant = one.options.get("severity"), one.options.get("variant")
-        groups.setdefault((one.code, one.text, severity, variant), []).append(one)
+    for statement in all_said:
+        options = statement.options
+        key = statement.code, statement.text, options.get("severity"), options.get("variant")
+        groups.setdefault(key, []).append(statement)
     for (code, text, *_), group in groups.items():
-        message = _worded(text, [one.given for one in group])
+        message = _worded(text, [statement.given for statement in group])
         yield finding(code, message, **group[0].options)
 
 
@@ -59,8 +60,8 @@ def names_of_all(inputs: Sequence[Input]) -> str:
 
 
 def _worded(text: str, inputs: Sequence[Input]) -> str:
-    for word, one, several in _WORDS:
-        text = text.replace("{" + word + "}", several if len(inputs) > 1 else one)
+    for placeholder, singular, plural in _WORDS:
+        text = text.replace("{" + placeholder + "}", plural if len(inputs) > 1 else singular)
     return text.replace("{name}", names_of_all(inputs))
 
 

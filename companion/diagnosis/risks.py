@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.slopes import SLOPES, Slopes, saved_for
+from companion.diagnosis.slopes import SLOPES, Derivative, Slopes, saved_for
 from companion.graph.nodes import Edge
 from companion.graph.saved import Peek
 from companion.internals import has_memory, is_wrapped
@@ -127,33 +127,46 @@ _Rule = Callable[[_Saved], Risk | None]
 
 def _by_slopes(saved: _Saved) -> Risk | None:
     """Whether a derivative of an elementwise operation is infinite or NaN somewhere."""
-    slopes = SLOPES[operation_of(saved.name)]
     if saved.all.get("rounding_mode"):  # of torch.div: all zeros
         return None
-    for slot, derivative in enumerate(slopes.by_input):
-        given = saved_for(derivative, saved.all) if derivative else {}
-        tensors = {name: v for name, v in given.items() if isinstance(v, Tensor)}
-        is_asked = any(saved.slots[slot : slot + 1]) and tensors
-        if derivative is None or not is_asked or not tensors.keys() <= saved.values.keys():
-            continue
-        slope = derivative(**given)
-        bad = _arriving(~slope.isfinite(), saved.zeros_at(slot))
-        if risk := _outside(slopes, tensors, bad if saved.hidden else None):
-            return risk
-        if not bad.any():
-            continue
-        inputs = {name: v for name, v in tensors.items() if name != "result"}
-        of_finite = bad
-        for value in inputs.values():
-            is_fit = ~value.isnan() if slopes.at_infinity else value.isfinite()
-            of_finite = of_finite & is_fit
-        if of_finite.any():
-            is_nan = slope.isnan() | ~of_finite
-            gives = "NaN" if is_nan.all() else "infinite"
-            return "nan-risk", f"{slopes.point}: the gradient is {gives}"
-        argument = next((name for name, v in inputs.items() if not v.isfinite().all()), "result")
-        return _spoilt(saved.name, argument, "infinite or NaN")
-    return None
+    slopes = SLOPES[operation_of(saved.name)]
+    asked = [
+        (slot, derivative)
+        for slot, derivative in enumerate(slopes.by_input)
+        if derivative and any(saved.slots[slot : slot + 1])
+    ]
+    found = (_by_slope(saved, slopes, slot, derivative) for slot, derivative in asked)
+    return next(filter(None, found), None)
+
+
+def _by_slope(saved: _Saved, slopes: Slopes, slot: int, derivative: Derivative) -> Risk | None:
+    """The same of the derivative by one input."""
+    given = saved_for(derivative, saved.all)
+    tensors = {name: v for name, v in given.items() if isinstance(v, Tensor)}
+    if not tensors or not tensors.keys() <= saved.values.keys():
+        return None
+    slope = derivative(**given)
+    bad = _arriving(~slope.isfinite(), saved.zeros_at(slot))
+    if risk := _outside(slopes, tensors, bad if saved.hidden else None):
+        return risk
+    inputs = {name: v for name, v in tensors.items() if name != "result"}
+    return _cause(saved, slopes, inputs, slope, bad) if bad.any() else None
+
+
+def _cause(
+    saved: _Saved, slopes: Slopes, inputs: Mapping[str, Tensor], slope: Tensor, bad: Tensor
+) -> Risk:
+    """Whether a slope is bad at values that are well, or because of what was saved."""
+    of_finite = bad
+    for value in inputs.values():
+        is_fit = ~value.isnan() if slopes.at_infinity else value.isfinite()
+        of_finite = of_finite & is_fit
+    if of_finite.any():
+        is_nan = slope.isnan() | ~of_finite
+        gives = "NaN" if is_nan.all() else "infinite"
+        return "nan-risk", f"{slopes.point}: the gradient is {gives}"
+    argument = next((name for name, v in inputs.items() if not v.isfinite().all()), "result")
+    return _spoilt(saved.name, argument, "infinite or NaN")
 
 
 def _outside(slopes: Slopes, tensors: Mapping[str, Tensor], bad: Tensor | None) -> Risk | None:

@@ -217,22 +217,17 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     _check_limit(max_nodes)
     _check_watch(watch)
     _check_flags(values=values, shapes=shapes)
-    if saved not in (True, False, "bytes"):
-        raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
-    if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
-        cuts = harmful(first_reaching(watch, what))
-        if cuts:
-            return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts))
+    _check_saved(saved)
+    if without_graph := _without_graph(what, watch):
+        return without_graph
     all_names = callers_names() if values and names is None else names
     graph = _graph_of(what, names, all_names)
     folded = _folded(graph, max_nodes, shapes)
     insides = insides_of(folded, shapes)
-    boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
-    single = list(dict.fromkeys(box.nodes[0] for box in boxes))
-    tensors_named = (all_names or {}).values()
-    numbers = (
-        _numbers_of(what, graph, single, tensors_named) if values or _is_pass(what) else Numbers()
-    )
+    single = _nodes_with_a_box(insides)
+    numbers = Numbers()
+    if values or _is_pass(what):
+        numbers = _numbers_of(what, graph, single, (all_names or {}).values())
     if saved == "bytes":
         with_memory(numbers, graph, [inside.folded for inside in insides])
     # Once, since that may run hooks.
@@ -251,10 +246,29 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     return Drawing(views[0].dot, alt, views, texts_by_way(insides, box_names, watch))
 
 
+def _without_graph(what: Any, watch: Watch | None) -> Drawing | None:
+    """The drawing of a tensor without a graph, if cuts that a watch saw made it so."""
+    if watch is None or not isinstance(what, torch.Tensor) or what.requires_grad:
+        return None
+    cuts = harmful(first_reaching(watch, what))
+    return Drawing(dot_without_graph(what, cuts), alt_without_graph(what, cuts)) if cuts else None
+
+
+def _nodes_with_a_box(insides: Sequence[Inside]) -> list[int]:
+    """The Nodes that have a box of their own in some picture."""
+    boxes = [box for inside in insides for box in inside.folded.boxes if not box.is_block]
+    return list(dict.fromkeys(box.nodes[0] for box in boxes))
+
+
 def _check_flags(**flags: object) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
+def _check_saved(saved: object) -> None:
+    if saved not in (True, False, "bytes"):
+        raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
 
 
 def _is_pass(what: Any) -> bool:

@@ -121,14 +121,14 @@ def is_continuous(dtype: torch.dtype) -> bool:
 
 def kind_of_cut(note: Note, dtype: torch.dtype | None) -> tuple[str, str]:
     """The code of a cut, and its variant. What the call itself does comes before where it ran."""
-    if note.name == "__deepcopy__" or note.around == DEEPCOPY:
+    if note.name == "__deepcopy__" or note.runs_inside == DEEPCOPY:
         return "copied", DEEPCOPY
     if note.name == "Parameter":
         return "copied", "parameter"
     if note.severed and note.in_place:
         return "copied", "written"
-    if note.around == SAMPLE or note.hidden:
-        return "no-grad", note.around
+    if note.runs_inside == SAMPLE or note.hidden:
+        return "no-grad", note.runs_inside
     return _code(note, dtype), ""
 
 

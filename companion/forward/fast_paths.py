@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from companion.internals import enter_mode, leave_mode, next_number, remove_hook_on_all
 
-Note = Callable[[str, list[Any], int, Any], None]  # name, arguments, first Node, result
+NoteModule = Callable[[str, list[Any], int, Any], None]  # name, arguments, first Node, result
 
 
 class FastPaths:
@@ -32,7 +32,7 @@ class FastPaths:
         note: notes a module that ran meanwhile.
     """
 
-    def __init__(self, mode: TorchFunctionMode, note: Note) -> None:
+    def __init__(self, mode: TorchFunctionMode, note: NoteModule) -> None:
         self._mode, self._note = mode, note
         self._thread = get_ident()
         self._handles: list[Any] = []  # of the hook before each module, and of one after it

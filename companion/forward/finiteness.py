@@ -10,7 +10,7 @@ from companion.forward.fingerprints import PLAIN
 from companion.internals import has_dispatch_mode
 
 Tensor = torch.Tensor
-UNSET, FINITE, INFINITE, NAN = -1, 0, 1, 2  # how bad the worst value is; of empty(), nobody knows
+UNSET, FINITE, INFINITE, NAN = -1, 0, 1, 2  # how bad the worst value is; UNSET: from empty()
 
 
 def worst_of(tensor: Tensor) -> int | None:

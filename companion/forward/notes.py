@@ -43,21 +43,21 @@ class TensorState:
     version: int | None
     next_note: int  # the index of the first note that is younger than this state
     fingerprint: int | None = None  # of its memory at this version
-    worst: int | None = None  # whether its values are finite, as ``values`` has it; None: not asked
+    worst: int | None = None  # how bad its worst value is: see ``finiteness``; None: not asked
     finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
 
 
 # Tensors with what is known of them.
-Known = list[tuple[Tensor, TensorState]]
+TrackedTensors = list[tuple[Tensor, TensorState]]
 
 
-class Call(NamedTuple):
-    """A call that is about to run."""
+class TorchCall(NamedTuple):
+    """A call of torch that is about to run."""
 
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    inputs: Known  # the tensors whose values it takes
+    inputs: TrackedTensors  # the tensors whose values it takes
     values: list[Value]  # of these tensors, and before them those of floats that came from tensors
     live: bool  # one of these values requires grad
     next_number: int  # the number that the next Node will get
@@ -78,8 +78,8 @@ class Note(NamedTuple):
     addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
     hidden: bool = False  # it is not listed among the operations
     stands_for: int | None = None  # if hidden: the note whose operation is named for it
-    around: str = ""  # what it ran inside of, as ``places`` has it
-    inside: Place | None = None  # in the code of a library that the call site led to
+    runs_inside: str = ""  # of what it ran, as ``places`` has it
+    library_place: Place | None = None  # in the code of a library that the call site led to
     by_library: bool = False  # if an output has no graph: no line of the user asked for that
 
     @property
@@ -104,4 +104,4 @@ class Note(NamedTuple):
 
     @property
     def source(self) -> Source | None:
-        return None if self.call_site is None else source_at(*self.call_site, self.inside)
+        return None if self.call_site is None else source_at(*self.call_site, self.library_place)

@@ -26,39 +26,43 @@ class Places:
 
     def __init__(self, entry_code: CodeType) -> None:
         self._entry_code = entry_code
-        self._known: dict[CodeType, str] = {}  # inside of what a call is that this code makes
+        self._meanings: dict[CodeType, str] = {}  # of code that calls may run inside of
 
     def of(self, frame: FrameType | None) -> tuple[Place | None, Place | None, str]:
-        """The innermost place of the user's own code, and that of a library which it led to; and
-        what the call runs inside of, "" for nothing."""
-        place, inside, around = None, None, ""
+        """The user's place, the library's place below it, and what the call runs inside of.
+
+        The user's is the innermost in code of their own; the last is "" for nothing.
+        """
+        place, library_place, runs_inside = None, None, ""
         while frame is not None:
             code = frame.f_code
             if place is None and is_users(code.co_filename):
                 if not is_installed(code.co_filename):
                     place = code, frame.f_lasti
                 else:
-                    inside = inside or (code, frame.f_lasti)
+                    library_place = library_place or (code, frame.f_lasti)
             if code is self._entry_code:
                 break
-            if code.co_name in _NAMES and (this := self._known_around(frame)):
-                if this in FUNCTIONS:
-                    place, inside, around = None, None, this
-                around = around or this
+            if code.co_name in _NAMES and (meaning := self._meaning_of(frame)):
+                if meaning in FUNCTIONS:
+                    place, library_place, runs_inside = None, None, meaning
+                runs_inside = runs_inside or meaning
             frame = frame.f_back
-        return (inside, None, around) if place is None else (place, inside, around)
+        if place is None:
+            return library_place, None, runs_inside
+        return place, library_place, runs_inside
 
-    def _known_around(self, frame: FrameType) -> str:
+    def _meaning_of(self, frame: FrameType) -> str:
         code, caller = frame.f_code, frame.f_back
         if caller and caller.f_code.co_filename == _CALLS_OF_MODULES:
             return ""  # the usual case, without a look at all classes of Functions
-        if code not in self._known:
-            self._known[code] = _around(code)
-        return self._known[code]
+        if code not in self._meanings:
+            self._meanings[code] = _meaning(code)
+        return self._meanings[code]
 
 
-def _around(code: CodeType) -> str:
-    """What it means for a call that this code runs around it."""
+def _meaning(code: CodeType) -> str:
+    """What it means for a call to run inside of this code; "" for nothing."""
     if code.co_name in ("forward", "setup_context") and _is_of_a_function(code):
         is_checkpoint = code is inspect.unwrap(CheckpointFunction.forward).__code__
         return CHECKPOINT if is_checkpoint else FUNCTION
@@ -78,6 +82,6 @@ def _is_of_a_function(code: CodeType) -> bool:
     return any(getattr(method, "__code__", None) is code for method in methods)
 
 
-_NAMES = {"forward", "setup_context", "deepcopy", "sample"}  # of the code that _around knows
+_NAMES = {"forward", "setup_context", "deepcopy", "sample"}  # of the code that _meaning knows
 _CALLS_OF_MODULES = torch.nn.Module.__call__.__code__.co_filename
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep

@@ -27,20 +27,25 @@ from torch.overrides import TorchFunctionMode
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
 from companion.forward.finiteness import FINITE, UNSET, worst_of
-from companion.forward.notes import DETACHING, Call, Known, Note, TensorState, Value
+from companion.forward.notes import DETACHING, Note, TensorState, TorchCall, TrackedTensors, Value
 from companion.forward.places import FUNCTIONS, Places
+from companion.forward.tensors_of_calls import (
+    flattened,
+    given_by,
+    given_or_written,
+    is_followed,
+    items_in,
+    written_by,
+)
 from companion.forward.torch_functions import (
     ALIASING,
-    ASSIGNING,
     LEAVING,
     NOTED_WITHOUT_TENSORS,
     READ,
-    SILENT,
     VALUELESS,
     is_switch,
     noted_name,
     overwrites,
-    written_silently,
 )
 from companion.internals import (
     base_of,
@@ -70,7 +75,7 @@ class Recorder(TorchFunctionMode):
         # A float that item() gave is known by identity; it is looked up by value.
         self.floats: dict[complex, list[tuple[complex, Value]]] = {}
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
-        self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, how bad: see ``values``
+        self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
         # By memory that is in use: a Parameter shares that of the tensor it is made of.
         self.in_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
@@ -141,11 +146,11 @@ class Recorder(TorchFunctionMode):
 
     # ---- before the call
 
-    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TorchCall:
         """What is known of the tensors and floats that a call takes."""
         self.in_transform = is_in_a_transform()
         arguments = [*(args[READ[name]] if name in READ else args), *kwargs.values()]
-        inputs: Known = []
+        inputs: TrackedTensors = []
         values: list[Value] = []
         floats: list[complex] = []
         live = False
@@ -153,13 +158,13 @@ class Recorder(TorchFunctionMode):
             kind = type(argument)
             if kind in _NUMBERS:
                 floats.append(argument)
-            elif kind in PLAIN or (kind not in _SIMPLE and _is_followed(argument)):
+            elif kind in PLAIN or (kind not in _SIMPLE and is_followed(argument)):
                 state = self.state_of(argument)
                 inputs.append((argument, state))
                 values.append(state.value)
                 live = live or state.value[2]
             elif kind not in _SIMPLE:
-                arguments += _parts(argument)
+                arguments += items_in(argument)
         if inputs and inputs[0][1].worst is None and overwrites(name):
             inputs[0][1].worst = worst_of(inputs[0][0])
         if floats and self.floats:
@@ -167,7 +172,7 @@ class Recorder(TorchFunctionMode):
             live = live or any([value[2] for value in of_floats])
             values = of_floats + values
         live = live and name not in VALUELESS
-        call: Call = _new(Call, (name, args, kwargs, inputs, values, live, next_number()))
+        call: TorchCall = _new(TorchCall, (name, args, kwargs, inputs, values, live, next_number()))
         return call
 
     def values_of_floats(self, floats: Iterable[complex]) -> list[Value]:
@@ -219,13 +224,15 @@ class Recorder(TorchFunctionMode):
 
     def note_parameter(self, origin: Value, value: Value, is_made_here: bool) -> None:
         """Note that a Parameter was made of a tensor that requires grad."""
-        made_by = self.notes[origin.made_by] if origin.made_by is not None else None
-        site, inside = (made_by.call_site, made_by.inside) if made_by else (None, None)
+        site, library_place = None, None
+        if origin.made_by is not None:
+            made_by = self.notes[origin.made_by]
+            site, library_place = made_by.call_site, made_by.library_place
         if (is_made_here or site is None) and self.places:  # else where the tensor came from
-            site, inside, _ = self.places.of(sys._getframe(1))
+            site, library_place, _ = self.places.of(sys._getframe(1))
         numbers = next_number(), next_number()
         note = Note("Parameter", site, [origin], [value], numbers, True, value.requires_grad)
-        self.notes.append(note._replace(inside=inside))
+        self.notes.append(note._replace(library_place=library_place))
 
     def catch_up(self, tensor: Tensor, state: TensorState) -> None:
         """Note that the memory of a tensor was written into by way of another tensor."""
@@ -254,17 +261,17 @@ class Recorder(TorchFunctionMode):
 
     # ---- after it
 
-    def after(self, call: Call, result: Any) -> None:
+    def after(self, call: TorchCall, result: Any) -> None:
         """Note the call, if it gave a tensor, wrote into one or read the values of one."""
         name, _, _, inputs, input_values, live, first = call
         numbers = first, next_number()
-        given = _given(result)
-        written = _written(call, result)
+        given = given_by(result)
+        written = written_by(call, result)
         if not (given or written or name in NOTED_WITHOUT_TENSORS):
             return
         index = len(self.notes)
-        made = _union(given, written)
-        outputs: Known = []
+        made = given_or_written(given, written)
+        outputs: TrackedTensors = []
         values: list[Value] = []
         for nr, tensor in enumerate(made):
             state = self.update(tensor, index, nr)
@@ -282,15 +289,16 @@ class Recorder(TorchFunctionMode):
         severed = may_be and self.is_severed(call, outputs, written)
         mode_code = "" if has_graph else _mode_code(call)
         addresses = self.addresses(call, written)
-        site, inside, around = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
+        places = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
+        site, library_place, runs_inside = places
         # apply gives an input that forward returned as a view of itself.
-        hidden = around in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
+        hidden = runs_inside in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
         by_library = (live or name in DETACHING) and self.is_by_library(mode_code, values)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
-        ran = addresses, hidden, None, around, inside, by_library
+        ran = addresses, hidden, None, runs_inside, library_place, by_library
         self.notes.append(_new(Note, seen + ran))
 
-    def is_severed(self, call: Call, outputs: Known, written: list[Tensor]) -> bool:
+    def is_severed(self, call: TorchCall, outputs: TrackedTensors, written: list[Tensor]) -> bool:
         """Whether the results of a call require grad, and yet have no way to what they came from.
 
         They were written with gradients off or through ``.data``, or are new leaves.
@@ -319,7 +327,9 @@ class Recorder(TorchFunctionMode):
             return self.library_switched
         return is_call_of_library(sys._getframe(3))  # of what called torch
 
-    def look_at_values(self, call: Call, outputs: Known, written: list[Tensor]) -> None:
+    def look_at_values(
+        self, call: TorchCall, outputs: TrackedTensors, written: list[Tensor]
+    ) -> None:
         """Find out whether what a call gave is finite, and if not, whether what it took was."""
         before = [state.worst for _, state in call.inputs] if written else None
         worst_given = FINITE
@@ -339,11 +349,11 @@ class Recorder(TorchFunctionMode):
         if worst_given and worst_given > self.worst_taken(call, before or [], written):
             self.births.append(len(self.notes))
 
-    def is_finite_view(self, call: Call, tensor: Tensor) -> bool:
+    def is_finite_view(self, call: TorchCall, tensor: Tensor) -> bool:
         """Whether a tensor shows nothing but what was finite."""
         return base_of(tensor) is not None and all([s.worst == FINITE for _, s in call.inputs])
 
-    def worst_taken(self, call: Call, before: list[int | None], written: list[Tensor]) -> int:
+    def worst_taken(self, call: TorchCall, before: list[int | None], written: list[Tensor]) -> int:
         """How bad the worst value is that a call took."""
         taken = FINITE
         for (tensor, state), worst in zip(call.inputs, before, strict=True):
@@ -368,7 +378,7 @@ class Recorder(TorchFunctionMode):
 
     def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:
         """The value that stands for the floats in a result; keep these to recognize them."""
-        floats = [x for x in _flat(result) if type(x) in _NUMBERS]
+        floats = [x for x in flattened(result) if type(x) in _NUMBERS]
         if not floats or not values:
             return []
         value = values[0]._replace(shape=(), requires_grad=False, made_by=index, output_nr=0)
@@ -376,7 +386,7 @@ class Recorder(TorchFunctionMode):
             self.floats.setdefault(x, []).append((x, value))
         return [value]
 
-    def addresses(self, call: Call, written: list[Tensor]) -> tuple[int | None, ...]:
+    def addresses(self, call: TorchCall, written: list[Tensor]) -> tuple[int | None, ...]:
         """The addresses of what a call wrote into, or handed out of autograd's sight."""
         if call.name in ALIASING and not written:
             return tuple([memory_of(tensor) for tensor, _ in call.inputs[:1]])
@@ -387,66 +397,20 @@ class Recorder(TorchFunctionMode):
                 self.follow(ref(tensor), tensor, state)
         return tuple(map(memory_of, written))
 
-    def take_fingerprints(self, known: Known, next_note: int) -> None:
+    def take_fingerprints(self, tensors: TrackedTensors, next_note: int) -> None:
         """Take the fingerprint of each tensor, to see later whether its memory was changed."""
-        for tensor, state in known:
+        for tensor, state in tensors:
             if state.fingerprint is None:
                 state.fingerprint, state.next_note = fingerprint(tensor), next_note
 
 
-def _given(result: Any) -> list[Tensor]:
-    """The tensors that a call gave."""
-    return [result] if type(result) in PLAIN else list(filter(_is_followed, _flat(result)))
-
-
-def _written(call: Call, result: Any) -> list[Tensor]:
-    """The tensors that a call wrote into."""
-    if result is None and call.name in ASSIGNING:  # the version need not move
-        return [tensor for tensor, _ in call.inputs[:1]]
-    written = []
-    for tensor, state in call.inputs:
-        if version_of(tensor) != state.version:
-            written.append(tensor)
-    if call.name in SILENT:
-        written += written_silently(call.name, call.args, call.kwargs)
-    return written
-
-
-def _mode_code(call: Call) -> str:
+def _mode_code(call: TorchCall) -> str:
     """The code of the cut that is due to how gradients were asked for or switched off."""
     if call.name == "grad":  # even where gradients are off, create_graph decides
         return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
     if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
         return "inference-mode"
     return "" if torch.is_grad_enabled() else "no-grad"
-
-
-def _union(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
-    """What a call gave, and what it wrote into and did not give."""
-    if not written:
-        return given
-    # Not ``in``, which would compare the elements.
-    return [*given, *[t for t in written if not any(t is other for other in given)]]
-
-
-def _flat(result: Any) -> list[Any]:
-    """All that is in nested lists, tuples and dicts, and those themselves."""
-    flat = [result]
-    for part in flat:  # the list grows by what is in them
-        flat += _parts(part)
-    return flat
-
-
-def _parts(argument: Any) -> Iterable[Any]:
-    """What is in a list, a tuple or a dict."""
-    if isinstance(argument, dict):
-        return argument.values()
-    return argument if isinstance(argument, list | tuple) else ()
-
-
-def _is_followed(argument: Any) -> bool:
-    """Whether it is a tensor that can be looked up."""
-    return isinstance(argument, Tensor) and type(argument).__hash__ is not None
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

@@ -138,8 +138,8 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
     tensors are the only values from there that for certain have nothing of them. The others count
     as one tensor more, whose position is behind the last.
 
-    What a ``torch.autograd.Function`` computes with is told as a cut, and followed further as well:
-    it is one for a tensor that was not given to ``apply``.
+    What a ``torch.autograd.Function`` computes with counts as a cut, and is followed further too:
+    it is a cut for a tensor that was not given to ``apply``.
 
     Raises:
         TypeError: one of them is not a tensor.

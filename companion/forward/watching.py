@@ -75,9 +75,9 @@ class Watch:
     def first_nonfinite(self) -> Operation | None:
         """The operation that gave the first NaN or infinity: what it took was finite.
 
-        Where an infinity went in and the first NaN came out, it counts too. One meant as a mask is
-        told as any other. What was NaN or infinite before the block was not born in it. An
-        operation inside ``Function.forward`` is told with the line of ``apply`` and the index of
+        Where an infinity went in and the first NaN came out, it counts too. One meant as a mask
+        counts as any other. What was NaN or infinite before the block was not born in it. Of an
+        operation inside ``Function.forward`` the line is that of ``apply``, and the index that of
         the operation that comes next. None if there was none, as far as the values could be read.
 
         Examples:

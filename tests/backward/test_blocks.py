@@ -26,8 +26,8 @@ def test_each_node_that_runs_in_a_scene_is_in_one_box_of_it(program):
     graph, found = scenes_of(program)
     for scene in found:
         nodes = [i for inside in shown(scene).values() for i in inside]
-        assert sorted(nodes) == sorted(scene.inside)
-    assert sorted(found[0].inside) == list(range(len(graph)))
+        assert sorted(nodes) == sorted(scene.nodes)
+    assert sorted(found[0].nodes) == list(range(len(graph)))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -38,7 +38,7 @@ def test_each_block_opens_into_a_scene_of_its_nodes_and_each_node_is_alone_once(
         for box, nodes in shown(scene).items():
             if box.is_block:
                 inner = scene.scene_of[box]
-                assert sorted(inner.inside) == sorted(nodes)
+                assert sorted(inner.nodes) == sorted(nodes)
                 assert (inner.block, inner.outer) == (box, scene)
                 assert len(shown(inner)) > 1
             else:

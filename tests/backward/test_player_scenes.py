@@ -97,7 +97,7 @@ def test_a_layer_tells_the_norm_of_what_its_parameters_got():
     (step,) = [
         s for s in data["modes"][0]["steps"] if data["nodes"][s["node"]]["name"] == "layers.2"
     ]
-    assert f"norm {norm:.3g} were added to .grad of its 12 leaves" in " ".join(step["told"])
+    assert f"norm {norm:.3g} were added to .grad of its 12 leaves" in " ".join(step["sentences"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

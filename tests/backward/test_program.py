@@ -23,6 +23,7 @@ from tests.programs import (
     Silent,
     Square,
     WritesInPlace,
+    WrongShape,
     run,
 )
 
@@ -607,16 +608,6 @@ def test_a_leaf_whose_numbers_are_not_used_may_change():
 
 
 # ---- errors
-
-
-class WrongShape(Function):
-    @staticmethod
-    def forward(ctx, a):
-        return a * 1
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient[:2]
 
 
 def test_a_freed_graph_is_refused_with_what_is_gone():

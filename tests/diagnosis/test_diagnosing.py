@@ -28,7 +28,7 @@ from torchgen.packaged.autograd.load_derivatives import load_derivatives
 from companion import Diagnosis, Finding, Graph, diagnose, watch
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
 from companion.graph.saved import peek
-from tests.programs import Once, Square
+from tests.programs import Once, Square, Twice
 
 ROOT = Path(__file__).parents[2]
 
@@ -1331,17 +1331,8 @@ def test_a_freed_function_that_reads_saved_tensors_elsewhere_is_told(how):
 
 
 def test_a_freed_function_that_saved_no_tensors_runs_again():
-    class Double(Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return gradient * 2
-
     x = leaf(1, 2)
-    loss = Double.apply(x).sum()
+    loss = Twice.apply(x).sum()
     loss.backward()
     assert diagnose(loss, x).ok and really(loss, x)
 

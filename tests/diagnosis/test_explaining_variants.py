@@ -8,7 +8,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, explain
-from tests.programs import GivesNone
+from tests.programs import GivesNone, WrongShape
 
 
 def leaf(*numbers: float) -> torch.Tensor:
@@ -35,16 +35,6 @@ class Same(View):
     @staticmethod
     def forward(ctx, x):
         return x
-
-
-class TooSmall(Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, g):
-        return g[:1]
 
 
 def hooked(*modules):
@@ -118,8 +108,8 @@ def test_the_cures_of_it_work():
 
 
 def test_a_gradient_of_a_wrong_shape_from_a_function_of_the_user_is_told_of_that():
-    found = explained(lambda: TooSmall.apply(leaf(1, 2)).sum().backward())
-    assert "the backward of TooSmallBackward" in found.message and "static methods" in found.cause
+    found = explained(lambda: WrongShape.apply(leaf(1, 2)).sum().backward())
+    assert "the backward of WrongShapeBackward" in found.message and "static methods" in found.cause
 
 
 @pytest.mark.parametrize("f", [lambda x: GivesNone.apply(x).sum(), lambda x: x.norm(p=0)])

@@ -5,16 +5,7 @@ import torch
 from torch import nn
 
 from companion import watch
-
-
-class Doubles(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * 2
+from tests.programs import Twice
 
 
 def cuts_of(program) -> list[tuple[str, str, str]]:
@@ -88,11 +79,11 @@ def test_a_deep_copy_in_the_block_is_a_cut_at_its_line_and_a_function_without_a_
 
     def without_a_node():
         with torch.no_grad():
-            y = Doubles.apply(x)
+            y = Twice.apply(x)
         return y + 1
 
-    assert cuts_of(without_a_node) == [("no-grad", "function", "Doubles.apply(x)")]
-    assert cuts_of(lambda: Doubles.apply(x) + 1) == cuts_of(lambda: Doubles.apply(x)) == []
+    assert cuts_of(without_a_node) == [("no-grad", "function", "Twice.apply(x)")]
+    assert cuts_of(lambda: Twice.apply(x) + 1) == cuts_of(lambda: Twice.apply(x)) == []
 
 
 def test_enable_grad_inside_inference_mode_changes_nothing_and_that_is_told():

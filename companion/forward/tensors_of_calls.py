@@ -1,0 +1,61 @@
+"""The tensors that a call of torch gives and writes into, in whatever they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from companion.forward.fingerprints import PLAIN
+from companion.forward.notes import TorchCall
+from companion.forward.torch_functions import ASSIGNING, SILENT, written_silently
+from companion.internals import version_of
+
+Tensor = torch.Tensor
+
+
+def given_by(result: Any) -> list[Tensor]:
+    """The tensors that a call gave."""
+    return [result] if type(result) in PLAIN else list(filter(is_followed, flattened(result)))
+
+
+def written_by(call: TorchCall, result: Any) -> list[Tensor]:
+    """The tensors that a call wrote into."""
+    if result is None and call.name in ASSIGNING:  # the version need not move
+        return [tensor for tensor, _ in call.inputs[:1]]
+    written = []
+    for tensor, state in call.inputs:
+        if version_of(tensor) != state.version:
+            written.append(tensor)
+    if call.name in SILENT:
+        written += written_silently(call.name, call.args, call.kwargs)
+    return written
+
+
+def given_or_written(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
+    """What a call gave, and what it wrote into and did not give."""
+    if not written:
+        return given
+    # Not ``in``, which would compare the elements.
+    return [*given, *[t for t in written if not any(t is other for other in given)]]
+
+
+def flattened(result: Any) -> list[Any]:
+    """All that is in nested lists, tuples and dicts, and those themselves."""
+    flat = [result]
+    for part in flat:  # the list grows by what is in them
+        flat += items_in(part)
+    return flat
+
+
+def items_in(argument: Any) -> Iterable[Any]:
+    """What is in a list, a tuple or a dict."""
+    if isinstance(argument, dict):
+        return argument.values()
+    return argument if isinstance(argument, list | tuple) else ()
+
+
+def is_followed(argument: Any) -> bool:
+    """Whether it is a tensor that can be looked up."""
+    return isinstance(argument, Tensor) and type(argument).__hash__ is not None
