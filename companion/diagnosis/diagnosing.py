@@ -27,7 +27,7 @@ from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
 from companion.diagnosis.overwriting import overwritten
-from companion.diagnosis.risks import is_plain, risks
+from companion.diagnosis.risks import is_finite, is_plain, risks
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
@@ -99,11 +99,11 @@ def diagnose(
 
     What explains other findings comes before them or has them in it: with a ``watch``, a cut says
     how many inputs get no gradient because of it. It is an info where no input went in; and where a
-    constant was asked for, by ``detach()``, ``torch.no_grad()`` or the update of a weight, and the
-    inputs that went in get a gradient by another way. Of a cut that torch itself or an installed
-    library makes, such as the power iteration of ``spectral_norm``, nothing is said unless an input
-    gets no gradient because of it. What is said of several inputs is one finding, and so is what is
-    said of more than three Nodes.
+    constant was asked for, by ``detach()``, ``torch.no_grad()``, a deep copy that requires no grad
+    or the update of a weight, and the inputs that went in get a gradient by another way. Of a cut
+    that torch itself or an installed library makes, such as the power iteration of
+    ``spectral_norm``, nothing is said unless an input gets no gradient because of it. What is
+    said of several inputs is one finding, and so is what is said of more than three Nodes.
 
     What nobody can tell from a graph is told where it comes up, as ``custom-gradients`` or
     ``cannot-know``:
@@ -266,7 +266,7 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
 
 
 def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
-    if is_plain(output) and not output.isfinite().all():
+    if is_plain(output) and not is_finite(output):
         born, source = born_before(case.watch, output) if case.watch else ("", None)
         yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
 
@@ -456,9 +456,12 @@ def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
     zeros = cache(lambda: overwritten(case))  # few graphs have a risk
     for node, saved in case.nodes_and_peeks:
         outputs = {number for number in range(3) if (node.index, number) in case.reached}
-        about = node.name, saved, shape_or_none(node), case.slots(node.index), outputs, hidden
-        everywhere = list(risks(*about))
-        for code, message in risks(*about, zeros()) if everywhere and hidden else everywhere:
+        slots = case.slots(node.index)
+        about = node.name, saved, shape_or_none(node), slots, outputs, hidden
+        found = everywhere = list(risks(*about))
+        if found and hidden and any(edge and edge.target in zeros() for edge in slots):
+            found = list(risks(*about, zeros()))
+        for code, message in found:
             if code == "non-finite":
                 spoilt[node.index] = message
             else:

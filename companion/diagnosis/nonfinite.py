@@ -8,7 +8,7 @@ import torch
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.risks import is_plain
+from companion.diagnosis.risks import is_finite, is_plain
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
@@ -48,7 +48,7 @@ def about_the_spoilt(
 
 def is_hidden(case: Case) -> bool:
     """Whether the output is finite, so that no NaN inside of the graph shows."""
-    return is_plain(case.output) and bool(case.output.isfinite().all())
+    return is_plain(case.output) and is_finite(case.output)
 
 
 def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:

@@ -19,7 +19,7 @@ from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
 from companion.diagnosis.overwriting import LEFT_OUT, MASKS, IsFlat
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
-from companion.diagnosis.risks import is_plain, is_readable
+from companion.diagnosis.risks import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.graph.saved import Peek
 
@@ -126,7 +126,7 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
     if "normalized_shape" in values:
         return bool(prod(values["normalized_shape"]) == 1)
     result = values.get("result")
-    if not (is_readable(result) and is_plain(result)) or not result.isfinite().all():
+    if not (is_readable(result) and is_plain(result)) or not is_finite(result):
         return False
     return (result.shape[values["dim"]] if result.dim() else 1) == 1
 

@@ -15,7 +15,8 @@ import torch
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.finiteness import NAN
-from companion.forward.notes import Note
+from companion.forward.notes import Note, Value
+from companion.forward.places import DEEPCOPY
 from companion.forward.torch_functions import VALUELESS
 from companion.forward.watching import Watch
 from companion.internals import number_of, unseen
@@ -38,7 +39,8 @@ def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
 def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> set[int]:
     """The indices of the cuts that reach an output by a way on which nobody asked for a constant.
 
-    One asks by ``detach()`` or ``torch.no_grad()``, and by an update of a weight.
+    One asks by ``detach()``, ``torch.no_grad()`` or ``requires_grad_(False)`` of a copy, and by an
+    update of a weight.
 
     Args:
         watch: what saw the forward pass.
@@ -48,16 +50,29 @@ def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> 
     Raises:
         TypeError: ``output`` is not a tensor.
     """
-    notes, values = watch._recorder.notes, [watch._value_of(output)]
+    notes, waiting = watch._recorder.notes, [watch._value_of(output)]
     for node in nodes:
-        values += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
-
-    def goes_on(i: int, _: int) -> bool:
-        return not (notes[i].is_meant or notes[i].is_update)
-
+        waiting += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
     watch._classify()
-    ways = [way for way in watch._upstream(values, goes_on) if not notes[way[0]].is_meant]
-    return {cut.index for cut in watch._cuts_at(way for way in ways if watch._is_cut(*way))}
+    found = set[tuple[int, int]]()
+    while waiting:
+        value = waiting.pop()
+        if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+            continue
+        note = notes[value.made_by]
+        if note.is_meant:
+            continue
+        found.add(origin)
+        if not (note.is_update or note.name in VALUELESS):
+            waiting += [each for each in note.inputs if not _is_frozen_copy(notes, note, each)]
+    return {cut.index for cut in watch._cuts_at(way for way in found if watch._is_cut(*way))}
+
+
+def _is_frozen_copy(notes: list[Note], note: Note, value: Value) -> bool:
+    """Whether a note took a deep copy that does not require grad, although its original did."""
+    is_inside = note.around == DEEPCOPY
+    made_by = None if value.made_by is None or is_inside else notes[value.made_by]
+    return made_by is not None and made_by.around == DEEPCOPY and not value.requires_grad
 
 
 def was_made_in(watch: Watch, tensor: Tensor) -> bool:

@@ -601,6 +601,7 @@ def test_a_formula_is_no_risk_by_an_argument_that_it_is_finite_by(f, at):
         (lambda x: torch.xlogy(x, torch.zeros(1)), 1, -torch.inf),
         (lambda x: torch.xlogy(x, 0.0), 1, -torch.inf),
         (lambda x: torch.special.xlog1py(x, -1), 1, -torch.inf),
+        (lambda x: torch.xlogy(ONE, x), 1e-39, torch.inf),
     ],
 )
 def test_of_x_times_a_logarithm_the_risk_has_the_gradient_in_words(f, at, gives):
@@ -609,6 +610,32 @@ def test_of_x_times_a_logarithm_the_risk_has_the_gradient_in_words(f, at, gives)
     assert risk.message.endswith("is NaN" if gives is torch.nan else "the gradient is infinite")
     assert really(f(x).sum(), x)
     torch.testing.assert_close(x.grad, torch.tensor([gives]), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3)])
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda x: torch.linalg.qr(x)[0],
+        lambda x: torch.linalg.lu(x)[2],
+        lambda x: torch.linalg.lu_factor_ex(x)[0],
+    ],
+)
+def test_a_factor_with_a_zero_on_its_diagonal_is_told(factor, shape):
+    for matrix in (torch.ones(shape), torch.eye(*shape)):
+        x = matrix.requires_grad_()
+        loss = factor(x).pow(3).sum()
+        told = "nan-risk" in codes(diagnose(loss, x))
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert told == (not gradient.isfinite().all()) == bool((matrix == 1).all())
+
+
+@pytest.mark.parametrize("function", [torch.xlogy, torch.special.xlog1py])
+def test_zero_times_a_logarithm_that_is_infinite_has_an_infinite_gradient(function):
+    x = leaf(0)
+    loss = function(x, torch.tensor(torch.inf)).sum()
+    assert codes(diagnose(loss, x)) == ["nan-risk"] and loss == 0
+    assert really(loss, x) and x.grad.isinf().all()
 
 
 @pytest.mark.parametrize(

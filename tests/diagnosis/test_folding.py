@@ -300,7 +300,13 @@ def losses_balanced_by_their_gradients(net, x):
     return losses[0] + (norms[0] / norms[1]).item() * losses[1]
 
 
+def frozen_copy(net, x):
+    target = copy.deepcopy(net).requires_grad_(False)
+    return net(x) - target(x + 1)
+
+
 IDIOMS = [
+    frozen_copy,
     losses_balanced_by_their_gradients,
     weight_updated_by_data,
     weight_averaged_by_data,
@@ -325,6 +331,13 @@ def test_a_constant_that_one_asked_for_is_a_note_if_what_went_in_gets_a_gradient
         assert all(cure.startswith("nothing, where you mean a constant") for cure in cures)
     loss.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_a_copy_that_still_requires_grad_is_none_that_one_asked_for():
+    net, x = network_and_data()
+    with watch() as watched:
+        loss = (net(x) - copy.deepcopy(net)(x + 1)).square().mean()
+    assert ("warning", "copied") in codes(diagnose(loss, net, watch=watched))
 
 
 @pytest.mark.parametrize("idiom", IDIOMS)
