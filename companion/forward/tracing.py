@@ -70,9 +70,9 @@ def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> 
 
 def _is_frozen_copy(notes: list[Note], note: Note, value: Value) -> bool:
     """Whether a note took a deep copy that does not require grad, although its original did."""
-    is_inside = note.around == DEEPCOPY
+    is_inside = note.runs_inside == DEEPCOPY
     made_by = None if value.made_by is None or is_inside else notes[value.made_by]
-    return made_by is not None and made_by.around == DEEPCOPY and not value.requires_grad
+    return made_by is not None and made_by.runs_inside == DEEPCOPY and not value.requires_grad
 
 
 def was_made_in(watch: Watch, tensor: Tensor) -> bool:
