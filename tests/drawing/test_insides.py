@@ -11,7 +11,7 @@ from companion import Graph, draw, modules, record_backward, watch
 from companion.drawing.folding import fold
 from companion.drawing.insides import insides_of
 from tests.drawing.pictures import boxes
-from tests.drawing.test_page import MODELS
+from tests.drawing.test_fitting import MODELS
 
 
 def read(name: str) -> Graph:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from companion import draw, modules, saved_memory
-from tests.drawing.test_page import MODELS
+from tests.drawing.test_fitting import MODELS
 
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6}
 

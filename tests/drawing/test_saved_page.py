@@ -9,7 +9,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from torch import nn
 
 from companion import draw, modules, record_backward, watch
-from tests.drawing.test_page import MODELS
+from tests.drawing.test_fitting import MODELS
 
 
 @pytest.fixture(scope="module")
