@@ -217,7 +217,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     _check_limit(max_nodes)
     _check_watch(watch)
     _check_flags(values=values, shapes=shapes)
-    if saved not in (True, False, "bytes"):
+    if not isinstance(saved, bool) and not (isinstance(saved, str) and saved == "bytes"):
         raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
     if watch is not None and isinstance(what, torch.Tensor) and not what.requires_grad:
         cuts = harmful(first_reaching(watch, what))
