@@ -98,7 +98,7 @@ def test_an_inside_that_is_left_out_is_told(monkeypatch):
     monkeypatch.setattr(companion.drawing.insides, "MOST_INSIDES", 3)
     views = draw(unequal(3000), max_nodes=3)._insides
     assert len(views) == 3
-    told = chain.from_iterable(view.told.values() for view in views)
+    told = chain.from_iterable(view.details.values() for view in views)
     blocks = [box for box in told if box.name.startswith(("block", "the rest"))]
     assert any(box.opens is None for box in blocks)
     for box in blocks:
@@ -167,5 +167,7 @@ def test_a_cut_is_in_the_inside_that_took_it_and_in_no_other():
                 y = y * y.detach()
     for most in range(1, 20):
         views = draw(y.sum(), watch=watched, max_nodes=most)._insides
-        rows = [[(b.name, dict(b.rows).get("Inside", "")) for b in v.told.values()] for v in views]
+        rows = [
+            [(b.name, dict(b.rows).get("Inside", "")) for b in v.details.values()] for v in views
+        ]
         assert ["✂" in view.dot for view in views] == ["MulBackward0" in str(row) for row in rows]
