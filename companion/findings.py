@@ -1880,6 +1880,28 @@ KINDS: dict[str, Kind] = {
                 "mask the input of the operation, not only its result: torch.where(mask, x, "
                 "0.0).exp() with a safe value in place of x, and then mask again",
             ),
+            "interval": (
+                "the slope is infinite at the end of what the function takes: it sends an infinite "
+                "gradient, and NaN where a zero arrives",
+                "keep the input off the ends: x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
+                "atanh or erfinv, x.clamp(min=1 + 1e-6) before acosh, torch.logit(x, eps=1e-6)",
+            ),
+            "spectrum": (
+                "the derivative of the vectors divides by the difference of two values, and that "
+                "is zero: which vectors belong to equal values is not determined",
+                "compute the loss from the values alone (eigvalsh, svdvals), or make them differ: "
+                "A + torch.diag(torch.linspace(0, 1e-3, n))",
+            ),
+            "singular": (
+                "the formula divides by what is zero for a singular matrix",
+                "keep the matrix from being singular: A + 1e-4 * torch.eye(n) before it",
+            ),
+            "one-element": (
+                "with correction=1 the sum of squares is divided by the number of elements less "
+                "one, which is zero: the result is NaN, and so is the gradient",
+                "leave it out where there is one element: x.std() if x.numel() > 1 else 0.0; or "
+                "pass correction=0, with which std and gradient are 0 there",
+            ),
             "empty-row": _EMPTY_ROW,
         },
     ),

@@ -461,12 +461,12 @@ def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
         found = everywhere = list(risks(*about))
         if found and hidden and any(edge and edge.target in zeros() for edge in slots):
             found = list(risks(*about, zeros()))
-        for code, message in found:
+        for code, message, variant in found:
             if code == "non-finite":
                 spoilt[node.index] = message
             else:
-                yield finding(code, message, **case.at(node.index))
-        for code, message in everywhere:
+                yield finding(code, message, variant=variant, **case.at(node.index))
+        for code, message, _ in everywhere:
             if code == "non-finite" and node.index not in spoilt:
                 harmless[node.index] = message
     yield from about_the_spoilt(case, spoilt, harmless)

@@ -19,7 +19,14 @@ from companion.graph.saved import Peek
 from companion.internals import has_memory, is_wrapped
 
 Tensor = torch.Tensor
-Risk = tuple[str, str]  # the code of a finding, and its message
+
+
+class Risk(NamedTuple):
+    """What is said of a Node."""
+
+    code: str  # of a finding
+    message: str
+    variant: str = ""  # of the finding, where the cure is another
 
 
 def risks(
@@ -78,7 +85,7 @@ def _zeros_at(
 
 
 def _spoilt(name: str, argument: str, kind: str) -> Risk:
-    return "non-finite", f"{name} saved {argument}, which has {kind} values"
+    return Risk("non-finite", f"{name} saved {argument}, which has {kind} values")
 
 
 def _arriving(spoilt: Tensor, overwritten: Tensor | None) -> Tensor:
@@ -173,7 +180,9 @@ def _cause(
     if of_finite.any():
         is_nan = slope.isnan() | ~of_finite
         gives = "NaN" if is_nan.all() else "infinite"
-        return "nan-risk", f"{slopes.point}: the gradient is {gives}"
+        is_interval = slopes.domain is not None and slopes.domain != (0, inf)
+        variant = "interval" if is_interval else ""
+        return Risk("nan-risk", f"{slopes.point}: the gradient is {gives}", variant)
     argument = next((name for name, v in inputs.items() if not is_finite(v)), "result")
     return _spoilt(saved.name, argument, "infinite or NaN")
 
@@ -187,7 +196,7 @@ def _outside(slopes: Slopes, tensors: Mapping[str, Tensor], bad: Tensor | None) 
     if not (outside if bad is None else outside & bad).any():
         return None
     domain = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
-    return "non-finite", f"{slopes.point.partition(' ')[0]} gave NaN for values {domain}"
+    return Risk("non-finite", f"{slopes.point.partition(' ')[0]} gave NaN for values {domain}")
 
 
 _EQUAL = "equal {}: the gradient divides by their difference"
@@ -199,7 +208,7 @@ def _between_equal(name: str, dividing: Collection[int], equal: str) -> _Rule:
     def rule(saved: _Saved) -> Risk | None:
         if name in saved.values and (saved.values[name].diff(dim=-1) == 0).any():
             if any(number in saved.outputs for number in dividing):
-                return "nan-risk", _EQUAL.format(equal)
+                return Risk("nan-risk", _EQUAL.format(equal), "spectrum")
         return None
 
     return rule
@@ -211,7 +220,9 @@ def _eig(saved: _Saved) -> Risk | None:
     if 1 not in saved.outputs or not is_readable(values):
         return None
     equal = (values[..., None] == values[..., None, :]).sum()
-    return ("nan-risk", _EQUAL.format("eigenvalues")) if equal > values.numel() else None
+    if equal <= values.numel():
+        return None
+    return Risk("nan-risk", _EQUAL.format("eigenvalues"), "spectrum")
 
 
 def _by_factor(name: str, called: str) -> _Rule:
@@ -222,7 +233,7 @@ def _by_factor(name: str, called: str) -> _Rule:
         if not is_readable(factor) or factor.diagonal(dim1=-2, dim2=-1).all():
             return None
         zero = f"{called} with a zero on the diagonal of {name}"
-        return "nan-risk", f"{zero}: the gradient is infinite or NaN"
+        return Risk("nan-risk", f"{zero}: the gradient is infinite or NaN", "singular")
 
     return rule
 
@@ -234,7 +245,7 @@ def _writing(repeats_of: Callable[[_Saved], int]) -> _Rule:
         repeats = repeats_of(saved) if any(saved.slots[1:2]) else 0  # no slot 1: it is a number
         often = "once" if repeats == 1 else f"{repeats} times"
         message = f"the indices repeat {often}, and of several values one stays"
-        return ("duplicate-indices", message) if repeats else None
+        return Risk("duplicate-indices", message) if repeats else None
 
     return rule
 
@@ -248,19 +259,21 @@ def _pow(saved: _Saved) -> Risk | None:
     ):
         return None
     if len(saved.slots) > 1 and saved.slots[1] and (base < 0).any():
-        return "nan-risk", "x ** y by y, of a negative x: the gradient is NaN"
+        return Risk("nan-risk", "x ** y by y, of a negative x: the gradient is NaN")
     if not saved.slots[0]:
         return None  # by the exponent the slope at 0 is 0
     power, zeros = torch.as_tensor(exponent * 1.0, device=base.device), saved.zeros_at(0)
     if _arriving((base < 0) & (power != power.round()), zeros).any():
-        return "non-finite", "a power with a fraction in its exponent gave NaN for values below 0"
+        return Risk(
+            "non-finite", "a power with a fraction in its exponent gave NaN for values below 0"
+        )
     slope = power * base ** (power - 1)
     bad = _arriving(~slope.isfinite() & (power != 0) & base.isfinite(), zeros)
     if not bad.any():
         return None
     called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
     point = "at 0" if (bad & (base.abs() < 1)).any() else "of large values"
-    return "nan-risk", f"x ** {called} {point}: the gradient is infinite"
+    return Risk("nan-risk", f"x ** {called} {point}: the gradient is infinite")
 
 
 def _times_log(function: str, zero: int) -> _Rule:
@@ -276,13 +289,13 @@ def _times_log(function: str, zero: int) -> _Rule:
         by_x, by_y = (isinstance(saved.all[name], Tensor) for name in ("self", "other"))
         by_x, by_y = by_x and bool(saved.slots[0]), by_y and bool(saved.slots[-1])
         if (~x_is_zero & y_is_zero).any():
-            return "nan-risk", f"{function} at (x, {zero}): the gradient is infinite"
+            return Risk("nan-risk", f"{function} at (x, {zero}): the gradient is infinite")
         if by_y and x.isinf().any():
             return _spoilt(saved.name, "self", "infinite")
         if by_y and (x_is_zero & y_is_zero).any():
-            return "nan-risk", f"{function} at (0, {zero}): the gradient by the second is NaN"
+            return Risk("nan-risk", f"{function} at (0, {zero}): the gradient by the second is NaN")
         if by_y and ((x / (y - zero)).isinf() & (y >= zero)).any():
-            return "nan-risk", f"{function} near (x, {zero}): the gradient is infinite"
+            return Risk("nan-risk", f"{function} near (x, {zero}): the gradient is infinite")
         if by_x and (x_is_zero & (y == inf)).any():
             return _spoilt(saved.name, "other", "infinite")
         return None
@@ -293,14 +306,14 @@ def _times_log(function: str, zero: int) -> _Rule:
 def _singular(saved: _Saved) -> Risk | None:
     if "sign" not in saved.values or not (saved.values["sign"] == 0).any():
         return None
-    return "nan-risk", "slogdet of a singular matrix: the gradient is infinite"
+    return Risk("nan-risk", "slogdet of a singular matrix: the gradient is infinite", "singular")
 
 
 def _logcumsumexp(saved: _Saved) -> Risk | None:
     result = saved.values.get("result")
     if result is None or not (result == -inf).any():
         return None
-    return "nan-risk", "logcumsumexp of nothing but -inf: the gradient is NaN"
+    return Risk("nan-risk", "logcumsumexp of nothing but -inf: the gradient is NaN")
 
 
 def _spread_and_mean(saved: _Saved) -> Risk | None:
@@ -317,7 +330,8 @@ def _spread(saved: _Saved) -> Risk | None:
     correction = saved.all["correction"]
     if prod(lengths) > (1 if correction is None else correction):
         return None
-    return "nan-risk", "std or var of one element, with correction=1: the gradient is NaN"
+    message = "std or var of one element, with correction=1: the gradient is NaN"
+    return Risk("nan-risk", message, "one-element")
 
 
 def _softmax(saved: _Saved) -> Risk | None:
@@ -328,16 +342,17 @@ def _softmax(saved: _Saved) -> Risk | None:
     if not spoilt.any():
         return None
     rows = int(spoilt.any(saved.all["dim"]).sum())
-    return "non-finite", (
+    return Risk(
+        "non-finite",
         f"softmax gave NaN in {rows} {'row' if rows == 1 else 'rows'}: all that went into such a "
-        "row was -inf, as where a mask leaves nothing, or something was NaN or inf"
+        "row was -inf, as where a mask leaves nothing, or something was NaN or inf",
     )
 
 
 def _relu(saved: _Saved) -> Risk | None:
     if "result" not in saved.values or (saved.values["result"] > 0).any():
         return None
-    return "dead-relu", "every output of relu is 0"
+    return Risk("dead-relu", "every output of relu is 0")
 
 
 def _extremum_of_all(saved: _Saved) -> Risk | None:
@@ -346,7 +361,7 @@ def _extremum_of_all(saved: _Saved) -> Risk | None:
         return None
     ties = int((saved.values["self"] == saved.values["result"]).sum())
     message = f"{ties} elements tie: each gets 1/{ties} of the gradient"
-    return ("ties", message) if ties > 1 else None
+    return Risk("ties", message) if ties > 1 else None
 
 
 def _extremum_of_some(saved: _Saved) -> Risk | None:
@@ -360,7 +375,7 @@ def _extremum_of_some(saved: _Saved) -> Risk | None:
     equal = values == result
     ties = int((equal & (equal.sum(dims, keepdim=True) > 1)).sum())
     message = f"{ties} elements tie: those of one result share its gradient"
-    return ("ties", message) if ties else None
+    return Risk("ties", message) if ties else None
 
 
 def _extremum_of_two(saved: _Saved) -> Risk | None:
@@ -368,7 +383,7 @@ def _extremum_of_two(saved: _Saved) -> Risk | None:
         return None
     ties = int((saved.values["self"] == saved.values["other"]).sum())
     message = f"{ties} pairs tie: each of the two gets half of the gradient"
-    return ("ties", message) if ties else None
+    return Risk("ties", message) if ties else None
 
 
 def _written_twice(saved: _Saved) -> int:

@@ -112,7 +112,7 @@ SLOPES: dict[str, Slopes] = {
             lambda self, other: -self * _reciprocal_square(self, other),
         ),
     ),
-    "Atanh": _one("atanh at 1 or -1", lambda self: 1 / (1 - self * self)),
+    "Atanh": _on_interval(-1, 1, "atanh at 1 or -1", lambda self: 1 / (1 - self * self)),
     "Copysign": Slopes(
         "copysign", (lambda self, result: (result / self).where(self != 0, 0), None)
     ),

@@ -33,8 +33,8 @@ class Box:
     """A Node, or a block of several Nodes.
 
     Attributes:
-        nodes: the indices of its Nodes, without ``leaves``: in the order in which they run, but
-            chains in one piece.
+        nodes: the indices of its Nodes, without ``leaves``. They stand in the order in which they
+            run; a chain stands in one piece.
         kind: a ``"node"`` (a leaf too) is one Node; a ``"module"`` is the Nodes of one call; of
             ``"copies"`` several equal stretches follow one another; a ``"chain"`` leads straight
             down; the ``"rest"`` is what lies deepest; a ``"stretch"`` is what runs one after
@@ -279,12 +279,14 @@ def _connect(folded: Folded, places: Mapping[int, _Place]) -> dict[int, _Users]:
     return users
 
 
-def _is_shown(some: Sequence[tuple[Frame, int]], others: Sequence[tuple[Frame, int]]) -> bool:
+def _is_shown(
+    of_source: Sequence[tuple[Frame, int]], of_target: Sequence[tuple[Frame, int]]
+) -> bool:
     """Whether an edge is drawn: it must not lead from copy to copy, or be inside of a further one.
 
     A frame whose copies it connects notes that.
     """
-    for (frame, copy), (frame_2, copy_2) in zip(some, others, strict=False):
+    for (frame, copy), (frame_2, copy_2) in zip(of_source, of_target, strict=False):
         if frame is not frame_2:
             break
         if copy != copy_2:

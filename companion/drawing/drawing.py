@@ -22,7 +22,7 @@ from companion.drawing.insides import MOST_INSIDES, Inside, insides_of
 from companion.drawing.memory import with_memory
 from companion.drawing.numbers import Numbers, numbers_of_pass, numbers_of_tensors
 from companion.drawing.rendering import run_dot, svg_of
-from companion.drawing.saved_page import Picture, Told, View, boxes_in, frame_of, page_of
+from companion.drawing.saved_page import BoxDetails, Picture, View, boxes_in, frame_of, page_of
 from companion.drawing.scissors import harmful, scissors_of
 from companion.drawing.searching import Texts, texts_by_way
 from companion.drawing.svg import clean
@@ -239,7 +239,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     views = [
         View(
             dot_of(inside.folded, tensors, numbers, scissors=cuts, shapes=shapes),
-            _told(insides, inside, named, known),
+            _details(insides, inside, named, known),
         )
         for inside, cuts, named in zip(insides, scissors, box_names, strict=True)
     ]
@@ -267,7 +267,7 @@ def _check_flags(**flags: object) -> None:
 
 
 def _check_saved(saved: object) -> None:
-    if saved not in (True, False, "bytes"):
+    if not isinstance(saved, bool) and not (isinstance(saved, str) and saved == "bytes"):
         raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
 
 
@@ -285,11 +285,11 @@ def _numbers_of(
     return numbers_of_tensors(graph, nodes, [*root, *named])
 
 
-def _told(
+def _details(
     insides: Sequence[Inside], inside: Inside, names: Mapping[Box, str], known: Known
-) -> dict[str, Told]:
+) -> dict[str, BoxDetails]:
     """What is told of each box of a picture, by its name in DOT."""
-    told = {}
+    details = {}
     for number, box in enumerate(inside.folded.boxes):
         rows = details_of(inside.folded, names, box, known)
         opens, drawn = inside.opens.get(box), ""
@@ -297,8 +297,8 @@ def _told(
             drawn = shown.call.path if shown.call else "another block"
         if box.parts and not opens:
             rows.append(("Stays shut", f"a drawing has the insides of {MOST_INSIDES} blocks"))
-        told[str(number)] = Told(names[box], rows, opens, drawn)
-    return told
+        details[str(number)] = BoxDetails(names[box], rows, opens, drawn)
+    return details
 
 
 def tagged(graph: Graph, tags: Mapping[int, str]) -> Drawing:

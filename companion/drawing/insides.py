@@ -13,6 +13,7 @@ from companion.drawing.boxes import Box, Folded, arrange
 from companion.drawing.fitting import MOST_BOXES, fits_a_page
 from companion.drawing.folding import with_blocks_opened
 from companion.graph.nodes import Edge
+from companion.graph.reading import garbage_collection_paused
 
 MOST_INSIDES = 100  # insides of one drawing
 _MOST_PARTS = 100  # boxes of an inside; it may be higher than a page, since one can move it
@@ -34,6 +35,7 @@ class Inside:
     opens: dict[Box, int] = field(default_factory=dict)
 
 
+@garbage_collection_paused()  # it would go through all edges again and again
 def insides_of(whole: Folded, shapes: bool = False) -> list[Inside]:
     """The boxes of the whole graph, and then the inside of each block, of outer ones first.
 

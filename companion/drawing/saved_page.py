@@ -1,7 +1,7 @@
 """A page with a drawing: zoom it, move it, search in it, open its blocks, and ask its boxes.
 
-Its policy lets nothing run but drawing.js, and nothing be loaded. What is
-told of boxes and the insides of blocks are compressed; an inside is unpacked when it is opened.
+Its policy lets nothing run but drawing.js, and nothing be loaded. The details of boxes and the
+insides of blocks are compressed; an inside is unpacked when it is opened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from companion.drawing.searching import Texts
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class BoxDetails:
     """What is told of a box that is chosen.
 
     Attributes:
@@ -43,11 +43,11 @@ class View:
 
     Attributes:
         dot: the picture in DOT.
-        told: for each box, by its name in DOT, what is told of it.
+        details: for each box, by its name in DOT, what is told of it.
     """
 
     dot: str
-    told: Mapping[str, Told]
+    details: Mapping[str, BoxDetails]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Picture:
     """
 
     svg: str
-    boxes: Sequence[Told | None]
+    boxes: Sequence[BoxDetails | None]
 
 
-def boxes_in(laid_out: str, view: View) -> list[Told | None]:
+def boxes_in(laid_out: str, view: View) -> list[BoxDetails | None]:
     """What is told of each ``.node`` of the SVG that Graphviz made of a view."""
-    return [view.told.get(html.unescape(name)) for name in _NODE.findall(laid_out)]
+    return [view.details.get(html.unescape(name)) for name in _NODE.findall(laid_out)]
 
 
 _NODE = re.compile(r'<g id="\w+" class="node[^"]*">\n<title>(.*?)</title>')

@@ -14,7 +14,7 @@ from companion.forward.watching import Watch
 from companion.graph.anomaly_lines import noted_source
 from companion.graph.modules import enclosing
 from companion.graph.nodes import GraphNode
-from companion.graph.reading import Graph
+from companion.graph.reading import Graph, garbage_collection_paused
 
 # The names of the boxes to open one after another, and last of the one that is found.
 Way = tuple[str, ...]
@@ -24,6 +24,7 @@ _Drawn = dict[int, int]
 _Use = tuple[int, int]  # of a leaf: a Node and its slot
 
 
+@garbage_collection_paused()
 def texts_by_way(
     insides: Sequence[Inside], names: Sequence[Mapping[Box, str]], watch: Watch | None
 ) -> Texts:

@@ -43,8 +43,8 @@ def sum_along(
         x: shape ``(*rows, d)``.
         directions: shape ``(m, d)``.
         order: of the coefficient.
-        weights: of the directions in the sum, shape ``(m,)``, or one number for all, with which the
-            run collapses.
+        weights: of the directions in the sum, real, shape ``(m,)``, or one number for all, with
+            which the run collapses.
 
     Returns:
         Shape and dtype of ``f(x)``.
@@ -71,7 +71,8 @@ def sum_along(
         if last is None:
             found = torch.zeros_like(value)
         elif isinstance(weights, Tensor):
-            found = torch.tensordot(weights[first : first + size], last, 1)
+            weight = weights[first : first + size].to(last.dtype)
+            found = (weight.view(-1, *[1] * (last.dim() - 1)) * last).sum(0)
         else:
             found = last * (weights * len(part))
         total = found if total is None else total + found

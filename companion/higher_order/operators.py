@@ -97,9 +97,8 @@ def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tens
     """
     size = _size(f, x)
     found = _polarized(_coordinates(dims, size), size)
-    directions, weights = (
-        torch.tensor([*part], dtype=x.dtype, device=x.device) for part in (found, found.values())
-    )
+    directions = torch.tensor([*found], dtype=x.dtype, device=x.device)
+    weights = torch.tensor([*found.values()], dtype=x.dtype.to_real(), device=x.device)
     return sum_along(f, x, directions, len(dims), weights)
 
 

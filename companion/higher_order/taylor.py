@@ -67,6 +67,7 @@ def derivatives(
             which line.
         TypeError: an argument, or what ``f`` returns, is of the wrong type.
         ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
+        RuntimeError: it is called under ``torch.autocast``.
 
     Examples:
         >>> x = torch.tensor(1.0, dtype=torch.float64)
@@ -109,6 +110,11 @@ def check_function(f: Callable[..., Tensor], points: tuple[Tensor, ...]) -> None
         if x.layout is not torch.strided or x.is_nested:
             kind = "nested" if x.is_nested else x.layout
             raise TypeError(f"x must be a dense tensor, got {kind}; pass x.to_dense()")
+        if torch.is_autocast_enabled(x.device.type):  # which the rules do not follow
+            raise RuntimeError(
+                "torch.autocast gives operations of f another precision than their rules; go on in "
+                f'`with torch.autocast("{x.device.type}", enabled=False):`'
+            )
 
 
 def check_order(order: int) -> None:

@@ -1400,6 +1400,45 @@ def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
     assert found - {"Fill"} == ZERO - {"Sgn"}
 
 
+INSIDE = "x.clamp(-1 + 1e-6, 1 - 1e-6)"
+APART = "A + torch.diag(torch.linspace(0, 1e-3, n))"
+ENDS = torch.tensor([1.0, -1.0])
+# What has an infinite gradient or NaN, at which values, the expression of the cure, and with it.
+CURED = {
+    "acos": (torch.acos, ENDS, INSIDE, lambda x: x.clamp(-1 + 1e-6, 1 - 1e-6).acos()),
+    "atanh": (torch.atanh, ENDS, INSIDE, lambda x: x.clamp(-1 + 1e-6, 1 - 1e-6).atanh()),
+    "acosh": (torch.acosh, ENDS[:1], "min=1 + 1e-6", lambda x: x.clamp(min=1 + 1e-6).acosh()),
+    "logit": (torch.logit, ENDS[:1], "eps=1e-6", lambda x: torch.logit(x, eps=1e-6)),
+    "eigh": (
+        lambda x: torch.linalg.eigh(x)[1].abs(),
+        torch.eye(3),
+        APART,
+        lambda x: torch.linalg.eigh(x + torch.diag(torch.linspace(0, 1e-3, 3)))[1].abs(),
+    ),
+    "slogdet": (
+        lambda x: torch.linalg.slogdet(x)[1],
+        torch.ones(2, 2),
+        "A + 1e-4 * torch.eye(n)",
+        lambda x: torch.linalg.slogdet(x + 1e-4 * torch.eye(2))[1],
+    ),
+    "std": (torch.std, ENDS[:1], "correction=0", lambda x: x.std(correction=0)),
+    "sqrt": (torch.sqrt, ENDS - ENDS, "clamp(min=1e-12)", lambda x: x.clamp(min=1e-12).sqrt()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:std:UserWarning")
+@pytest.mark.parametrize("name", CURED)
+def test_where_a_slope_has_no_end_the_cure_fits_the_function_and_works(name):
+    f, at, expression, cured = CURED[name]
+    x = at.clone().requires_grad_()
+    (cure,) = [found.cure for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
+    assert expression in cure
+    assert not torch.autograd.grad(f(x).sum(), x)[0].isfinite().all()
+    loss = cured(x).sum()
+    assert {found.code for found in diagnose(loss, x)} <= {"zero-derivative"}  # of the clamp
+    assert torch.autograd.grad(loss, x)[0].isfinite().all()
+
+
 # ---- correct programs: those of the lessons
 
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))

@@ -1,5 +1,6 @@
 """insides.py: what is inside a block is drawn whole, level by level, down to single Nodes."""
 
+import gc
 import re
 from itertools import chain
 
@@ -10,6 +11,8 @@ import companion.drawing.insides
 from companion import Graph, draw, modules, record_backward, watch
 from companion.drawing.folding import fold
 from companion.drawing.insides import insides_of
+from companion.drawing.searching import texts_by_way
+from companion.drawing.words import names_of
 from tests.drawing.pictures import boxes
 from tests.drawing.test_fitting import MODELS
 
@@ -95,7 +98,7 @@ def test_an_inside_that_is_left_out_is_told(monkeypatch):
     monkeypatch.setattr(companion.drawing.insides, "MOST_INSIDES", 3)
     views = draw(unequal(3000), max_nodes=3)._insides
     assert len(views) == 3
-    told = chain.from_iterable(view.told.values() for view in views)
+    told = chain.from_iterable(view.details.values() for view in views)
     blocks = [box for box in told if box.name.startswith(("block", "the rest"))]
     assert any(box.opens is None for box in blocks)
     for box in blocks:
@@ -105,6 +108,27 @@ def test_an_inside_that_is_left_out_is_told(monkeypatch):
 def test_an_inside_is_not_endless():
     sizes = [len(i.folded.boxes) for i in insides_of(fold(unequal(3000), 3))]
     assert max(sizes) <= 130 and len(sizes) <= 101
+
+
+def test_no_search_for_garbage_goes_through_a_graph_again_and_again():
+    searches = []
+
+    def note(phase, info):
+        searches.append(phase)
+
+    folded = fold(unequal(1000), 12)
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        insides = insides_of(folded)
+        inside_searches = len(searches)
+        names = [names_of(inside.folded) for inside in insides]
+        gc.collect()
+        searches.clear()
+        texts_by_way(insides, names, None)
+    finally:
+        gc.callbacks.remove(note)
+    assert len(insides) > 10 and inside_searches <= 2 and len(searches) <= 2
 
 
 def test_equal_blocks_share_an_inside():
@@ -143,5 +167,7 @@ def test_a_cut_is_in_the_inside_that_took_it_and_in_no_other():
                 y = y * y.detach()
     for most in range(1, 20):
         views = draw(y.sum(), watch=watched, max_nodes=most)._insides
-        rows = [[(b.name, dict(b.rows).get("Inside", "")) for b in v.told.values()] for v in views]
+        rows = [
+            [(b.name, dict(b.rows).get("Inside", "")) for b in v.details.values()] for v in views
+        ]
         assert ["✂" in view.dot for view in views] == ["MulBackward0" in str(row) for row in rows]

@@ -67,6 +67,8 @@ def test_a_freed_graph_keeps_nothing():
     assert "total memory 0 bytes" in drawing.dot and drawing.dot.count("memory") == 2  # and a hover
 
 
-def test_saved_is_true_or_false_or_bytes():
-    with pytest.raises(ValueError, match="saved must be True, False or \"bytes\", got 'all'"):
-        draw(torch.ones(2, requires_grad=True).sin(), saved="all")
+@pytest.mark.parametrize("saved", ["all", 1, 0, None, torch.ones(2)])
+def test_saved_is_true_or_false_or_bytes(saved):
+    said = re.escape(f'saved must be True, False or "bytes", got {saved!r}')
+    with pytest.raises(ValueError, match=said):
+        draw(torch.ones(2, requires_grad=True).sin(), saved=saved)

@@ -22,17 +22,47 @@ def path(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def shared(browser):
+    shared = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def page(browser, path):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    requests, errors = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text))  # the policy was broken
-    page.goto(path.as_uri())
-    yield page
-    assert requests == [path.as_uri()] and errors == []
-    page.close()
+def window(shared):
+    """The window of nearly all tests; each loads a page anew, which keeps nothing for the next."""
+    yield shared
+    shared.emulate_media(color_scheme="light", media="screen")
+    shared.mouse.move(0, 0)
+
+
+@pytest.fixture
+def load(window):
+    """Load a page; it may load nothing else, and say nothing on the console."""
+    loaded, requests, errors = [], [], []
+    listeners = {
+        "request": lambda request: requests.append(request.url),
+        "pageerror": lambda error: errors.append(str(error)),
+        "console": lambda said: errors.append(said.text),  # the policy was broken
+    }
+
+    def load(path):
+        loaded.append(path.as_uri())
+        window.goto(path.as_uri())
+        return window
+
+    for event, listener in listeners.items():
+        window.on(event, listener)
+    yield load
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+    assert requests == loaded and errors == []
+
+
+@pytest.fixture
+def page(load, path):
+    return load(path)
 
 
 def width(page) -> float:
@@ -102,22 +132,20 @@ def test_a_page_is_small(tmp_path, name, by_module):
     assert (tmp_path / "x.html").stat().st_size < (120_000 if by_module else 180_000)
 
 
-def test_what_is_said_once_for_all_texts_is_what_each_says_in_the_drawing(browser, tmp_path):
+def test_what_is_said_once_for_all_texts_is_what_each_says_in_the_drawing(window, tmp_path):
     x = torch.ones(2, requires_grad=True)
     drawing = draw(record_backward(x.exp().sum()))
     drawing.save(tmp_path / "x.html")
-    page = browser.new_page()
     looks = []
     for content in (drawing.svg, (tmp_path / "x.html").read_text()):
-        page.set_content(content)
+        window.set_content(content)
         looks.append(
-            page.evaluate("""[...document.querySelectorAll("svg text")].map((text) => {
+            window.evaluate("""[...document.querySelectorAll("svg text")].map((text) => {
           const { fontFamily, fontSize, textAnchor, fill, whiteSpace } = getComputedStyle(text);
           return [text.textContent, fontFamily, fontSize, textAnchor, fill, whiteSpace];
         })""")
         )
     assert looks[0] == looks[1] and len({size for _, _, size, *_ in looks[0]}) == 2
-    page.close()
 
 
 # ---- blocks that open
@@ -188,13 +216,12 @@ def test_moving_the_drawing_opens_nothing(page):
     assert trail(page) == []
 
 
-def test_blocks_open_in_blocks_and_an_equal_one_says_whose_inside_it_shows(browser, tmp_path):
+def test_blocks_open_in_blocks_and_an_equal_one_says_whose_inside_it_shows(load, tmp_path):
     model, x = MODELS["u-net"]
     with modules(model) as names:
         loss = model(x).sum()
     draw(loss, names=names, max_nodes=12).save(tmp_path / "x.html")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((tmp_path / "x.html").as_uri())
+    page = load(tmp_path / "x.html")
     said = []
     for number in range(page.locator(".node.opens").count()):
         page.locator(".node.opens").nth(number).click()
@@ -208,7 +235,6 @@ def test_blocks_open_in_blocks_and_an_equal_one_says_whose_inside_it_shows(brows
         wait_for_depth(page, 0)
     equal = [text for text in said if ". Drawn is " in text]
     assert 0 < len(equal) < len(said)
-    page.close()
 
 
 def test_axe_finds_nothing_in_an_open_block(page):
@@ -308,17 +334,15 @@ def test_enter_at_once_waits_for_what_was_typed(page):
     assert page.text_content("output").startswith("1 of 12")
 
 
-def test_a_cut_is_found(browser, tmp_path):
+def test_a_cut_is_found(load, tmp_path):
     x = torch.ones(2, requires_grad=True)
     with watch() as watched:
         y = (x * x.detach()).sum()
     draw(y, watch=watched).save(tmp_path / "x.html")
-    page = browser.new_page()
-    page.goto((tmp_path / "x.html").as_uri())
+    page = load(tmp_path / "x.html")
     searched(page, "x.detach()")  # in the line of each Node too
     searched(page, "", "Shift+Enter")
     assert "cut" in page.locator(".node[aria-current]").get_attribute("class")
-    page.close()
 
 
 # ---- light and dark
@@ -344,13 +368,13 @@ def test_it_is_dark_where_the_reader_wants_that_and_light_on_paper(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_text_is_hard_to_read(browser, tmp_path, scheme):
+def test_no_text_is_hard_to_read(load, window, tmp_path, scheme):
     x = torch.ones(2, requires_grad=True)
     with watch() as watched:
         y = (x.sin() * x.detach()).sum()
     draw(record_backward(y), watch=watched, shapes=True).save(tmp_path / "x.html")
-    page = browser.new_page(color_scheme=scheme)
-    page.goto((tmp_path / "x.html").as_uri())
+    window.emulate_media(color_scheme=scheme)
+    page = load(tmp_path / "x.html")
     texts = page.evaluate("""[...document.querySelectorAll("svg .node")].flatMap((node) => {
       const box = getComputedStyle(node.querySelector("path, polygon")).fill;
       const back = box === "none" ? getComputedStyle(document.body).backgroundColor : box;
@@ -360,7 +384,6 @@ def test_no_text_is_hard_to_read(browser, tmp_path, scheme):
     assert len(texts) > 10
     for text, ink, back in texts:
         assert contrast(ink, back) > 4.5, (text, ink, back)
-    page.close()
 
 
 def contrast(one: str, other: str) -> float:
@@ -396,18 +419,16 @@ def rows(page) -> dict[str, str]:
     return dict(zip(words, texts, strict=True))
 
 
-def test_a_node_of_a_recorded_pass_tells_line_saved_bytes_and_gradient(browser, tmp_path):
+def test_a_node_of_a_recorded_pass_tells_line_saved_bytes_and_gradient(load, tmp_path):
     x = torch.ones(2, requires_grad=True)
     with watch() as watched:
         y = x.sin().sum()
     draw(record_backward(y), watch=watched).save(tmp_path / "x.html")
-    page = browser.new_page()
-    page.goto((tmp_path / "x.html").as_uri())
+    page = load(tmp_path / "x.html")
     page.locator(".node", has_text="SinBackward0").click()
     told = rows(page)
     assert told["Saved"].startswith("8 bytes (self)") and told["Gradient"] == "[1, 1]"
     assert told["Line"].endswith("`x.sin()`") and told["Leads to"] == "leaf x (2,)"
-    page.close()
 
 
 def test_by_keyboard_one_goes_from_box_to_box_and_zooms(page):
@@ -446,31 +467,25 @@ def test_without_scripts_it_is_the_drawing(browser, path):
     page.close()
 
 
-def test_a_drawing_without_boxes_to_choose_has_a_page(browser, tmp_path):
+def test_a_drawing_without_boxes_to_choose_has_a_page(load, tmp_path):
     path = tmp_path / "one.html"
     draw(torch.ones(2, requires_grad=True)).save(path)
-    page = browser.new_page()
-    page.goto(path.as_uri())
+    page = load(path)
     page.locator(".node").click()
     assert rows(page)["Node"] == "AccumulateGrad"
     assert page.get_by_role("button", name="Out of the block").count() == 0
-    page.close()
 
 
 # ---- a notebook
 
 
-def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, path, tmp_path):
+def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(load, path, tmp_path):
     model, x = MODELS["encoder of 12 layers"]
     with modules(model) as names:
         loss = model(x).sum()
     drawing = draw(loss, names=names)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    errors = []
-    page.on("console", lambda said: errors.append(said.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
     (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{drawing._repr_html_()}")
-    page.goto((tmp_path / "notebook.html").as_uri())
+    page = load(tmp_path / "notebook.html")
     shown = page.locator("iframe").get_attribute("srcdoc")
     assert shown.replace(' class="framed"', "") == path.read_text()
     assert page.locator("iframe").get_attribute("title") == drawing.alt
@@ -484,32 +499,27 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(browser, 
         )
         == "SecurityError"
     )
-    assert errors == []
-    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("said", ["data-jp-theme-light=false", "class=vscode-dark", ""])
-def test_the_frame_follows_the_notebook_and_not_the_system(new_page, scheme, said):
-    page = new_page(color_scheme=scheme)
+def test_the_frame_follows_the_notebook_and_not_the_system(window, scheme, said):
+    window.emulate_media(color_scheme=scheme)
     drawing = draw(torch.ones(2, requires_grad=True) * 2)
-    page.set_content(f"<!DOCTYPE html><body {said}>{drawing._repr_html_()}")
-    turned = page.eval_on_selector("iframe", "frame => getComputedStyle(frame).filter")
-    body = page.frame_locator("iframe").locator("body")
+    window.set_content(f"<!DOCTYPE html><body {said}>{drawing._repr_html_()}")
+    turned = window.eval_on_selector("iframe", "frame => getComputedStyle(frame).filter")
+    body = window.frame_locator("iframe").locator("body")
     assert body.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
     assert turned.startswith("invert" if said else "none")
-    page.close()
 
 
-def test_the_frame_of_a_small_drawing_is_small(browser, tmp_path):
+def test_the_frame_of_a_small_drawing_is_small(window):
     x = torch.ones(2, requires_grad=True)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_content(draw(x * 2)._repr_html_())
-    assert page.locator("iframe").bounding_box()["height"] < 400
-    root = page.frame_locator("iframe").locator(".view")
+    window.set_content(draw(x * 2)._repr_html_())
+    assert window.locator("iframe").bounding_box()["height"] < 400
+    root = window.frame_locator("iframe").locator(".view")
     root.locator(".node").first.click()
     assert root.evaluate("view => view.scrollHeight - view.clientHeight") <= 1
-    page.close()
 
 
 def test_a_notebook_that_is_not_trusted_is_left_with_the_sentences():

@@ -111,6 +111,23 @@ def test_other_dtypes_go_through(dtype):
 # ---- what can be done with it
 
 
+DTYPES_OF_F = {
+    "to another precision": lambda x: (x.float() ** 3).prod(-1),
+    "to complex": lambda x: (x * 2j).exp().prod(-1),
+    "from complex": lambda x: (x.to(torch.complex128) ** 3).prod(-1).real,
+}
+
+
+@pytest.mark.parametrize("name", DTYPES_OF_F)
+def test_a_function_may_return_another_dtype(name):
+    f, x = DTYPES_OF_F[name], torch.tensor([[0.5, 1.5]], dtype=torch.float64)
+    along = (torch.tensor([[1.0, sign]], dtype=x.dtype) for sign in (1.0, -1.0))
+    plus, minus = (derivatives(f, x, 2, direction=direction)[2] for direction in along)
+    found = mixed(f, x, (0, 1))
+    assert found.dtype == f(x).dtype
+    torch.testing.assert_close(found, (plus - minus) / 4)
+
+
 def test_the_gradient_by_parameters_is_that_of_the_nested_way():
     net, x = network(2, 8, 8, 1), torch.randn(6, 2, dtype=torch.float64)
     leaf = x.clone().requires_grad_()
