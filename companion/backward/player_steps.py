@@ -116,6 +116,8 @@ def same(left: Tensor | None, right: Tensor | None) -> bool:
         return left is right
     if left.layout is not right.layout or left.is_nested != right.is_nested:
         return False
+    if left.is_meta:  # without values that could differ
+        return left.shape == right.shape
     if left.is_nested:
         lefts, rights = left.unbind(), right.unbind()
         return len(lefts) == len(rights) and all(map(_same_dense, lefts, rights))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from torch.utils.checkpoint import checkpoint
 
-from companion import record_backward
+from companion import play, record_backward
 from companion.backward.depth_first import depth_first
 from companion.backward.player_data import (
     engine_order,
@@ -470,3 +470,8 @@ def test_nothing_of_this_changes_a_gradient():
 )
 def test_a_value_is_told_in_one_short_line(value, text):
     assert show(value) == text
+
+
+def test_a_pass_without_values_is_played():
+    x = torch.ones(3, device="meta", requires_grad=True)
+    assert "in 3 steps" in repr(play((x * x).sum()))

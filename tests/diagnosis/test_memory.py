@@ -116,7 +116,7 @@ def test_what_cannot_be_told_is_refused():
         saved_memory(y, by="module")
     with pytest.raises(ValueError, match="`with watch"):
         saved_memory(y, by="line")
-    for by in ("size", (), ["name", "file"]):
+    for by in ("size", (), ["name", "file"], 3, [["name"]]):
         with pytest.raises(ValueError, match="by must be"):
             saved_memory(y, by=by)
     with pytest.raises(ValueError, match="Graph.of"):

@@ -184,7 +184,7 @@ def test_the_first_operation_that_is_not_finite_is_named(chunk):
         recording = record_backward(loss)
         spoilt = not a.grad.isfinite().all()
         codes = {f.code for f in told if f.severity != "info"}
-        # Near the largest number the backward pass itself may overflow, which no graph can tell, nor
+        # No graph can tell that the backward pass itself overflows near the largest number, nor
         # what the backward of a custom Function does with infinite values.
         if spoilt and is_told and loss.isfinite() and loss.abs() < 1e300:
             assert codes & {"nan-risk", "non-finite"}, f"{program}\n{told}"

@@ -274,6 +274,21 @@ def test_one_row_alone_meets_no_other():
         )
 
 
+@pytest.mark.parametrize("name", ["laplacian", "mixed", "derivatives"])
+def test_another_precision_than_that_of_the_rules_is_refused(name):
+    x = torch.rand(4, 3)
+    call = {
+        "laplacian": lambda: laplacian(torch.sin, x),
+        "mixed": lambda: mixed(torch.sin, x, (0, 1)),
+        "derivatives": lambda: derivatives(torch.sin, x, 2),
+    }[name]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(RuntimeError, match=r'with torch.autocast\("cpu", enabled=False\)'):
+            call()
+        with torch.autocast("cpu", enabled=False):
+            call()
+
+
 def test_a_batch_norm_is_refused():
     net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     with pytest.raises(NotImplementedError, match="batch_norm has no rule"):
