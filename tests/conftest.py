@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.pages import DESK, SHIFTS
+from tools.download import HELD
 
 # A thread for each of the two workers, here and in what tests start; before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -104,9 +105,9 @@ def with_mkdocs(folder: Path) -> None:
 
 def with_zensical(folder: Path) -> None:
     """It writes nowhere but beside mkdocs.yml: so in a copy."""
-    for name in ("companion", "course", "tools"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "mkdocs.yml", folder)
+    for name in HELD:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
     run("zensical", "build", "--strict", cwd=folder)
     run("tools.publish", cwd=folder)
 
