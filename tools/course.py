@@ -264,7 +264,7 @@ def cards(course: Sequence[Lesson]) -> str:
     return "\n".join(
         f"- {lesson.link}\n\n"
         f"    {lesson.front_matter['description']}\n\n"
-        f"    {minutes_shown(*lesson.minutes)}\n"
+        f"    {'★ ' if lesson.is_core else ''}{minutes_shown(*lesson.minutes)}\n"
         for lesson in course
     )
 
