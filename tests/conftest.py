@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.pages import DESK, SHIFTS
-from tools.download import HELD
 
 # A thread for each of the two workers, here and in what tests start; before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -98,6 +97,7 @@ def common(tmp_path_factory) -> Path:
 def with_mkdocs(folder: Path) -> None:
     run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
     run("tools.publish", str(folder), cwd=ROOT)
+    run("tools.download", str(folder), cwd=ROOT)
     index = json.loads((folder / "search/search_index.json").read_text(encoding="utf-8"))
     nothing = json.dumps(index | {"docs": index["docs"][:1]})
     (folder.parent / "nothing_to_find.json").write_text(nothing, encoding="utf-8")
@@ -105,9 +105,9 @@ def with_mkdocs(folder: Path) -> None:
 
 def with_zensical(folder: Path) -> None:
     """It writes nowhere but beside mkdocs.yml: so in a copy."""
-    for name in HELD:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+    for name in ("companion", "course", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "mkdocs.yml", folder)
     run("zensical", "build", "--strict", cwd=folder)
     run("tools.publish", cwd=folder)
 

@@ -1,5 +1,10 @@
-"""The course's folder as one file, which a built site offers: to run, and for pip to install."""
+"""The course's folder as one file, to run, and for pip to install.
 
+``python -m tools.download [FOLDER]`` writes it into a built site, which is ``site`` if it is not
+named.
+"""
+
+import sys
 import zipfile
 from pathlib import Path
 
@@ -27,3 +32,7 @@ def write(root: Path, to: Path) -> None:
                     info = zipfile.ZipInfo(f"{NAME}/{path.as_posix()}", LONG_AGO)
                     info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                     archive.writestr(info, file.read_bytes())
+
+
+if __name__ == "__main__":
+    write(Path(), Path(sys.argv[1] if len(sys.argv) > 1 else "site"))

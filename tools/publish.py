@@ -9,7 +9,6 @@
   and ``llms.txt`` lists them.
 - Each of them gets links to edit it and to report a problem, if mkdocs.yml names a repository.
 - A page that has moved tells search engines so.
-- The course's folder lies in it as ``inside-autograd.zip``.
 - A page that describes no code loads no style sheet for that.
 - What only its writers read does not travel: comments and indents of our scripts and style sheets,
   and elements around names and signs in code, which have the colour of the code.
@@ -28,7 +27,6 @@ from urllib.parse import quote
 
 import yaml
 
-from tools import download
 from tools.course import Lesson, pages
 from tools.grammar import FrontMatter
 
@@ -167,7 +165,6 @@ def publish(site: Path, root: Path) -> None:
             file.write_text(lean(file.read_text(encoding="utf-8"), kind), encoding="utf-8")
     text = "\n".join(listed(course, settings)) + "\n"
     (site / "llms.txt").write_text(text, encoding="utf-8")
-    download.write(root, site)
 
 
 if __name__ == "__main__":
