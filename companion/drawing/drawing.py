@@ -182,7 +182,8 @@ def draw(
     Raises:
         ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
             ``names`` is given with a Graph or a recorded pass, whose names were settled when the
-            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else.
+            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else, or
+            ``"bytes"`` for a recorded pass that freed what it would count.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
             ``values`` or ``shapes`` is neither True nor False, ``max_nodes`` is neither an int nor
             None, or ``watch`` is no ``Watch``.
@@ -229,7 +230,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     if values or _is_pass(what):
         numbers = _numbers_of(what, graph, single, (all_names or {}).values())
     if saved == "bytes":
-        with_memory(numbers, graph, [inside.folded for inside in insides])
+        with_memory(numbers, graph, [inside.folded for inside in insides], _is_pass(what))
     # Once, since that may run hooks.
     tensors = {i: graph.nodes[i].saved for i in single if saved is True}
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]
