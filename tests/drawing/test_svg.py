@@ -36,6 +36,14 @@ def test_in_a_tangled_graph_no_label_is_crossed():
     assert all(left < float(label.get("x")) < right for label in labels)
 
 
+@pytest.mark.parametrize("count", [6, 9, 13])
+def test_where_arrows_fan_out_none_cuts_the_corner_of_a_label(count):
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(count)]
+    y = torch.cat([leaf * 1 if i % 3 else leaf for i, leaf in enumerate(leaves)])
+    names = {f"leaf{i}" * (1 + i % 2): leaf for i, leaf in enumerate(leaves)}
+    assert crossed(draw(y, names=names).svg) == []
+
+
 def test_a_test_for_crossings_sees_one():
     svg = draw(torch.ones(2, requires_grad=True).exp()).svg
     edge = re.search(r' d="M([\d.]+),([-\d.]+)C[^ ]* [^ ]* ([\d.]+),([-\d.]+)"/>\n<polygon', svg)
