@@ -1,5 +1,6 @@
 """fitting.py: what is drawn of a model fits on a page that a person reads."""
 
+import functools
 import re
 
 import pytest
@@ -153,6 +154,16 @@ def test_a_model_that_repeats_a_block_shows_one_in_a_frame():
         with modules(model) as names:
             loss = model(x).sum()
         assert f"×{copies} in a row" in draw(loss, names=names).dot, name
+
+
+def test_a_module_that_is_called_again_and_again_is_named_once():
+    model = Recurrent()
+    cell, state = model.cell, torch.zeros(2, 4)
+    model.forward = lambda x: functools.reduce(lambda h, step: cell(step, h), x, (state, state))[0]
+    with modules(model) as names:
+        loss = model(torch.ones(20, 2, 4)).sum()
+    texts = [lines for _, lines, _ in boxes(draw(loss, names=names, max_nodes=9).svg)]
+    assert ["cell", "LSTMCell", "×19, 15 nodes each"] in texts
 
 
 def test_the_height_is_known_before_graphviz_is_asked(graph):
