@@ -190,8 +190,9 @@ def _checked(by: Any, known: Mapping[_By, bool]) -> tuple[_By, ...]:
         raise ValueError(f'by must be "module", "name", "line" or several of them, got {by!r}')
     if "module" in asked and not known["module"]:
         raise ValueError(
-            "which module made which Node was not noted; run the model in a block "
-            "`with modules(model) as names:` and give names=names"
+            "no module is known that made a Node of this graph; run the model in a block `with "
+            "modules(model) as names:` and give names=names. What a compiled module, a custom "
+            "Function or torch.no_grad() runs is not seen"
         )
     if "line" in asked and not known["line"]:
         raise ValueError(

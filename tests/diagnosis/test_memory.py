@@ -125,6 +125,11 @@ def test_what_cannot_be_told_is_refused():
     y = x.exp()
     with pytest.raises(ValueError, match="`with modules"):
         saved_memory(y, by="module")
+    model = torch.nn.Linear(5, 1)
+    with modules(model) as names:
+        pass
+    with pytest.raises(ValueError, match="no module is known that made a Node.*run the model in"):
+        saved_memory(model(x), by="module", names=names)  # names were given, but it ran later
     with pytest.raises(ValueError, match="`with watch"):
         saved_memory(y, by="line")
     for by in ("size", (), ["name", "file"], 3, [["name"]]):
