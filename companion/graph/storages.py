@@ -5,13 +5,13 @@ Nothing is unpacked: no hook runs, and a checkpoint recomputes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 
 from companion.graph.reading import Graph
-from companion.graph.saved import held_by
+from companion.graph.saved import held_by, peek
 from companion.internals import address_of, parts_of
 
 
@@ -48,6 +48,13 @@ def held_storages(graph: Graph) -> Iterator[Held]:
                 kept.append(storage)
                 address = address_of(storage)
                 yield Held(i, name, address, storage.nbytes(), address in leaves)
+
+
+def freed_nodes(graph: Graph, held: Iterable[Held]) -> int:
+    """How many Nodes a backward pass has freed; ``held`` is what the others hold. Runs no hooks."""
+    holding = {storage.node for storage in held}
+    others = (node.grad_fn for node in graph.nodes if node.index not in holding)
+    return sum("freed" in peek(fn).broken.values() for fn in others)
 
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
