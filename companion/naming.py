@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from traceback import walk_stack
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -47,9 +48,7 @@ def _is_module(value: object) -> bool:
 
 
 def _callers_variables(is_wanted: Callable[[object], bool]) -> dict[str, Any]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = next(_frames_outside(), None)
     if frame is None:  # called from C, with no Python around it
         return {}
     variables = _variables_in(frame, is_wanted)
@@ -128,11 +127,8 @@ def variables_of(frame: FrameType) -> list[tuple[str, Any]]:
 
 def _frames_outside() -> Iterator[FrameType]:
     """The frames that run in this thread and are not the companion's, inner ones first."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if not is_ours(frame.f_code.co_filename):
-            yield frame
-        frame = frame.f_back
+    frames = (frame for frame, _ in walk_stack(sys._getframe(1)))
+    return (frame for frame in frames if not is_ours(frame.f_code.co_filename))
 
 
 def is_tensor(value: object) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from companion.graph.nodes import node_of
 from companion.graph.reading import Graph
 
 _LENGTH = 60  # characters of an identifier
@@ -96,10 +97,7 @@ class ReadersNames:
 
     def result(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """The Node of the graph that made a tensor, and the number of its output."""
-        try:
-            fn = tensor.grad_fn
-        except RuntimeError:  # a view whose base was changed in place
-            return None
+        fn = node_of(tensor)
         return (self._index[fn], tensor.output_nr) if fn in self._index else None
 
     def of(self, tensor: torch.Tensor) -> str | None:

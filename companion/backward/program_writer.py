@@ -53,7 +53,7 @@ class Writer:
     Attributes:
         space: what the text does not assign itself, by identifier.
         used: those of it whose numbers the text uses.
-        keys: for each name of a leaf its identifier.
+        readers: what the text calls the tensors of the reader.
         given: the identifier of the gradient that was given; None if none was.
     """
 
@@ -66,7 +66,7 @@ class Writer:
         tensors = [value for value in saved if is_tensor(value)]
         self._identifiers = Identifiers()
         self._new = self._identifiers.new
-        self._readers = ReadersNames(graph, names, tensors, self._identifiers)
+        self.readers = ReadersNames(graph, names, tensors, self._identifiers)
         self._lines = list[str]()
         self._came = defaultdict[tuple[int, int], list[tuple[str, Tensor]]](list)
         self._entering = defaultdict[tuple[int, int], int](int)  # how many edges
@@ -76,9 +76,8 @@ class Writer:
         self._named = dict[Any, str]()  # by tensor, or by Node and output that made it
         # Custom Functions that are still to run; one may write into what it is given.
         self._functions = sum(isinstance(fn, BackwardCFunction) for fn in graph._fns)
-        self.keys = self._readers.keys
         self.space: dict[str, Any] = {
-            self._readers.of_leaf[leaf.index]: leaf.grad_fn.variable for leaf in graph.leaves
+            self.readers.of_leaf[leaf.index]: leaf.grad_fn.variable for leaf in graph.leaves
         }
         self.used = dict[str, Tensor]()
         self.given: str | None = None
@@ -97,7 +96,7 @@ class Writer:
 
     def _begin(self) -> None:
         """The gradient that the pass begins with."""
-        self._name = self._readers.of(self._output) or self._new("output")
+        self._name = self.readers.of(self._output) or self._new("output")
         nr = self._graph._output_nr.get(0, 0)
         first = self._new(f"grad_{self._name}")
         if self._gradient is None:
@@ -117,7 +116,7 @@ class Writer:
     def _header(self) -> list[str]:
         """What the text says before it begins. Written last, when it is known."""
         name = self._name
-        leaf = next(iter(self._readers.of_leaf.values()), "x")
+        leaf = next(iter(self.readers.of_leaf.values()), "x")
         lines = [
             f"The backward pass of {name}: a step for each Node, in PyTorch's order.",
             f"grad_{leaf} is how fast {name} moves with {leaf}; grad_{leaf}_1 is a part of that.",
@@ -127,8 +126,8 @@ class Writer:
             first = min(self._nodes)
             text = f"{self._nodes[first]} stands for Graph.of({name}).nodes[{first}].grad_fn"
             lines.append(text + (", and so on." if len(self._nodes) > 1 else "."))
-        readers = set(self._readers.of_tensor.values()) - set(self._readers.of_leaf.values())
-        shown = (readers & set(self.space)) | set(self._readers.keys.values())
+        readers = set(self.readers.of_tensor.values()) - set(self.readers.of_leaf.values())
+        shown = (readers & set(self.space)) | set(self.readers.keys.values())
         shown |= readers & {name}
         for short, real in self._identifiers.renamed.items():
             if short in shown:
@@ -140,10 +139,10 @@ class Writer:
 
     def _hooked(self) -> list[str]:
         """What has hooks of the user, as far as can be seen."""
-        tensors = dict(self._readers.of_tensor)
+        tensors = dict(self.readers.of_tensor)
         for i, found in self._peeks.items():
             for name, value in found.values.items():
-                if is_tensor(value) and self._readers.of(value) is None:
+                if is_tensor(value) and self.readers.of(value) is None:
                     tensors.setdefault(value, f"{name} of node {i}")
         hooked = [name for tensor, name in tensors.items() if hooks_on(tensor)]
         nodes = self._graph.nodes
@@ -153,7 +152,7 @@ class Writer:
 
     def _write_leaf(self, i: int) -> None:
         """The gradient of a leaf, which the engine would add to its ``.grad``."""
-        name = self._readers.of_leaf[i]
+        name = self.readers.of_leaf[i]
         came = [arrived for arrived, _ in self._came.pop((i, 0), [])]
         text, note = " + ".join(came) or "None", "  # nothing comes to it"
         if came:
@@ -190,7 +189,7 @@ class Writer:
         name, source = one_line(node.name, 60), noted_source(node.grad_fn)
         if source:
             return one_line(f"{name}: {source.text}", _WIDTH)
-        made = [of for (i, _), of in self._readers.of_result.items() if i == node.index]
+        made = [of for (i, _), of in self.readers.of_result.items() if i == node.index]
         return f"{name}, the Node of {', '.join(made)}" if made else name
 
     def _description(self, node: GraphNode) -> str:
@@ -212,7 +211,7 @@ class Writer:
 
     def _result_name(self, i: int, nr: int) -> str:
         """What an output of the operation of a Node is called, by the reader or by its kind."""
-        name = self._readers.of_leaf.get(i) or self._readers.of_result.get((i, nr))
+        name = self.readers.of_leaf.get(i) or self.readers.of_result.get((i, nr))
         if name:
             return name
         node = self._graph.nodes[i]
@@ -321,16 +320,12 @@ class Writer:
 
     def saved_name(self, i: int, name: str, value: Tensor) -> str:
         """What the text calls a tensor that a Node saved, and that the reader has no name for."""
-        result = self._readers.result(value)
+        result = self.readers.result(value)
         key = result or value
         if key not in self._named:
             wish = self._result_name(*result) if result else f"saved_{i}_{identifier(name)}"
             self._named[key] = self._new(wish)
         return self._named[key]
-
-    def readers_name(self, value: Tensor) -> str | None:
-        """What the reader calls a tensor."""
-        return self._readers.of(value)
 
     # ---- by a call
 
@@ -396,7 +391,7 @@ class _Words:
             value, name = value[0], f"{name}[0]"
         if not isinstance(value, Tensor):
             return _literal(value)
-        known = self._writer.readers_name(value)
+        known = self._writer.readers.of(value)
         if known is None and self._numbers and value.dim() == 0 and not value.requires_grad:
             return _literal(value.item())
         if known is None:

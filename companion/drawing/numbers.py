@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from companion.drawing.boxes import Arrow, Box
-from companion.graph.nodes import GraphNode, shape_as_text, shape_or_none
+from companion.graph.nodes import GraphNode, node_of, shape_as_text, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.recorded_pass import Gradients, RecordedPass
 from companion.graph.saved import peek
@@ -92,10 +92,7 @@ def _values(nodes: Sequence[GraphNode], tensors: Iterable[Tensor]) -> dict[tuple
     known = {(node.index, 0): node.grad_fn.variable for node in nodes if node.is_leaf}
     index = {node.grad_fn: node.index for node in nodes}
     for tensor in tensors:
-        try:
-            i = index.get(tensor.grad_fn)
-        except RuntimeError:  # a view whose base was changed in place, which nobody may use
-            continue
+        i = index.get(node_of(tensor))
         if i is not None:
             known[i, tensor.output_nr] = tensor
     return known

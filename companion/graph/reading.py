@@ -23,7 +23,7 @@ import torch
 from companion.graph.export import as_multigraph
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
-from companion.graph.nodes import Edge, GraphNode
+from companion.graph.nodes import Edge, GraphNode, node_of
 from companion.graph.not_a_tensor import all_of, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
@@ -427,10 +427,7 @@ def _result_labels(index: Mapping[Node, int], names: Mapping[str, torch.Tensor])
     """A label for each Node that made a tensor with names; several names are joined."""
     names_of = defaultdict[int, list[str]](list)
     for count, (name, tensor) in enumerate(names.items()):
-        try:
-            fn = tensor.grad_fn
-        except RuntimeError:  # a view whose base was changed in place, which nobody may use
-            continue
+        fn = node_of(tensor)
         if fn in index:
             names_of[index[fn]].append(name)
         elif fn is not None and count > SHALLOW:
