@@ -65,14 +65,14 @@ def counts(pages: Iterable[Sequence[Part]]) -> dict[str, int]:
     """How much of what is verified stands on some pages."""
     parts = [part for page in pages for part in page]
     snippets = [part for part in parts if isinstance(part, Snippet)]
-    figures = [snippet.figure.file for snippet in snippets if snippet.figure]
+    figures = [snippet.figure for snippet in snippets if snippet.figure]
     outside = [part for part in parts if not part.inside]
     return {
         "snippets that run": len(snippets),
         "outputs": sum(snippet.output is not None for snippet in snippets),
         "errors on purpose, among the outputs": sum(bool(snippet.raises) for snippet in snippets),
-        "drawings and plots": sum(file.endswith(".svg") for file in figures),
-        "players": sum(file.endswith(".html") for file in figures),
+        "drawings and plots": sum(not figure.is_player for figure in figures),
+        "players": sum(figure.is_player for figure in figures),
         "Predicts": sum(isinstance(p, Callout) and p.title == "Predict" for p in parts),
         "questions": sum(bool(QUESTION.match(part.text)) for part in outside),
         "exercises": sum(bool(EXERCISE.match(part.text)) for part in outside),

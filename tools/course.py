@@ -197,8 +197,8 @@ def content_minutes(part: Part) -> float:
             return 0
         case Snippet():
             output = count_lines(part.output.code) / 30 if part.output else 0
-            drawn = figure_minutes(part.figure.file) if part.figure else 0
-            return count_lines(part.fence.code) / 12 + output + drawn
+            figure = (3 if part.figure.is_player else 0.5) if part.figure else 0
+            return count_lines(part.fence.code) / 12 + output + figure
         case Fence():
             return count_lines(part.code) / 12
         case Opening():
@@ -206,10 +206,6 @@ def content_minutes(part: Part) -> float:
         case Callout():
             return count_words(part.text) / 200 + (part.title == "Predict")
     return count_words(part.text) / 200
-
-
-def figure_minutes(file: str) -> float:
-    return 3 if file.endswith(".html") else 0.5
 
 
 def count_lines(code: str) -> int:

@@ -159,6 +159,10 @@ class Figure(Part):
     alt: str
     file: str
 
+    @property
+    def is_player(self) -> bool:
+        return self.file.endswith(".html")
+
 
 @dataclass(frozen=True)
 class Snippet(Part):

@@ -28,7 +28,6 @@ from nbformat import v4
 
 from tools.course import Lesson
 from tools.grammar import (
-    PLAYER,
     Callout,
     Closing,
     Download,
@@ -222,7 +221,7 @@ def _drawn(snippet: Snippet, folder: Path) -> list[Any]:
 
 def _html(figure: Figure, folder: Path) -> str:
     text = (folder / figure.file).read_text(encoding="utf-8")
-    return storyboard(text) if PLAYER.fullmatch(figure.file) else _image(text, figure.alt)
+    return storyboard(text) if figure.is_player else _image(text, figure.alt)
 
 
 def storyboard(player: str) -> str:

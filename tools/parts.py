@@ -107,8 +107,9 @@ class Marked:
         for n, part in enumerate(self.parts):
             if part.inside:  # a fold is part of one element as a whole
                 yield self.written(part)
-                if isinstance(part, Closing) and not part.inside_below:
-                    yield from self.after_fold()
+                is_end = isinstance(part, Closing) and not part.inside_below
+                if is_end and self.open == ["question"]:  # which ends with its answer
+                    yield from self.close_to(0)
                 continue
             yield from self.close_before(part)
             yield from self.open_before(n, part)
@@ -121,7 +122,8 @@ class Marked:
         """End what does not reach over this part."""
         if "helps" in self.open and part.text.strip() and not is_help(part):
             yield from self.close("helps")
-        if isinstance(part, Heading | Callout) or isinstance(part, Snippet) and self.is_covering:
+        covers = self.open == ["predict", "covered"]
+        if isinstance(part, Heading | Callout) or covers and isinstance(part, Snippet):
             yield from self.close("predict")
         if isinstance(part, Heading):
             yield from self.close_to(0)
@@ -133,15 +135,6 @@ class Marked:
         if AFTER_IN_SHORT.match(part.text) and self.section == "In short":
             yield from self.close("in-short")
             self.section = ""  # what stands below belongs to no section
-
-    def after_fold(self) -> Iterator[str]:
-        """A question ends with its answer."""
-        if self.open == ["question"]:
-            yield from self.close("question")
-
-    @property
-    def is_covering(self) -> bool:
-        return self.open == ["predict", "covered"]
 
     def close(self, name: str) -> Iterator[str]:
         if name in self.open:
