@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.grammar import EXERCISE, QUESTION, Callout, Heading, Part, Snippet, Text
-
-WRONG = "Two wrong answers"  # the fold
+from tools.grammar import (
+    EXERCISE,
+    EXERCISED,
+    QUESTION,
+    WRONG_ANSWERS,
+    Heading,
+    Part,
+    Snippet,
+    Text,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def exercises(parts: Sequence[Part]) -> list[Exercise]:
         if isinstance(part, Heading) and part.level == 2:
             section = part.title
         exercise = None if part.inside else EXERCISE.match(part.text)
-        if exercise and section in ("Make it", "Exercises"):
+        if exercise and section in EXERCISED:
             wrong = tuple(wrong_answers(parts[n + 1 :]))
             found.append(Exercise(exercise[1], exercise[2].rstrip("."), section, wrong))
     return found
@@ -58,7 +65,7 @@ def wrong_answers(below: Iterable[Part]) -> list[str]:
 
 
 def is_wrong_answer(part: Part) -> bool:
-    return any(fold.title == WRONG for fold in part.inside)
+    return any(fold.title == WRONG_ANSWERS for fold in part.inside)
 
 
 def counts(pages: Iterable[Sequence[Part]]) -> dict[str, int]:
@@ -73,7 +80,7 @@ def counts(pages: Iterable[Sequence[Part]]) -> dict[str, int]:
         "errors on purpose, among the outputs": sum(bool(snippet.raises) for snippet in snippets),
         "drawings and plots": sum(not figure.is_player for figure in figures),
         "players": sum(figure.is_player for figure in figures),
-        "Predicts": sum(isinstance(p, Callout) and p.title == "Predict" for p in parts),
+        "Predicts": sum(part.is_predict for part in parts),
         "questions": sum(bool(QUESTION.match(part.text)) for part in outside),
         "exercises": sum(bool(EXERCISE.match(part.text)) for part in outside),
         "wrong answers": sum(is_wrong_answer(snippet) for snippet in snippets),

@@ -26,7 +26,10 @@ import yaml
 from tools import clinic
 from tools.counts import counts, exercises
 from tools.grammar import (
+    ANSWER,
     EXERCISE,
+    EXERCISED,
+    MAKE_IT,
     QUESTION,
     Callout,
     Closing,
@@ -43,7 +46,7 @@ from tools.grammar import (
 )
 
 READING, EXERCISES = 30, 30  # minutes, at most
-MAKE_IT = 10
+MAKING = 10  # minutes of Make it
 READING_OF = {  # minutes, of lessons with another bound
     "00-first-look": 12,
     "01-nodes": 25,
@@ -167,15 +170,14 @@ def minutes(parts: Sequence[Part]) -> tuple[int, int]:
     for part in parts:
         if isinstance(part, Heading) and part.level <= 2:
             section = part.title
-            to_do += MAKE_IT if section == "Make it" else 0
+            to_do += MAKING if section == MAKE_IT else 0
         is_question = not part.inside and bool(QUESTION.match(part.text))
-        is_predict = isinstance(part, Callout) and part.title == "Predict"
-        if is_question or is_predict:  # which may have an answer too
+        if is_question or part.is_predict:  # which may have an answer too
             asked_by_question = is_question
-        if section in ("Exercises", "Make it"):
-            exercise = EXERCISE.match(part.text) if section == "Exercises" else None
+        if section in EXERCISED:
+            exercise = EXERCISE.match(part.text) if section != MAKE_IT else None
             to_do += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
-        elif asked_by_question and any(fold.title == "Answer" for fold in part.inside_below):
+        elif asked_by_question and any(fold.title == ANSWER for fold in part.inside_below):
             to_do += content_minutes(part)
         else:
             reading += content_minutes(part)
@@ -204,7 +206,7 @@ def content_minutes(part: Part) -> float:
         case Opening():
             return 0.5 + count_words(part.title) / 200
         case Callout():
-            return count_words(part.text) / 200 + (part.title == "Predict")
+            return count_words(part.text) / 200 + part.is_predict
     return count_words(part.text) / 200
 
 
@@ -312,7 +314,7 @@ def workshop(course: Sequence[Lesson]) -> Iterator[str]:
 def minutes_of(course: Sequence[Lesson], chosen: Sequence[str]) -> int:
     """Minutes for the exercises of these numbers."""
     return sum(
-        round(MAKE_IT if exercise.section == "Make it" else exercise_minutes(exercise.title))
+        round(MAKING if exercise.section == MAKE_IT else exercise_minutes(exercise.title))
         for lesson in course
         for exercise in exercises(lesson.parts)
         if exercise.number in chosen

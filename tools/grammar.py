@@ -23,6 +23,11 @@ QUESTION = re.compile(r"\*\*(\d+)\.\*\* ")  # how the stem of a question begins
 EXERCISE = re.compile(r"\*\*(\d+\.\d+) (.+?)\*\*")  # and an exercise
 OPTION = re.compile(r"(?:> )?- ([A-D])\. (.*)")
 KEY = re.compile(r"\*\*([A-D])\.\*\*")  # how the answer of a question begins
+# The titles of a callout, of sections and of folds that several tools know.
+PREDICT = "Predict"
+MAKE_IT = "Make it"
+EXERCISED = (MAKE_IT, "Exercises")  # the sections that have exercises
+ANSWER, WRONG_ANSWERS = "Answer", "Two wrong answers"
 LINK = re.compile(r"!?\[(.*)\]\((.*)\)")  # or an image, alone on its line
 # The files made from a lesson. Group 1 is the file's place in the folder of the lessons.
 DRAWING = re.compile(r"(?:[\w.-]*/)*(figures/[\w./-]+\.svg)")
@@ -55,6 +60,11 @@ class Part:
     def inside_below(self) -> tuple[Opening, ...]:
         """The folds that are open where it ends."""
         return self.inside
+
+    @property
+    def is_predict(self) -> bool:
+        """Whether it asks the reader to predict what the snippet below it does."""
+        return isinstance(self, Callout) and self.title == PREDICT
 
 
 @dataclass(frozen=True)

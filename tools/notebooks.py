@@ -112,7 +112,7 @@ def _covered(parts: list[Part]) -> Iterator[Part]:
             yield Closing(part.line, "", (fold,))
             fold = None
         if isinstance(part, Heading | Callout):
-            asked = isinstance(part, Callout) and part.title == "Predict"
+            asked = part.is_predict
         if isinstance(part, Snippet) and not part.inside and asked:
             yield replace(part, output=None, figure=None)
             fold, asked = Opening(part.line, "", (), AFTER_PREDICT), False
@@ -274,7 +274,7 @@ def _lines(part: Part, folder: Path) -> list[str]:
             return part.text.splitlines()
         case Snippet():
             return _as_text(part, folder)
-        case Callout(title="Predict"):  # a box in JupyterLab and VS Code
+        case Callout() if part.is_predict:  # a box in JupyterLab and VS Code
             text = re.sub("^> ?", "", _links(part.text), flags=re.M)
             return [BOX, "", text, "</div>"]
     return _links(part.text).splitlines()
