@@ -147,17 +147,17 @@ def written(tensor: Tensor | None) -> str:
     if is_wrapped(tensor) or not has_memory(tensor) or shape_or_none(tensor) is None:
         return ""
     try:
-        return _in_full(tensor) or f"{shape_as_text(tensor)} norm {_number(_norm(tensor))}"
+        return in_full(tensor) or f"{shape_as_text(tensor)} norm {to_4_digits(_norm(tensor))}"
     except (RuntimeError, TypeError, ValueError):  # of a dtype or class that can do little
         return ""
 
 
-def _in_full(tensor: Tensor) -> str:
+def in_full(tensor: Tensor) -> str:
     """The numbers of a small tensor in brackets, as ``tolist`` has them; "" for a larger one."""
     is_small = 0 < tensor.numel() <= _FULL or tuple(tensor.shape) == (0,)
     if tensor.layout is not torch.strided or tensor.is_nested or not is_small:
         return ""
-    numbers = [_number(number) for number in tensor.detach().flatten().tolist()]
+    numbers = [to_4_digits(number) for number in tensor.detach().flatten().tolist()]
     places = str(torch.arange(len(numbers), device="cpu").reshape(tensor.shape).tolist())
     return re.sub(r"\d+", lambda place: numbers[int(place[0])], places)
 
@@ -171,6 +171,6 @@ def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.to(dtype)))
 
 
-def _number(number: Any) -> str:
+def to_4_digits(number: Any) -> str:
     """4 digits of a number, and no minus at a zero."""
     return f"{number + 0.0:.4g}" if isinstance(number, float | complex) else str(number)
