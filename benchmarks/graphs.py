@@ -64,16 +64,16 @@ def timed(
     pairs: Sequence[tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], object]]], times: int
 ) -> list[float]:
     """Seconds for each pair of what makes a graph and what looks at it: medians, in turn."""
-    found: list[list[float]] = [[] for _ in pairs]
+    times_of_pairs: list[list[float]] = [[] for _ in pairs]
     for _ in range(times):
-        for (make, look), seconds in zip(pairs, found, strict=True):
+        for (make, look), seconds in zip(pairs, times_of_pairs, strict=True):
             y = make()
             start = time.perf_counter()
             seen = look(y)
             seconds.append(time.perf_counter() - start)
             Graph.of(y)  # so that it can be freed, whoever looked
             del y, seen
-    return [statistics.median(seconds) for seconds in found]
+    return [statistics.median(seconds) for seconds in times_of_pairs]
 
 
 def reading_table() -> Iterator[str]:
@@ -234,12 +234,12 @@ def models_table() -> Iterator[str]:
         first = 0.0
         for package in PACKAGES:
             printed = in_a_process("draw_as", package, name)
-            if found := re.match(r"([\d.]+) (.*)", printed):
-                seconds = float(found[1])
+            if match := re.match(r"([\d.]+) (.*)", printed):
+                seconds = float(match[1])
                 first = seconds if package == "companion" else first
                 is_ratio = first and package != "companion"  # there is none if ours was not done
                 took = f"{seconds / first:.1f} ×" if is_ratio else f"{seconds:.2f} s"
-                cells.append(f"{took}, {found[2]}")
+                cells.append(f"{took}, {match[2]}")
             else:
                 cells.append(printed)
         nodes = len(Graph.of(make()(torch.randn(shape)).sum()))

@@ -36,7 +36,7 @@ class Exercise:
 
 def exercises(parts: Sequence[Part]) -> list[Exercise]:
     """The exercises of a lesson, in order."""
-    found: list[Exercise] = []
+    in_order: list[Exercise] = []
     section = ""
     for n, part in enumerate(parts):
         if isinstance(part, Heading) and part.level == 2:
@@ -44,24 +44,24 @@ def exercises(parts: Sequence[Part]) -> list[Exercise]:
         exercise = None if part.inside else EXERCISE.match(part.text)
         if exercise and section in EXERCISED:
             wrong = tuple(wrong_answers(parts[n + 1 :]))
-            found.append(Exercise(exercise[1], exercise[2].rstrip("."), section, wrong))
-    return found
+            in_order.append(Exercise(exercise[1], exercise[2].rstrip("."), section, wrong))
+    return in_order
 
 
 def wrong_answers(below: Iterable[Part]) -> list[str]:
     """What is said above each snippet of the wrong answers, up to the next exercise or heading."""
-    found, said = list[str](), ""
+    answers, text = list[str](), ""
     for part in below:
         if isinstance(part, Heading) or not part.inside and EXERCISE.match(part.text):
             break
         if not is_wrong_answer(part):
             continue
         if isinstance(part, Snippet):
-            found.append(" ".join(said.split()).removesuffix(":"))
-            said = ""
+            answers.append(" ".join(text.split()).removesuffix(":"))
+            text = ""
         elif isinstance(part, Text):
-            said += part.text
-    return found
+            text += part.text
+    return answers
 
 
 def is_wrong_answer(part: Part) -> bool:

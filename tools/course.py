@@ -156,8 +156,8 @@ def lessons(course: Path) -> list[Lesson]:
 
 def pages(course: Path) -> list[Path]:
     """All pages, those in folders too, but not what stands at the old address of a page."""
-    found = sorted(course.rglob("*.md"))
-    return [path for path in found if MOVED not in path.read_text(encoding="utf-8")]
+    paths = sorted(course.rglob("*.md"))
+    return [path for path in paths if MOVED not in path.read_text(encoding="utf-8")]
 
 
 # ---- minutes
@@ -239,12 +239,12 @@ def sentences(parts: Sequence[Part]) -> list[int]:
         if isinstance(part, Text | Callout)
     )
     paragraphs = re.split(r"\n\s*\n|\n(?=\*\*[A-D]\*\* )|\n(?=[-|] )", text)
-    found = [
+    in_sentences = [
         re.split(r"(?<=[.?!])[*_)]*\s+", LABEL.sub("", paragraph.strip()))
         for paragraph in paragraphs
         if not NO_SENTENCE.match(paragraph.strip())
     ]
-    lengths = [count_words(sentence) for paragraph in found for sentence in paragraph]
+    lengths = [count_words(sentence) for paragraph in in_sentences for sentence in paragraph]
     return [length for length in lengths if length]
 
 
@@ -359,7 +359,7 @@ TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
 def with_table(text: str, head: str, rows: Iterator[str]) -> str:
     """The text of a page with these rows in the table that has this head, if it has one."""
     table = re.compile(rf"^({re.escape(head)}\n\|[-|:]+\n)(?:\|.*\n)*", re.MULTILINE)
-    return table.sub(lambda found: "\n".join([found[1].rstrip(), *rows, ""]), text)
+    return table.sub(lambda match: "\n".join([match[1].rstrip(), *rows, ""]), text)
 
 
 def address(repository: str) -> str:
@@ -382,7 +382,7 @@ def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
     """The text of a page, with what it shows of the course as it is now."""
     text = page.read_text(encoding="utf-8")
     text = LIST.sub(lambda _: "\n" + cards(course), text)
-    text = SUM.sub(lambda found: in_all(course, found[1]), text)
+    text = SUM.sub(lambda match: in_all(course, match[1]), text)
     for head, rows in TABLES.items():
         text = with_table(text, head, rows(course))
     text = SITE.sub(site(repository), text)

@@ -47,10 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[Any]:
-    found = yield
+    collected = yield
     return [
         Lesson.from_parent(parent, path=file_path) if isinstance(node, MarkdownFile) else node
-        for node in found
+        for node in collected
     ]
 
 
@@ -258,8 +258,8 @@ class Format(pytest.Item):
     parent: Lesson
 
     def runtest(self) -> None:
-        found = problems(self.parent.text, self.parent.run)
-        if messages := [f"{self.path}:{line}: {what}" for line, what in found]:
+        faults = problems(self.parent.text, self.parent.run)
+        if messages := [f"{self.path}:{line}: {what}" for line, what in faults]:
             raise Misformed("\n".join(messages))
 
     def reportinfo(self) -> tuple[Path, int, str]:

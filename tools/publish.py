@@ -48,7 +48,7 @@ class Scripts(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.sources: list[str] = []
         self.runs = False
         self.feed(page)
         self.close()
@@ -62,12 +62,12 @@ class Scripts(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.runs:
-            self.found.append(data)
+            self.sources.append(data)
 
 
 def policy(page: str) -> str:
     """The Content-Security-Policy of a page."""
-    digests = {hashlib.sha256(script.encode()).digest() for script in Scripts(page).found}
+    digests = {hashlib.sha256(script.encode()).digest() for script in Scripts(page).sources}
     hashes = sorted(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     rules = {
         "default-src": "'self'",
@@ -133,11 +133,11 @@ def with_links(page: str, source: Path, repository: str) -> str:
 def listed(course: Path, settings: dict[str, Any]) -> Iterator[str]:
     """The lines of llms.txt: what this is, and each page with its description."""
     yield from (f"# {settings['site_name']}", "", f"> {settings['site_description']}")
-    found = [Lesson(path) for path in pages(course) if path != course / "index.md"]
-    found = [page for page in found if isinstance(page.parts[0], FrontMatter)]
+    listed_pages = [Lesson(path) for path in pages(course) if path != course / "index.md"]
+    listed_pages = [page for page in listed_pages if isinstance(page.parts[0], FrontMatter)]
     for title, is_lesson in (("Lessons", True), ("More", False)):
         yield from ("", f"## {title}", "")
-        for page in found:
+        for page in listed_pages:
             if page.slug[0].isdigit() == is_lesson:
                 address = page.path.relative_to(course).as_posix()
                 yield f"- [{page.title}]({address}): {page.front_matter['description']}"

@@ -32,13 +32,13 @@ class Identifiers:
         """An identifier as near as can be to what is wished for."""
         first = identifier(wish)
         first = f"{first}_" if first in _TAKEN else first
-        found, count = first, 2
-        while found in self._taken:
-            found, count = f"{first}_{count}", count + 1
-        self._taken.add(found)
-        if found != wish:
-            self.renamed[found] = wish
-        return found
+        name, count = first, 2
+        while name in self._taken:
+            name, count = f"{first}_{count}", count + 1
+        self._taken.add(name)
+        if name != wish:
+            self.renamed[name] = wish
+        return name
 
 
 def identifier(wish: str) -> str:

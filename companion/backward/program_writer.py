@@ -62,7 +62,7 @@ class Writer:
     ) -> None:
         self._output, self._gradient, self._graph = output, gradient, graph
         self._peeks = {node.index: peek(node.grad_fn) for node in graph.nodes if not node.is_leaf}
-        saved = [v for found in self._peeks.values() for v in found.values.values()]
+        saved = [v for peeked in self._peeks.values() for v in peeked.values.values()]
         tensors = [value for value in saved if is_tensor(value)]
         self._identifiers = Identifiers()
         self._new = self._identifiers.new
@@ -140,8 +140,8 @@ class Writer:
     def _hooked(self) -> list[str]:
         """What has hooks of the user, as far as can be seen."""
         tensors = dict(self.readers.of_tensor)
-        for i, found in self._peeks.items():
-            for name, value in found.values.items():
+        for i, peeked in self._peeks.items():
+            for name, value in peeked.values.items():
                 if is_tensor(value) and self.readers.of(value) is None:
                     tensors.setdefault(value, f"{name} of node {i}")
         hooked = [name for tensor, name in tensors.items() if hooks_on(tensor)]
@@ -261,15 +261,15 @@ class Writer:
             return _Tried(None, "what it saved went through hooks")
         if len(gradients) != 1:
             return _Tried(None, f"it has {len(gradients)} outputs")
-        found = list[tuple[_Words, str]]()
+        rules = list[tuple[_Words, str]]()
         for entry in passed:
             words, text = self._by_rule(node, names[0], gradients[0], entry)
             if words is None:
                 return _Tried(None, text)
-            found.append((words, f"{entry.name} = {text}"))
+            rules.append((words, f"{entry.name} = {text}"))
         # What a rule uses is kept only if all of the Node's gradients have rules.
-        assigned = [line for words, _ in found for line in self._keep(words)]
-        return _Tried(assigned + [line for _, line in found])
+        assigned = [line for words, _ in rules for line in self._keep(words)]
+        return _Tried(assigned + [line for _, line in rules])
 
     def _by_rule(
         self, node: GraphNode, grad: str, gradient: Tensor | None, entry: _Passed

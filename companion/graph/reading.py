@@ -432,4 +432,4 @@ def _result_labels(index: Mapping[Node, int], names: Mapping[str, torch.Tensor])
             names_of[index[fn]].append(name)
         elif fn is not None and count > SHALLOW:
             fuse(fn)
-    return {i: ", ".join(found) for i, found in names_of.items()}
+    return {i: ", ".join(joined) for i, joined in names_of.items()}
