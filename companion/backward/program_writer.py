@@ -38,13 +38,7 @@ class _Passed(NamedTuple):
     edge: Edge
     name: str
     value: Tensor
-
-
-class _Tried(NamedTuple):
-    """What came of the rules of a Node: the lines that do the same, or why there are none."""
-
-    lines: list[str] | None
-    reason: str = ""
+    fitted: str  # what the name stands for, once it is made as the engine does
 
 
 class Writer:
@@ -176,12 +170,10 @@ class Writer:
             reason = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
             self._lines.append(f"# {reason}")
             return
-        tried = self._by_rules(node, [name for name, _ in given], gradients, passed)
-        if tried.lines is None:
-            self._by_call(node, [name for name, _ in given], given_on, passed, tried.reason)
-        else:
-            self._lines += tried.lines
-        for edge, name, value in passed:
+        names = [name for name, _ in given]
+        lines, reason = self._by_rules(node, names, gradients, passed)
+        self._lines += lines or self._by_call(node, names, passed, reason)
+        for edge, name, value, _ in passed:
             self._came[edge.target, edge.input_nr].append((name, value))
 
     def _about(self, node: GraphNode) -> str:
@@ -234,42 +226,45 @@ class Writer:
                     "for an input that is real, which backward refuses; make that input complex "
                     "before"
                 )
+            name = f"grad_{self._result_name(*target)}"
+            if self._entering[target] > 1:
+                entering[target] += 1
+                name += f"_{len(self._came[target]) + entering[target]}"
+            name = self._new(name)
             try:
-                value, _ = fitted(gradient, fn, edge.input_nr)
+                passed.append(_Passed(edge, name, *fitted(gradient, fn, edge.input_nr, name)))
             except RuntimeError as error:
                 raise RuntimeError(
                     f"{self._description(node)} returned an invalid gradient at index {edge.slot}: "
                     f"got {tuple(gradient.shape)} but expected shape compatible with "
                     f"{tuple(metadata_of(fn, edge.input_nr).shape)}"
                 ) from error
-            name = f"grad_{self._result_name(*target)}"
-            if self._entering[target] > 1:
-                entering[target] += 1
-                name += f"_{len(self._came[target]) + entering[target]}"
-            passed.append(_Passed(edge, self._new(name), value))
         return passed
 
     # ---- by a rule
 
     def _by_rules(
         self, node: GraphNode, names: list[str], gradients: Gradients, passed: list[_Passed]
-    ) -> _Tried:
-        """A line for each gradient by the rule of its operation, and those that they need."""
+    ) -> tuple[list[str], str]:
+        """A line for each gradient by the rule of its operation, and those that they need.
+
+        Or no line, and the reason why there is none.
+        """
         if isinstance(node.grad_fn, BackwardCFunction):
-            return _Tried(None, "its backward is a function in Python")
+            return [], "its backward is a function in Python"
         if self._peeks[node.index].hooked:
-            return _Tried(None, "what it saved went through hooks")
+            return [], "what it saved went through hooks"
         if len(gradients) != 1:
-            return _Tried(None, f"it has {len(gradients)} outputs")
+            return [], f"it has {len(gradients)} outputs"
         rules = list[tuple[_Words, str]]()
         for entry in passed:
             words, text = self._by_rule(node, names[0], gradients[0], entry)
             if words is None:
-                return _Tried(None, text)
+                return [], text
             rules.append((words, f"{entry.name} = {text}"))
         # What a rule uses is kept only if all of the Node's gradients have rules.
         assigned = [line for words, _ in rules for line in self._keep(words)]
-        return _Tried(assigned + [line for _, line in rules])
+        return assigned + [line for _, line in rules], ""
 
     def _by_rule(
         self, node: GraphNode, grad: str, gradient: Tensor | None, entry: _Passed
@@ -330,26 +325,18 @@ class Writer:
     # ---- by a call
 
     def _by_call(
-        self,
-        node: GraphNode,
-        names: list[str],
-        given_on: Gradients,
-        passed: list[_Passed],
-        reason: str,
-    ) -> None:
+        self, node: GraphNode, names: list[str], passed: list[_Passed], reason: str
+    ) -> list[str]:
         """The line that calls a Node, and those that make of it what the engine does."""
         name = self.node(node.index)
-        self._lines.append(f"# {name} is that Node, called as it is: {reason}")
         targets = {entry.edge.slot: entry.name for entry in passed}
-        left = ", ".join(targets.get(slot, "_") for slot in range(len(given_on)))
-        self._lines.append(f"{left} = {name}({', '.join(names)})")
-        for edge, target, _ in passed:
-            gradient = given_on[edge.slot]
-            if gradient is not None:
-                fn = self._graph._fns[edge.target]
-                _, text = fitted(gradient, fn, edge.input_nr, target)
-                if text != target:
-                    self._lines.append(f"{target} = {text}")
+        slots = range(len(self._graph.slots(node.index)))
+        left = ", ".join(targets.get(slot, "_") for slot in slots)
+        return [
+            f"# {name} is that Node, called as it is: {reason}",
+            f"{left} = {name}({', '.join(names)})",
+            *(f"{p.name} = {p.fitted}" for p in passed if p.fitted != p.name),
+        ]
 
     def node(self, i: int) -> str:
         """What the text calls a Node."""
@@ -411,9 +398,7 @@ def _literal(value: Any) -> str | None:
 
 
 def _is_close(left: Tensor, right: Tensor) -> bool:
-    """Whether two gradients differ by no more than what rounding makes."""
-    if left.layout is not torch.strided or left.shape != right.shape or not right.numel():
-        return False
+    """Whether two dense gradients differ by no more than what rounding makes."""
     tolerance = 16 * torch.finfo(right.dtype).eps
     largest = float(right.abs().max())
     return torch.allclose(left, right, tolerance, tolerance * largest, equal_nan=True)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import companion
 from companion import Graph, write_backward
+from companion.backward import program_rules
 from companion.backward.formulas import FORMULAS
 from companion.backward.program_nodes import same_bits
 from companion.backward.program_rules import RULES, written
@@ -292,6 +293,18 @@ def test_a_sparse_gradient_stays_sparse():
 
 
 # ---- Nodes that are called
+
+
+@pytest.mark.parametrize("operation", [lambda x: x.std(0), lambda x: x.var(correction=2)])
+def test_an_operation_in_a_form_without_a_formula_is_left_to_the_node(operation):
+    x = leaf(4, 3)
+    assert "there is no formula for it here" in check(operation(x).sum(), {"x": x})
+
+
+def test_where_another_torch_saves_something_else_the_node_is_called(monkeypatch):
+    monkeypatch.setitem(program_rules._DERIVED, "ExpBackward0", lambda saved: saved["gone"])
+    x = leaf(3)
+    assert "there is no formula for it here" in check(x.exp().sum(), {"x": x})
 
 
 def test_a_custom_function_is_called_and_the_text_says_so():
