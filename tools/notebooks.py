@@ -308,12 +308,10 @@ def write_all(course: Path) -> list[Path]:
     """Write the notebook of each lesson that differs. One without a lesson is left alone."""
     folder = course / "notebooks"
     folder.mkdir(exist_ok=True)
-    lessons = {
-        folder / f"{lesson.stem}.ipynb": lesson for lesson in sorted(course.glob("[0-9]*.md"))
-    }
-    written = []
-    for path, lesson in lessons.items():
-        text = notebook(lesson, repository(course))
+    written, github = [], repository(course)
+    for lesson in sorted(course.glob("[0-9]*.md")):
+        path = folder / f"{lesson.stem}.ipynb"
+        text = notebook(lesson, github)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             written.append(path)
