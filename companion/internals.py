@@ -217,7 +217,7 @@ def _is_held(tensor: Tensor) -> bool:
             )
         end += tensor.storage_offset()
         return not size or end * tensor.element_size() <= tensor.untyped_storage().nbytes()
-    except (RuntimeError, NotImplementedError):  # it has no storage of the usual kind
+    except RuntimeError:  # it has no storage of the usual kind
         return True
 
 

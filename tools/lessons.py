@@ -260,19 +260,10 @@ class Format(pytest.Item):
     def runtest(self) -> None:
         faults = problems(self.parent.text, self.parent.run)
         if messages := [f"{self.path}:{line}: {what}" for line, what in faults]:
-            raise Misformed("\n".join(messages))
+            pytest.fail("\n".join(messages), pytrace=False)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-        if isinstance(excinfo.value, Misformed):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
-
-
-class Misformed(AssertionError):
-    """A page has something that nothing would test."""
 
 
 def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
