@@ -311,7 +311,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """The bytes of memory that the saved tensors keep alive, each storage counted once.
 
         A storage is counted whole, even where only a view of it was saved. What was freed counts
-        nothing. Reading has the side effects of ``GraphNode.saved``.
+        nothing, nor does a tensor that torch has no storage for, such as one of mkldnn. Reading has
+        the side effects of ``GraphNode.saved``.
         """
         return memory_kept(self._fns)
 
