@@ -119,10 +119,6 @@ class Closing(Part):
     """The last line of a fold."""
 
     @property
-    def opening(self) -> Opening:
-        return self.inside[-1]
-
-    @property
     def inside_below(self) -> tuple[Opening, ...]:
         return self.inside[:-1]
 

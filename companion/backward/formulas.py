@@ -1,4 +1,4 @@
-"""The rules by which common Nodes turn what they are given into what they give on.
+"""The rules by which common Nodes turn what they are given into what they pass on.
 
 A rule is an expression in PyTorch's own words, for one entry of ``next_functions``. ``grad`` is
 what the Node was given; all other names are what it saved. An expression is shown only where it
@@ -77,11 +77,11 @@ def formula(
         slot: the entry of ``next_functions``.
         grad: what the Node was given.
         saved: what it had saved; None if that is not known.
-        given: what it gave on.
+        given: what it passed on.
 
     Returns:
         The expression, with ``sum_to_size`` where the operation stretched its input. Or None: there
-        is no rule for this Node, something it needs is not known, or what the Node gave on is
+        is no rule for this Node, something it needs is not known, or what the Node passed on is
         something else, which is the case if a hook changed it.
     """
     rules = FORMULAS.get(name, ())

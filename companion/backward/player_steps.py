@@ -89,7 +89,7 @@ def passed_along(
     given: Gradients,
     saved: Mapping[str, Any] | None,
 ) -> PassedData:
-    """What a Node gave on along an edge, and by which rule."""
+    """What a Node passed on along an edge, and by which rule."""
     grad, filled_rule = given[0], None
     rule = formula(graph.nodes[edge.source].name, edge.slot, grad, saved, value)
     if rule is not None and grad is not None and saved is not None:

@@ -156,19 +156,20 @@ class Writer:
         self._lines.append(f"{name}.grad = {text}{note}")
 
     def _write_node(self, node: GraphNode) -> None:
-        """The sums that a Node is given, and what it gives on."""
+        """The sums that a Node is given, and what it passes on."""
         i, fn = node.index, node.grad_fn
         self._lines += ["", f"# {self._about(node)}"]
         given = [self._sum(i, nr) for nr in range(output_count(fn))]
         gradients = tuple([value for _, value in given])
         is_function = isinstance(fn, BackwardCFunction)
         self._functions -= is_function
-        given_on = called(fn, gradients, self._description(node))
-        passed = self._passed(node, given_on)
+        returned = called(fn, gradients, self._description(node))
+        passed = self._passed(node, returned)
         if not passed and not is_function:
             came = any(gradient is not None for gradient in gradients)
-            reason = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
-            self._lines.append(f"# {reason}")
+            self._lines.append(
+                "# it passes no gradient on" if came else "# no gradient comes to it"
+            )
             return
         names = [name for name, _ in given]
         lines, reason = self._by_rules(node, names, gradients, passed)
@@ -211,11 +212,11 @@ class Writer:
         parts = [kind, i] + (["output", nr] if output_count(node.grad_fn) > 1 else [])
         return "_".join(map(str, parts))
 
-    def _passed(self, node: GraphNode, given_on: Gradients) -> list[_Passed]:
+    def _passed(self, node: GraphNode, returned: Gradients) -> list[_Passed]:
         """What goes on from a Node, as the engine lets it: of the shape and dtype of the input."""
         passed = list[_Passed]()
         entering = defaultdict[tuple[int, int], int](int)
-        for edge, gradient in zip(self._graph.slots(node.index), given_on, strict=True):
+        for edge, gradient in zip(self._graph.slots(node.index), returned, strict=True):
             if edge is None or gradient is None:
                 continue
             target = edge.target, edge.input_nr

@@ -327,8 +327,14 @@ def test_a_function_gets_zeros_for_what_nobody_used_unless_it_wants_none():
     first, _ = Halves.apply(a, b)
     text = check((first + Silent.apply(a.sin(), b)).sum(), {"a": a, "b": b})
     assert re.search(r"= node_\d+\(grad_\w+, None\)", text)
-    assert "_, grad_b" in text  # it gives nothing on to its first input
-    assert "no gradient comes to it, none goes on" in text
+    assert "_, grad_b" in text  # it passes nothing on to its first input
+    assert "no gradient comes to it" in text
+
+
+def test_a_node_that_passes_nothing_on_is_told_so():
+    x = leaf(3)
+    text = check(x.norm(p=0), {"x": x})
+    assert "# it passes no gradient on" in text
 
 
 class SeesNone(Function):
