@@ -7,14 +7,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from traceback import walk_stack
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from companion.source import is_installed, is_ours, is_users
+from companion.source import calls_around, is_installed, is_ours, is_users
 
 
 def callers_names() -> dict[str, torch.Tensor]:
@@ -127,8 +126,9 @@ def variables_of(frame: FrameType) -> list[tuple[str, Any]]:
 
 def _frames_outside() -> Iterator[FrameType]:
     """The frames that run in this thread and are not the companion's, inner ones first."""
-    frames = (frame for frame, _ in walk_stack(sys._getframe(1)))
-    return (frame for frame in frames if not is_ours(frame.f_code.co_filename))
+    for frame in calls_around(sys._getframe(1)):
+        if not is_ours(frame.f_code.co_filename):
+            yield frame
 
 
 def is_tensor(value: object) -> bool:

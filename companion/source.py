@@ -11,11 +11,10 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from traceback import walk_stack
 from types import CodeType, FrameType
 
 import torch
@@ -119,7 +118,14 @@ def is_call_of_library(frame: FrameType | None) -> bool:
 
 def users_source() -> Source | None:
     """The line of the user that is running, and that of a library which it led to."""
-    return source_among((f.f_code, f.f_lasti) for f, _ in walk_stack(sys._getframe(1)))
+    return source_among((f.f_code, f.f_lasti) for f in calls_around(sys._getframe(1)))
+
+
+def calls_around(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, and those of the calls around it, the innermost first."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def source_among(places: Iterable[Place]) -> Source | None:
