@@ -56,7 +56,7 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, width):
         [
             lesson.title,
             lesson.front_matter["description"],
-            f"{'★ ' if lesson.is_core else ''}{course.minutes_shown(*lesson.minutes)}",
+            f"{lesson.star}{course.minutes_shown(*lesson.minutes)}",
         ]
         for lesson in LESSONS
     ]
