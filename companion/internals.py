@@ -310,7 +310,8 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    return torch._C._functorch._add_batch_dim(tensor, 0, level)
+    plain = tensor.resolve_conj().resolve_neg()  # torch.vmap knows no view that negates
+    return torch._C._functorch._add_batch_dim(plain, 0, level)
 
 
 # Whether a tensor has a dimension that is hidden.
