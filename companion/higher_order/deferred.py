@@ -17,6 +17,7 @@ from companion.internals import version_of
 
 Tensor = torch.Tensor
 Coefficient = Tensor | None
+FEW = 2**12  # elements, for which it is faster to square all directions at once
 ELEMENTS = 2**15  # of a coefficient, along as many directions as go at a time
 
 
@@ -67,6 +68,8 @@ class Deferred:
             if node is self or node.followers > 1:  # from which each follower can go on
                 first = with_first or node is not self
                 node.first, node.last = _passed(start.first, start.last, steps, first)
+                if first:
+                    node.before = node.step = None  # which nothing asks any more
                 start, steps = node, []
 
 
@@ -132,8 +135,7 @@ def _first_passed(
     while todo:
         c, i, is_new = todo.pop()
         if is_new and i < len(steps) and steps[i].half is not None:
-            square = (c * c).sum(0)
-            squares[i] = squares[i].add_(square) if i in squares else square
+            squares[i] = _plus_squares(squares.get(i), c)
         if i == end:
             pieces.append(c)
             continue
@@ -145,6 +147,16 @@ def _first_passed(
         else:
             todo.append((steps[i].of(c), i + 1, True))
     return pieces, squares
+
+
+def _plus_squares(total: Coefficient, c: Tensor) -> Tensor:
+    """A sum, and the squares along all directions, which take no more memory if they are large."""
+    if c.numel() < FEW * c.shape[0]:
+        square = (c * c).sum(0)
+        return square if total is None else total.add_(square)
+    for along in c:
+        total = along * along if total is None else total.addcmul_(along, along)
+    return total  # type: ignore[return-value]
 
 
 def _like(value: Tensor, c: Coefficient) -> Coefficient:
