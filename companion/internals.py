@@ -309,7 +309,8 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    return _functorch._add_batch_dim(tensor, 0, level)  # type: ignore[no-any-return]
+    plain = tensor.resolve_conj().resolve_neg()  # torch.vmap knows no view that negates
+    return _functorch._add_batch_dim(plain, 0, level)  # type: ignore[no-any-return]
 
 
 # Whether a tensor has a dimension that is hidden.

@@ -17,7 +17,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 import companion.higher_order.series as series
-from companion.higher_order.pieces import Pieces
+from companion.higher_order.deferred import Deferred
 from companion.higher_order.series import Series
 from companion.internals import (
     hidden,
@@ -84,7 +84,7 @@ class Run:
         """The coefficients of a result, with the directions shown, or their mean as the last."""
         if self.level:
             coefficients = series.each(coefficients, lambda c: shown(c, self.level))
-        if self.collapses and coefficients[-1] is not None:
+        if self.collapses and isinstance(coefficients[-1], Tensor):
             coefficients[-1] = self.mean(coefficients[-1], coefficients[0].dim())
         return coefficients
 
@@ -100,9 +100,11 @@ def broadcasting(rule: Rule) -> Rule:
 
 
 def _broadcasts(rule: Rule, args: Any, kwargs: Any) -> bool:
-    return getattr(rule, "broadcasts", False) and not any(
-        isinstance(argument, Carrier) for argument in (*args[1:], *kwargs.values())
-    )
+    if not getattr(rule, "broadcasts", False):
+        return False
+    if kwargs and Carrier in map(type, kwargs.values()):
+        return False
+    return Carrier not in map(type, args[1:])
 
 
 _RUN: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -126,20 +128,20 @@ class Carrier(Tensor):
 
     @property
     def value(self) -> Tensor:
-        return self.in_pieces[0]  # type: ignore[no-any-return]
+        return self.series_or_deferred[0]  # type: ignore[no-any-return]
 
     @property
-    def in_pieces(self) -> Series:
-        """The series with all dimensions shown; its first coefficient may be Pieces."""
+    def series_or_deferred(self) -> Series:
+        """The series with all dimensions shown; what is behind its value may be Deferred."""
         if self.run is not _RUN.get():
             _refuse_other_run()
         return self.carried
 
     @property
     def series(self) -> Series:
-        carried = self.in_pieces
-        if len(carried) == 3 and isinstance(carried[1], Pieces):
-            carried[1] = carried[1].joined(carried[0])
+        carried = self.series_or_deferred
+        if len(carried) == 3 and isinstance(carried[1], Deferred):
+            carried[1:] = carried[1].both(carried[0])
         level = 0 if self.run is None else self.run.level
         if not level:
             return carried
@@ -194,8 +196,8 @@ def carry(coefficients: Series) -> Any:
     value, run = coefficients[0], _RUN.get()
     shape, dtype, rank = value.shape, value.dtype, value.dim()
     for k, c in enumerate(coefficients):
-        if c is None or isinstance(c, Pieces) or (c.shape == shape and c.dtype == dtype):
-            continue  # Pieces are of this dtype, and get the shape when they are joined
+        if c is None or isinstance(c, Deferred) or (c.shape == shape and c.dtype == dtype):
+            continue  # what is Deferred gets shape and dtype when it is computed
         if c.shape[c.dim() - rank :] != shape or c.dtype != dtype:
             coefficients[k] = c.to(dtype).expand(*c.shape[: max(c.dim() - rank, 0)], *shape)
     if run is not None and run.directions:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import companion.higher_order.series as series
@@ -23,7 +25,7 @@ from companion.higher_order.carrier import (
     running,
     value_of,
 )
-from companion.higher_order.rules import HALF, call_with, is_bent_along_many
+from companion.higher_order.rules import HALF, bent_along_many, call_with, is_bent_along_many
 from companion.higher_order.series import Series
 
 Tensor = torch.Tensor
@@ -79,7 +81,7 @@ def pointwise(function: Callable[..., Any]) -> Rule:
                 start = carrier_of([value, torch.ones_like(value), None])
                 return function(start, *options, **kwargs).series  # type: ignore[no-any-return]
 
-        return carry(series.by_chain_rule(curve, x.in_pieces, outer.collapses))
+        return bent_along_many(curve, x)
 
     return broadcasting(rule)
 
@@ -175,11 +177,81 @@ def vector_norm(
 def layer_norm(
     x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
-    dims = tuple(range(-len(normalized_shape), 0))
+    return _affine(_normalized(x, tuple(range(-len(normalized_shape), 0)), eps), weight, bias)
+
+
+def group_norm(
+    x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    groups = x.reshape(x.shape[0], num_groups, -1)
+    return _of_channels(_normalized(groups, (-1,), eps).reshape(x.shape), weight, bias)
+
+
+def instance_norm(
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if not use_input_stats:
+        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None:
+        refuse("instance_norm that writes into its running statistics; call eval() first")
+    return _of_channels(_normalized(x, tuple(range(2, x.dim())), eps), weight, bias)
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if training:
+        _take_back_the_count(running_mean)
+        refuse("batch_norm in training, where the points of a batch meet; call eval() first")
+    slope = (running_var + eps).rsqrt()
+    if weight is None:
+        return _of_channels(x, slope, -running_mean * slope)
+    centred = _of_channels(x, None, -running_mean)
+    return _of_channels(centred, slope * weight, bias)
+
+
+def _take_back_the_count(running_mean: Any) -> None:
+    """Leave a module as it was, which has counted a batch before it called ``batch_norm``."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and running_mean is not None:
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and getattr(module, "running_mean", 0) is running_mean:
+            count = getattr(module, "num_batches_tracked", None)
+            if count is not None:
+                count.sub_(1)
+            return
+        frame = frame.f_back
+
+
+def _normalized(x: Any, dims: tuple[int, ...], eps: float) -> Any:
     centred = x - x.mean(dims, keepdim=True)
-    result = centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
-    result = result if weight is None else result * weight
-    return result if bias is None else result + bias
+    return centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _affine(x: Any, weight: Any, bias: Any) -> Any:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _of_channels(x: Any, weight: Any, bias: Any) -> Any:
+    """The same, with a weight and a bias for each channel, which stands in dimension 1."""
+    shape = (-1, *[1] * (x.dim() - 2))
+    parts = [None if part is None else part.reshape(shape) for part in (weight, bias)]
+    return _affine(x, *parts)
 
 
 def hypot(a: Any, b: Any) -> Any:
@@ -215,6 +287,44 @@ def prod(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -
 def add_matrix_product(first: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``addmm``, ``baddbmm`` and ``addmv``."""
     return beta * first + alpha * (a @ b)
+
+
+def bilinear(a: Any, b: Any, weight: Any, bias: Any = None) -> Any:
+    result = torch.einsum("...i,oij,...j->...o", a, weight, b)
+    return result if bias is None else result + bias
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """``scaled_dot_product_attention``."""
+    if dropout_p:
+        refuse("scaled_dot_product_attention with dropout; call eval() first")
+    if is_causal:
+        if attn_mask is not None:
+            refuse("scaled_dot_product_attention with attn_mask and is_causal; pass one of them")
+        shape = query.shape[-2], key.shape[-2]
+        attn_mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is None:
+        return softmax(scores, -1) @ value
+    if attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    else:
+        scores = scores + attn_mask
+    sees_nothing = value_of(scores).isneginf().all(-1, keepdim=True)
+    weights = softmax(scores.masked_fill(sees_nothing, 0), -1)
+    return weights.masked_fill(sees_nothing, 0) @ value
 
 
 # ---- activations

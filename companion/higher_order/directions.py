@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from companion.higher_order.carrier import Run
-from companion.higher_order.pieces import Pieces
+from companion.higher_order.deferred import Deferred
 from companion.higher_order.table import lookup
 from companion.higher_order.taylor import series_of
 
@@ -61,8 +61,13 @@ def sum_along(
         part = directions[first : first + size]
         run.directions = len(part)
         along: Any = part.view(len(part), *[1] * len(rows), -1)
-        along = Pieces.of(along) if run.collapses else along.expand(len(part), *x.shape)
-        value, *_, last = series_of(f, [[x, along, *[None] * (order - 1)]], run)
+        if run.collapses:
+            changes: list[Any] = [Deferred(along)] * 2
+        else:
+            changes = [along.expand(len(part), *x.shape), *[None] * (order - 1)]
+        value, *_, last = series_of(f, [[x, *changes]], run)
+        if isinstance(last, Deferred):
+            last = last.mean(value)
         if value.shape[: len(rows)] != rows:
             raise ValueError(
                 f"f must map each row of x to a row, so that x of shape {tuple(x.shape)} gives "

@@ -38,7 +38,7 @@ def laplacian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Raises:
         NotImplementedError: ``f`` uses something without a rule, as in ``derivatives``. One of
-            these is batch normalisation, through which the points of a batch depend on each other.
+            these is batch normalisation in training, where the points of a batch meet.
         TypeError: ``f`` is no function, ``x`` no floating or complex tensor, or ``f(x)`` none.
         ValueError: ``x`` has no last axis, or one of length 0; ``f(x)`` has other rows than ``x``;
             or a row of it depends on other rows of ``x``. That is judged by the first derivatives

@@ -23,12 +23,13 @@ from companion.higher_order.carrier import (
     Carrier,
     Rule,
     broadcasting,
+    carrier_of,
     carry,
     plain,
     refuse,
     value_of,
 )
-from companion.higher_order.pieces import Pieces
+from companion.higher_order.deferred import Bend, Deferred, Linear
 from companion.higher_order.series import Coefficient, Series
 from companion.internals import is_wrapped, nothing_hidden
 
@@ -73,7 +74,7 @@ def elementwise(
         dtype = value_of(args[0]).dtype
         x = args[0].float() if dtype in HALF else args[0]
         if is_bent_along_many(x):
-            result = carry(series.by_chain_rule(curve, x.in_pieces, x.run.collapses))
+            result = bent_along_many(curve, x)
         else:
             result = carry(recurrence(x.series))
         return result.to(dtype) if dtype in HALF else result
@@ -85,10 +86,29 @@ def is_bent_along_many(x: Any) -> bool:
     """Whether it is a series of order 2 whose directions differ and are not hidden."""
     if not isinstance(x, Carrier) or x.run is None or x.run.level:
         return False
-    value, *changes = x.in_pieces
+    value, *changes = x.series_or_deferred
     if len(changes) != 2 or changes[0] is None:
         return False
-    return isinstance(changes[0], Pieces) or changes[0].dim() > value.dim()
+    return isinstance(changes[0], Deferred) or changes[0].dim() > value.dim()
+
+
+def bent_along_many(curve: Callable[[Tensor], Series], x: Any) -> Any:
+    """An elementary function of such a series, by the chain rule.
+
+    That is much less work than its recurrence along each direction. ``curve`` gives the series of
+    the function itself, of order 2.
+    """
+    a = x.series_or_deferred
+    value, slope, half = curve(a[0])
+    if not x.run.collapses:
+        along = series.narrow(a[1], a[0].dim())
+        last = series.plus(series.times(a[2], slope), series.times(half, along * along))
+        return carry([value, along * slope, last])
+    before = a[1]
+    if not isinstance(before, Deferred):
+        before = Deferred(series.narrow(before, a[0].dim()), a[2])
+    behind = before.behind(Bend(slope, half))
+    return carrier_of([value, behind, behind])
 
 
 # ---- linear in one argument
@@ -273,6 +293,24 @@ def reduced(func: Any, args: Any, kwargs: Any) -> Any:
     return carry([result, *series.each(others, lambda c: (c * slope).sum(dims, keepdim=keepdim))])
 
 
+MAX_POOLS = {
+    "max_pool1d": (1, F.max_pool1d_with_indices),
+    "max_pool2d": (2, F.max_pool2d_with_indices),
+    "max_pool3d": (3, F.max_pool3d_with_indices),
+}
+
+
+def max_pool(func: Any, args: Any, kwargs: Any) -> Any:
+    """A function such as ``max_pool2d`` goes on with the elements that torch picks."""
+    rank, with_indices = MAX_POOLS[func.__name__]
+    value, indices = plain(with_indices, args, {**kwargs, "return_indices": True})
+
+    def pick(c: Tensor) -> Tensor:
+        return c.flatten(-rank).gather(-1, indices.flatten(-rank)).view_as(value)
+
+    return carry([value, *series.each(args[0].series[1:], pick)])
+
+
 def where(func: Any, args: Any, kwargs: Any) -> Any:
     """``torch.where(condition, a, b)`` and ``a.where(condition, b)``."""
     if len(args) == 1 and not kwargs:  # the indices where it holds
@@ -415,11 +453,10 @@ def matmul(func: Any, args: Any, kwargs: Any) -> Any:
 def linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
     def apply(input: Any, weight: Any, bias: Any = None) -> Any:
         if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
-            a = input.in_pieces
-            if len(a) == 3 and isinstance(a[1], Pieces) and not isinstance(bias, Carrier):
-                last = series.each(a[2:], lambda c: F.linear(c, weight))
-                pieces = a[1].each(lambda c: F.linear(c, weight))
-                return carry([F.linear(a[0], weight, bias), pieces, *last])
+            a = input.series_or_deferred
+            if len(a) == 3 and isinstance(a[1], Deferred) and not isinstance(bias, Carrier):
+                behind = a[1].behind(Linear(F.linear, weight))
+                return carrier_of([F.linear(a[0], weight, bias), behind, behind])
             a, rank = input.series, input.value.dim()
             rows = series.stacked(a, lambda c: F.linear(series.narrow(c, rank), weight))
             if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from companion.higher_order.pieces import Pieces
 from companion.internals import is_batched
 
 Tensor = torch.Tensor
@@ -118,26 +117,6 @@ def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
 
 
 # ---- arithmetic
-
-
-def by_chain_rule(curve: Callable[[Tensor], Series], a: Series, collapses: bool) -> Series:
-    """An elementary function of a series of order 2, along many directions, by the chain rule.
-
-    That is much less work than its recurrence along each of them. ``curve`` gives the series of the
-    function itself, of order 2. If the last coefficient is a mean over the directions, the first
-    one is computed in pieces.
-    """
-    value, slope, bend = curve(a[0])
-    if not collapses:
-        along = narrow(a[1], a[0].dim())
-        last = plus(times(a[2], slope), times(bend, along * along))
-        return [value, along * slope, last]
-    pieces = a[1] if isinstance(a[1], Pieces) else Pieces.of(narrow(a[1], a[0].dim()))
-    last = times(a[2], slope)
-    if bend is not None:
-        square = pieces.mean_of_squares()
-        last = square * bend if last is None else torch.addcmul(last, square, bend)
-    return [value, pieces.times(slope), last]
 
 
 def narrow(c: Tensor, rank: int) -> Tensor:
@@ -342,9 +321,10 @@ def curve_of_cos(x: Tensor) -> Series:
 
 
 def curve_of_tanh(x: Tensor) -> Series:
-    y, double = x.tanh(), x + x
-    slope = 4 * double.sigmoid() * (-double).sigmoid()  # 1 - y², and no digit is lost
-    return [y, slope, -y * slope]
+    y, double, zero = x.tanh(), x + x, x.new_zeros(())
+    # 1 - y², and no digit is lost.
+    slope = torch.addcmul(zero, double.sigmoid(), (-double).sigmoid(), value=4)
+    return [y, slope, torch.addcmul(zero, y, slope, value=-1)]
 
 
 def asin(a: Series) -> Series:

@@ -41,8 +41,10 @@ repeat_interleave __getitem__ select narrow index_select gather take take_along_
 diagonal diag diag_embed tril triu flip fliplr flipud roll rot90 cumsum trace split
 split_with_sizes chunk tensor_split unbind unfold real imag conj conj_physical resolve_conj
 resolve_neg contiguous clone float double half bfloat16 cpu sum_to_size view_as_real
-view_as_complex avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d interpolate deg2rad
-rad2deg
+view_as_complex avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+adaptive_avg_pool3d interpolate deg2rad rad2deg fft_fft fft_ifft fft_rfft fft_irfft fft_hfft
+fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
+fft_fftshift fft_ifftshift
 """.split()
 
 # The same, where the other arguments may carry series and only their shape or dtype matters.
@@ -107,6 +109,11 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "linalg_norm": composed.linalg_norm,
     "linalg_vector_norm": composed.vector_norm,
     "layer_norm": composed.layer_norm,
+    "group_norm": composed.group_norm,
+    "instance_norm": composed.instance_norm,
+    "batch_norm": composed.batch_norm,
+    "scaled_dot_product_attention": composed.attention,
+    "bilinear": composed.bilinear,
     "hypot": composed.hypot,
     "mse_loss": composed.mse_loss,
     "prod": composed.prod,
@@ -173,6 +180,7 @@ RULES: dict[str, Rule] = {
     "where": rules.where,
     **dict.fromkeys("max min median sort topk kthvalue".split(), rules.chosen),
     **dict.fromkeys("amax amin".split(), rules.reduced),
+    **dict.fromkeys(rules.MAX_POOLS, rules.max_pool),
 }
 
 PROPERTIES: dict[str, Rule] = {

@@ -156,7 +156,11 @@ def series_of(f: Callable[..., Tensor], starts: list[Series], run: Run) -> Serie
             y = f(*carriers)
         if not isinstance(y, Tensor):
             raise TypeError(f"f must return a tensor, got {type(y).__name__}")
-        return y.in_pieces if isinstance(y, Carrier) else series.constant(y, len(starts[0]) - 1)
+        return (
+            y.series_or_deferred
+            if isinstance(y, Carrier)
+            else series.constant(y, len(starts[0]) - 1)
+        )
 
 
 def _times_factorials(coefficients: Series) -> Tensor:

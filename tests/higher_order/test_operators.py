@@ -1,5 +1,6 @@
 """operators.py and directions.py: the Laplacian and mixed partial derivatives."""
 
+import copy
 import itertools
 
 import pytest
@@ -289,10 +290,32 @@ def test_another_precision_than_that_of_the_rules_is_refused(name):
             call()
 
 
-def test_a_batch_norm_is_refused():
-    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    with pytest.raises(NotImplementedError, match="batch_norm has no rule"):
-        laplacian(net, torch.rand(4, 2))
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)])
+@pytest.mark.parametrize("operator", ["laplacian", "mixed", "derivatives"])
+def test_a_batch_norm_in_training_is_refused_and_left_as_it_was(operator, norm):
+    net, x = nn.Sequential(nn.Linear(2, 3), norm), torch.rand(4, 2)
+    before = copy.deepcopy(net.state_dict())
+    call = {
+        "laplacian": lambda: laplacian(net, x),
+        "mixed": lambda: mixed(net, x, (0, 1)),
+        "derivatives": lambda: derivatives(net, x, 2),
+    }[operator]
+    with pytest.raises(NotImplementedError, match=r"batch_norm in training.*call eval\(\) first"):
+        call()
+    assert {**net.state_dict()}.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_network_with_a_batch_norm_in_eval_agrees_with_the_hessian():
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2)]
+    net, x = nn.Sequential(*layers).double(), torch.randn(5, 3, dtype=torch.float64)
+    net(x)  # which sets its statistics
+    net.eval()
+    one_row = lambda x: net(x[None])[0]  # noqa: E731
+    hessian = torch.func.vmap(torch.func.hessian(one_row))(x)
+    expected = hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(laplacian(net, x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_rows_have_in_common_as_a_constant_is_allowed():

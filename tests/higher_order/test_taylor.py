@@ -146,6 +146,21 @@ LINEAR = {
     "avg_pool2d": lambda x: F.avg_pool2d(x[None], 2),
     "adaptive_avg_pool1d": lambda x: F.adaptive_avg_pool1d(x, 2),
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x[None], 1),
+    "avg_pool3d": lambda x: F.avg_pool3d(x[None, None].expand(1, 2, 2, 3), 2),
+    "adaptive_avg_pool3d": lambda x: F.adaptive_avg_pool3d(x[None, None], 1),
+    **{
+        f"fft.{name}": lambda x, name=name: real_of(getattr(torch.fft, name)(x))
+        for name in """
+        fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift
+        ifftshift
+        """.split()
+    },
+    "fft to another length": lambda x: torch.fft.fft(x, n=4, dim=0, norm="ortho").imag,
+    "batch_norm in eval": lambda x: F.batch_norm(x, V, V * V),
+    "batch_norm with a weight": lambda x: F.batch_norm(x[None], V[:2], (V * V)[:2], W[0], W[1]),
+    "instance_norm in eval": lambda x: F.instance_norm(
+        x[None], V[:2], (V * V)[:2], W[0], use_input_stats=False
+    ),
     "interpolate": lambda x: F.interpolate(x[None], 5, mode="linear"),
     "interpolate to bicubic": lambda x: F.interpolate(x[None, None], (5, 4), mode="bicubic"),
     "cat": lambda x: torch.cat([x, Y, x], 1),
@@ -168,6 +183,10 @@ LINEAR = {
     "where as indices": lambda x: x[torch.where(x > 0)],
     "dropout in eval": lambda x: F.dropout(x, 0.5, training=False),
 }
+
+
+def real_of(x):
+    return x.real - 2 * x.imag if x.is_complex() else x
 
 
 def mask_of(x):
@@ -274,6 +293,28 @@ VECTORS = {
     "topk": lambda x: x.topk(2)[0] + torch.topk(x.t(), 2, 0).values.t(),
     "kthvalue": lambda x: x.kthvalue(2)[0] + torch.kthvalue(x, 2, dim=1).values,
     "amax": lambda x: x.amax() + x.amax(1) + x.amin((0, 1), keepdim=True),
+    "max_pool1d": lambda x: (
+        F.max_pool1d(x, 2, 1, 1) + nn.MaxPool1d(3, 1, 1, ceil_mode=True)(x)[0, 0]
+    ),
+    "max_pool2d": lambda x: (
+        F.max_pool2d(x[None], 2, stride=1) * torch.max_pool2d(x[None], (1, 2), 1)[:, :1]
+    ),
+    "max_pool3d": lambda x: F.max_pool3d(x.reshape(1, 2, 1, 3).repeat(1, 1, 2, 1), 2),
+    "bilinear": lambda x: (
+        F.bilinear(x, x * x, W.repeat(3, 1, 2)[:, :, :3], V)
+        + F.bilinear(Y, x, W.repeat(3, 1, 2)[:, :, :3])
+    ),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x * x, Y),
+    "attention that looks back": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "attention with a mask": lambda x: F.scaled_dot_product_attention(
+        x, Y, x, torch.tensor([[True, False], [False, False]]), scale=0.3
+    ),
+    "attention with a sum as a mask": lambda x: F.scaled_dot_product_attention(
+        Y, x, Y, x[:, :2], enable_gqa=False
+    ),
+    "attention in groups": lambda x: F.scaled_dot_product_attention(
+        x.repeat(4, 1, 1), x.repeat(2, 1, 1), Y.repeat(2, 1, 1), enable_gqa=True
+    ),
     "axis": lambda x: x.amax(axis=0) + x.max(axis=0)[0] + x.sort(axis=0)[0] + x.softmax(axis=0),
     "axis and keepdims": lambda x: x.amin(axis=0, keepdims=True) * x.sum(axis=0, keepdims=True),
     "numbers on the left": lambda x: torch.sub(1.0, x) + torch.rsub(x, 1.0, alpha=2),
@@ -317,6 +358,18 @@ def test_layer_norm_agrees_with_nested_forward_mode_of_its_formula():
     same(lambda x: F.layer_norm(x, (2, 3), eps=0.1), X, lambda x: formula(x, (0, 1), eps=0.1))
     same(lambda x: F.layer_norm(x, (3,), V, x[0]), X, lambda x: formula(x, -1, V, x[0]))
     same(lambda x: F.layer_norm(Y, (3,), x[0], x[1]), X, lambda x: formula(Y, -1, x[0], x[1]))
+
+
+def test_norms_of_groups_agree_with_nested_forward_mode_of_their_formula():
+    x = torch.linspace(-1, 2, 2 * 4 * 3, dtype=torch.float64).cos().view(2, 4, 3)
+    weight, bias = x[0, :, :1].detach(), x[1, :, :1].detach()
+
+    def formula(x, groups):
+        return plain_layer_norm(x.reshape(2, groups, -1), -1).reshape(x.shape) * weight + bias
+
+    same(lambda x: F.group_norm(x, 2, weight[:, 0], bias[:, 0]), x, lambda x: formula(x, 2))
+    norm = lambda x: F.instance_norm(x, weight=weight[:, 0], bias=bias[:, 0])  # noqa: E731
+    same(norm, x, lambda x: formula(x, 4))
 
 
 def test_a_product_with_zeros_agrees_with_nested_forward_mode_factor_by_factor():
@@ -1370,7 +1423,7 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
         *((f, X.float()) for f in CASTS.values()),
         *((f, X[0].to(torch.complex128)) for f in COMPLEX.values()),
         (F.hardsigmoid, X),
-        (lambda x: F.layer_norm(x, (3,)), X),
+        (lambda x: F.layer_norm(x, (3,)) + F.group_norm(x, 3), X),
         (attention, X),
     ):
 
