@@ -266,7 +266,7 @@ class Recorder(TorchFunctionMode):
         """Note the call, if it gave a tensor, wrote into one or read the values of one."""
         name, _, _, inputs, input_values, live, first = call
         numbers = first, next_number()
-        given = given_by(result)
+        given = [result] if type(result) in PLAIN else given_by(result)
         written = written_by(call, result)
         if not (given or written or name in NOTED_WITHOUT_TENSORS):
             return
@@ -274,14 +274,15 @@ class Recorder(TorchFunctionMode):
         made = given_or_written(given, written) if written else given
         outputs: TrackedTensors = []
         values: list[Value] = []
+        with_grad = 0
         for nr, tensor in enumerate(made):
             state = self.update(tensor, index, nr)
             outputs.append((tensor, state))
-            values.append(state.value)
+            values.append(value := state.value)
+            with_grad += value[2]
         self.look_at_values(call, outputs, written)
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
-        with_grad = sum([value[2] for value in values])
         has_graph = live and with_grad > 0
         if has_graph:
             self.tensors.take_fingerprints(inputs + outputs, index + 1)
