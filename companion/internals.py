@@ -238,6 +238,17 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 }
 
 
+def has_one_owner(storage: torch.UntypedStorage) -> bool:
+    """Whether one tensor has this memory and nobody else: no alias, array or other process.
+
+    An alias through ``.data``, an array of NumPy and what DLPack gave own it too. Who lent it to
+    torch keeps it: then torch cannot resize it.
+    """
+    python_and_one_tensor = 2
+    owners = torch._C._storage_Use_Count(storage._cdata)
+    return owners == python_and_one_tensor and storage.resizable() and not storage.is_shared()
+
+
 def address_of(storage: torch.UntypedStorage) -> int:
     """A number that stands for a storage as long as it lives, or a ``StorageWeakRef`` of it."""
     return int(storage._cdata)

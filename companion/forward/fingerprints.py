@@ -29,31 +29,50 @@ def fingerprint(tensor: Tensor) -> int | None:
 
     The memory is read as bytes, so that NaN equals NaN.
     """
+    if (span := span_of(tensor)) is None:
+        packed = _packed(tensor)  # which has to live while it is read
+        span = None if packed is None else span_of(packed)
+    if span is None:
+        return None
+    return _hash_of_sums(*span) if span[1] >= _LARGE else zlib.crc32(bytes_at(*span))
+
+
+def span_of(tensor: Tensor) -> tuple[int, int] | None:
+    """The address of a tensor's memory, and how many bytes it has; None where it has gaps, or
+    cannot be read."""
     if type(tensor) not in PLAIN or not tensor.is_cpu:
         return None
     try:
         if not tensor.is_contiguous():
-            # A mode of the user's would see the copy.
-            if has_dispatch_mode() or not has_memory(tensor):
-                return None
-            tensor = _packed(tensor)
+            return None
         address, size = tensor.data_ptr(), tensor.nbytes
         if not size or tensor.untyped_storage().nbytes() < size and not has_memory(tensor):
             return None
     except (RuntimeError, NotImplementedError):  # sparse, nested, or wrapped by vmap
         return None
-    if size >= _LARGE:
-        return _hash_of_sums(address, size)
-    return zlib.crc32(_bytes_type(size).from_address(address))
+    return address, size
 
 
-def _packed(tensor: Tensor) -> Tensor:
-    """The elements of a tensor without gaps, and those of an expanded dimension once."""
-    tensor = tensor.detach()
-    for dim, stride in enumerate(tensor.stride()):
-        if stride == 0:  # expanded
-            tensor = tensor.narrow(dim, 0, min(1, tensor.shape[dim]))
-    return tensor.contiguous()
+def bytes_at(address: int, size: int) -> Array[c_char]:
+    """Some bytes of memory, not too many: for each number of them Python makes a type."""
+    return _bytes_type(size).from_address(address)
+
+
+def _packed(tensor: Tensor) -> Tensor | None:
+    """A copy without gaps, with the elements of an expanded dimension once; None where there are no
+    gaps, or it cannot be read."""
+    if type(tensor) not in PLAIN or not tensor.is_cpu or has_dispatch_mode():
+        return None  # a mode of the user's would see the copy
+    try:
+        if tensor.is_contiguous() or not has_memory(tensor):
+            return None
+        tensor = tensor.detach()
+        for dim, stride in enumerate(tensor.stride()):
+            if stride == 0:  # expanded
+                tensor = tensor.narrow(dim, 0, min(1, tensor.shape[dim]))
+        return tensor.contiguous()
+    except (RuntimeError, NotImplementedError):  # as in span_of
+        return None
 
 
 def _hash_of_sums(address: int, size: int) -> int:
@@ -84,6 +103,7 @@ def _memory(address: int, size: int) -> memoryview:
 
 
 PLAIN = {torch.Tensor, torch.nn.Parameter}
+DUE = -1  # in place of a fingerprint, of which none is negative: it has still to be taken
 _LARGE = 64 * 1024
 _COLUMNS = 1021
 _EVERYTHING = c_char * sys.maxsize  # one type for memory of all sizes: to make one takes long

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from cmath import isfinite
+from typing import Any
 
 import torch
 
-from companion.forward.fingerprints import PLAIN
-from companion.internals import has_dispatch_mode
+from companion.forward.fingerprints import PLAIN, bytes_at, span_of
+from companion.internals import has_dispatch_mode, has_memory
 
 Tensor = torch.Tensor
 UNSET, FINITE, INFINITE, NAN = -1, 0, 1, 2  # how bad the worst value is; UNSET: from empty()
@@ -18,14 +20,19 @@ def worst_of(tensor: Tensor) -> int | None:
 
     The sum is finite only if all values are, and costs a third of asking for each.
     """
-    if type(tensor) not in PLAIN or has_dispatch_mode():  # which would see the sum
+    if type(tensor) not in PLAIN:
         return None
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    signs = _SIGNS.get(tensor.dtype)
+    if signs and _is_small(tensor, signs):
         return FINITE
+    if not (signs or tensor.is_floating_point() or tensor.is_complex()):
+        return FINITE
+    if has_dispatch_mode() or not has_memory(tensor):  # the mode would see the sum
+        return None
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():  # which must not be waited for
         return None
     try:
-        if isfinite(_sum_of(tensor)):
+        if isfinite(tensor.detach().sum().item()):
             return FINITE
         values = tensor.detach()
         if values.isfinite().all().item():  # their sum overflows
@@ -35,14 +42,29 @@ def worst_of(tensor: Tensor) -> int | None:
         return None
 
 
-def _sum_of(tensor: Tensor) -> complex:
-    """The sum of the values: of a few Python makes it in a third of the time."""
-    dim = tensor.dim()
-    if dim == 0:
-        return tensor.item()
-    if dim == 1 and tensor.numel() <= _FEW and tensor.is_cpu:
-        return sum(tensor.tolist())  # type: ignore[no-any-return]
-    return tensor.detach().sum().item()
+def _is_small(tensor: Tensor, where: slice) -> bool:
+    """Whether no value of a tensor of not too many is infinite, NaN or as large as 2**127.
+
+    In the byte with its sign such a value has no other bit that is 0. To look at these bytes takes
+    a third of the time of a sum.
+    """
+    span = span_of(tensor)
+    if span is None or span[1] > _MANY:
+        return False
+    signs: Any = bytes_at(*span)[where]  # they are bytes, which mypy does not know
+    return 0x7F not in signs and 0xFF not in signs
 
 
-_FEW = 32
+def _signs(size: int) -> slice:
+    """Where in memory the bytes are that have the signs of numbers of so many bytes."""
+    return slice(size - 1 if sys.byteorder == "little" else 0, None, size)
+
+
+_SIGNS = {
+    torch.bfloat16: _signs(2),
+    torch.float32: _signs(4),
+    torch.float64: _signs(8),
+    torch.complex64: _signs(4),
+    torch.complex128: _signs(8),
+}
+_MANY = 8192  # of more bytes the sum takes less time

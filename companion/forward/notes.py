@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 
@@ -42,9 +43,10 @@ class TensorState:
     value: Value
     version: int | None
     next_note: int  # the index of the first note that is younger than this state
-    fingerprint: int | None = None  # of its memory at this version
+    fingerprint: int | None = None  # of its memory at this version; DUE: not taken yet
+    is_private: bool = False  # nobody else can write into its memory yet
     worst: int | None = None  # how bad its worst value is: see ``finiteness``; None: not asked
-    finalizer: Any = None  # a weak reference that drops this state when the tensor is gone
+    reference: ref[Tensor] | None = None  # to the tensor; it drops this state when that is gone
 
 
 # Tensors with what is known of them.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from threading import get_ident
 from types import CodeType
 from typing import Any
@@ -25,10 +24,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
-from companion.forward.fingerprints import PLAIN, fingerprint, memory_of
+from companion.forward.fingerprints import PLAIN, memory_of
 from companion.forward.finiteness import FINITE, UNSET, worst_of
 from companion.forward.notes import DETACHING, Note, TensorState, TorchCall, TrackedTensors, Value
 from companion.forward.places import FUNCTIONS, Places
+from companion.forward.tensor_states import TensorStates
 from companion.forward.tensors_of_calls import (
     flattened,
     given_by,
@@ -39,16 +39,20 @@ from companion.forward.tensors_of_calls import (
 )
 from companion.forward.torch_functions import (
     ALIASING,
+    EXPOSING,
     LEAVING,
     NOTED_WITHOUT_TENSORS,
     READ,
+    SILENT,
     VALUELESS,
     is_switch,
     noted_name,
     overwrites,
+    written_silently,
 )
 from companion.internals import (
     base_of,
+    has_one_owner,
     is_in_a_transform,
     leave_mode,
     next_number,
@@ -71,14 +75,13 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.notes: list[Note] = []
-        self.states: dict[ref[Tensor], TensorState] = {}  # ref(t) is the same as long as t lives
+        self.tensors = TensorStates()
+        self.states = self.tensors.by_tensor
         # A float that item() gave is known by identity; it is looked up by value.
         self.floats: dict[complex, list[tuple[complex, Value]]] = {}
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
         self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
-        # By memory that is in use: a Parameter shares that of the tensor it is made of.
-        self.in_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
         self.in_transform = False  # such as torch.vmap: tensors are wrapped
         self.thread = get_ident()
         self.places: Places | None = None  # while the block is open
@@ -156,17 +159,21 @@ class Recorder(TorchFunctionMode):
         live = False
         for argument in arguments:  # the list grows by what is in lists, tuples and dicts
             kind = type(argument)
-            if kind in _NUMBERS:
-                floats.append(argument)
-            elif kind in PLAIN or (kind not in _SIMPLE and is_followed(argument)):
+            if kind in PLAIN or (kind not in _SIMPLE and is_followed(argument)):
                 state = self.state_of(argument)
                 inputs.append((argument, state))
                 values.append(state.value)
                 live = live or state.value[2]
+            elif kind in _NUMBERS:
+                floats.append(argument)
             elif kind not in _SIMPLE:
                 arguments += items_in(argument)
         if inputs and inputs[0][1].worst is None and overwrites(name):
             inputs[0][1].worst = worst_of(inputs[0][0])
+        if name in EXPOSING:
+            self.tensors.expose_all([tensor for tensor, _ in inputs])
+        elif name in SILENT:
+            self.tensors.expose_all(written_silently(name, args, kwargs))
         if floats and self.floats:
             of_floats = self.values_of_floats(floats)
             live = live or any([value[2] for value in of_floats])
@@ -187,7 +194,7 @@ class Recorder(TorchFunctionMode):
         if version_of(tensor) != state.version:
             self.catch_up(tensor, state)
         requires_grad = self.requires_grad(tensor) if self.in_transform else tensor.requires_grad
-        if requires_grad != state.value.requires_grad:  # requires_grad_(), Function.apply
+        if requires_grad != state.value[2]:  # requires_grad_(), Function.apply
             state.value = state.value._replace(requires_grad=requires_grad)
         return state
 
@@ -207,7 +214,9 @@ class Recorder(TorchFunctionMode):
                 self.note_parameter(origin.value, value, is_made_here)
             value = value._replace(made_by=made_by, output_nr=output_nr)
         state = TensorState(value, version_of(tensor), len(self.notes))
-        return self.follow(ref(tensor), tensor, state)
+        new_memory = self.add(ref(tensor), tensor, state)
+        state.is_private = new_memory is not None and has_one_owner(new_memory)
+        return state
 
     def origin_of(self, tensor: Tensor) -> TensorState | None:
         """What is known of the tensor whose memory an unknown one shows.
@@ -216,11 +225,14 @@ class Recorder(TorchFunctionMode):
         """
         if self.in_transform and (inner := unwrapped(tensor)) is not tensor:
             return self.state_of(inner)
-        base = base_of(tensor)
-        state = None if base is None else self.states.get(ref(base))
-        if state is None and (storage := _storage_of(tensor)) is not None:
-            state = self.in_memory.get(ref(storage))
-        return state
+        return self.tensors.of_memory(tensor)
+
+    def add(
+        self, key: ref[Tensor], tensor: Tensor, state: TensorState
+    ) -> torch.UntypedStorage | None:
+        """Begin to follow a tensor; give its memory, if no tensor had it that is known."""
+        inner = unwrapped(tensor) if self.in_transform else tensor
+        return self.tensors.add(key, tensor, inner, state)
 
     def note_parameter(self, origin: Value, value: Value, is_made_here: bool) -> None:
         """Note that a Parameter was made of a tensor that requires grad."""
@@ -248,52 +260,42 @@ class Recorder(TorchFunctionMode):
         state.worst = UNSET if state.worst == UNSET else None
         state.next_note = len(self.notes)
 
-    def follow(self, key: ref[Tensor], tensor: Tensor, state: TensorState) -> TensorState:
-        """Keep what is known of a tensor for as long as it lives, and of its memory likewise."""
-        self.states[key] = state
-        state.finalizer = ref(tensor, partial(self.states.pop, key))
-        inner = unwrapped(tensor) if self.in_transform else tensor
-        base = base_of(inner)  # linear() of a vector gives a view whose base nobody saw
-        is_first = base is None or ref(base) not in self.states
-        if is_first and (storage := _storage_of(inner)) is not None:
-            self.in_memory[ref(storage, self.in_memory.pop)] = state
-        return state
-
     # ---- after it
 
     def after(self, call: TorchCall, result: Any) -> None:
         """Note the call, if it gave a tensor, wrote into one or read the values of one."""
         name, _, _, inputs, input_values, live, first = call
         numbers = first, next_number()
-        given = given_by(result)
+        given = [result] if type(result) in PLAIN else given_by(result)
         written = written_by(call, result)
         if not (given or written or name in NOTED_WITHOUT_TENSORS):
             return
         index = len(self.notes)
-        made = given_or_written(given, written)
+        made = given_or_written(given, written) if written else given
         outputs: TrackedTensors = []
         values: list[Value] = []
+        with_grad = 0
         for nr, tensor in enumerate(made):
             state = self.update(tensor, index, nr)
             outputs.append((tensor, state))
-            values.append(state.value)
-        if outputs:
-            self.look_at_values(call, outputs, written)
+            values.append(value := state.value)
+            with_grad += value[2]
+        self.look_at_values(call, outputs, written)
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
-        has_graph = live and any([value[2] for value in values])
+        has_graph = live and with_grad > 0
         if has_graph:
-            self.take_fingerprints(inputs, index + 1)
-            self.take_fingerprints(outputs, index + 1)
+            self.tensors.take_fingerprints(inputs + outputs, index + 1)
         may_be = has_graph and (bool(written) or made[0].is_leaf)
         severed = may_be and self.is_severed(call, outputs, written)
         mode_code = "" if has_graph else _mode_code(call)
-        addresses = self.addresses(call, written)
+        addresses = self.addresses(call, written) if written or name in ALIASING else ()
         places = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         site, library_place, runs_inside = places
         # apply gives an input that forward returned as a view of itself.
         hidden = runs_inside in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        by_library = (live or name in DETACHING) and self.is_by_library(mode_code, values)
+        lacks_graph = (live or name in DETACHING) and not 0 < with_grad == len(values)
+        by_library = lacks_graph and self.is_by_library(mode_code)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         ran = addresses, hidden, None, runs_inside, library_place, by_library
         self.notes.append(_new(Note, seen + ran))
@@ -316,13 +318,11 @@ class Recorder(TorchFunctionMode):
         # A view that no_grad() made is no new leaf.
         return any([base_of(t) is None and not any([t is x for x in taken]) for t in leaves])
 
-    def is_by_library(self, mode_code: str, values: list[Value]) -> bool:
-        """Whether a library saw to it that the call gives no graph: by itself, or by a switch.
+    def is_by_library(self, mode_code: str) -> bool:
+        """Whether a library saw to it that a result has no graph: by itself, or by a switch.
 
-        Some results may have none, such as indices beside values.
+        Of a call's results some may have none, such as indices beside values.
         """
-        if values and all([value[2] for value in values]):
-            return False
         if mode_code == "no-grad":
             return self.library_switched
         return is_call_of_library(sys._getframe(3))  # of what called torch
@@ -332,26 +332,35 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         """Find out whether what a call gave is finite, and if not, whether what it took was."""
         before = [state.worst for _, state in call.inputs] if written else None
-        worst_given = FINITE
-        for nr, (tensor, state) in enumerate(outputs):
-            if not written and state.worst is None and self.is_finite_view(call, tensor):
-                state.worst = FINITE
-            elif written or state.worst is None:
-                state.worst = worst_of(tensor)
-            worst = state.worst
-            if worst:
-                before = before or [state.worst for _, state in call.inputs]
-                if "empty" in call.name or UNSET in before:
-                    state.worst = UNSET
-                    continue
-                self.nonfinite[len(self.notes), nr] = worst
-                worst_given = max(worst_given, worst)
-        if worst_given and worst_given > self.worst_taken(call, before or [], written):
-            self.births.append(len(self.notes))
+        spoilt = False
+        for tensor, state in outputs:
+            if written or state.worst is None:
+                is_view = not written and base_of(tensor) is not None
+                state.worst = FINITE if is_view and _are_finite(call) else worst_of(tensor)
+            spoilt = spoilt or bool(state.worst)
+        if spoilt:
+            before = before or [state.worst for _, state in call.inputs]
+            self.note_nonfinite(call, outputs, written, before)
 
-    def is_finite_view(self, call: TorchCall, tensor: Tensor) -> bool:
-        """Whether a tensor shows nothing but what was finite."""
-        return base_of(tensor) is not None and all([s.worst == FINITE for _, s in call.inputs])
+    def note_nonfinite(
+        self,
+        call: TorchCall,
+        outputs: TrackedTensors,
+        written: list[Tensor],
+        before: list[int | None],
+    ) -> None:
+        """Note what is not finite of what a call gave, and whether it came about there."""
+        worst_given = FINITE
+        for nr, (_, state) in enumerate(outputs):
+            if not state.worst:
+                continue
+            if "empty" in call.name or UNSET in before:
+                state.worst = UNSET
+                continue
+            self.nonfinite[len(self.notes), nr] = state.worst
+            worst_given = max(worst_given, state.worst)
+        if worst_given and worst_given > self.worst_taken(call, before, written):
+            self.births.append(len(self.notes))
 
     def worst_taken(self, call: TorchCall, before: list[int | None], written: list[Tensor]) -> int:
         """How bad the worst value is that a call took."""
@@ -370,7 +379,11 @@ class Recorder(TorchFunctionMode):
         key, version = ref(tensor), version_of(tensor)  # a new reference costs its hash
         state = self.states.get(key)
         if state is None:
-            return self.follow(key, tensor, TensorState(value, version, index + 1))
+            state = TensorState(value, version, index + 1)
+            # What has a Node was computed; an array that torch shows as a tensor has none.
+            new_memory = self.add(key, tensor, state)
+            state.is_private = new_memory is not None and not tensor.is_leaf
+            return state
         state.value = value
         if state.version != version:  # after .data = ... it is the same: the fingerprint counts
             state.version, state.next_note, state.fingerprint = version, index + 1, None
@@ -394,14 +407,13 @@ class Recorder(TorchFunctionMode):
             state = self.states[ref(tensor)]
             self.last_written[memory_of(tensor)] = state.value
             if call.name in _GIVING_MEMORY:
-                self.follow(ref(tensor), tensor, state)
+                self.add(ref(tensor), tensor, state)
         return tuple(map(memory_of, written))
 
-    def take_fingerprints(self, tensors: TrackedTensors, next_note: int) -> None:
-        """Take the fingerprint of each tensor, to see later whether its memory was changed."""
-        for tensor, state in tensors:
-            if state.fingerprint is None:
-                state.fingerprint, state.next_note = fingerprint(tensor), next_note
+
+def _are_finite(call: TorchCall) -> bool:
+    """Whether all tensors that a call took are finite."""
+    return all([state.worst == FINITE for _, state in call.inputs])
 
 
 def _mode_code(call: TorchCall) -> str:
@@ -411,15 +423,6 @@ def _mode_code(call: TorchCall) -> str:
     if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
         return "inference-mode"
     return "" if torch.is_grad_enabled() else "no-grad"
-
-
-def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
-    if type(tensor) not in PLAIN:
-        return None
-    try:
-        return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # sparse
-        return None
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:

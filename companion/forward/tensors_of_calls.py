@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from companion.forward.fingerprints import PLAIN
 from companion.forward.notes import TorchCall
 from companion.forward.torch_functions import ASSIGNING, SILENT, written_silently
 from companion.internals import version_of
@@ -16,8 +15,8 @@ Tensor = torch.Tensor
 
 
 def given_by(result: Any) -> list[Tensor]:
-    """The tensors that a call gave."""
-    return [result] if type(result) in PLAIN else list(filter(is_followed, flattened(result)))
+    """The tensors that a call gave, in whatever they come."""
+    return list(filter(is_followed, flattened(result)))
 
 
 def written_by(call: TorchCall, result: Any) -> list[Tensor]:
@@ -51,11 +50,14 @@ def flattened(result: Any) -> list[Any]:
 
 def items_in(argument: Any) -> Iterable[Any]:
     """What is in a list, a tuple or a dict."""
-    if isinstance(argument, dict):
-        return argument.values()
-    return argument if isinstance(argument, list | tuple) else ()
+    if isinstance(argument, _SEQUENCES):
+        return argument
+    return argument.values() if isinstance(argument, dict) else ()
 
 
 def is_followed(argument: Any) -> bool:
     """Whether it is a tensor that can be looked up."""
     return isinstance(argument, Tensor) and type(argument).__hash__ is not None
+
+
+_SEQUENCES = list, tuple  # ``list | tuple`` would be made anew at each call

@@ -17,6 +17,8 @@ LEAVING = set(
 )
 NOTED_WITHOUT_TENSORS = DECIDING | LEAVING
 ALIASING = set("data numpy __array__ __dlpack__".split())
+# They let memory be written into, by others or by themselves, without a change of the version.
+EXPOSING = ALIASING | set("set_ data_ptr untyped_storage storage share_memory_".split())
 # No values of the tensor that is given go into what comes out.
 VALUELESS = set(
     "zeros_like ones_like empty_like full_like rand_like randn_like randint_like "
@@ -32,7 +34,7 @@ _SKIPPED = set(
     "requires_grad_ retain_grad register_hook register_post_accumulate_grad_hook backward "
     "__repr__ __format__ __reduce_ex__ __setstate__ __delete__ __dir__ rename_ "
     "dim size numel stride is_contiguous storage_offset __len__ __hash__ "
-    "is_floating_point is_complex data_ptr untyped_storage".split()
+    "is_floating_point is_complex".split()
 ) | {SET_GRAD_ENABLED}
 
 

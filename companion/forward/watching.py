@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
-from companion.forward.fingerprints import fingerprint, memory_of
+from companion.forward.fingerprints import DUE, fingerprint, memory_of
 from companion.forward.notes import Note, Value
 from companion.forward.recorder import Recorder, shape_of
 from companion.forward.torch_functions import DECIDING, LEAVING, SILENT, VALUELESS
@@ -96,7 +96,8 @@ class Watch:
 
         Each tensor that an operation with a graph took or gave is compared with its own
         fingerprint, if it is alive, is on the CPU and is dense. A tensor that took part in no such
-        operation, one of a class of its own, and one made in inference mode are not compared.
+        operation, one of a class of its own, and one made in inference mode are not compared. A
+        change in the block through an address or a storage that was taken before it may be missed.
         """
         self._look_for_mutations()
         return tuple(self._mutations)
@@ -301,7 +302,11 @@ class Watch:
                 tensor = reference()
                 if tensor is None or state.fingerprint is None:
                     continue
-                if state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
+                if state.fingerprint == DUE:
+                    state.fingerprint = fingerprint(tensor)
+                elif state.version == version_of(tensor) and state.fingerprint != fingerprint(
+                    tensor
+                ):
                     address = memory_of(tensor)
                     if address not in changed or base_of(tensor) is None:  # one of all views
                         changed[address] = tensor, state.next_note
