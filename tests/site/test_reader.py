@@ -175,23 +175,23 @@ def made(site) -> str:
 
 
 @pytest.fixture
-def open_page(browser, address, made):
-    """Opens the page in a window of its own."""
-    windows = []
+def open_page(open_window, new_page, address, made):
+    """Opens the page, in a window of its own where that is to be prepared."""
+    own = []
 
     def open_page(fragment="", prepare=None, **options):
-        page = browser.new_page(**({"viewport": {"width": 1280, "height": 800}} | options))
-        windows.append(page)
+        page = new_page() if prepare else open_window(**options)
         page.route(
             re.compile(f"/{PATH}"), lambda to: to.fulfill(content_type="text/html", body=made)
         )
         if prepare:
+            own.append(page)
             prepare(page)
         page.goto(f"{address}{PATH}{fragment}")
         return page
 
     yield open_page
-    for page in windows:
+    for page in own:
         page.close()
 
 
