@@ -195,6 +195,17 @@ def open_page(open_window, new_page, address, made):
         page.close()
 
 
+def test_a_window_that_is_opened_again_is_as_new(open_page):
+    """Else what one test did could let another one pass."""
+    kept = "[localStorage.mine, sessionStorage.mine, document.body.dataset.mine].join()"
+    light = "matchMedia('screen and (prefers-color-scheme: light)').matches"
+    page = open_page(color_scheme="dark", viewport={"width": 320, "height": 800})
+    page.evaluate("localStorage.mine = sessionStorage.mine = document.body.dataset.mine = 1")
+    page.emulate_media(media="print")
+    page = open_page("#deep")
+    assert page.evaluate(f"[{kept}, {light}, innerWidth]") == [",,", True, 1280]
+
+
 def question(page):
     return page.locator("[data-part=question]")
 
