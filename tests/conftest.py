@@ -60,6 +60,50 @@ def new_page(browser) -> Callable[..., Page]:
     return new_page
 
 
+@pytest.fixture(scope="session")
+def lasting(new_page) -> Page:
+    return new_page()
+
+
+@pytest.fixture
+def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
+    """Open a window in which nothing is stored, hovered or open yet.
+
+    It is always the same one, unless it needs options: a window of its own takes as much time as
+    the page that is opened in it. So one that a test opened before is gone.
+    """
+    own = []
+    storage = lasting.context.new_cdp_session(lasting)
+
+    def open_window(*, viewport: Any = DESK, color_scheme: Any = "light", **options: Any) -> Page:
+        if options:
+            own.append(new_page(viewport=viewport, color_scheme=color_scheme, **options))
+            return own[-1]
+        lasting.unroute_all()
+        lasting.evaluate("location.replace('about:blank')")  # goto() would change the process
+        lasting.wait_for_url("about:blank")
+        storage.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
+        lasting.emulate_media(color_scheme=color_scheme, media="screen")
+        lasting.set_viewport_size(viewport)
+        lasting.mouse.move(0, 0)
+        return lasting
+
+    yield open_window
+    storage.detach()
+    for page in own:
+        page.close()
+
+
+@contextmanager
+def listening(page: Page, **listeners: Callable[[Any], object]) -> Iterator[None]:
+    """Hear of the events of a window for a while."""
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    yield
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
+
+
 def run(*command: str, cwd: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command],
@@ -99,8 +143,9 @@ def with_mkdocs(folder: Path) -> None:
     run("tools.publish", str(folder), cwd=ROOT)
     run("tools.download", str(folder), cwd=ROOT)
     index = json.loads((folder / "search/search_index.json").read_text(encoding="utf-8"))
-    nothing = json.dumps(index | {"docs": index["docs"][:1]})
-    (folder.parent / "nothing_to_find.json").write_text(nothing, encoding="utf-8")
+    of_a_lesson = [doc for doc in index["docs"] if doc["location"].startswith("12-in-place/")]
+    little = json.dumps(index | {"docs": of_a_lesson})
+    (folder.parent / "little_to_find.json").write_text(little, encoding="utf-8")
 
 
 def with_zensical(folder: Path) -> None:
@@ -131,16 +176,16 @@ class Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-class WithoutIndex(Handler):
-    """Says of the search that there is nothing to find.
+class WithSmallIndex(Handler):
+    """Says of the search that it finds one lesson.
 
     A browser makes an index for the search on each page, which takes a tenth of its time.
     """
 
     def translate_path(self, path: str) -> str:
-        nothing = str(Path(self.directory).with_name("nothing_to_find.json"))
+        little = str(Path(self.directory).with_name("little_to_find.json"))
         is_index = path.endswith("/search_index.json")
-        return nothing if is_index else super().translate_path(path)
+        return little if is_index else super().translate_path(path)
 
 
 @contextmanager
@@ -155,8 +200,8 @@ def served(directory: Path, handler: type[Handler]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def address(site) -> Iterator[str]:
-    """The site, but for what its search finds."""
-    with served(site, WithoutIndex) as address:
+    """The site, of which the search finds one lesson."""
+    with served(site, WithSmallIndex) as address:
         yield address
 
 

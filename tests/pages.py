@@ -29,9 +29,8 @@ VIOLATIONS = """async ([within, options]) => {
 # Target size belongs to WCAG 2.2 AA and is not on by itself yet.
 EVERYTHING = {"rules": {"target-size": {"enabled": True}}}
 # Colours take most of the time, so they are looked at apart, in a page with fewer texts.
-ALL_BUT_COLOURS = {
-    "rules": {"target-size": {"enabled": True}, "color-contrast": {"enabled": False}}
-}
+COLOURS = ("color-contrast", "link-in-text-block")
+ALL_BUT_COLOURS = {"rules": EVERYTHING["rules"] | {rule: {"enabled": False} for rule in COLOURS}}
 FORMULAS = """() => {
   const [formulas, typeset, errors] = [".arithmatex", ".katex", ".katex-error"]
     .map(selector => [...document.querySelectorAll(selector)])
@@ -39,35 +38,49 @@ FORMULAS = """() => {
   return formulas.length === typeset.length ? wrong : [...wrong, "a formula is not typeset"]
 }"""
 CLOTHES = "colours => { Object.assign(document.body.dataset, colours) }"
-COLOURS = {"runOnly": ["color-contrast"]}
-# Of ten elements seven only colour a piece of code. To anything but an eye they are its text.
-WITHOUT_TOKENS = """() => {
+# Of ten elements eight only colour a piece of code, or are parts of a picture that has a label.
+# To anything but an eye they are its text, or nothing.
+WITHOUT_WHAT_IS_FOR_EYES = """() => {
   const content = document.querySelector(".md-content")
   window.whole = content.cloneNode(true)
   for (const token of content.querySelectorAll("code span[class]")) {
     if (token.attributes.length === 1) token.replaceWith(...token.childNodes)
   }
+  for (const picture of content.querySelectorAll("svg[role=img]:not(:has(a, [tabindex]))")) {
+    picture.replaceChildren()
+  }
   content.normalize()
 }"""
-# Of all texts with the same elements around them one is left, of all pages together.
+# Of all texts with the same elements around them one is left, of all pages together. A link is
+# left with the text that it stands in.
 ONE_TEXT_OF_EACH = """known => {
   const seen = new Set(known)
-  for (const part of [whole, ...document.querySelectorAll(".md-sidebar")]) {
-    const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT)
-    while (texts.nextNode()) {
-      let around = ""
-      for (let e = texts.currentNode.parentElement; e; e = e.parentElement) {
-        around += `${e.tagName} ${e.getAttribute("class")};`
-      }
-      if (seen.has(around)) texts.currentNode.data = ""
-      else if (texts.currentNode.data.trim()) seen.add(around)
-    }
+  const parts = [whole, ...document.querySelectorAll(".md-sidebar")]
+  const texts = []
+  const left = new Set()
+  for (const part of parts) {
+    const walker = document.createTreeWalker(part, NodeFilter.SHOW_TEXT)
+    while (walker.nextNode()) if (walker.currentNode.data.trim()) texts.push(walker.currentNode)
   }
+  for (const text of texts) {
+    let around = ""
+    for (let e = text.parentElement; e; e = e.parentElement) {
+      around += `${e.tagName} ${e.getAttribute("class")};`
+    }
+    if (seen.has(around)) continue
+    seen.add(around)
+    left.add(text)
+    const link = text.parentElement.closest("a")
+    for (const beside of link?.parentElement.childNodes ?? []) left.add(beside)
+  }
+  for (const text of texts) if (!left.has(text)) text.data = ""
   // Material looks for the last of these when it has the time.
-  const others = ":not(svg, svg *, button, input, select, textarea, .md-sidebar__scrollwrap)"
-  for (const part of [whole, ...document.querySelectorAll(".md-sidebar")]) {
+  const typed = "input:not([type=radio], [type=checkbox]), select, textarea"
+  const others = `:not(svg *, ${typed}, .md-sidebar__scrollwrap)`
+  for (const part of parts) {
     for (const e of [...part.querySelectorAll(others)].reverse()) {
-      if (!e.childElementCount && !e.textContent.trim()) e.remove()
+      const isEmpty = e.matches("svg") || !e.childElementCount
+      if (isEmpty && !e.textContent.trim()) e.remove()
     }
   }
   document.querySelector(".md-content").replaceWith(whole)
@@ -87,7 +100,7 @@ def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     page.evaluate(AXE_SCRIPT)
     wrong += page.evaluate(FORMULAS)
-    page.evaluate(WITHOUT_TOKENS)
+    page.evaluate(WITHOUT_WHAT_IS_FOR_EYES)
     for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
@@ -104,6 +117,6 @@ def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
         wrong.append("the page is not dark, as the system is")
     for scheme, primary in (("slate", "black"), ("default", "white")):
         page.evaluate(CLOTHES, {"mdColorScheme": scheme, "mdColorPrimary": primary})
-        violations = page.evaluate(VIOLATIONS, [["html"], COLOURS])
+        violations = page.evaluate(VIOLATIONS, [["html"], {"runOnly": COLOURS}])
         wrong += [f"{scheme}: {violation}" for violation in violations]
     return wrong

@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 import weakref
+from contextlib import ExitStack
 from xml.etree.ElementTree import fromstring
 
 import pytest
@@ -16,6 +17,7 @@ from companion import play, record_backward
 from companion.backward.player import Player
 from companion.backward.player_data import node_names, player_data
 from companion.backward.player_steps import engine_steps
+from tests.conftest import listening
 
 
 def diamond(noted=True):
@@ -354,26 +356,29 @@ def test_nothing_is_loaded_from_anywhere():
 
 
 @pytest.fixture
-def open_page(new_page, tmp_path):
+def open_page(open_window, tmp_path):
     """Open players, on one page, and tell what went wrong in it at the end."""
-    pages, wrong = [], []
+    heard, wrong = ExitStack(), []
 
     def opened(*players, hash="", **options):
         path = tmp_path / "page.html"
         page_html = players[0].html
         first = players[0].fragment
         path.write_text(page_html.replace(first, "".join(p.fragment for p in players)))
-        page = new_page(**options)
-        page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: r.url.startswith("file:") or wrong.append(r.url))
+        page = open_window(**options)
+        heard.enter_context(
+            listening(
+                page,
+                console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
+                pageerror=lambda error: wrong.append(str(error)),
+                request=lambda r: r.url.startswith("file:") or wrong.append(r.url),
+            )
+        )
         page.goto(path.as_uri() + hash)
-        pages.append(page)
         return page
 
-    yield opened
-    for page in pages:
-        page.close()
+    with heard:
+        yield opened
     assert wrong == []
 
 

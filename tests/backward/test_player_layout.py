@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import companion
 from companion.backward.player import Player
+from tests.conftest import listening
 
 FIGURES = sorted((Path(__file__).parents[2] / "course/figures").glob("*.html"))
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
@@ -31,26 +33,28 @@ READY = ready()
 
 
 @pytest.fixture
-def open_player(browser, tmp_path):
+def open_player(open_window, tmp_path):
     """Open a player of the course in a column as wide as that of the site."""
-    contexts, wrong = [], []
+    heard, wrong = ExitStack(), []
 
     def opened(figure, *, viewport=DESK, hash="", style="", **options):
         column = f"<style>main {{ max-width: 688px; margin: auto }} {style}</style>"
         player = Player("A player", figure.read_text()) if isinstance(figure, Path) else figure
         path = tmp_path / "page.html"
         path.write_text(player.html.replace("</head>", f"{column}</head>"))
-        context = browser.new_context(viewport=viewport, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page = open_window(viewport=viewport, **options)
+        heard.enter_context(
+            listening(
+                page,
+                console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
+                pageerror=lambda error: wrong.append(str(error)),
+            )
+        )
         page.goto(path.as_uri() + hash)
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+    with heard:
+        yield opened
     assert wrong == []
 
 

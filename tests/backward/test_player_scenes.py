@@ -10,6 +10,7 @@ from companion import play, record_backward
 from companion.backward.blocks import scenes
 from companion.backward.player_scenes import ROOM, SceneView, norm_of, scenes_data
 from tests.backward.models import PROGRAMS, encoder
+from tests.conftest import listening
 
 
 def recording_of(program):
@@ -177,18 +178,26 @@ def test_a_norm_is_that_of_the_sum_and_none_where_it_cannot_be_had():
 # ---- in a browser
 
 
-@pytest.fixture
-def page(new_page, tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The player of an encoder in a file."""
     loss, names, _ = encoder()
-    path = tmp_path / "player.html"
+    path = tmp_path_factory.mktemp("scenes") / "player.html"
     play(loss, names=names).save(path)
-    page = new_page(viewport={"width": 1000, "height": 900})
+    return path
+
+
+@pytest.fixture
+def page(open_window, saved):
+    page = open_window(viewport={"width": 1000, "height": 900})
     wrong = []
-    page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(path.as_uri())
-    yield page
-    page.close()
+    with listening(
+        page,
+        console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
+        pageerror=lambda error: wrong.append(str(error)),
+    ):
+        page.goto(saved.as_uri())
+        yield page
     assert wrong == []
 
 

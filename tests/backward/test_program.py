@@ -25,7 +25,9 @@ from tests.programs import (
     Square,
     WritesInPlace,
     WrongShape,
+    examples,
     run,
+    set_seed,
 )
 
 
@@ -76,7 +78,7 @@ def random_graph(seed):
     ]
     if any(name == "reentrant" for name, _, _ in steps):  # it refuses torch.autograd.grad
         steps = [step for step in steps if step[0] != "double backward"]
-    torch.manual_seed(seed)
+    set_seed(seed)
     dtype = choice.choice([torch.float32, torch.float64])
     made = run(steps, [leaf(4, dtype=dtype), leaf(4, dtype=dtype)])
     used = [tensor for tensor in made if tensor.requires_grad][-choice.randint(1, 3) :]
@@ -86,7 +88,7 @@ def random_graph(seed):
     return made, sum(terms[1:], terms[0]), None
 
 
-@pytest.mark.parametrize("first", range(0, 1000, 250))
+@pytest.mark.parametrize("first", range(0, examples(1000), 250))
 def test_random_graphs_give_the_gradients_of_backward_to_the_bit(first):
     for seed in range(first, first + 250):
         made, output, gradient = random_graph(seed)
@@ -201,7 +203,7 @@ def test_each_rule_of_the_tables_is_tried_here():
 @pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
 def test_the_rule_of_a_node_is_written_and_has_its_bits(name, dtype):
     for seed in range(3):
-        torch.manual_seed(seed)
+        set_seed(seed)
         a, b = torch.randn(3, 3, dtype=dtype), torch.randn(3, 3, dtype=dtype)
         if name in POSITIVE:
             a = a.abs() + 0.1

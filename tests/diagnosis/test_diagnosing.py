@@ -11,6 +11,7 @@ import traceback
 import types
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -1460,8 +1461,13 @@ def test_of_the_passes_of_the_lessons_those_that_run_have_no_error_and_the_other
     page, monkeypatch
 ):
     ran, raised, backward = [], [], torch.Tensor.backward
+    passes = Counter()  # of each line: those of a training are alike
 
     def diagnosed(output, gradient=None, *args, **kwargs):
+        caller = sys._getframe(1)
+        passes[caller.f_code, caller.f_lineno] += 1
+        if passes[caller.f_code, caller.f_lineno] > 20:
+            return backward(output, gradient, *args, **kwargs)
         graph = Graph.of(output) if output.requires_grad else None
         leaves = [node.grad_fn.variable for node in graph.leaves] if graph else []
         leaves = [leaf for leaf in leaves if leaf.requires_grad]  # not those frozen afterwards

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from companion import Graph, diagnose, explain
 from companion.graph.saved import peek
-from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused, examples
+from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused, examples, set_seed
 
 PROGRAMS = examples(6000)
 CHUNKS = 12  # tests
@@ -33,7 +33,7 @@ class Program:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.lines: list[str] = []
-        torch.manual_seed(seed)
+        set_seed(seed)
         self.pool = [self.leaf() for _ in range(self.random.randint(1, 3))]
         self.inputs = list(self.pool)
         for _ in range(self.random.randint(2, 9)):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from companion import Graph, diagnose, record_backward, watch
-from tests.programs import Square, examples
+from tests.programs import Square, examples, set_seed
 
 PROGRAMS = examples(6000)
 CHUNKS = 4  # tests
@@ -102,7 +102,7 @@ def leaf(dtype=torch.float64):
 def test_the_line_that_took_a_gradient_is_named_and_no_other(chunk):
     for seed in range(chunk, PROGRAMS, CHUNKS):
         rng = random.Random(seed)
-        torch.manual_seed(seed)
+        set_seed(seed)
         a, b = leaf(), leaf()
         kind = rng.choice([*CUTS, None])
         before = rng.choices(SMOOTH, k=rng.randrange(3))
@@ -158,7 +158,7 @@ SPOILING = [
 def test_the_first_operation_that_is_not_finite_is_named(chunk):
     for seed in range(chunk, PROGRAMS, CHUNKS):
         rng = random.Random(seed)
-        torch.manual_seed(seed)
+        set_seed(seed)
         a = leaf()
         steps = rng.choices([*SMOOTH, *SPOILING], k=rng.randrange(1, 6))
         first, x = None, a

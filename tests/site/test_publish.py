@@ -28,23 +28,30 @@ addEventListener("securitypolicyviolation", (event) => {
 # ---- the policy
 
 
-@pytest.fixture
-def visit(browser, searched):
-    """Opens a page, with something put into its text, and notes what its policy refuses."""
-    page = browser.new_page()
+@pytest.fixture(scope="module")
+def noting(new_page):
+    """A window that notes what the policy of a page refuses."""
+    page = new_page()
     page.add_init_script(VIOLATIONS)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def visit(noting, address):
+    """Opens a page, with something put into its text."""
 
     def visit(path: str, more: str = ""):
         def answer(route):
             body = route.fetch().text().replace("</h1>", f"</h1>{more}", 1)
             route.fulfill(content_type="text/html", body=body)
 
-        page.route(f"{searched}{path}", answer)
-        page.goto(searched + path)
-        return page
+        noting.route(f"{address}{path}", answer)
+        noting.goto(address + path)
+        return noting
 
     yield visit
-    page.close()
+    noting.unroute_all()
 
 
 @pytest.mark.parametrize(

@@ -175,24 +175,35 @@ def made(site) -> str:
 
 
 @pytest.fixture
-def open_page(browser, address, made):
-    """Opens the page in a window of its own."""
-    windows = []
+def open_page(open_window, new_page, address, made):
+    """Opens the page, in a window of its own where that is to be prepared."""
+    own = []
 
     def open_page(fragment="", prepare=None, **options):
-        page = browser.new_page(**({"viewport": {"width": 1280, "height": 800}} | options))
-        windows.append(page)
+        page = new_page() if prepare else open_window(**options)
         page.route(
             re.compile(f"/{PATH}"), lambda to: to.fulfill(content_type="text/html", body=made)
         )
         if prepare:
+            own.append(page)
             prepare(page)
         page.goto(f"{address}{PATH}{fragment}")
         return page
 
     yield open_page
-    for page in windows:
+    for page in own:
         page.close()
+
+
+def test_a_window_that_is_opened_again_is_as_new(open_page):
+    """Else what one test did could let another one pass."""
+    kept = "[localStorage.mine, sessionStorage.mine, document.body.dataset.mine].join()"
+    light = "matchMedia('screen and (prefers-color-scheme: light)').matches"
+    page = open_page(color_scheme="dark", viewport={"width": 320, "height": 800})
+    page.evaluate("localStorage.mine = sessionStorage.mine = document.body.dataset.mine = 1")
+    page.emulate_media(media="print")
+    page = open_page("#deep")
+    assert page.evaluate(f"[{kept}, {light}, innerWidth]") == [",,", True, 1280]
 
 
 def question(page):

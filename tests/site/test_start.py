@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import SHIFTS
 from tools import course
 from tools.grammar import PICTURE
 
@@ -15,19 +16,16 @@ ASSETS = ROOT / "course/assets"
 
 
 @pytest.fixture
-def page(browser, address):
+def page(open_window):
     """A window on a laptop, with nothing remembered."""
-    page = browser.new_page(base_url=address, viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(10_000)
-    yield page
-    page.close()
+    return open_window(viewport={"width": 1280, "height": 900})
 
 
 # ---- the start page
 
 
-def test_the_first_screen_has_what_one_may_want_and_a_player_that_runs(page):
-    page.goto("")
+def test_the_first_screen_has_what_one_may_want_and_a_player_that_runs(page, address):
+    page.goto(address)
     buttons = page.locator("a.md-button")
     assert buttons.all_inner_texts() == [
         "Start with lesson 0",
@@ -47,9 +45,9 @@ def test_the_first_screen_has_what_one_may_want_and_a_player_that_runs(page):
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_lessons_are_cards_in_a_column_on_a_phone(page, width):
+def test_lessons_are_cards_in_a_column_on_a_phone(page, address, width):
     page.set_viewport_size({"width": width, "height": 900})
-    page.goto("")
+    page.goto(address)
     cards = page.locator(".cards li")
     shown = [card.inner_text().split("\n\n") for card in cards.all()]
     assert shown == [
@@ -66,8 +64,8 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, width):
     assert page.url.endswith(f"/{LESSONS[1].slug}/")
 
 
-def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(page):
-    page.goto("")
+def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(page, address):
+    page.goto(address)
     questions = page.locator("[data-part=question]")
     count = questions.count()
     assert count >= 5
@@ -85,22 +83,22 @@ def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(pa
     assert page.locator("[data-verdict=right]").count() == count
 
 
-def test_no_page_of_the_start_moves_while_it_loads(page):
-    page.add_init_script("""window.shifts = []; new PerformanceObserver((list) =>
-        window.shifts.push(...list.getEntries().map(({ value }) => value))
-    ).observe({ type: "layout-shift", buffered: true })""")
+def test_no_page_of_the_start_moves_while_it_loads(new_page, address):
+    page = new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script(SHIFTS)
     for path in ("", "404.html", f"{LESSONS[1].slug}/"):
-        page.goto(path)
+        page.goto(address + path)
         page.locator("h1").wait_for()
         page.evaluate("new Promise(requestAnimationFrame)")
-        assert page.evaluate("window.shifts") == []
+        assert page.evaluate("shifts") == []
+    page.close()
 
 
 # ---- the menu, and the head of a lesson
 
 
-def test_the_menu_has_groups_and_lessons_begin_with_their_numbers(page):
-    page.goto("")
+def test_the_menu_has_groups_and_lessons_begin_with_their_numbers(page, address):
+    page.goto(address)
     menu = page.locator(".md-sidebar--primary")
     groups = menu.locator(".md-nav__item--section > label").all_inner_texts()
     assert [group.partition(":")[0] for group in groups] == [
@@ -115,11 +113,11 @@ def test_the_menu_has_groups_and_lessons_begin_with_their_numbers(page):
     ]
 
 
-def test_titles_have_the_number_and_the_start_page_is_not_said_twice(page):
-    page.goto("")
+def test_titles_have_the_number_and_the_start_page_is_not_said_twice(page, address):
+    page.goto(address)
     assert page.title() == "See what .backward() does, step by step - Inside Autograd"
     first, second, third = LESSONS[:3]
-    page.goto(f"{second.slug}/")
+    page.goto(f"{address}{second.slug}/")
     assert page.title() == f"{second.title} - Inside Autograd"
     assert page.locator("h1").inner_text().startswith(second.title)
     footer = page.locator(".md-footer__link .md-ellipsis").all_inner_texts()
@@ -134,8 +132,8 @@ def test_the_bar_of_a_lesson_says_its_minutes(site, lesson):
     assert "needs the package" in bar
 
 
-def test_the_bar_of_a_lesson_works(page):
-    page.goto(f"{LESSONS[1].slug}/")
+def test_the_bar_of_a_lesson_works(page, address):
+    page.goto(f"{address}{LESSONS[1].slug}/")
     bar = page.locator(".lesson-bar")
     assert bar.bounding_box()["y"] < 450
     covered = page.locator("[data-part=predict] .covered").first
@@ -149,9 +147,9 @@ def test_the_bar_of_a_lesson_works(page):
     assert not bar.get_by_label("Show everything").is_checked()
 
 
-def test_without_javascript_no_control_is_shown_that_does_nothing(browser, address):
-    page = browser.new_page(base_url=address, java_script_enabled=False)
-    page.goto(f"{LESSONS[1].slug}/")
+def test_without_javascript_no_control_is_shown_that_does_nothing(new_page, address):
+    page = new_page(java_script_enabled=False)
+    page.goto(f"{address}{LESSONS[1].slug}/")
     assert page.locator(".lesson-bar a").is_visible()
     for control in page.locator(".lesson-bar :is(input, button)").all():
         assert not control.is_visible()
@@ -161,8 +159,8 @@ def test_without_javascript_no_control_is_shown_that_does_nothing(browser, addre
 # ---- the page that does not exist
 
 
-def test_an_address_that_does_not_exist_offers_a_search_and_pages_that_do(page, searched, site):
-    page.goto(f"{searched}404.html")
+def test_an_address_that_does_not_exist_offers_a_search_and_pages_that_do(page, address, site):
+    page.goto(f"{address}404.html")
     links = page.locator(".md-content li a").evaluate_all("all => all.map(a => a.pathname)")
     assert len(links) == 4
     for link in links:
@@ -192,9 +190,9 @@ def test_a_page_shows_no_picture_that_was_not_made():
         assert {PICTURE.fullmatch(name)[1] for name in shown} <= {"player.png", "logo.svg"}
 
 
-def test_a_page_has_an_icon_and_says_what_it_is_where_somebody_links_to_it(page):
+def test_a_page_has_an_icon_and_says_what_it_is_where_somebody_links_to_it(page, address):
     lesson = LESSONS[1]
-    page.goto(f"{lesson.slug}/")
+    page.goto(f"{address}{lesson.slug}/")
     for picture in (page.locator("link[rel=icon]"), page.locator(".md-header .md-logo img")):
         address = picture.evaluate("e => e.href ?? e.src")
         assert address.endswith("/assets/logo.svg")

@@ -3,6 +3,7 @@
 Each is a real kernel in a process of its own. Loading takes most of its time and is done once.
 """
 
+import gc
 import json
 import os
 import signal
@@ -73,6 +74,7 @@ def serve() -> None:
     from companion import draw
 
     assert draw(torch.ones((), requires_grad=True)).svg  # loads Graphviz
+    gc.freeze()  # no kernel looks for garbage among all that
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries what has ended
     for line in sys.stdin:
         arguments, folder = json.loads(line)
