@@ -532,6 +532,12 @@ KINDS: dict[str, Kind] = {
                 "on into it, as a state that one step hands to the next; where two losses share "
                 "it, add them and call backward once",
             ),
+            "grad": (
+                "torch.autograd.grad runs a backward pass, which frees what the Nodes had saved, "
+                "and gives a gradient without a graph",
+                "pass create_graph=True to it: then the graph stays, and the gradient has one of "
+                "its own",
+            ),
             "sum": (
                 "a sum holds the graph of each of its parts, and backward() of a part ran that "
                 "graph and freed it",
@@ -1651,7 +1657,8 @@ KINDS: dict[str, Kind] = {
         "warning",
         _LOST,
         "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
-        "compute on with the tensor itself",
+        "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
+        "tensor of a list, torch's functions for NumPy's",
         cut="{called} gives a plain value, which autograd does not follow",
         errors=[
             (
@@ -2137,6 +2144,20 @@ KINDS: dict[str, Kind] = {
         "for a penalty, or for second order, take it with torch.autograd.grad(..., "
         "create_graph=True); keep it where you mean a constant, as in first-order MAML",
         cut="{called} without create_graph=True gives gradients that have no graph",
+        variants={
+            "meant": (
+                "the gradient was added to what it was taken of, or went into the model again, "
+                "where a constant is usual: first-order MAML, an adversarial example",
+                "nothing, where you mean a constant; for the whole derivative, or a penalty, take "
+                "the gradient with torch.autograd.grad(..., create_graph=True)",
+            ),
+            "read": (
+                "backward() leaves numbers in .grad, without a graph: a constant in what is "
+                "computed from them",
+                "take the gradient with (g,) = torch.autograd.grad(loss, x, create_graph=True) and "
+                "compute with g; nothing, where you mean a constant, as in an adversarial example",
+            ),
+        },
     ),
     "duplicate-indices": Kind(
         "warning",
