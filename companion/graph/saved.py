@@ -16,6 +16,7 @@ from companion.internals import (
     Node,
     address_of,
     has_memory,
+    is_without_numbers,
     parts_of,
     saved_names,
     saved_raw,
@@ -79,7 +80,8 @@ class Peek:
     @property
     def emptied(self) -> list[str]:
         """The names of tensors whose storage was freed while the Node kept them."""
-        return [name for name, part in self.tensors if not (part.is_meta or has_memory(part))]
+        tensors = [(n, part) for n, part in self.tensors if not is_without_numbers(part)]
+        return [name for name, part in tensors if not has_memory(part)]
 
 
 def peek(node: Node) -> Peek:
@@ -137,9 +139,13 @@ def held_by(node: Node) -> Iterator[tuple[str, torch.Tensor | None]]:
 def memory_kept(nodes: Iterable[Node]) -> int:
     """The bytes of the storages that the saved tensors of Nodes keep alive. Runs unpack hooks."""
     kept = [tensor for node in nodes for _, tensor, _ in _unpacked(node) if tensor is not None]
-    storages = [part.untyped_storage() for tensor in kept for part in parts_of(tensor)]
+    parts = [part for tensor in kept for part in parts_of(tensor)]
+    storages = [part.untyped_storage() for part in parts if part.layout in _WITH_STORAGE]
     # The storages are alive all at once here, so an address stands for one of them.
     return sum({address_of(s): s.nbytes() for s in storages}.values())
+
+
+_WITH_STORAGE = {torch.strided, torch.jagged}  # not that of MKL-DNN
 
 
 def saved_tensors(node: Node) -> Iterator[SavedTensor]:

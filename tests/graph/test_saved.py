@@ -171,3 +171,8 @@ def test_what_is_held_is_told_without_hooks_whether_or_not_it_can_still_be_used(
     z = x.exp()
     z.sum().backward()
     assert list(held_by(z.grad_fn)) == []
+
+
+def test_a_saved_tensor_without_a_storage_is_left_out():
+    x = torch.ones(1, 1, 4, 4, requires_grad=True)
+    assert Graph.of(x.to_mkldnn().relu().to_dense()).saved_nbytes == 4 * 16
