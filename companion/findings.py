@@ -324,8 +324,8 @@ KINDS: dict[str, Kind] = {
                 "torch.nn.utils.parametrize.cached()",
             ),
             "others": (
-                "no path leads from the output's Node to any of the inputs: what was computed used "
-                "other tensors, such as those of a layer that was replaced, loaded or copied",
+                "what was computed used other tensors, such as those of a layer that was replaced, "
+                "loaded or copied",
                 "give the tensors that the model has now, and make the optimizer after the model "
                 "was changed: it holds the tensors that it was given; if the inputs were used, "
                 "look for the cut with diagnose(..., watch=watched)",
@@ -2379,6 +2379,14 @@ KINDS: dict[str, Kind] = {
         "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
         "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
         "write them one by one",
+        variants={
+            "growing": (
+                "torch.cat copies all that it is given, and what is read of its result sends zeros "
+                "as large as that: n parts, added one by one, cost n times n / 2 of them",
+                "collect the parts in a list, read the last of the list, and call torch.cat once "
+                "at the end",
+            ),
+        },
     ),
     "cannot-know": Kind(
         "info",

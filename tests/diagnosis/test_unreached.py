@@ -510,3 +510,16 @@ def test_a_parameter_that_got_none_of_its_values_is_not_blamed():
         loss = layer(raw.detach()[:1]).sum()
     first = diagnose(loss, raw, watch=watched)[0]
     assert first.code == "detached" and "functional_call" not in first.cure
+
+
+def test_parameters_of_a_layer_that_was_replaced_by_another_shape_are_told_with_the_new_ones():
+    model = nn.ModuleDict({"table": nn.Embedding(5, 4), "head": nn.Linear(4, 1)})
+    held = list(model.parameters())
+    model["table"] = nn.Embedding(7, 4)
+    loss = model["head"](model["table"](torch.tensor([0, 6]))).sum()
+    first = diagnose(loss, *held)[0]
+    assert first.severity == "error" and "optimizer" in first.cure
+    assert "no module here has it, and the graph has table.weight" in first.message
+    unused = nn.ModuleDict({"table": nn.Embedding(7, 4), "head": nn.Linear(4, 1)})
+    loss = unused["head"](torch.ones(2, 4)).sum()
+    assert "no module here" not in diagnose(loss, *unused.parameters())[0].message
