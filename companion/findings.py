@@ -1971,16 +1971,16 @@ KINDS: dict[str, Kind] = {
         "warning",
         _CUT,
         "the operation ran with gradients off, so it left no Node",
-        "keep it where you mean a constant, such as a target; else move it out of torch.no_grad(), "
-        "or away from what set_grad_enabled(False) governs",
+        "keep it where you mean a constant, such as a target; else run it with gradients on: "
+        "outside of torch.no_grad(), be it a block or a decorator, or after set_grad_enabled(True)",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
         variants={
             "harmful": (
                 "the operation ran with gradients off, so it left no Node, and no other way leads "
                 "to what gets no gradient",
-                "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
-                "governs; of what is to stay as it is, a target network say, switch requires_grad "
-                "off, or leave it out of diagnose()",
+                "run it with gradients on: outside of torch.no_grad(), be it a block or a "
+                "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
+                "target network, switch its requires_grad off, or leave it out of diagnose()",
             ),
             "meant": (
                 "the operation ran with gradients off, so it left no Node: a constant for "
@@ -2028,7 +2028,8 @@ KINDS: dict[str, Kind] = {
         "info",
         _RUNS,
         "Python decided by the value; the graph holds the branch that ran",
-        "nothing: that is define-by-run",
+        "nothing, where one of the branches is meant to run; for a gradient through the decision "
+        "compute it smoothly, as with sigmoid for a comparison",
         cut=(
             "{called} let Python decide by the value; that is harmless, since the graph "
             "holds what was then computed"
