@@ -1980,7 +1980,7 @@ KINDS: dict[str, Kind] = {
                 "to what gets no gradient",
                 "run it with gradients on: outside of torch.no_grad(), be it a block or a "
                 "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
-                "target network, switch its requires_grad off, or leave it out of diagnose()",
+                "target network, switch requires_grad off for it, or leave it out of diagnose()",
             ),
             "meant": (
                 "the operation ran with gradients off, so it left no Node: a constant for "
