@@ -269,6 +269,12 @@ class Case:
         return last
 
     @cached_property
+    def held(self) -> set[Tensor]:
+        """The parameters of the modules that the caller has."""
+        parameters = (p for module in self.modules.values() for p in module.parameters())
+        return {parameter for parameter in parameters if is_tensor(parameter)}
+
+    @cached_property
     def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:
         """The lost inputs from which values of a parameter in the graph were computed, with it."""
         lost = {given.tensor: given for given in self.lost if is_tensor(given.tensor)}

@@ -17,7 +17,7 @@ from companion.forward.new_leaves import NewLeaf
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
 from companion.internals import base_of
-from companion.naming import counted, is_tensor, one_line
+from companion.naming import counted, one_line
 
 _ABSENT = "{name} {is} not in the graph of the output"
 _STAYS_NONE = "{its} .grad stays None"
@@ -164,7 +164,7 @@ def _from_other_leaves(case: Case, given: Input) -> Said | None:
 
 def _replaced(case: Case, given: Input) -> Said | None:
     """Whether the modules here hold parameters that are in the graph, and do not hold this one."""
-    held = {p for module in case.modules.values() for p in module.parameters() if is_tensor(p)}
+    held = case.held
     others = [node for node in case.leaves_not_given if node.grad_fn.variable in held]
     if not others or given.tensor in held or not isinstance(given.tensor, nn.Parameter):
         return None
