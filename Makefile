@@ -36,7 +36,7 @@ deep: $(READY) ## Free graphs of a million levels, try each operation of torch, 
 	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'examples(' tests)
 
 site: notebooks ## Build the course into site/, as it is published
-	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish
+	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish && $(BIN)/python -m tools.download
 
 notebooks: $(READY) ## Write each lesson as a notebook into course/notebooks/
 	@$(BIN)/python -m tools.notebooks

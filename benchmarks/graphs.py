@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,57 +61,44 @@ def make_dot(y: torch.Tensor) -> object:
 
 
 def timed(
-    make: Callable[[], torch.Tensor], looks: Sequence[Callable[[torch.Tensor], object]], times: int
+    pairs: Sequence[tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], object]]], times: int
 ) -> list[float]:
-    """Seconds that each look takes: medians over fresh graphs, in turn."""
-    found: list[list[float]] = [[] for _ in looks]
+    """Seconds for each pair of what makes a graph and what looks at it: medians, in turn."""
+    times_of_pairs: list[list[float]] = [[] for _ in pairs]
     for _ in range(times):
-        for look, seconds in zip(looks, found, strict=True):
+        for (make, look), seconds in zip(pairs, times_of_pairs, strict=True):
             y = make()
             start = time.perf_counter()
             seen = look(y)
             seconds.append(time.perf_counter() - start)
             Graph.of(y)  # so that it can be freed, whoever looked
             del y, seen
-    return [statistics.median(seconds) for seconds in found]
+    return [statistics.median(seconds) for seconds in times_of_pairs]
 
 
 def reading_table() -> Iterator[str]:
     yield "| Nodes | `Graph.of` / bare loop | `make_dot` of torchviz / `Graph.of` |"
     yield "|---|---|---|"
     for n, times in ((100, 500), (900, 300), (10_000, 30), (100_000, 7), (1_000_000, 1)):
-        bare, ours = timed(lambda n=n: chain(n), [bare_loop, Graph.of], times)
+        make = partial(chain, n)
+        bare, ours = timed([(make, bare_loop), (make, Graph.of)], times)
         peer = "RecursionError"
         if n <= 900:
             # Apart, since so much garbage would slow down what comes next.
-            (dot,) = timed(lambda n=n: chain(n), [make_dot], times // 5)
+            (dot,) = timed([(make, make_dot)], times // 5)
             peer = f"{dot / ours:.1f}"
         yield f"| {n:,} | {ours / bare:.2f} | {peer} |"
     yield ""
-    low, high = timed_apart([chain, ladder], Graph.of, 200)
+    low, high = timed([(partial(make, 1000), Graph.of) for make in (chain, ladder)], 200)
     yield f"A ladder of 1,000 Nodes, which has 2^1000 paths, takes {high / low:.2f} times as long"
     yield "as a chain of 1,000. For each Node of a chain of a million, `Graph.of` adds"
-    yield f"{memory()} bytes, the Python objects that torch makes for its Nodes included."
+    memory = in_a_process("memory_of_a_node")
+    yield f"{memory} bytes, the Python objects that torch makes for its Nodes included."
 
 
-def timed_apart(
-    makes: Sequence[Callable[[int], torch.Tensor]],
-    look: Callable[[torch.Tensor], object],
-    times: int,
-) -> list[float]:
-    found: list[list[float]] = [[] for _ in makes]
-    for _ in range(times):
-        for make, seconds in zip(makes, found, strict=True):
-            seconds += timed(lambda make=make: make(1000), [look], 1)
-    return [statistics.median(seconds) for seconds in found]
+def memory_of_a_node() -> None:
+    """Print how many bytes a Node adds to the memory of this process in a Graph of a million."""
 
-
-def memory() -> int:
-    """Bytes of memory a Node that a Graph of a million adds, in a process of its own."""
-    return int(in_a_process("memory_in_this_process"))
-
-
-def memory_in_this_process() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -129,7 +117,7 @@ def in_a_process(*arguments: str, limit: int = 60) -> str:
         return f"> {limit} s"
     if done.returncode:
         return done.stderr.strip().splitlines()[-1].partition(":")[0]
-    return done.stdout
+    return done.stdout.strip()
 
 
 # ---- models
@@ -184,14 +172,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-PACKAGES = [
-    "companion",
-    "companion with modules",
-    "torchviz",
-    "torchview",
-    "torchlens",
-    "torchvista",
-]
+PACKAGES = "companion", "companion with modules", "torchviz", "torchview", "torchlens", "torchvista"
 
 
 def draw_as(package: str, name: str) -> None:
@@ -253,12 +234,12 @@ def models_table() -> Iterator[str]:
         first = 0.0
         for package in PACKAGES:
             printed = in_a_process("draw_as", package, name)
-            if found := re.match(r"([\d.]+) (.*)", printed):
-                seconds = float(found[1])
+            if match := re.match(r"([\d.]+) (.*)", printed):
+                seconds = float(match[1])
                 first = seconds if package == "companion" else first
                 is_ratio = first and package != "companion"  # there is none if ours was not done
                 took = f"{seconds / first:.1f} ×" if is_ratio else f"{seconds:.2f} s"
-                cells.append(f"{took}, {found[2]}")
+                cells.append(f"{took}, {match[2]}")
             else:
                 cells.append(printed)
         nodes = len(Graph.of(make()(torch.randn(shape)).sum()))
@@ -341,7 +322,10 @@ def recording_table() -> Iterator[str]:
         "| `log_backward` of torchlens / plain backward |"
     )
     yield "|---|---|---|---|---|"
-    looks = [torch.Tensor.backward, record_backward]
+
+    def plain_and_recorded(make: Callable[[], torch.Tensor], times: int) -> list[float]:
+        return timed([(make, torch.Tensor.backward), (make, record_backward)], times)
+
     for name, make, n, times in (
         ("chain of numbers", chain, 1_000, 200),
         ("chain of numbers", chain, 10_000, 30),
@@ -349,13 +333,13 @@ def recording_table() -> Iterator[str]:
         ("products with a fixed matrix of 384 × 384", products, 4_000, 15),
         ("layers of 128 × 128, batch of 64", perceptron, 4_000, 15),
     ):
-        plain, recorded = timed(lambda make=make, n=n: make(n), looks, times)
+        plain, recorded = plain_and_recorded(partial(make, n), times)
         yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} | – |"
     for name, (make, shape) in MODELS.items():
         model, x = make(), torch.randn(shape)
         n = len(Graph.of(model(x).sum()))
-        plain, recorded = timed(lambda model=model, x=x: model(x).sum(), looks, 15)
-        peer = in_a_process("record_with_torchlens", name).strip()
+        plain, recorded = plain_and_recorded(lambda model=model, x=x: model(x).sum(), 15)
+        peer = in_a_process("record_with_torchlens", name)
         yield f"| {name} | {n:,} | {plain / n * 1e6:.0f} | {recorded / plain:.2f} | {peer} |"
     yield ""
     yield "torchlens logs the backward pass of a model whose forward pass it has traced before;"
@@ -363,29 +347,17 @@ def recording_table() -> Iterator[str]:
 
 
 def report() -> str:
-    today = datetime.date.today().isoformat()
-    cores = os.cpu_count()
-    lines = [
-        f"Measured on {today} on a machine with {cores} cores, on the CPU, with torch "
-        f"{torch.__version__.partition('+')[0]} and Python {sys.version.split()[0]}.",
-        "",
-        "### Reading a chain",
-        "",
-        *reading_table(),
-        "",
-        "### From a tensor to an SVG",
-        "",
-        *models_table(),
-        "",
-        "### Noting modules",
-        "",
-        *modules_table(),
-        "",
-        "### Recording a backward pass",
-        "",
-        *recording_table(),
-    ]
-    return "\n".join(lines)
+    today, cores = datetime.date.today().isoformat(), os.cpu_count()
+    versions = f"torch {torch.__version__.partition('+')[0]} and Python {sys.version.split()[0]}"
+    measured = f"Measured on {today} on a machine with {cores} cores, on the CPU, with {versions}."
+    tables = {
+        "Reading a chain": reading_table,
+        "From a tensor to an SVG": models_table,
+        "Noting modules": modules_table,
+        "Recording a backward pass": recording_table,
+    }
+    below = ["\n".join([f"### {title}", "", *table()]) for title, table in tables.items()]
+    return "\n\n".join([measured, *below])
 
 
 def main() -> None:

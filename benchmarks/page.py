@@ -22,9 +22,9 @@ TABLE = re.compile(
 
 def page(measured: str) -> str:
     """The page for the tables that were measured, or for those of a page."""
-    found = {title: table.strip() for title, table in TABLE.findall(measured)}
+    tables = {title: table.strip() for title, table in TABLE.findall(measured)}
     (when,) = re.findall(r"^Measured on .*", measured, re.M)
-    written = found | said(found) | {"when": when}
+    written = tables | said(tables) | {"when": when}
     return re.sub("<<(.*?)>>", lambda gap: written[gap[1]], WORDS.read_text(encoding="utf-8"))
 
 
@@ -41,8 +41,8 @@ def said(tables: dict[str, str]) -> dict[str, str]:
     orders, own, *peers = (column(tables[DRAWN], place) for place in (0, 1, 2, 3, 6))
     names = ("nth_derivative", "nested torch.func.jvp", "jax jet, jitted")
     milliseconds = {"derivatives": own}
-    for name, found in zip(names, peers, strict=True):
-        pairs = zip(found, own, strict=False)  # one that stops early has fewer
+    for name, ratios_of_peer in zip(names, peers, strict=True):
+        pairs = zip(ratios_of_peer, own, strict=False)  # one that stops early has fewer
         milliseconds[name] = [float(f"{ratio * ms:.3g}") for ratio, ms in pairs]
     taylor = [table for title, table in tables.items() if title.startswith("Derivatives of")]
     at_8 = [row[2] for table in taylor for row in rows(table) if row[0] == "8"]
@@ -72,17 +72,17 @@ def column(table: str, place: int) -> list[float]:
 
 def numbers(cells: Sequence[str]) -> list[float]:
     """The numbers that cells begin with. What was not reached or not installed has none."""
-    found = (re.match(r"\d[\d,]*\.?\d*", cell) for cell in cells)
-    return [float(number[0].replace(",", "")) for number in found if number]
+    matches = (re.match(r"\d[\d,]*\.?\d*", cell) for cell in cells)
+    return [float(match[0].replace(",", "")) for match in matches if match]
 
 
-def span(found: list[float], digits: int = 1) -> str:
-    low, high = (f"{number:.{digits}f}" for number in (min(found), max(found)))
+def span(numbers: list[float], digits: int = 1) -> str:
+    low, high = (f"{number:.{digits}f}" for number in (min(numbers), max(numbers)))
     return low if low == high else f"{low} to {high}"
 
 
-def entries(found: dict[str, list[float]]) -> str:
-    return "\n".join(f'    "{name}": {values},' for name, values in found.items())
+def entries(lists: dict[str, list[float]]) -> str:
+    return "\n".join(f'    "{name}": {values},' for name, values in lists.items())
 
 
 if __name__ == "__main__":

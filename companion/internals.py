@@ -19,6 +19,10 @@ from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+# Their stubs lack some of what is used here.
+_functorch: Any = torch._C._functorch
+_modes: Any = overrides
+
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
 
 if not hasattr(torch._C._autograd.SavedTensor, "unpack"):  # which saved_raw promises
@@ -172,19 +176,19 @@ def hooks_on(tensor: Tensor) -> int:
 
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether it is a tensor inside a transform, such as ``torch.vmap``."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    return bool(_functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def unwrapped(tensor: Tensor) -> Tensor:
     """What a tensor inside of transforms stands for outside of all; else the tensor itself."""
     while is_wrapped(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = _functorch.get_unwrapped(tensor)
     return tensor
 
 
 def is_in_a_transform() -> bool:
     """Whether code of this thread runs inside a transform, such as ``torch.vmap``."""
-    return torch._C._functorch.maybe_current_level() is not None
+    return _functorch.maybe_current_level() is not None
 
 
 def is_without_numbers(tensor: Tensor) -> bool:
@@ -220,7 +224,7 @@ def _is_held(tensor: Tensor) -> bool:
             )
         end += tensor.storage_offset()
         return not size or end * tensor.element_size() <= tensor.untyped_storage().nbytes()
-    except (RuntimeError, NotImplementedError):  # it has no storage of the usual kind
+    except RuntimeError:  # it has no storage of the usual kind
         return True
 
 
@@ -263,30 +267,26 @@ def leave_mode(mode: TorchFunctionMode) -> int | None:
     Returns:
         How many modes were above; None if it was not there.
     """
-    stack: Any = overrides  # whose functions have no annotations
-    modes = stack._get_current_function_mode_stack()
-    for above, other in enumerate(reversed(modes)):
-        if other is mode:
-            _replace_modes(modes[len(modes) - 1 - above :], modes[len(modes) - above :])
-            return above
-    return None
+    modes = _modes._get_current_function_mode_stack()
+    above = next((n for n, other in enumerate(reversed(modes)) if other is mode), None)
+    if above is not None:
+        _replace_modes(modes[len(modes) - 1 - above :], modes[len(modes) - above :])
+    return above
 
 
 def enter_mode(mode: TorchFunctionMode, above: int) -> None:
     """Put a mode on torch's stack of modes, below some others."""
-    stack: Any = overrides
-    modes = stack._get_current_function_mode_stack()
+    modes = _modes._get_current_function_mode_stack()
     others = modes[len(modes) - above :]
     _replace_modes(others, [mode, *others])
 
 
 def _replace_modes(old: list[TorchFunctionMode], new: list[TorchFunctionMode]) -> None:
     """Put modes in place of those on top of the stack."""
-    stack: Any = overrides
     for _ in old:
-        stack._pop_mode()
+        _modes._pop_mode()
     for mode in new:
-        stack._push_mode(mode)
+        _modes._push_mode(mode)
 
 
 def has_dispatch_mode() -> bool:
@@ -303,12 +303,11 @@ def hiding(count: int) -> Iterator[int]:
 
     ``torch.vmap`` does the same around a whole function.
     """
-    functorch: Any = torch._C._functorch
-    level = functorch._vmap_increment_nesting(count, "same")
+    level = _functorch._vmap_increment_nesting(count, "same")
     try:
         yield level
     finally:
-        functorch._vmap_decrement_nesting()
+        _functorch._vmap_decrement_nesting()
 
 
 # ``with nothing_hidden():`` the tensors that hide nothing are used as outside of ``hiding``.
@@ -317,24 +316,18 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    return torch._C._functorch._add_batch_dim(tensor, 0, level)
+    return _functorch._add_batch_dim(tensor, 0, level)  # type: ignore[no-any-return]
 
 
 # Whether a tensor has a dimension that is hidden.
-is_batched = torch._C._functorch.is_batchedtensor
-
-
-def is_in_transform(tensor: Tensor) -> bool:
-    """Whether ``torch.vmap``, or a transform of ``torch.func``, has wrapped a tensor."""
-    return bool(torch._C._functorch.maybe_get_level(tensor) > 0)
+is_batched = _functorch.is_batchedtensor
 
 
 def shown(tensor: Tensor, level: int) -> Tensor:
     """A tensor with the dimension that it hides under this number, if any, as the first again."""
-    functorch: Any = torch._C._functorch
-    if not is_batched(tensor) or functorch.maybe_get_level(tensor) != level:
+    if not is_batched(tensor) or _functorch.maybe_get_level(tensor) != level:
         return tensor
-    return functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
+    return _functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
 
 
 # The names by which a ``__torch_function__`` sees what has another name in public.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from companion.source import is_installed, is_ours, is_users
+from companion.source import calls_around, is_installed, is_ours, is_users
 
 
 def callers_names() -> dict[str, torch.Tensor]:
@@ -47,9 +47,7 @@ def _is_module(value: object) -> bool:
 
 
 def _callers_variables(is_wanted: Callable[[object], bool]) -> dict[str, Any]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = next(_frames_outside(), None)
     if frame is None:  # called from C, with no Python around it
         return {}
     variables = _variables_in(frame, is_wanted)
@@ -128,11 +126,9 @@ def variables_of(frame: FrameType) -> list[tuple[str, Any]]:
 
 def _frames_outside() -> Iterator[FrameType]:
     """The frames that run in this thread and are not the companion's, inner ones first."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in calls_around(sys._getframe(1)):
         if not is_ours(frame.f_code.co_filename):
             yield frame
-        frame = frame.f_back
 
 
 def is_tensor(value: object) -> bool:

@@ -11,7 +11,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -58,7 +58,7 @@ class Source:
     inside: Source | None = None
 
     def __str__(self) -> str:
-        path = _path_from_here(self.file)
+        path = os.path.abspath(self.file).removeprefix(os.path.join(os.getcwd(), ""))
         return self._with_path(path) + (f", in {self.inside}" if self.inside else "")
 
     @property
@@ -79,12 +79,6 @@ class Source:
     def innermost(self) -> Source:
         """The line that called torch itself, be it the user's or a library's."""
         return self.inside or self
-
-
-def _path_from_here(file: str) -> str:
-    """The path below the working directory, else the whole path."""
-    path, here = os.path.abspath(file), os.path.join(os.getcwd(), "")
-    return path.removeprefix(here)
 
 
 @cache
@@ -124,12 +118,14 @@ def is_call_of_library(frame: FrameType | None) -> bool:
 
 def users_source() -> Source | None:
     """The line of the user that is running, and that of a library which it led to."""
-    places = list[Place]()
-    frame = sys._getframe(1)
+    return source_among((f.f_code, f.f_lasti) for f in calls_around(sys._getframe(1)))
+
+
+def calls_around(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, and those of the calls around it, the innermost first."""
     while frame is not None:
-        places.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back  # type: ignore[assignment]
-    return source_among(places)
+        yield frame
+        frame = frame.f_back
 
 
 def source_among(places: Iterable[Place]) -> Source | None:
@@ -149,7 +145,7 @@ def source_among(places: Iterable[Place]) -> Source | None:
         if not is_installed(file):
             return source_at(code, instruction, library_place)
         library_place = library_place or (code, instruction)
-    return None if library_place is None else source_at(*library_place)
+    return source_at(*library_place) if library_place else None
 
 
 def source_at(code: CodeType, instruction: int, library_place: Place | None = None) -> Source:
@@ -161,9 +157,7 @@ def source_at(code: CodeType, instruction: int, library_place: Place | None = No
         library_place: the place in a library which that instruction led to.
     """
     source = _source_at(code, instruction)
-    if library_place is None:
-        return source
-    return replace(source, inside=_source_at(*library_place))
+    return replace(source, inside=_source_at(*library_place)) if library_place else source
 
 
 def _source_at(code: CodeType, instruction: int) -> Source:

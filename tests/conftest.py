@@ -97,6 +97,7 @@ def common(tmp_path_factory) -> Path:
 def with_mkdocs(folder: Path) -> None:
     run("mkdocs", "build", "--strict", "--site-dir", str(folder), cwd=ROOT)
     run("tools.publish", str(folder), cwd=ROOT)
+    run("tools.download", str(folder), cwd=ROOT)
     index = json.loads((folder / "search/search_index.json").read_text(encoding="utf-8"))
     nothing = json.dumps(index | {"docs": index["docs"][:1]})
     (folder.parent / "nothing_to_find.json").write_text(nothing, encoding="utf-8")

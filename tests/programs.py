@@ -155,7 +155,7 @@ class GivesTwo(Function):
 
 
 class Silent(Function):
-    """It gives no gradient on to its first input."""
+    """It passes no gradient on to its first input."""
 
     @staticmethod
     def forward(ctx, a, b):

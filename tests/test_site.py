@@ -71,6 +71,16 @@ def test_no_page_loads_anything_from_another_host(site):
     assert foreign == []
 
 
+def test_each_link_to_the_folder_of_the_course_leads_to_it(site):
+    links = [
+        (page.parent / link).resolve()
+        for page in site.rglob("*.html")
+        for link in re.findall(r'href="([^"]*\.zip)"', page.read_text())
+    ]
+    assert len(links) >= 3 and {*links} == {site.resolve() / "inside-autograd.zip"}
+    assert links[0].is_file()
+
+
 def test_nothing_is_left_as_markup(site):
     """A mistyped callout stays ``///``; docstrings are Markdown, with doctests in ``Examples:``."""
     for file in sorted(site.rglob("*.html")):

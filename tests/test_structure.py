@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,16 @@ ARROWS = {
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "course")]
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that a file consists of, as Python parses it; the file itself comes first."""
+    return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -137,7 +144,7 @@ def test_every_package_that_is_imported_is_declared_and_its_version_pinned():
 
 def test_what_only_drawing_needs_is_loaded_when_first_used():
     for path in COMPANION:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in nodes(path)[0].body:
             if isinstance(node, ast.Import):
                 loaded = {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -174,26 +181,30 @@ def test_the_tables_of_the_reference_have_each_exported_name_the_functions_above
     assert called == {name for name in companion.__all__ if name.islower()} | {"Graph"}
 
 
-def test_everything_exported_has_a_docstring_with_an_example_where_it_is_called():
+def test_everything_exported_has_a_docstring_and_what_is_called_an_example():
+    called = [getattr(companion, name) for name in companion.__all__ if name.islower()]
+    assert companion.draw in called and len(called) > 15
     for name in companion.__all__:
         assert getattr(companion, name).__doc__, name
-    for function in (companion.walk_grad_fn, companion.draw, companion.nth_derivative) + (
-        companion.derivatives,
-        companion.diagnose,
-        companion.explain,
-        companion.laplacian,
-        companion.mixed,
-        companion.taylor_rule,
-        companion.play,
-        companion.record_backward,
-        companion.saved_memory,
-        companion.who_keeps,
-        companion.Watch.reaching,
-        companion.write_backward,
-    ):
-        assert ">>> " in function.__doc__
-        assert "Raises:" in function.__doc__ and "Args:" in function.__doc__
-    assert ">>> " in companion.watch.__doc__  # it takes nothing
+    for function in (*called, companion.Graph.of, companion.Watch.reaching):
+        assert ">>> " in function.__doc__, function
+        takes_nothing = function is companion.watch
+        assert takes_nothing or "Args:" in function.__doc__ and "Raises:" in function.__doc__
+
+
+LENGTHS = {"findings": 9999, "table": 9999, "diagnosing": 580, "rules": 640}  # two are tables
+
+
+def test_a_file_fits_in_a_head_and_a_function_on_two_screens():
+    for path in (path for path in CODE if path.relative_to(ROOT).parts[0] != "tests"):
+        last = nodes(path)[0].body[-1:]
+        assert not last or last[0].end_lineno <= LENGTHS.get(path.stem, 460), path.name
+        for function in nodes(path):
+            if isinstance(function, ast.FunctionDef):
+                body = function.body[ast.get_docstring(function) is not None :]
+                first = body[0].lineno if body else function.end_lineno
+                head = function.body[0].lineno - function.lineno
+                assert head + function.end_lineno - first < 80, f"{path.name}: {function.name}"
 
 
 def private_names(path: Path) -> list[str]:
@@ -201,9 +212,8 @@ def private_names(path: Path) -> list[str]:
 
     A name that the companion gives to something of its own is not torch's.
     """
-    tree = ast.parse(path.read_text())
     found = list[str]()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-zA-Z]", node.attr):
             if node.attr not in OWN and ast.unparse(node.value) not in {"self", "cls", "sys", "os"}:
                 found.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
@@ -224,7 +234,7 @@ def own_names() -> set[str]:
     for path in COMPANION:
         if path.stem == "internals":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 own.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -245,7 +255,7 @@ def test_private_names_of_torch_stand_in_internals_alone():
 
 def test_nothing_is_keyed_by_an_address_and_no_path_is_patched():
     for path in (p for p in CODE if p.relative_to(ROOT).parts[0] != "tests"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "id", f"{path.name}:{node.lineno} calls id()"
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -254,7 +264,7 @@ def test_nothing_is_keyed_by_an_address_and_no_path_is_patched():
 
 def test_no_function_of_the_companion_calls_itself():
     for path in COMPANION:
-        for function in ast.walk(ast.parse(path.read_text())):
+        for function in nodes(path):
             if isinstance(function, ast.FunctionDef):
                 calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
                 names = [call.id for call in calls if isinstance(call, ast.Name)]

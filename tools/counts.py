@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.grammar import EXERCISE, QUESTION, Callout, Heading, Part, Snippet, Text
-
-WRONG = "Two wrong answers"  # the fold
+from tools.grammar import (
+    EXERCISE,
+    EXERCISED,
+    QUESTION,
+    WRONG_ANSWERS,
+    Heading,
+    Part,
+    Snippet,
+    Text,
+)
 
 
 @dataclass(frozen=True)
@@ -29,51 +36,51 @@ class Exercise:
 
 def exercises(parts: Sequence[Part]) -> list[Exercise]:
     """The exercises of a lesson, in order."""
-    found: list[Exercise] = []
+    in_order: list[Exercise] = []
     section = ""
     for n, part in enumerate(parts):
         if isinstance(part, Heading) and part.level == 2:
             section = part.title
         exercise = None if part.inside else EXERCISE.match(part.text)
-        if exercise and section in ("Make it", "Exercises"):
+        if exercise and section in EXERCISED:
             wrong = tuple(wrong_answers(parts[n + 1 :]))
-            found.append(Exercise(exercise[1], exercise[2].rstrip("."), section, wrong))
-    return found
+            in_order.append(Exercise(exercise[1], exercise[2].rstrip("."), section, wrong))
+    return in_order
 
 
 def wrong_answers(below: Iterable[Part]) -> list[str]:
     """What is said above each snippet of the wrong answers, up to the next exercise or heading."""
-    found, said = list[str](), ""
+    answers, text = list[str](), ""
     for part in below:
         if isinstance(part, Heading) or not part.inside and EXERCISE.match(part.text):
             break
         if not is_wrong_answer(part):
             continue
         if isinstance(part, Snippet):
-            found.append(" ".join(said.split()).removesuffix(":"))
-            said = ""
+            answers.append(" ".join(text.split()).removesuffix(":"))
+            text = ""
         elif isinstance(part, Text):
-            said += part.text
-    return found
+            text += part.text
+    return answers
 
 
 def is_wrong_answer(part: Part) -> bool:
-    return any(fold.title == WRONG for fold in part.inside)
+    return any(fold.title == WRONG_ANSWERS for fold in part.inside)
 
 
 def counts(pages: Iterable[Sequence[Part]]) -> dict[str, int]:
     """How much of what is verified stands on some pages."""
     parts = [part for page in pages for part in page]
     snippets = [part for part in parts if isinstance(part, Snippet)]
-    figures = [snippet.figure.file for snippet in snippets if snippet.figure]
+    figures = [snippet.figure for snippet in snippets if snippet.figure]
     outside = [part for part in parts if not part.inside]
     return {
         "snippets that run": len(snippets),
         "outputs": sum(snippet.output is not None for snippet in snippets),
         "errors on purpose, among the outputs": sum(bool(snippet.raises) for snippet in snippets),
-        "drawings and plots": sum(file.endswith(".svg") for file in figures),
-        "players": sum(file.endswith(".html") for file in figures),
-        "Predicts": sum(isinstance(p, Callout) and p.title == "Predict" for p in parts),
+        "drawings and plots": sum(not figure.is_player for figure in figures),
+        "players": sum(figure.is_player for figure in figures),
+        "Predicts": sum(part.is_predict for part in parts),
         "questions": sum(bool(QUESTION.match(part.text)) for part in outside),
         "exercises": sum(bool(EXERCISE.match(part.text)) for part in outside),
         "wrong answers": sum(is_wrong_answer(snippet) for snippet in snippets),

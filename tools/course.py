@@ -26,7 +26,10 @@ import yaml
 from tools import clinic
 from tools.counts import counts, exercises
 from tools.grammar import (
+    ANSWER,
     EXERCISE,
+    EXERCISED,
+    MAKE_IT,
     QUESTION,
     Callout,
     Closing,
@@ -43,7 +46,7 @@ from tools.grammar import (
 )
 
 READING, EXERCISES = 30, 30  # minutes, at most
-MAKE_IT = 10
+MAKING = 10  # minutes of Make it
 READING_OF = {  # minutes, of lessons with another bound
     "00-first-look": 12,
     "01-nodes": 25,
@@ -129,6 +132,11 @@ class Lesson:
         return self.number in CORE
 
     @property
+    def star(self) -> str:
+        """What stands before a lesson of the core path in lists."""
+        return "★ " if self.is_core else ""
+
+    @property
     def needs(self) -> list[int]:
         """The numbers of the lessons that it builds on."""
         return cast(list[int], self.front_matter["needs"])
@@ -153,8 +161,8 @@ def lessons(course: Path) -> list[Lesson]:
 
 def pages(course: Path) -> list[Path]:
     """All pages, those in folders too, but not what stands at the old address of a page."""
-    found = sorted(course.rglob("*.md"))
-    return [path for path in found if MOVED not in path.read_text(encoding="utf-8")]
+    paths = sorted(course.rglob("*.md"))
+    return [path for path in paths if MOVED not in path.read_text(encoding="utf-8")]
 
 
 # ---- minutes
@@ -167,15 +175,14 @@ def minutes(parts: Sequence[Part]) -> tuple[int, int]:
     for part in parts:
         if isinstance(part, Heading) and part.level <= 2:
             section = part.title
-            to_do += MAKE_IT if section == "Make it" else 0
+            to_do += MAKING if section == MAKE_IT else 0
         is_question = not part.inside and bool(QUESTION.match(part.text))
-        is_predict = isinstance(part, Callout) and part.title == "Predict"
-        if is_question or is_predict:  # which may have an answer too
+        if is_question or part.is_predict:  # which may have an answer too
             asked_by_question = is_question
-        if section in ("Exercises", "Make it"):
-            exercise = EXERCISE.match(part.text) if section == "Exercises" else None
+        if section in EXERCISED:
+            exercise = EXERCISE.match(part.text) if section != MAKE_IT else None
             to_do += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
-        elif asked_by_question and any(fold.title == "Answer" for fold in part.inside_below):
+        elif asked_by_question and any(fold.title == ANSWER for fold in part.inside_below):
             to_do += content_minutes(part)
         else:
             reading += content_minutes(part)
@@ -197,19 +204,15 @@ def content_minutes(part: Part) -> float:
             return 0
         case Snippet():
             output = count_lines(part.output.code) / 30 if part.output else 0
-            drawn = figure_minutes(part.figure.file) if part.figure else 0
-            return count_lines(part.fence.code) / 12 + output + drawn
+            figure = (3 if part.figure.is_player else 0.5) if part.figure else 0
+            return count_lines(part.fence.code) / 12 + output + figure
         case Fence():
             return count_lines(part.code) / 12
         case Opening():
             return 0.5 + count_words(part.title) / 200
         case Callout():
-            return count_words(part.text) / 200 + (part.title == "Predict")
+            return count_words(part.text) / 200 + part.is_predict
     return count_words(part.text) / 200
-
-
-def figure_minutes(file: str) -> float:
-    return 3 if file.endswith(".html") else 0.5
 
 
 def count_lines(code: str) -> int:
@@ -241,12 +244,12 @@ def sentences(parts: Sequence[Part]) -> list[int]:
         if isinstance(part, Text | Callout)
     )
     paragraphs = re.split(r"\n\s*\n|\n(?=\*\*[A-D]\*\* )|\n(?=[-|] )", text)
-    found = [
+    in_sentences = [
         re.split(r"(?<=[.?!])[*_)]*\s+", LABEL.sub("", paragraph.strip()))
         for paragraph in paragraphs
         if not NO_SENTENCE.match(paragraph.strip())
     ]
-    lengths = [count_words(sentence) for paragraph in found for sentence in paragraph]
+    lengths = [count_words(sentence) for paragraph in in_sentences for sentence in paragraph]
     return [length for length in lengths if length]
 
 
@@ -264,7 +267,7 @@ def cards(course: Sequence[Lesson]) -> str:
     return "\n".join(
         f"- {lesson.link}\n\n"
         f"    {lesson.front_matter['description']}\n\n"
-        f"    {minutes_shown(*lesson.minutes)}\n"
+        f"    {lesson.star}{minutes_shown(*lesson.minutes)}\n"
         for lesson in course
     )
 
@@ -296,7 +299,7 @@ def outline(course: Sequence[Lesson]) -> Iterator[str]:
     for lesson in course:
         read, done = lesson.minutes
         needs = ", ".join(map(str, lesson.needs)) or "–"
-        yield f"| {'★ ' if lesson.is_core else ''}{lesson.link} | {read} + {done} | {needs} |"
+        yield f"| {lesson.star}{lesson.link} | {read} + {done} | {needs} |"
 
 
 def named(course: Sequence[Lesson], numbers: Sequence[int]) -> list[Lesson]:
@@ -316,7 +319,7 @@ def workshop(course: Sequence[Lesson]) -> Iterator[str]:
 def minutes_of(course: Sequence[Lesson], chosen: Sequence[str]) -> int:
     """Minutes for the exercises of these numbers."""
     return sum(
-        round(MAKE_IT if exercise.section == "Make it" else exercise_minutes(exercise.title))
+        round(MAKING if exercise.section == MAKE_IT else exercise_minutes(exercise.title))
         for lesson in course
         for exercise in exercises(lesson.parts)
         if exercise.number in chosen
@@ -361,7 +364,7 @@ TABLES: dict[str, Callable[[Sequence[Lesson]], Iterator[str]]] = {
 def with_table(text: str, head: str, rows: Iterator[str]) -> str:
     """The text of a page with these rows in the table that has this head, if it has one."""
     table = re.compile(rf"^({re.escape(head)}\n\|[-|:]+\n)(?:\|.*\n)*", re.MULTILINE)
-    return table.sub(lambda found: "\n".join([found[1].rstrip(), *rows, ""]), text)
+    return table.sub(lambda match: "\n".join([match[1].rstrip(), *rows, ""]), text)
 
 
 def address(repository: str) -> str:
@@ -384,7 +387,7 @@ def updated(page: Path, course: Sequence[Lesson], repository: str) -> str:
     """The text of a page, with what it shows of the course as it is now."""
     text = page.read_text(encoding="utf-8")
     text = LIST.sub(lambda _: "\n" + cards(course), text)
-    text = SUM.sub(lambda found: in_all(course, found[1]), text)
+    text = SUM.sub(lambda match: in_all(course, match[1]), text)
     for head, rows in TABLES.items():
         text = with_table(text, head, rows(course))
     text = SITE.sub(site(repository), text)

@@ -23,6 +23,11 @@ QUESTION = re.compile(r"\*\*(\d+)\.\*\* ")  # how the stem of a question begins
 EXERCISE = re.compile(r"\*\*(\d+\.\d+) (.+?)\*\*")  # and an exercise
 OPTION = re.compile(r"(?:> )?- ([A-D])\. (.*)")
 KEY = re.compile(r"\*\*([A-D])\.\*\*")  # how the answer of a question begins
+# The titles of a callout, of sections and of folds that several tools know.
+PREDICT = "Predict"
+MAKE_IT = "Make it"
+EXERCISED = (MAKE_IT, "Exercises")  # the sections that have exercises
+ANSWER, WRONG_ANSWERS = "Answer", "Two wrong answers"
 LINK = re.compile(r"!?\[(.*)\]\((.*)\)")  # or an image, alone on its line
 # The files made from a lesson. Group 1 is the file's place in the folder of the lessons.
 DRAWING = re.compile(r"(?:[\w.-]*/)*(figures/[\w./-]+\.svg)")
@@ -55,6 +60,11 @@ class Part:
     def inside_below(self) -> tuple[Opening, ...]:
         """The folds that are open where it ends."""
         return self.inside
+
+    @property
+    def is_predict(self) -> bool:
+        """Whether it asks the reader to predict what the snippet below it does."""
+        return isinstance(self, Callout) and self.title == PREDICT
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,6 @@ class Closing(Part):
     """The last line of a fold."""
 
     @property
-    def opening(self) -> Opening:
-        return self.inside[-1]
-
-    @property
     def inside_below(self) -> tuple[Opening, ...]:
         return self.inside[:-1]
 
@@ -124,8 +130,8 @@ class Mark(Part):
     @property
     def raises(self) -> str:
         """The name of the exception, or nothing."""
-        found = RAISES.fullmatch(self.text.strip())
-        return found[1] if found else ""
+        match = RAISES.fullmatch(self.text.strip())
+        return match[1] if match else ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,10 @@ class Figure(Part):
 
     alt: str
     file: str
+
+    @property
+    def is_player(self) -> bool:
+        return self.file.endswith(".html")
 
 
 @dataclass(frozen=True)
@@ -198,8 +208,8 @@ def parse(text: str) -> list[Part]:
     parts: list[Part] = []
     inside: tuple[Opening, ...] = ()
     while (n := parts[-1].end if parts else 0) < len(lines):
-        found = (read(lines, n, inside) for read in READERS)
-        part = next(filter(None, found), None) or Text(n + 1, lines[n], inside)
+        candidates = (read(lines, n, inside) for read in READERS)
+        part = next(filter(None, candidates), None) or Text(n + 1, lines[n], inside)
         parts.append(part)
         inside = part.inside_below
     return parts
@@ -212,8 +222,8 @@ def _front_matter(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Fron
 
 
 def _heading(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Heading | None:
-    if found := HEADING.match(lines[n]):
-        return Heading(n + 1, lines[n], inside, len(found[1]), found[2])
+    if match := HEADING.match(lines[n]):
+        return Heading(n + 1, lines[n], inside, len(match[1]), match[2])
     return None
 
 
@@ -224,11 +234,11 @@ def _download(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Download
 
 
 def _callout(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Callout | None:
-    found = CALLOUT.match(lines[n])
-    if not found:
+    match = CALLOUT.match(lines[n])
+    if not match:
         return None
     end = next((k for k in range(n, len(lines)) if not lines[k].startswith(">")), len(lines))
-    return Callout(n + 1, "".join(lines[n:end]), inside, found[1])
+    return Callout(n + 1, "".join(lines[n:end]), inside, match[1])
 
 
 def _opening(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Opening | None:
@@ -246,10 +256,10 @@ def _closing(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Closing |
 
 
 def _fence(lines: list[str], n: int, inside: tuple[Opening, ...]) -> Fence | None:
-    found = FENCE.match(lines[n]) if n < len(lines) else None
-    if not found:
+    match = FENCE.match(lines[n]) if n < len(lines) else None
+    if not match:
         return None
-    mark, info = found.groups()
+    mark, info = match.groups()
     below = range(n + 1, len(lines))
     end = next((k for k in below if lines[k].startswith(mark)), len(lines))
     text, code = "".join(lines[n : end + 1]), "".join(lines[n + 1 : end])
@@ -324,15 +334,15 @@ READERS: tuple[Callable[[list[str], int, tuple[Opening, ...]], Part | None], ...
 
 def sections(text: str, level: int) -> dict[str, str]:
     """The text below each heading of a level, by heading."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     title = None
     for part in parse(text):
         if isinstance(part, Heading) and part.level == level:
             title = part.title
-            found[title] = ""
+            texts[title] = ""
         elif title is not None:
-            found[title] += part.text
-    return found
+            texts[title] += part.text
+    return texts
 
 
 def blocks(text: str) -> Iterator[tuple[Opening, str]]:

@@ -47,10 +47,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[Any]:
-    found = yield
+    collected = yield
     return [
         Lesson.from_parent(parent, path=file_path) if isinstance(node, MarkdownFile) else node
-        for node in found
+        for node in collected
     ]
 
 
@@ -258,21 +258,12 @@ class Format(pytest.Item):
     parent: Lesson
 
     def runtest(self) -> None:
-        found = problems(self.parent.text, self.parent.run)
-        if messages := [f"{self.path}:{line}: {what}" for line, what in found]:
-            raise Misformed("\n".join(messages))
+        faults = problems(self.parent.text, self.parent.run)
+        if messages := [f"{self.path}:{line}: {what}" for line, what in faults]:
+            pytest.fail("\n".join(messages), pytrace=False)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-        if isinstance(excinfo.value, Misformed):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
-
-
-class Misformed(AssertionError):
-    """A page has something that nothing would test."""
 
 
 def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
@@ -309,7 +300,7 @@ def _of_snippet(
             message = "has no alternative text; write what it shows between the brackets"
             yield figure.line, f"the image {figure.file} {message}"
         ends = below is None or isinstance(below, Opening | Closing) or not below.text.strip()
-        if grammar.PLAYER.fullmatch(figure.file) and not ends:
+        if figure.is_player and not ends:
             message = f"the player {figure.file} does not stand in a paragraph of its own"
             yield figure.line, message
 
@@ -377,26 +368,19 @@ def _set_state(state: dict[str, Any]) -> None:
     import torch
 
     if plots := sys.modules.get("tools.plots"):
-        plots.set_settings(state["plots"])
-    torch.manual_seed(0) if state["rng"] is None else torch.set_rng_state(state["rng"])
-    torch.set_default_dtype(state["dtype"] or torch.float32)
+        plots.set_settings(state.get("plots"))
+    torch.set_rng_state(state["rng"]) if "rng" in state else torch.manual_seed(0)
+    torch.set_default_dtype(state.get("dtype", torch.float32))
     torch.set_grad_enabled(state["grad"])
     torch.set_warn_always(state["warn_always"])
-    if state["filters"] is not None:
+    if "filters" in state:
         warnings.resetwarnings()
         warnings.filters.extend(state["filters"])  # type: ignore[attr-defined]
 
 
-# A new lesson: matplotlib as tools.plots sets it, seed 0, float32, gradients on, every warning told
-# each time it comes, and the filters that pyproject.toml sets, which make it an error.
-_NEW = {
-    "plots": None,
-    "rng": None,
-    "dtype": None,
-    "grad": True,
-    "warn_always": True,
-    "filters": None,
-}
+# A new lesson has nothing of an earlier one: matplotlib as tools.plots sets it, seed 0, float32,
+# and the filters that pyproject.toml sets, which make each warning an error.
+_NEW = {"grad": True, "warn_always": True}
 
 
 def pytest_configure(config: pytest.Config) -> None:

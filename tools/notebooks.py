@@ -28,7 +28,6 @@ from nbformat import v4
 
 from tools.course import Lesson
 from tools.grammar import (
-    PLAYER,
     Callout,
     Closing,
     Download,
@@ -113,7 +112,7 @@ def _covered(parts: list[Part]) -> Iterator[Part]:
             yield Closing(part.line, "", (fold,))
             fold = None
         if isinstance(part, Heading | Callout):
-            asked = isinstance(part, Callout) and part.title == "Predict"
+            asked = part.is_predict
         if isinstance(part, Snippet) and not part.inside and asked:
             yield replace(part, output=None, figure=None)
             fold, asked = Opening(part.line, "", (), AFTER_PREDICT), False
@@ -222,7 +221,7 @@ def _drawn(snippet: Snippet, folder: Path) -> list[Any]:
 
 def _html(figure: Figure, folder: Path) -> str:
     text = (folder / figure.file).read_text(encoding="utf-8")
-    return storyboard(text) if PLAYER.fullmatch(figure.file) else _image(text, figure.alt)
+    return storyboard(text) if figure.is_player else _image(text, figure.alt)
 
 
 def storyboard(player: str) -> str:
@@ -275,7 +274,7 @@ def _lines(part: Part, folder: Path) -> list[str]:
             return part.text.splitlines()
         case Snippet():
             return _as_text(part, folder)
-        case Callout(title="Predict"):  # a box in JupyterLab and VS Code
+        case Callout() if part.is_predict:  # a box in JupyterLab and VS Code
             text = re.sub("^> ?", "", _links(part.text), flags=re.M)
             return [BOX, "", text, "</div>"]
     return _links(part.text).splitlines()
@@ -309,12 +308,10 @@ def write_all(course: Path) -> list[Path]:
     """Write the notebook of each lesson that differs. One without a lesson is left alone."""
     folder = course / "notebooks"
     folder.mkdir(exist_ok=True)
-    lessons = {
-        folder / f"{lesson.stem}.ipynb": lesson for lesson in sorted(course.glob("[0-9]*.md"))
-    }
-    written = []
-    for path, lesson in lessons.items():
-        text = notebook(lesson, repository(course))
+    written, github = [], repository(course)
+    for lesson in sorted(course.glob("[0-9]*.md")):
+        path = folder / f"{lesson.stem}.ipynb"
+        text = notebook(lesson, github)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             written.append(path)

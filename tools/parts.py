@@ -28,8 +28,11 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
 from tools.grammar import (
+    ANSWER,
     EXERCISE,
+    EXERCISED,
     KEY,
+    MAKE_IT,
     QUESTION,
     Callout,
     Closing,
@@ -65,7 +68,7 @@ SCRIPTED = """<script>
 """
 # The class of a fold, by the first word of its summary.
 FOLDS = {
-    "Answer": "answer",
+    ANSWER: "answer",
     "Hint": "help",
     "Solution": "help",
     "Two": "help",
@@ -74,8 +77,7 @@ FOLDS = {
     "The": "deeper",
     "Proof": "proof",
 }
-SECTIONS = {"A puzzle": "puzzle", "Break it": "break", "Make it": "make", "In short": "short"}
-EXERCISED = ("Exercises", "Make it")  # the sections that have exercises
+SECTIONS = {"A puzzle": "puzzle", "Break it": "break", MAKE_IT: "make", "In short": "short"}
 TITLE = re.compile(r"\s*# .*\n+")  # of a page, above all else
 AFTER_IN_SHORT = re.compile(r"\*\*(New words|Where PyTorch)|Next:")
 WORD = re.compile(r"(?:\.\./)*glossary\.md#([\w-]+)")  # the address of a word of the glossary
@@ -107,8 +109,9 @@ class Marked:
         for n, part in enumerate(self.parts):
             if part.inside:  # a fold is part of one element as a whole
                 yield self.written(part)
-                if isinstance(part, Closing) and not part.inside_below:
-                    yield from self.after_fold()
+                is_end = isinstance(part, Closing) and not part.inside_below
+                if is_end and self.open == ["question"]:  # which ends with its answer
+                    yield from self.close_to(0)
                 continue
             yield from self.close_before(part)
             yield from self.open_before(n, part)
@@ -121,7 +124,8 @@ class Marked:
         """End what does not reach over this part."""
         if "helps" in self.open and part.text.strip() and not is_help(part):
             yield from self.close("helps")
-        if isinstance(part, Heading | Callout) or isinstance(part, Snippet) and self.is_covering:
+        covers = self.open == ["predict", "covered"]
+        if isinstance(part, Heading | Callout) or covers and isinstance(part, Snippet):
             yield from self.close("predict")
         if isinstance(part, Heading):
             yield from self.close_to(0)
@@ -133,15 +137,6 @@ class Marked:
         if AFTER_IN_SHORT.match(part.text) and self.section == "In short":
             yield from self.close("in-short")
             self.section = ""  # what stands below belongs to no section
-
-    def after_fold(self) -> Iterator[str]:
-        """A question ends with its answer."""
-        if self.open == ["question"]:
-            yield from self.close("question")
-
-    @property
-    def is_covering(self) -> bool:
-        return self.open == ["predict", "covered"]
 
     def close(self, name: str) -> Iterator[str]:
         if name in self.open:
@@ -155,7 +150,7 @@ class Marked:
     # ---- where they begin
 
     def open_before(self, n: int, part: Part) -> Iterator[str]:
-        if isinstance(part, Callout) and part.title == "Predict":
+        if part.is_predict:
             self.predicts += 1
             yield self.begin("predict", f"predict-{self.predicts}", self.key(n))
         elif (question := QUESTION.match(part.text)) and (key := self.key(n)):
@@ -178,7 +173,7 @@ class Marked:
     def key(self, n: int) -> str:
         """The right option of a question or a Predict, as the Answer below it says; else ""."""
         for at, part in enumerate(self.parts[n + 1 :], start=n + 1):
-            if isinstance(part, Opening) and part.title == "Answer":
+            if isinstance(part, Opening) and part.title == ANSWER:
                 key = KEY.match(self.parts[at + 1].text)
                 return key[1] if key else ""
             if isinstance(part, Heading | Callout | Fence | Snippet) or QUESTION.match(part.text):

@@ -20,7 +20,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,34 +39,15 @@ COMMENT = {
     "script": re.compile(r"^\s*//.*\n", re.MULTILINE),
     "style": re.compile(r"/\*.*?\*/", re.DOTALL),
 }
+SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+NO_CODE = re.compile(r"""\bsrc=|\btype=(?!["']?module)""")  # within a page
 CANONICAL = re.compile(r'\s*<link rel="?canonical"?.*?>')
 
 
-class Scripts(HTMLParser):
-    """Collects the scripts within a page. Data in a script element does not run."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.runs = False
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = dict(attrs)
-        self.runs = tag == "script" and "src" not in names and names.get("type") in (None, "module")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.runs = False
-
-    def handle_data(self, data: str) -> None:
-        if self.runs:
-            self.found.append(data)
-
-
 def policy(page: str) -> str:
-    """The Content-Security-Policy of a page."""
-    digests = {hashlib.sha256(script.encode()).digest() for script in Scripts(page).found}
+    """The Content-Security-Policy of a page. Data in a script element does not run."""
+    within = [code for attributes, code in SCRIPT.findall(page) if not NO_CODE.search(attributes)]
+    digests = {hashlib.sha256(script.encode()).digest() for script in within}
     hashes = sorted(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     rules = {
         "default-src": "'self'",
@@ -133,11 +113,11 @@ def with_links(page: str, source: Path, repository: str) -> str:
 def listed(course: Path, settings: dict[str, Any]) -> Iterator[str]:
     """The lines of llms.txt: what this is, and each page with its description."""
     yield from (f"# {settings['site_name']}", "", f"> {settings['site_description']}")
-    found = [Lesson(path) for path in pages(course) if path != course / "index.md"]
-    found = [page for page in found if isinstance(page.parts[0], FrontMatter)]
+    listed_pages = [Lesson(path) for path in pages(course) if path != course / "index.md"]
+    listed_pages = [page for page in listed_pages if isinstance(page.parts[0], FrontMatter)]
     for title, is_lesson in (("Lessons", True), ("More", False)):
         yield from ("", f"## {title}", "")
-        for page in found:
+        for page in listed_pages:
             if page.slug[0].isdigit() == is_lesson:
                 address = page.path.relative_to(course).as_posix()
                 yield f"- [{page.title}]({address}): {page.front_matter['description']}"

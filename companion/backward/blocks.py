@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from math import ceil, sqrt
 
-from companion.drawing.boxes import Box, Folded, Slots, arrange
+from companion.drawing.boxes import Box, Folded, Kind, Slots, arrange, edges_by_target, in_stretches
 from companion.drawing.folding import fold
 from companion.graph.modules import Call, enclosing
-from companion.graph.nodes import Edge
 from companion.graph.reading import Graph, garbage_collection_paused
 
 FEW = 30  # boxes of the first scene, before copies are told apart
@@ -86,7 +85,8 @@ def copies_of(graph: Graph, block: Box, each: int = 1) -> list[Box]:
     """Its copies as blocks of their own, or groups of ``each`` copies."""
     length = len(block.first_copy)
     position = {i: n for n, i in enumerate(block.first_copy)}
-    first = replace(block, nodes=block.first_copy, copies=1, last_call=None)
+    kind: Kind = "module" if block.call else "stretch"
+    first = replace(block, nodes=block.first_copy, kind=kind, copies=1, last_call=None)
     found = list[Box]()
     for start in range(0, len(block.nodes), length * each):
         nodes = block.nodes[start : start + length * each]
@@ -119,7 +119,7 @@ def _moved(graph: Graph, box: Box, position: dict[int, int], nodes: Sequence[int
             continue
         moved[inner] = Box(
             own,
-            "module" if inner.copies == 1 and inner.kind == "copies" else inner.kind,
+            inner.kind,
             copies=inner.copies,
             call=inner.call and enclosing(graph.calls[own[0]], inner.call.depth),
             last_call=inner.last_call and enclosing(graph.calls[own[-1]], inner.last_call.depth),
@@ -162,16 +162,7 @@ def _siblings_closed(graph: Graph, boxes: list[Box]) -> list[Box]:
 
 def _in_groups(boxes: list[Box]) -> list[Box]:
     """The same boxes; if they are too many, in groups of neighbours."""
-    if len(boxes) <= MOST:
-        return boxes
-    each = ceil(sqrt(len(boxes)))
-    groups = [boxes[start : start + each] for start in range(0, len(boxes), each)]
-    return [
-        Box([i for box in group for i in box.nodes], "module", parts=group)
-        if len(group) > 1
-        else group[0]
-        for group in groups
-    ]
+    return boxes if len(boxes) <= MOST else in_stretches(boxes)
 
 
 # ---- a scene
@@ -183,9 +174,7 @@ class Maker:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.slots = [graph.slots(i) for i in range(len(graph))]
-        self.entering: list[list[Edge]] = [[] for _ in self.slots]  # by Node
-        for edge in filter(None, chain.from_iterable(self.slots)):
-            self.entering[edge.target].append(edge)
+        self.entering = edges_by_target(self.slots)
 
     def scene(
         self,
@@ -207,11 +196,8 @@ class Maker:
         for box in boxes:
             for i in box.nodes:
                 slots[i] = self._drawn(i, box, busy)
-        own = {i for box in boxes for i in box.nodes}
-        entries = [e for i in sorted(own) for e in self.entering[i] if e.source not in own]
-        return Scene(
-            arrange(self.graph, slots, boxes, entries if block else None), nodes, block, outer
-        )
+        folded = arrange(self.graph, slots, boxes, self.entering if block else None)
+        return Scene(folded, nodes, block, outer)
 
     def _busy_leaves(self, boxes: Sequence[Box]) -> dict[int, Sequence[Box]]:
         """The leaves that more than a few boxes use, and which blocks have an arrow to them.

@@ -58,7 +58,7 @@ def _is_large(step: Step) -> bool:
 
 
 def _nodes_give_the_same(recording: Recording) -> bool:
-    """Whether each operation is as it was, and hooks leave alone what it gives on."""
+    """Whether each operation is as it was, and hooks leave alone what it passes on."""
     for step in recording.steps:
         node = recording.graph.nodes[step.node]
         if not node.is_leaf:
@@ -122,7 +122,7 @@ def _walk_step(
 
 
 def _run(node: GraphNode, gradients: Gradients) -> Gradients | None:
-    """What a Node gives on; None if it cannot run any more."""
+    """What a Node passes on; None if it cannot run any more."""
     if peek(node.grad_fn).emptied:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The rules by which common Nodes turn what they are given into what they give on.
+"""The rules by which common Nodes turn what they are given into what they pass on.
 
 A rule is an expression in PyTorch's own words, for one entry of ``next_functions``. ``grad`` is
 what the Node was given; all other names are what it saved. An expression is shown only where it
@@ -77,11 +77,11 @@ def formula(
         slot: the entry of ``next_functions``.
         grad: what the Node was given.
         saved: what it had saved; None if that is not known.
-        given: what it gave on.
+        given: what it passed on.
 
     Returns:
         The expression, with ``sum_to_size`` where the operation stretched its input. Or None: there
-        is no rule for this Node, something it needs is not known, or what the Node gave on is
+        is no rule for this Node, something it needs is not known, or what the Node passed on is
         something else, which is the case if a hook changed it.
     """
     rules = FORMULAS.get(name, ())
@@ -91,20 +91,20 @@ def formula(
     values = {name: _exact(value) for name, value in {**saved, "grad": grad}.items()}
     try:
         # The expressions are those above, and nothing that a user wrote.
-        found = eval(rule, vars(torch), values)
-        if found.shape != given.shape:
-            found = found.sum_to_size(given.shape)
-            of = rule if rule.isidentifier() else f"({rule})"
-            rule = f"{of}.sum_to_size({tuple(given.shape)})"
+        result = eval(rule, vars(torch), values)
+        if result.shape != given.shape:
+            result = result.sum_to_size(given.shape)
+            operand = rule if rule.isidentifier() else f"({rule})"
+            rule = f"{operand}.sum_to_size({tuple(given.shape)})"
         # PyTorch computes in the exact dtype, with a few roundings, and rounds once to its own.
         # Where numbers cancel, the roundings are those of the largest.
         exact = _exact(given)
         rtol = 2 * torch.finfo(given.dtype).eps + 16 * torch.finfo(exact.dtype).eps
         atol = rtol * float(exact.abs().max()) if exact.numel() else 0.0
-        same = torch.allclose(found.to(exact.dtype), exact, rtol=rtol, atol=atol, equal_nan=True)
+        is_same = torch.allclose(result.to(exact.dtype), exact, rtol, atol, equal_nan=True)
     except REFUSED:
         return None  # such as a saved tensor that is None, or a sparse gradient
-    return rule if same else None
+    return rule if is_same else None
 
 
 def _exact(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Hooks on the Nodes of a graph write down what each was given, and what it gave on."""
+"""Hooks on the Nodes of a graph write down what each was given, and what it passed on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Log:
     """What the hooks wrote down. All tensors are copies without a graph.
 
     Attributes:
-        ran: Node after Node, its index, what it was given, and what it gave on.
+        ran: Node after Node, its index, what it was given, and what it passed on.
         entered: what a Node was given that did not come to its end.
         grads: of leaves, the ``.grad`` before and after.
         saved: what Nodes had saved; None where a look at it would run hooks.
@@ -131,12 +131,12 @@ class Hooks:
         log.times.append(ended - self._began)
         if i in log.entered:
             given = log.entered.pop(i)
-            given_on = copies_of(grad_inputs, self._create_graph)
+            passed_on = copies_of(grad_inputs, self._create_graph)
         else:  # a Node that does not write into what it is given
             given = self._arrived(i, grad_outputs)
             known = self._reusable(grad_outputs[0], given[0])
-            given_on = copies_of(grad_inputs, self._create_graph, known)
-        log.ran.append((i, given, given_on))
+            passed_on = copies_of(grad_inputs, self._create_graph, known)
+        log.ran.append((i, given, passed_on))
         if i in self._leaves:
             known = self._reusable(grad_outputs[0], given[0])
             if known and known.version != self._came[i]:
@@ -145,7 +145,7 @@ class Hooks:
         if self._create_graph:
             log.numbers[-1] = log.numbers[-1][0], next_number()
         if not self._detailed:
-            self._send(i, grad_inputs, given_on)
+            self._send(i, grad_inputs, passed_on)
         self._began = perf_counter()
 
     def _arrived(self, i: int, gradients: Gradients) -> Gradients:

@@ -97,7 +97,7 @@ CameData = TypedDict(
 
 
 class PassedData(TypedDict):
-    """What a Node gave on along a slot."""
+    """What a Node passed on along a slot."""
 
     slot: int
     to: int

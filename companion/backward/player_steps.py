@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from companion.backward.copies import Gradients, Tensor
 from companion.backward.formulas import filled, formula
 from companion.backward.player_format import CameData, EngineStep, PassedData
 from companion.backward.recording import Arrival, Recording, Step
+from companion.drawing.numbers import in_full, to_4_digits
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph
 from companion.internals import is_without_numbers
@@ -90,7 +90,7 @@ def passed_along(
     given: Gradients,
     saved: Mapping[str, Any] | None,
 ) -> PassedData:
-    """What a Node gave on along an edge, and by which rule."""
+    """What a Node passed on along an edge, and by which rule."""
     grad, filled_rule = given[0], None
     rule = formula(graph.nodes[edge.source].name, edge.slot, grad, saved, value)
     if rule is not None and grad is not None and saved is not None:
@@ -137,7 +137,7 @@ def _same_dense(left: Tensor, right: Tensor) -> bool:
 def show(value: Any) -> str:
     """A tensor in one short line: its numbers to 4 digits, or of many numbers their range."""
     if not isinstance(value, Tensor):
-        return one_line(_number(value), 40)
+        return one_line(to_4_digits(value), 40)
     try:
         return _show(value)
     except (RuntimeError, TypeError, ValueError):  # of a dtype or class that can do little
@@ -149,17 +149,10 @@ def _show(value: Tensor) -> str:
         return f"a {'nested' if value.is_nested else 'meta' if value.is_meta else 'fake'} tensor"
     if value.layout is not torch.strided:
         return f"a {str(value.layout).removeprefix('torch.')} tensor"
+    if numbers := in_full(value):
+        return numbers
     shape = tuple(value.shape)
-    if 0 < value.numel() <= 6 or shape == (0,):
-        numbers = [_number(number) for number in value.flatten().tolist()]
-        indices = str(torch.arange(len(numbers), device="cpu").reshape(shape).tolist())
-        return re.sub(r"\d+", lambda index: numbers[int(index[0])], indices)
     if value.numel() == 0 or value.is_complex():
         return f"{shape}, {'complex' if value.numel() else 'empty'}"
     low, high = value.aminmax()
-    return f"{shape}, from {_number(low.item())} to {_number(high.item())}"
-
-
-def _number(value: Any) -> str:
-    # Added to 0.0 a zero has no sign, which would only raise a question.
-    return f"{value + 0.0:.4g}" if isinstance(value, float | complex) else str(value)
+    return f"{shape}, from {to_4_digits(low.item())} to {to_4_digits(high.item())}"

@@ -191,7 +191,7 @@ def write_backward(
         text = writer.text()
     program = Program.__new__(Program)
     program._text, program._code = text, compile(text, "<the backward pass>", "exec")
-    program._space, program._given, program._keys = writer.space, writer.given, writer.keys
+    program._space, program._given, program._keys = writer.space, writer.given, writer.readers.keys
     program._graph = graph
     program._used = [(name, used, version_of(used)) for name, used in writer.used.items()]
     return program

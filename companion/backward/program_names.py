@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from companion.graph.nodes import node_of
 from companion.graph.reading import Graph
 
 _LENGTH = 60  # characters of an identifier
@@ -31,13 +32,13 @@ class Identifiers:
         """An identifier as near as can be to what is wished for."""
         first = identifier(wish)
         first = f"{first}_" if first in _TAKEN else first
-        found, count = first, 2
-        while found in self._taken:
-            found, count = f"{first}_{count}", count + 1
-        self._taken.add(found)
-        if found != wish:
-            self.renamed[found] = wish
-        return found
+        name, count = first, 2
+        while name in self._taken:
+            name, count = f"{first}_{count}", count + 1
+        self._taken.add(name)
+        if name != wish:
+            self.renamed[name] = wish
+        return name
 
 
 def identifier(wish: str) -> str:
@@ -96,10 +97,7 @@ class ReadersNames:
 
     def result(self, tensor: torch.Tensor) -> tuple[int, int] | None:
         """The Node of the graph that made a tensor, and the number of its output."""
-        try:
-            fn = tensor.grad_fn
-        except RuntimeError:  # a view whose base was changed in place
-            return None
+        fn = node_of(tensor)
         return (self._index[fn], tensor.output_nr) if fn in self._index else None
 
     def of(self, tensor: torch.Tensor) -> str | None:

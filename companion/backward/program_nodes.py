@@ -1,4 +1,4 @@
-"""A Node called by hand as the engine calls it, and what the engine makes of what it gives on."""
+"""A Node called by hand as the engine calls it, and what the engine makes of what it passes on."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class CalledNode:
             setattr(self, saved_attribute(name), value)
 
     def __call__(self, *gradients: Tensor | None) -> Any:
-        given_on = called(self._fn, gradients, self._description)
-        return given_on[0] if len(given_on) == 1 else given_on
+        passed_on = called(self._fn, gradients, self._description)
+        return passed_on[0] if len(passed_on) == 1 else passed_on
 
 
 def called(fn: Node, gradients: Gradients, description: str) -> Gradients:
-    """What a Node gives on, one gradient for each entry of its ``next_functions``.
+    """What a Node passes on, one gradient for each entry of its ``next_functions``.
 
     It runs no hooks, and frees nothing. What a custom Function does in its backward it does, but
     that it leaves gradients in ``.grad`` is undone.
@@ -60,8 +60,8 @@ def called(fn: Node, gradients: Gradients, description: str) -> Gradients:
         if isinstance(fn, BackwardCFunction):
             with grads_kept() as noted, noted:
                 return _called_function(fn, gradients)
-        given_on = fn(*gradients)
-        return given_on if isinstance(given_on, tuple) else (given_on,)
+        passed_on = fn(*gradients)
+        return passed_on if isinstance(passed_on, tuple) else (passed_on,)
     except RuntimeError as error:
         _explain(fn, description, error)
 
@@ -82,23 +82,23 @@ def _explain(fn: Node, description: str, error: RuntimeError) -> NoReturn:
 
 
 def _called_function(fn: Any, gradients: Gradients) -> Gradients:
-    """What a custom Function gives on; Python can call its backward, but not its Node.
+    """What a custom Function passes on; Python can call its backward, but not its Node.
 
     The engine gives it zeros for an undefined gradient, unless it said that it wants none. It drops
     what the backward gives for arguments that need no gradient.
     """
     if materializes(fn):
         gradients = tuple([_zeros(fn, nr) if g is None else g for nr, g in enumerate(gradients)])
-    given_on = fn.apply(*gradients)
-    given_on = given_on if isinstance(given_on, tuple) else (given_on,)
+    passed_on = fn.apply(*gradients)
+    passed_on = passed_on if isinstance(passed_on, tuple) else (passed_on,)
     needed = fn.needs_input_grad
-    if len(given_on) < len(needed) or any(g is not None for g in given_on[len(needed) :]):
+    if len(passed_on) < len(needed) or any(g is not None for g in passed_on[len(needed) :]):
         raise RuntimeError(
             f"function {type(fn).__name__} returned an incorrect number of gradients "
-            f"(expected {len(needed)}, got {len(given_on)})"
+            f"(expected {len(needed)}, got {len(passed_on)})"
         )
     # An entry leads on just if its argument needs a gradient, and they stand in the same order.
-    wanted = iter([g for g, is_needed in zip(given_on, needed, strict=False) if is_needed])
+    wanted = iter([g for g, is_needed in zip(passed_on, needed, strict=False) if is_needed])
     return tuple([None if child is None else next(wanted, None) for child, _ in fn.next_functions])
 
 
@@ -111,7 +111,7 @@ def fitted(value: Tensor, target: Node, nr: int, text: str = "value") -> tuple[T
     """A gradient as the engine makes it before it goes on: of the shape and dtype it belongs to.
 
     Args:
-        value: what a Node gave on.
+        value: what a Node passed on.
         target: the Node that it goes to.
         nr: the input of that Node.
         text: an expression for the gradient.

@@ -122,8 +122,9 @@ def derived(
     values = {**saved, "shape": shapes[slot]}
     if "keepdim" in values and isinstance(values.get("dim"), tuple) and "self_sym_sizes" in values:
         values |= _of_dims(values["dim"], values["self_sym_sizes"], values["keepdim"])
-    of_class = _DERIVED.get(name)
-    return values | (of_class(values, slot, shapes) if of_class else {})
+    if name == "CatBackward0":
+        return values | _of_cat(values["dim"], shapes[: slot + 1])
+    return values | (_DERIVED[name](values) if name in _DERIVED else {})
 
 
 def _of_dims(dim: tuple[int, ...], sizes: tuple[int, ...], keepdim: bool) -> dict[str, Any]:
@@ -142,47 +143,43 @@ def _of_dims(dim: tuple[int, ...], sizes: tuple[int, ...], keepdim: bool) -> dic
     }
 
 
-_Shapes = list[tuple[int, ...] | None]
-
-
-def _of_variance(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_variance(values: Mapping[str, Any]) -> dict[str, Any]:
     correction = values.get("correction")
     if values.get("dim") is not None or correction not in (None, 0, 1):
         return {}
     return {"n": values["self"].numel() - (1 if correction is None else correction)}
 
 
-def _of_mse_loss(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_mse_loss(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"n": values["self"].numel()} if values["reduction"] == 1 else {}
 
 
-def _of_power(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_power(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"lower": values["exponent"] - 1}
 
 
-def _of_number_to_a_power(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_number_to_a_power(values: Mapping[str, Any]) -> dict[str, Any]:
     base = values["self"]
     return {"log_of_self": math.log(base)} if isinstance(base, int | float) and base > 0 else {}
 
 
-def _of_permute(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_permute(values: Mapping[str, Any]) -> dict[str, Any]:
     dims = [dim % len(values["dims"]) for dim in values["dims"]]
     return {"inverse": tuple(sorted(range(len(dims)), key=dims.__getitem__))}
 
 
-def _of_slice(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
+def _of_slice(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"end": min(values["end"], values["self_sym_sizes"][values["dim"]])}
 
 
-def _of_cat(values: Mapping[str, Any], slot: int, shapes: _Shapes) -> dict[str, Any]:
-    """Where in a concatenation a tensor begins, and how long it is."""
-    lengths = [shape[values["dim"]] for shape in shapes[: slot + 1] if shape]
-    known = len(lengths) == slot + 1
+def _of_cat(dim: int, shapes: list[tuple[int, ...] | None]) -> dict[str, Any]:
+    """Where in a concatenation the last of some tensors begins, and how long it is."""
+    lengths = [shape[dim] for shape in shapes if shape]
+    known = len(lengths) == len(shapes)
     return {"start": sum(lengths[:-1]), "length": lengths[-1]} if known else {}
 
 
-_DERIVED: dict[str, Callable[[Mapping[str, Any], int, _Shapes], dict[str, Any]]] = {
-    "CatBackward0": _of_cat,
+_DERIVED: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "MseLossBackward0": _of_mse_loss,
     "PermuteBackward0": _of_permute,
     "PowBackward0": _of_power,

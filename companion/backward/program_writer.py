@@ -38,13 +38,7 @@ class _Passed(NamedTuple):
     edge: Edge
     name: str
     value: Tensor
-
-
-class _Tried(NamedTuple):
-    """What came of the rules of a Node: the lines that do the same, or why there are none."""
-
-    lines: list[str] | None
-    reason: str = ""
+    fitted: str  # what the name stands for, once it is made as the engine does
 
 
 class Writer:
@@ -53,7 +47,7 @@ class Writer:
     Attributes:
         space: what the text does not assign itself, by identifier.
         used: those of it whose numbers the text uses.
-        keys: for each name of a leaf its identifier.
+        readers: what the text calls the tensors of the reader.
         given: the identifier of the gradient that was given; None if none was.
     """
 
@@ -62,11 +56,11 @@ class Writer:
     ) -> None:
         self._output, self._gradient, self._graph = output, gradient, graph
         self._peeks = {node.index: peek(node.grad_fn) for node in graph.nodes if not node.is_leaf}
-        saved = [v for found in self._peeks.values() for v in found.values.values()]
+        saved = [v for peeked in self._peeks.values() for v in peeked.values.values()]
         tensors = [value for value in saved if is_tensor(value)]
         self._identifiers = Identifiers()
         self._new = self._identifiers.new
-        self._readers = ReadersNames(graph, names, tensors, self._identifiers)
+        self.readers = ReadersNames(graph, names, tensors, self._identifiers)
         self._lines = list[str]()
         self._came = defaultdict[tuple[int, int], list[tuple[str, Tensor]]](list)
         self._entering = defaultdict[tuple[int, int], int](int)  # how many edges
@@ -76,9 +70,8 @@ class Writer:
         self._named = dict[Any, str]()  # by tensor, or by Node and output that made it
         # Custom Functions that are still to run; one may write into what it is given.
         self._functions = sum(isinstance(fn, BackwardCFunction) for fn in graph._fns)
-        self.keys = self._readers.keys
         self.space: dict[str, Any] = {
-            self._readers.of_leaf[leaf.index]: leaf.grad_fn.variable for leaf in graph.leaves
+            self.readers.of_leaf[leaf.index]: leaf.grad_fn.variable for leaf in graph.leaves
         }
         self.used = dict[str, Tensor]()
         self.given: str | None = None
@@ -97,7 +90,7 @@ class Writer:
 
     def _begin(self) -> None:
         """The gradient that the pass begins with."""
-        self._name = self._readers.of(self._output) or self._new("output")
+        self._name = self.readers.of(self._output) or self._new("output")
         nr = self._graph._output_nr.get(0, 0)
         first = self._new(f"grad_{self._name}")
         if self._gradient is None:
@@ -117,7 +110,7 @@ class Writer:
     def _header(self) -> list[str]:
         """What the text says before it begins. Written last, when it is known."""
         name = self._name
-        leaf = next(iter(self._readers.of_leaf.values()), "x")
+        leaf = next(iter(self.readers.of_leaf.values()), "x")
         lines = [
             f"The backward pass of {name}: a step for each Node, in PyTorch's order.",
             f"grad_{leaf} is how fast {name} moves with {leaf}; grad_{leaf}_1 is a part of that.",
@@ -127,8 +120,8 @@ class Writer:
             first = min(self._nodes)
             text = f"{self._nodes[first]} stands for Graph.of({name}).nodes[{first}].grad_fn"
             lines.append(text + (", and so on." if len(self._nodes) > 1 else "."))
-        readers = set(self._readers.of_tensor.values()) - set(self._readers.of_leaf.values())
-        shown = (readers & set(self.space)) | set(self._readers.keys.values())
+        readers = set(self.readers.of_tensor.values()) - set(self.readers.of_leaf.values())
+        shown = (readers & set(self.space)) | set(self.readers.keys.values())
         shown |= readers & {name}
         for short, real in self._identifiers.renamed.items():
             if short in shown:
@@ -140,10 +133,10 @@ class Writer:
 
     def _hooked(self) -> list[str]:
         """What has hooks of the user, as far as can be seen."""
-        tensors = dict(self._readers.of_tensor)
-        for i, found in self._peeks.items():
-            for name, value in found.values.items():
-                if is_tensor(value) and self._readers.of(value) is None:
+        tensors = dict(self.readers.of_tensor)
+        for i, peeked in self._peeks.items():
+            for name, value in peeked.values.items():
+                if is_tensor(value) and self.readers.of(value) is None:
                     tensors.setdefault(value, f"{name} of node {i}")
         hooked = [name for tensor, name in tensors.items() if hooks_on(tensor)]
         nodes = self._graph.nodes
@@ -153,7 +146,7 @@ class Writer:
 
     def _write_leaf(self, i: int) -> None:
         """The gradient of a leaf, which the engine would add to its ``.grad``."""
-        name = self._readers.of_leaf[i]
+        name = self.readers.of_leaf[i]
         came = [arrived for arrived, _ in self._came.pop((i, 0), [])]
         text, note = " + ".join(came) or "None", "  # nothing comes to it"
         if came:
@@ -163,26 +156,25 @@ class Writer:
         self._lines.append(f"{name}.grad = {text}{note}")
 
     def _write_node(self, node: GraphNode) -> None:
-        """The sums that a Node is given, and what it gives on."""
+        """The sums that a Node is given, and what it passes on."""
         i, fn = node.index, node.grad_fn
         self._lines += ["", f"# {self._about(node)}"]
         given = [self._sum(i, nr) for nr in range(output_count(fn))]
         gradients = tuple([value for _, value in given])
         is_function = isinstance(fn, BackwardCFunction)
         self._functions -= is_function
-        given_on = called(fn, gradients, self._description(node))
-        passed = self._passed(node, given_on)
+        returned = called(fn, gradients, self._description(node))
+        passed = self._passed(node, returned)
         if not passed and not is_function:
             came = any(gradient is not None for gradient in gradients)
-            reason = "it gives no gradient on" if came else "no gradient comes to it, none goes on"
-            self._lines.append(f"# {reason}")
+            self._lines.append(
+                "# it passes no gradient on" if came else "# no gradient comes to it"
+            )
             return
-        tried = self._by_rules(node, [name for name, _ in given], gradients, passed)
-        if tried.lines is None:
-            self._by_call(node, [name for name, _ in given], given_on, passed, tried.reason)
-        else:
-            self._lines += tried.lines
-        for edge, name, value in passed:
+        names = [name for name, _ in given]
+        lines, reason = self._by_rules(node, names, gradients, passed)
+        self._lines += lines or self._by_call(node, names, passed, reason)
+        for edge, name, value, _ in passed:
             self._came[edge.target, edge.input_nr].append((name, value))
 
     def _about(self, node: GraphNode) -> str:
@@ -190,7 +182,7 @@ class Writer:
         name, source = one_line(node.name, 60), noted_source(node.grad_fn)
         if source:
             return one_line(f"{name}: {source.text}", _WIDTH)
-        made = [of for (i, _), of in self._readers.of_result.items() if i == node.index]
+        made = [of for (i, _), of in self.readers.of_result.items() if i == node.index]
         return f"{name}, the Node of {', '.join(made)}" if made else name
 
     def _description(self, node: GraphNode) -> str:
@@ -212,7 +204,7 @@ class Writer:
 
     def _result_name(self, i: int, nr: int) -> str:
         """What an output of the operation of a Node is called, by the reader or by its kind."""
-        name = self._readers.of_leaf.get(i) or self._readers.of_result.get((i, nr))
+        name = self.readers.of_leaf.get(i) or self.readers.of_result.get((i, nr))
         if name:
             return name
         node = self._graph.nodes[i]
@@ -220,11 +212,11 @@ class Writer:
         parts = [kind, i] + (["output", nr] if output_count(node.grad_fn) > 1 else [])
         return "_".join(map(str, parts))
 
-    def _passed(self, node: GraphNode, given_on: Gradients) -> list[_Passed]:
+    def _passed(self, node: GraphNode, returned: Gradients) -> list[_Passed]:
         """What goes on from a Node, as the engine lets it: of the shape and dtype of the input."""
         passed = list[_Passed]()
         entering = defaultdict[tuple[int, int], int](int)
-        for edge, gradient in zip(self._graph.slots(node.index), given_on, strict=True):
+        for edge, gradient in zip(self._graph.slots(node.index), returned, strict=True):
             if edge is None or gradient is None:
                 continue
             target = edge.target, edge.input_nr
@@ -235,42 +227,45 @@ class Writer:
                     "for an input that is real, which backward refuses; make that input complex "
                     "before"
                 )
+            name = f"grad_{self._result_name(*target)}"
+            if self._entering[target] > 1:
+                entering[target] += 1
+                name += f"_{len(self._came[target]) + entering[target]}"
+            name = self._new(name)
             try:
-                value, _ = fitted(gradient, fn, edge.input_nr)
+                passed.append(_Passed(edge, name, *fitted(gradient, fn, edge.input_nr, name)))
             except RuntimeError as error:
                 raise RuntimeError(
                     f"{self._description(node)} returned an invalid gradient at index {edge.slot}: "
                     f"got {tuple(gradient.shape)} but expected shape compatible with "
                     f"{tuple(metadata_of(fn, edge.input_nr).shape)}"
                 ) from error
-            name = f"grad_{self._result_name(*target)}"
-            if self._entering[target] > 1:
-                entering[target] += 1
-                name += f"_{len(self._came[target]) + entering[target]}"
-            passed.append(_Passed(edge, self._new(name), value))
         return passed
 
     # ---- by a rule
 
     def _by_rules(
         self, node: GraphNode, names: list[str], gradients: Gradients, passed: list[_Passed]
-    ) -> _Tried:
-        """A line for each gradient by the rule of its operation, and those that they need."""
+    ) -> tuple[list[str], str]:
+        """A line for each gradient by the rule of its operation, and those that they need.
+
+        Or no line, and the reason why there is none.
+        """
         if isinstance(node.grad_fn, BackwardCFunction):
-            return _Tried(None, "its backward is a function in Python")
+            return [], "its backward is a function in Python"
         if self._peeks[node.index].hooked:
-            return _Tried(None, "what it saved went through hooks")
+            return [], "what it saved went through hooks"
         if len(gradients) != 1:
-            return _Tried(None, f"it has {len(gradients)} outputs")
-        found = list[tuple[_Words, str]]()
+            return [], f"it has {len(gradients)} outputs"
+        rules = list[tuple[_Words, str]]()
         for entry in passed:
             words, text = self._by_rule(node, names[0], gradients[0], entry)
             if words is None:
-                return _Tried(None, text)
-            found.append((words, f"{entry.name} = {text}"))
+                return [], text
+            rules.append((words, f"{entry.name} = {text}"))
         # What a rule uses is kept only if all of the Node's gradients have rules.
-        assigned = [line for words, _ in found for line in self._keep(words)]
-        return _Tried(assigned + [line for _, line in found])
+        assigned = [line for words, _ in rules for line in self._keep(words)]
+        return assigned + [line for _, line in rules], ""
 
     def _by_rule(
         self, node: GraphNode, grad: str, gradient: Tensor | None, entry: _Passed
@@ -321,40 +316,28 @@ class Writer:
 
     def saved_name(self, i: int, name: str, value: Tensor) -> str:
         """What the text calls a tensor that a Node saved, and that the reader has no name for."""
-        result = self._readers.result(value)
+        result = self.readers.result(value)
         key = result or value
         if key not in self._named:
             wish = self._result_name(*result) if result else f"saved_{i}_{identifier(name)}"
             self._named[key] = self._new(wish)
         return self._named[key]
 
-    def readers_name(self, value: Tensor) -> str | None:
-        """What the reader calls a tensor."""
-        return self._readers.of(value)
-
     # ---- by a call
 
     def _by_call(
-        self,
-        node: GraphNode,
-        names: list[str],
-        given_on: Gradients,
-        passed: list[_Passed],
-        reason: str,
-    ) -> None:
+        self, node: GraphNode, names: list[str], passed: list[_Passed], reason: str
+    ) -> list[str]:
         """The line that calls a Node, and those that make of it what the engine does."""
         name = self.node(node.index)
-        self._lines.append(f"# {name} is that Node, called as it is: {reason}")
         targets = {entry.edge.slot: entry.name for entry in passed}
-        left = ", ".join(targets.get(slot, "_") for slot in range(len(given_on)))
-        self._lines.append(f"{left} = {name}({', '.join(names)})")
-        for edge, target, _ in passed:
-            gradient = given_on[edge.slot]
-            if gradient is not None:
-                fn = self._graph._fns[edge.target]
-                _, text = fitted(gradient, fn, edge.input_nr, target)
-                if text != target:
-                    self._lines.append(f"{target} = {text}")
+        slots = range(len(self._graph.slots(node.index)))
+        left = ", ".join(targets.get(slot, "_") for slot in slots)
+        return [
+            f"# {name} is that Node, called as it is: {reason}",
+            f"{left} = {name}({', '.join(names)})",
+            *(f"{p.name} = {p.fitted}" for p in passed if p.fitted != p.name),
+        ]
 
     def node(self, i: int) -> str:
         """What the text calls a Node."""
@@ -396,7 +379,7 @@ class _Words:
             value, name = value[0], f"{name}[0]"
         if not isinstance(value, Tensor):
             return _literal(value)
-        known = self._writer.readers_name(value)
+        known = self._writer.readers.of(value)
         if known is None and self._numbers and value.dim() == 0 and not value.requires_grad:
             return _literal(value.item())
         if known is None:
@@ -416,9 +399,7 @@ def _literal(value: Any) -> str | None:
 
 
 def _is_close(left: Tensor, right: Tensor) -> bool:
-    """Whether two gradients differ by no more than what rounding makes."""
-    if left.layout is not torch.strided or left.shape != right.shape or not right.numel():
-        return False
+    """Whether two dense gradients differ by no more than what rounding makes."""
     tolerance = 16 * torch.finfo(right.dtype).eps
     largest = float(right.abs().max())
     return torch.allclose(left, right, tolerance, tolerance * largest, equal_nan=True)

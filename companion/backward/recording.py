@@ -62,8 +62,8 @@ class Step:
         arrivals: each gradient that came to the Node, in the order in which they came.
         grad_outputs: what the Node was given: one gradient for each output of its operation, None
             where it is undefined. That is the sum of the arrivals, unless a hook changed it.
-        grad_inputs: what the Node gave on: one gradient for each entry of ``next_functions``, None
-            where it is undefined. Empty for a leaf; None if the Node, or a hook on it, raised.
+        grad_inputs: what the Node passed on: one gradient for each entry of ``next_functions``,
+            None where it is undefined. Empty for a leaf; None if the Node, or a hook on it, raised.
         ready: the Nodes that became ready by this step: nothing else was to come to them.
         waiting: for each Node that this step sent a gradient to, how many more were to come.
         freed: the names of the saved tensors that the engine freed after this step.

@@ -29,21 +29,23 @@ from companion.source import Source
 Tensor = torch.Tensor
 
 
-def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | None:
+def explain(error: BaseException | str, *, watch: Watch | None = None) -> Finding | None:
     """Say what an error about gradients means, and what to do.
 
     Args:
         error: an exception that torch raised, or a warning of it that was caught or made an error.
-            Of one that left ``record_backward`` the steps that ran are looked at.
+            Of one that left ``record_backward`` the steps that ran are looked at. Or the text of
+            one, as in a log; of a whole traceback its last message counts.
         watch: what ``with watch() as watched:`` saw of the forward pass. With it the cut is found
             for which there is no graph, and the line that changed a saved tensor.
 
     Returns:
         A finding of the same kind that ``diagnose`` gives; its ``source`` is the line of your
-        program that the error passed last. None if the message is not known.
+        program that the error passed last, which a text does not tell. None if the message is not
+        known.
 
     Raises:
-        TypeError: ``error`` is not an exception, or ``watch`` is not a ``Watch``.
+        TypeError: ``error`` is neither an exception nor a text, or ``watch`` is not a ``Watch``.
 
     Examples:
         >>> import torch
@@ -54,12 +56,16 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
         ...     explained = explain(error)
         >>> explained.code, explained.cure[:38]
         ('non-scalar', 'reduce the output to one number, as wi')
+        >>> explain("RuntimeError: derivative for aten::nextafter is not implemented").code
+        'not-implemented'
         >>> explain(ValueError("something else")) is None
         True
     """
+    if isinstance(error, str):
+        error = _from_text(error)
     if not isinstance(error, BaseException):
         raise TypeError(
-            f"error must be an exception, got {type(error).__name__}; catch it first: "
+            f"error must be an exception or the text of one, got {type(error).__name__}; catch it: "
             "except RuntimeError as error"
         )
     if watch is not None and not isinstance(watch, Watch):
@@ -74,6 +80,15 @@ def explain(error: BaseException, *, watch: Watch | None = None) -> Finding | No
         return None
     matched = Matched(error, watch, source, *match)
     return _CAUSES.get(matched.code, _finding_of)(matched)
+
+
+def _from_text(text: str) -> BaseException:
+    """An error without frames: the last one of a log, or a message by itself."""
+    name, message = "RuntimeError", text
+    for match in re.finditer(r"^.*?(\w*(?:Error|Exception|Warning)): ", text, re.MULTILINE):
+        name, message = match[1], text[match.end() :]
+    error: BaseException = type(name, (RuntimeError,), {})(message)
+    return error
 
 
 class Matched(NamedTuple):
@@ -92,7 +107,7 @@ def _match(error: BaseException) -> tuple[str, str, str] | None:
     text = f"{type(error).__name__}: {error}"
     for code, kind in KINDS.items():
         for pattern, message, variant in kind.wordings:
-            if match := re.search(pattern, text):
+            if match := re.search(pattern, text, re.MULTILINE):  # a log goes on below
                 fields = {name: value or "" for name, value in match.groupdict().items()}
                 return code, variant, message.format(**fields)
     return None

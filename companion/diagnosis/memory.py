@@ -14,7 +14,7 @@ from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode
 from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
-from companion.graph.storages import held_storages
+from companion.graph.storages import freed_nodes, held_storages
 from companion.naming import counted, one_line
 from companion.source import Source
 
@@ -55,9 +55,11 @@ class SavedMemory(tuple[SavedRow, ...]):
     Attributes:
         nbytes: the bytes of all rows.
         unseen: how many tensors were saved through hooks, whose memory is not counted.
+        freed: how many Nodes a backward pass has freed, so that they keep nothing any more.
     """
 
     unseen: int
+    freed: int
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +72,8 @@ class SavedMemory(tuple[SavedRow, ...]):
             lines.append(
                 f"and what {self.unseen:,} tensors saved through hooks take, which is not seen"
             )
+        if self.freed:
+            lines.append(f"a backward pass has freed what {counted(self.freed, 'Node')} had saved")
         shown, others = self[:_SHOWN], self[_SHOWN:]
         lines += _table(shown)
         if any(row.shared for row in shown):
@@ -144,7 +148,8 @@ def saved_memory(
     known: dict[_By, bool] = {"name": True, "module": has_modules, "line": watch is not None}
     columns = tuple(c for c in _ALL if known[c]) if by is None else _checked(by, known)
     sizes, holders, unseen = dict[int, int](), dict[int, dict[_Key, None]](), 0
-    for held in held_storages(graph):
+    all_held = list(held_storages(graph))
+    for held in all_held:
         if held.address is None:
             unseen += 1
             continue
@@ -154,7 +159,7 @@ def saved_memory(
         sizes[held.address] = held.nbytes
         holders.setdefault(held.address, {})[key] = None
     result = SavedMemory(_rows(sizes, holders))
-    result.unseen = unseen
+    result.unseen, result.freed = unseen, freed_nodes(graph, all_held)
     return result
 
 
@@ -185,8 +190,9 @@ def _checked(by: Any, known: Mapping[_By, bool]) -> tuple[_By, ...]:
         raise ValueError(f'by must be "module", "name", "line" or several of them, got {by!r}')
     if "module" in asked and not known["module"]:
         raise ValueError(
-            "which module made which Node was not noted; run the model in a block "
-            "`with modules(model) as names:` and give names=names"
+            "no module is known that made a Node of this graph; run the model in a block `with "
+            "modules(model) as names:` and give names=names. What a compiled module, a custom "
+            "Function or torch.no_grad() runs is not seen"
         )
     if "line" in asked and not known["line"]:
         raise ValueError(

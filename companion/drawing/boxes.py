@@ -12,7 +12,7 @@ them from outside, and one below for all that they lead to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, takewhile
 from typing import Literal, NamedTuple
@@ -25,6 +25,7 @@ Slots = tuple[Edge | None, ...]
 Kind = Literal["node", "module", "copies", "chain", "rest", "stretch", "above", "below"]
 # Which box, which slot, by which edges a leaf is used.
 _Users = dict[tuple["Box", int], list[Edge]]
+_STRETCHES = 30  # in place of too many boxes
 _FEW = 3  # uses of a leaf, or edges from a Node into a block, that are drawn as lines of their own
 
 
@@ -37,9 +38,8 @@ class Box:
             run; a chain stands in one piece.
         kind: a ``"node"`` (a leaf too) is one Node; a ``"module"`` is the Nodes of one call; of
             ``"copies"`` several equal stretches follow one another; a ``"chain"`` leads straight
-            down; the ``"rest"`` is what lies deepest; a ``"stretch"`` is what runs one after
-            another, of a block with too many parts; ``"above"`` and ``"below"`` are outside of the
-            part that is drawn.
+            down; the ``"rest"`` is what lies deepest; a ``"stretch"`` is anything else that runs
+            in one go; ``"above"`` and ``"below"`` are outside of the part that is drawn.
         copies: how many equal stretches there are in it.
         call: of a module, or of copies of a module, the (first) call.
         last_call: of copies of a module, the last call.
@@ -194,7 +194,7 @@ def arrange(
     graph: Graph,
     slots: Sequence[Slots],
     operations: Sequence[Box],
-    entries: Sequence[Edge] | None = None,
+    entering: Mapping[int, Sequence[Edge]] | None = None,
 ) -> Folded:
     """Find the edges between boxes, and put each leaf into a box of its own or of another.
 
@@ -202,18 +202,18 @@ def arrange(
         graph: the graph.
         slots: those of each Node.
         operations: the boxes of all operations, or of some.
-        entries: of some, the edges that lead to them from others; None for all.
+        entering: where they are not all, what leads to each Node; see ``edges_by_target``.
     """
     boxes = [replace(box, leaves=[]) for box in operations]
-    if entries is not None:
-        boxes = _with_outside(graph, slots, boxes, entries)
+    if entering is not None:
+        boxes = _with_outside(graph, slots, boxes, entering)
     folded = Folded(graph, slots, boxes, {box: {} for box in boxes}, {})
     for frame in folded.frames:
         frame.leaves, frame.is_row = [], False
     places = _places(folded)
     folded.box_of = {i: place.box for i, place in places.items()}
     users = _connect(folded, places)
-    if entries is None:  # a root that is a leaf may have no user
+    if entering is None:  # a root that is a leaf may have no user
         users = {root.index: {} for root in graph.roots if root.is_leaf} | users
     for leaf in sorted(users):
         _place_leaf(folded, leaf, users[leaf], places)
@@ -225,16 +225,37 @@ def arrange(
     return folded
 
 
+def edges_by_target(slots: Iterable[Slots]) -> dict[int, list[Edge]]:
+    """The edges that lead to each Node."""
+    entering = dict[int, list[Edge]]()
+    for edge in filter(None, chain.from_iterable(slots)):
+        entering.setdefault(edge.target, []).append(edge)
+    return entering
+
+
 def _with_outside(
-    graph: Graph, slots: Sequence[Slots], boxes: Sequence[Box], entries: Sequence[Edge]
+    graph: Graph,
+    slots: Sequence[Slots],
+    boxes: Sequence[Box],
+    entering: Mapping[int, Sequence[Edge]],
 ) -> list[Box]:
     """The boxes, above them one of what leads to them, below them one of where they lead."""
-    inside = {i for box in boxes for i in box.nodes}
-    ends = chain.from_iterable(slots[i] for i in sorted(inside))
-    outside = dict.fromkeys(e.target for e in ends if e and e.target not in inside)
-    above = Box([*dict.fromkeys(edge.source for edge in entries)], "above")
-    below = Box([i for i in outside if not graph.nodes[i].is_leaf], "below")
+    inside = {i: None for box in boxes for i in box.nodes}
+    sources = dict.fromkeys(edge.source for i in inside for edge in entering.get(i, ()))
+    targets = dict.fromkeys(edge.target for i in inside for edge in slots[i] if edge)
+    above = Box([i for i in sources if i not in inside], "above")
+    below = Box([i for i in targets if i not in inside and not graph.nodes[i].is_leaf], "below")
     return [*([above] if above.nodes else []), *boxes, *([below] if below.nodes else [])]
+
+
+def in_stretches(boxes: Sequence[Box]) -> list[Box]:
+    """A few boxes in place of many, each for what runs one after another."""
+    each = -(-len(boxes) // _STRETCHES)
+    rows = (boxes[start : start + each] for start in range(0, len(boxes), each))
+    return [
+        Box([i for box in row for i in box.nodes], "stretch", parts=row) if len(row) > 1 else row[0]
+        for row in rows
+    ]
 
 
 class _Place(NamedTuple):

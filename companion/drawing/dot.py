@@ -265,10 +265,10 @@ def _node_hover(node: GraphNode) -> str:
 
 def _block_lines(folded: Folded, box: Box, names: Mapping[str, str]) -> list[str]:
     """What a box of several Nodes says."""
-    if box.is_outside:
-        return ["outside"]
     each = len(box.first_copy)
     count = counted(each, "node")
+    if box.is_outside:
+        return ["outside", *(_class_lines(folded.node(box).name) if each == 1 else [count])]
     leaves = [leaves_of(box)] if box.leaves else []
     if box.kind != "copies":
         start = {"chain": "chain of ", "rest": "the rest: "}.get(box.kind, "")
@@ -280,11 +280,11 @@ def _block_lines(folded: Folded, box: Box, names: Mapping[str, str]) -> list[str
 
 
 def _call_lines(box: Box, names: Mapping[str, str]) -> list[str]:
-    """The path of a module, of copies the first and the last, and its class."""
+    """The path of a module, of copies that differ the first and the last, and its class."""
     if box.call is None:
         return []
     lines = lines_of(names[box.call.path], _WIDTH)
-    if box.last_call:
+    if box.last_call and box.last_call.path != box.call.path:
         last = lines_of(names[box.last_call.path], _WIDTH, "to ")
         lines = _joined(*lines, *last, between=" ")
     return [*lines, *_module_lines(box.call.kind)]

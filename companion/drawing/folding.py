@@ -12,7 +12,7 @@ that order (a chain may be spread over it), so no box leads back to one before i
    of which leads to the next alone, becomes one box.
 4. If all that is not enough, what lies deepest becomes one last box.
 5. If there is room, boxes are opened again, those of most Nodes first, equal ones together: a
-   module is replaced by what is in it, and copies by a frame with one of them.
+   module or a chain is replaced by what is in it, and copies by a frame with one of them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def fold(graph: Graph, max_boxes: int | None, fits: _Fits = lambda folded: True)
 def with_blocks_opened(
     boxes: list[Box], folded: Folded, tried: Callable[[Sequence[Box]], Folded | None]
 ) -> Folded:
-    """Open as many modules and copies as there is room for, those with most Nodes to show first.
+    """Open as many blocks as there is room for, those with most Nodes to show first.
 
     Args:
         boxes: those of the operations.
@@ -81,7 +81,7 @@ def with_blocks_opened(
         nodes = {
             box.content: len(box.nodes)
             for box in boxes
-            if box.kind in ("module", "copies") and len(box.first_copy) > 1
+            if box.kind in ("module", "copies", "chain") and len(box.first_copy) > 1
             if box.content not in shut
         }
         if not nodes:

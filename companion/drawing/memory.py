@@ -7,19 +7,19 @@ leaves, which is there without the graph, does not count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from companion.drawing.boxes import Box, Folded
 from companion.drawing.numbers import Numbers
 from companion.graph.reading import Graph
-from companion.graph.storages import Held, held_storages
+from companion.graph.storages import Held, freed_nodes, held_storages
 from companion.naming import counted
 
 _HEAVY = 0.1  # of all: the share from which on a box is marked
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
-def with_memory(numbers: Numbers, graph: Graph, pictures: Sequence[Folded]) -> None:
+def with_memory(numbers: Numbers, graph: Graph, pictures: Sequence[Folded], is_pass: bool) -> None:
     """Add to the numbers of boxes, blocks and frames what they keep; a root tells all of it.
 
     A box in a frame tells that of all copies together, since it is drawn for all of them.
@@ -28,8 +28,20 @@ def with_memory(numbers: Numbers, graph: Graph, pictures: Sequence[Folded]) -> N
         numbers: the numbers.
         graph: the graph.
         pictures: the boxes, and the insides of blocks.
+        is_pass: whether a recorded pass is drawn.
+
+    Raises:
+        ValueError: the recorded pass has freed what there was to count.
     """
-    of_node, unseen = _bytes_by_node(graph)
+    all_held = list(held_storages(graph))
+    unseen = sum(held.address is None for held in all_held)
+    freed = freed_nodes(graph, all_held)
+    if freed and is_pass:
+        raise ValueError(
+            f"this pass freed what {counted(freed, 'Node')} had saved, which cannot be counted any "
+            "more; draw the loss before the pass, or record_backward(loss, retain_graph=True)"
+        )
+    of_node = _bytes_by_node(all_held)
     total = sum(of_node.values())
     for folded in pictures:
         kept = Counter[Box]()
@@ -48,19 +60,20 @@ def with_memory(numbers: Numbers, graph: Graph, pictures: Sequence[Folded]) -> N
             rows.append(("total memory", _in_units(total)))
             if unseen:
                 rows.append(("not counted", f"{counted(unseen, 'tensor')} saved through hooks"))
+            if freed:
+                rows.append(("freed by a pass", counted(freed, "node")))
 
 
-def _bytes_by_node(graph: Graph) -> tuple[Counter[int], int]:
-    """The bytes that each Node keeps, and how many tensors were saved through hooks."""
-    first, unseen = dict[int, Held](), 0
-    for held in held_storages(graph):
-        unseen += held.address is None
+def _bytes_by_node(all_held: Iterable[Held]) -> Counter[int]:
+    """The bytes that each Node keeps."""
+    first = dict[int, Held]()
+    for held in all_held:
         if held.address is not None and not held.is_of_leaf:
             first.setdefault(held.address, held)
     kept = Counter[int]()
     for held in first.values():
         kept[held.node] += held.nbytes
-    return kept, unseen
+    return kept
 
 
 def _in_units(nbytes: float) -> str:

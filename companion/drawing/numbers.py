@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from companion.drawing.boxes import Arrow, Box
-from companion.graph.nodes import GraphNode, shape_as_text, shape_or_none
+from companion.graph.nodes import GraphNode, node_of, shape_as_text, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.recorded_pass import Gradients, RecordedPass
 from companion.graph.saved import peek
@@ -92,10 +92,7 @@ def _values(nodes: Sequence[GraphNode], tensors: Iterable[Tensor]) -> dict[tuple
     known = {(node.index, 0): node.grad_fn.variable for node in nodes if node.is_leaf}
     index = {node.grad_fn: node.index for node in nodes}
     for tensor in tensors:
-        try:
-            i = index.get(tensor.grad_fn)
-        except RuntimeError:  # a view whose base was changed in place, which nobody may use
-            continue
+        i = index.get(node_of(tensor))
         if i is not None:
             known[i, tensor.output_nr] = tensor
     return known
@@ -150,17 +147,17 @@ def written(tensor: Tensor | None) -> str:
     if is_wrapped(tensor) or not has_memory(tensor) or shape_or_none(tensor) is None:
         return ""
     try:
-        return _in_full(tensor) or f"{shape_as_text(tensor)} norm {_number(_norm(tensor))}"
+        return in_full(tensor) or f"{shape_as_text(tensor)} norm {to_4_digits(_norm(tensor))}"
     except (RuntimeError, TypeError, ValueError):  # of a dtype or class that can do little
         return ""
 
 
-def _in_full(tensor: Tensor) -> str:
+def in_full(tensor: Tensor) -> str:
     """The numbers of a small tensor in brackets, as ``tolist`` has them; "" for a larger one."""
     is_small = 0 < tensor.numel() <= _FULL or tuple(tensor.shape) == (0,)
     if tensor.layout is not torch.strided or tensor.is_nested or not is_small:
         return ""
-    numbers = [_number(number) for number in tensor.detach().flatten().tolist()]
+    numbers = [to_4_digits(number) for number in tensor.detach().flatten().tolist()]
     places = str(torch.arange(len(numbers), device="cpu").reshape(tensor.shape).tolist())
     return re.sub(r"\d+", lambda place: numbers[int(place[0])], places)
 
@@ -174,6 +171,6 @@ def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.to(dtype)))
 
 
-def _number(number: Any) -> str:
+def to_4_digits(number: Any) -> str:
     """4 digits of a number, and no minus at a zero."""
     return f"{number + 0.0:.4g}" if isinstance(number, float | complex) else str(number)

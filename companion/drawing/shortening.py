@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from companion.naming import one_line
 
-_ROOM = len("leaf ")  # in a line beside the longest component
-
 
 def shortened(names: Iterable[str], width: int) -> dict[str, str]:
     """Each name as it is where it fits; else its end, its first number and what tells it apart.
@@ -84,7 +82,10 @@ def _written(path: list[str], kept: set[int], width: int) -> str:
     text = ""
     for i, component in enumerate(path):
         if i in kept:
-            text += ("." if text and i - 1 in kept else "") + one_line(component, width - _ROOM)
+            # In its line are an ellipsis and a dot as well, or the word before a name of one part.
+            dots = text.endswith("…") + (i < len(path) - 1)
+            beside = dots if len([*filter(None, path)]) > 1 else len("leaf ")
+            text += ("." if text and i - 1 in kept else "") + one_line(component, width - beside)
         elif not text.endswith("…"):
             text += "…"
     return text

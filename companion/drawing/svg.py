@@ -193,8 +193,8 @@ def _moved(label: re.Match[str], area: _Area) -> str:
 
 
 def _along(a: _Point, b: _Point, c: _Point, d: _Point) -> Iterator[_Point]:
-    """Points of a Bézier curve, 3 apart or less."""
-    steps = 1 + int((dist(a, b) + dist(b, c) + dist(c, d)) / 3)
+    """Points of a Bézier curve, about 1.5 apart or less."""
+    steps = 1 + int((dist(a, b) + dist(b, c) + dist(c, d)) / 1.5)
     for step in range(1, steps + 1):
         t, u = step / steps, 1 - step / steps
         p, q, r, s = u * u * u, 3 * u * u * t, 3 * u * t * t, t * t * t

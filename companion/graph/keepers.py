@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -129,8 +130,8 @@ def who_keeps(what: Any) -> Keepers:
     gc.collect()
     with garbage_collection_paused(), unseen():
         search = _Search(what)
-        found = sorted(search.keepers(), key=lambda ranked: ranked[0])
-    keepers = _merged(keeper for _, keeper in found)
+        ranked = sorted(search.keepers(), key=itemgetter(0))
+    keepers = _merged(keeper for _, keeper in ranked)
     keepers.left_out = search.left_out
     return keepers
 
@@ -267,8 +268,8 @@ class _Search:
         above = chain._replace(start=holder, path=path)
         if type(holder).__module__.startswith("companion."):
             above = above._replace(path="")  # where a Graph keeps its Nodes nobody need look
-        found, is_end = self.names_at(above, chain)
-        for name in found:
+        found_names, is_end = self.names_at(above, chain)
+        for name in found_names:
             names[chain.hit] = min(names.get(chain.hit, name), name)
         if not is_end:
             frontier.append(above)

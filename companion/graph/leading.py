@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +30,7 @@ class Targets(dict[Any, Target]):
 def targets_of(what: Any) -> Targets:
     """The tensors and Nodes that lead to the graph, and those whose ``.grad`` does."""
     roots, inside = _nodes_of(what)
-    ends = list[tuple[Any, str, Node]]()
-    for target in _alive():
-        for path, part in (("", target), (".grad", _grad_of(target))):
-            node = _node_of(part)
-            if node is not None:
-                ends.append((target, path, node))
+    ends = [(target, path, node) for target in _alive() for path, node in _nodes_at(target)]
     targets = Targets()
     if inside and ends:
         graph = Graph.of(*dict.fromkeys(node for _, _, node in ends), names={})
@@ -74,24 +71,17 @@ def _alive() -> list[Any]:
     return alive
 
 
-def _grad_of(target: Any) -> Any:
-    """The ``.grad`` of a tensor that may have one; None where torch cannot tell."""
-    try:
-        return (
-            target.grad if is_tensor(target) and (target.is_leaf or target.retains_grad) else None
-        )
-    except RuntimeError:  # a view whose base was changed in place, which nobody may use
-        return None
-
-
-def _node_of(target: Any) -> Node | None:
-    """The Node of a tensor; of a Node itself. None of leaves, and where torch cannot tell."""
+def _nodes_at(target: Any) -> Iterator[tuple[str, Node]]:
+    """The Node of a tensor and that of its ``.grad``, each after the way to it; a Node itself."""
     if not is_tensor(target):
-        return target
-    try:
-        return target.grad_fn
-    except RuntimeError:  # a view whose base was changed in place, which nobody may use
-        return None
+        yield "", target
+        return
+    with suppress(RuntimeError):  # a view whose base was changed in place, which nobody may use
+        if target.grad_fn is not None:
+            yield "", target.grad_fn
+        has_grad = target.is_leaf or target.retains_grad
+        if has_grad and target.grad is not None and target.grad.grad_fn is not None:
+            yield ".grad", target.grad.grad_fn
 
 
 def _leading_to(

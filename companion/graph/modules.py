@@ -91,7 +91,7 @@ def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None
         calls: of one thread, in the order in which they began.
         numbers: sequence numbers of Nodes.
     """
-    found: list[Call | None] = [None] * len(numbers)
+    innermost_calls: list[Call | None] = [None] * len(numbers)
     begun, open_calls = 0, list[Call]()
     for number, i in sorted((number, i) for i, number in enumerate(numbers)):
         while begun < len(calls) and calls[begun].start <= number:
@@ -100,8 +100,8 @@ def innermost(calls: Sequence[Call], numbers: Sequence[int]) -> list[Call | None
         while open_calls and open_calls[-1].end <= number:
             open_calls.pop()
         if open_calls:  # calls nest, so the last of them is the innermost
-            found[i] = open_calls[-1]
-    return found
+            innermost_calls[i] = open_calls[-1]
+    return innermost_calls
 
 
 @contextmanager

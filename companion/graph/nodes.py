@@ -101,6 +101,17 @@ class GraphNode:
         return tuple(saved_tensors(self.grad_fn))
 
 
+def node_of(tensor: torch.Tensor) -> Node | None:
+    """The Node that made a tensor; None of a leaf, and of a view whose base was changed in place.
+
+    Nobody may use such a view any more: torch raises when asked for its Node.
+    """
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
+
+
 def shape_or_none(value: GraphNode | SavedTensor | torch.Tensor) -> tuple[int, ...] | None:
     """The shape of a Node or a tensor; None where it has none.
 

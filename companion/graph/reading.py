@@ -23,7 +23,7 @@ import torch
 from companion.graph.export import as_multigraph
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
-from companion.graph.nodes import Edge, GraphNode
+from companion.graph.nodes import Edge, GraphNode, node_of
 from companion.graph.not_a_tensor import all_of, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
@@ -311,7 +311,8 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """The bytes of memory that the saved tensors keep alive, each storage counted once.
 
         A storage is counted whole, even where only a view of it was saved. What was freed counts
-        nothing. Reading has the side effects of ``GraphNode.saved``.
+        nothing, nor does a tensor that torch has no storage for, such as one of mkldnn. Reading has
+        the side effects of ``GraphNode.saved``.
         """
         return memory_kept(self._fns)
 
@@ -427,12 +428,9 @@ def _result_labels(index: Mapping[Node, int], names: Mapping[str, torch.Tensor])
     """A label for each Node that made a tensor with names; several names are joined."""
     names_of = defaultdict[int, list[str]](list)
     for count, (name, tensor) in enumerate(names.items()):
-        try:
-            fn = tensor.grad_fn
-        except RuntimeError:  # a view whose base was changed in place, which nobody may use
-            continue
+        fn = node_of(tensor)
         if fn in index:
             names_of[index[fn]].append(name)
         elif fn is not None and count > SHALLOW:
             fuse(fn)
-    return {i: ", ".join(found) for i, found in names_of.items()}
+    return {i: ", ".join(joined) for i, joined in names_of.items()}

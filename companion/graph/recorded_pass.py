@@ -18,8 +18,8 @@ class RecordedStep(Protocol):
     Attributes:
         node: the index of the Node in the graph.
         grad_outputs: what it was given, one gradient for each output of its operation.
-        grad_inputs: what it gave on, one gradient for each entry of ``next_functions``; empty for a
-            leaf, None if the Node raised.
+        grad_inputs: what it passed on, one gradient for each entry of ``next_functions``; empty for
+            a leaf, None if the Node raised.
         waiting: for each Node that it sent a gradient to, how many more were to come.
         saved: what it had saved for its formula, by name; None where that was not recorded.
     """

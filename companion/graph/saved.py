@@ -139,13 +139,17 @@ def held_by(node: Node) -> Iterator[tuple[str, torch.Tensor | None]]:
 def memory_kept(nodes: Iterable[Node]) -> int:
     """The bytes of the storages that the saved tensors of Nodes keep alive. Runs unpack hooks."""
     kept = [tensor for node in nodes for _, tensor, _ in _unpacked(node) if tensor is not None]
-    parts = [part for tensor in kept for part in parts_of(tensor)]
-    storages = [part.untyped_storage() for part in parts if part.layout in _WITH_STORAGE]
+    storages = [storage for tensor in kept for storage in storages_of(tensor)]
     # The storages are alive all at once here, so an address stands for one of them.
     return sum({address_of(s): s.nbytes() for s in storages}.values())
 
 
-_WITH_STORAGE = {torch.strided, torch.jagged}  # not that of MKL-DNN
+def storages_of(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
+    """The memory of a tensor; of one without storages of the usual kind, as of mkldnn, none."""
+    try:
+        return [part.untyped_storage() for part in parts_of(tensor)]
+    except RuntimeError:
+        return []
 
 
 def saved_tensors(node: Node) -> Iterator[SavedTensor]:

@@ -30,7 +30,7 @@ from companion.higher_order.carrier import (
 )
 from companion.higher_order.pieces import Pieces
 from companion.higher_order.series import Coefficient, Series
-from companion.internals import is_in_transform, nothing_hidden
+from companion.internals import is_wrapped, nothing_hidden
 
 Tensor = torch.Tensor
 Slot = int | str
@@ -223,7 +223,7 @@ def _slopes(func: Any, args: Any, kwargs: Any, points: Mapping[Any, Tensor]) -> 
     if any(point.is_complex() for point in points.values()):
         refuse(f"{func.__name__} of complex numbers, which has no derivative")
     tensors = (*points.values(), *args, *kwargs.values())
-    if any(isinstance(x, Tensor) and is_in_transform(value_of(x)) for x in tensors):
+    if any(isinstance(x, Tensor) and is_wrapped(value_of(x)) for x in tensors):
         refuse(f"{func.__name__} inside torch.vmap or torch.func; call derivatives outside of it")
     with nothing_hidden(), torch.inference_mode(False), torch.enable_grad():
         leaves = {slot: point.detach().clone().requires_grad_() for slot, point in points.items()}

@@ -207,6 +207,16 @@ for (const button of every("button[data-forget]")) {
   })
 }
 
+// For a room (?handout): the puzzle, what is asked, and nothing that answers it.
+if (location.search === "?handout") {
+  document.documentElement.classList.add("handout")
+  let isPuzzle = false
+  for (const element of content.querySelector("article").children) {
+    if (element.matches("h2")) isPuzzle = element.id === "a-puzzle"
+    element.classList.toggle("handed-out", isPuzzle || element.matches("h1, [data-part=predict], [data-part=question], [data-part=exercise]"))
+  }
+}
+
 // On paper the answers and hints stand at the end, so that the page asks there too.
 let lifted = []
 addEventListener("beforeprint", () => {
@@ -321,8 +331,10 @@ if (finder) {
     for (const each of rows) each.row.hidden = !found.includes(each)
     rows[0].row.parentElement.append(...found.map(({ row }) => row))
     const [, cure] = explained(box.value) ?? []
+    const isMessage = /(error|exception|warning): /i.test(box.value)
+    const isUnknown = isMessage && !cure && !found.some(({ message }) => quotes(message, fold(box.value)))
     status.textContent = found.length
-      ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}`
+      ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}${isUnknown ? ". No row has this message, so it may not be about gradients." : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
     // On most screens the table begins where the screen ends.
     const isBelow = found[0]?.row.getBoundingClientRect().bottom > innerHeight

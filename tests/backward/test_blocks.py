@@ -93,6 +93,13 @@ def test_a_graph_in_which_nothing_repeats_is_shown_in_groups():
     assert all(len(shown(scene)) <= MOST for scene in found)
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_is_called_a_module_is_the_call_of_one(program):
+    _, found = scenes_of(program)
+    boxes = [box for scene in found for box in scene.folded.boxes]
+    assert all(box.call for box in boxes if box.kind == "module")
+
+
 def test_a_block_of_one_node_opens_into_it():
     x = torch.ones((), requires_grad=True)
     graph = Graph.of(x * 2)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import companion
 from companion import Graph, write_backward
+from companion.backward import program_rules
 from companion.backward.formulas import FORMULAS
 from companion.backward.program_nodes import same_bits
 from companion.backward.program_rules import RULES, written
@@ -294,6 +295,18 @@ def test_a_sparse_gradient_stays_sparse():
 # ---- Nodes that are called
 
 
+@pytest.mark.parametrize("operation", [lambda x: x.std(0), lambda x: x.var(correction=2)])
+def test_an_operation_in_a_form_without_a_formula_is_left_to_the_node(operation):
+    x = leaf(4, 3)
+    assert "there is no formula for it here" in check(operation(x).sum(), {"x": x})
+
+
+def test_where_another_torch_saves_something_else_the_node_is_called(monkeypatch):
+    monkeypatch.setitem(program_rules._DERIVED, "ExpBackward0", lambda saved: saved["gone"])
+    x = leaf(3)
+    assert "there is no formula for it here" in check(x.exp().sum(), {"x": x})
+
+
 def test_a_custom_function_is_called_and_the_text_says_so():
     a = leaf(3)
     text = check(Square.apply(a).sum(), {"a": a})
@@ -314,8 +327,14 @@ def test_a_function_gets_zeros_for_what_nobody_used_unless_it_wants_none():
     first, _ = Halves.apply(a, b)
     text = check((first + Silent.apply(a.sin(), b)).sum(), {"a": a, "b": b})
     assert re.search(r"= node_\d+\(grad_\w+, None\)", text)
-    assert "_, grad_b" in text  # it gives nothing on to its first input
-    assert "no gradient comes to it, none goes on" in text
+    assert "_, grad_b" in text  # it passes nothing on to its first input
+    assert "no gradient comes to it" in text
+
+
+def test_a_node_that_passes_nothing_on_is_told_so():
+    x = leaf(3)
+    text = check(x.norm(p=0), {"x": x})
+    assert "# it passes no gradient on" in text
 
 
 class SeesNone(Function):

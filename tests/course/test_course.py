@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.course import pages
+from tools.course import Lesson, pages
 from tools.grammar import (
     EXERCISE,
     KEY,
@@ -166,6 +166,13 @@ def test_no_letter_is_right_much_more_often_than_the_others():
 @pytest.mark.parametrize("path", LESSONS[1:], ids=lambda path: path.stem)
 def test_the_right_options_are_not_always_the_same(path):
     assert len({KEY.match(folds(question, "Answer")[0])[1] for question in questions(path)}) >= 2
+
+
+@each_lesson
+def test_a_lesson_takes_no_longer_than_it_may(path):
+    lesson = Lesson(path)
+    for minutes, bound in zip(lesson.minutes, lesson.bounds, strict=True):
+        assert minutes <= bound
 
 
 @each_lesson

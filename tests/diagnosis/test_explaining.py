@@ -509,13 +509,31 @@ def test_braces_in_a_message_are_no_fields():
     assert explain(OddlyWorded(wording)).message == "{op}{0} has no derivative formula"
 
 
-def test_what_is_no_exception_is_refused_with_a_cure():
-    with pytest.raises(TypeError) as caught:
-        explain("grad can be implicitly created only for scalar outputs")
-    assert str(caught.value) == (
-        "error must be an exception, got str; catch it first: except RuntimeError as error"
-    )
-    with pytest.raises(TypeError, match="got type;"):
+LOG = """Traceback (most recent call last):
+  File "train.py", line 3, in step
+    y.backward()  # RuntimeError: Trying to backward through the graph a second time
+RuntimeError: grad can be implicitly created only for scalar outputs
+
+During handling of the above exception, another exception occurred:
+
+[rank0]: torch.some.OwnError: {}
+[rank0]: and more of the same message
+"""
+
+
+@pytest.mark.parametrize(("code", "message"), WRITTEN)
+def test_a_text_is_explained_as_the_last_message_of_a_log(code, message):
+    assert explain(message).code == explain(LOG.format(message)).code == code
+
+
+def test_of_a_log_the_class_of_the_error_counts_too():
+    log = "torch.autograd.gradcheck.GradcheckError: who knows"
+    assert explain(log).code == "gradcheck"
+    assert explain(log.replace("GradcheckError", "ValueError")) is None
+
+
+def test_what_is_neither_an_exception_nor_a_text_is_refused_with_a_cure():
+    with pytest.raises(TypeError, match=r"the text of one, got type; catch it: except Runtime"):
         explain(RuntimeError)
 
 

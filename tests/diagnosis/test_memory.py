@@ -81,7 +81,18 @@ def test_what_was_freed_and_what_saved_nothing_give_no_rows():
     loss = x.exp().sum()
     loss.backward()
     assert saved_memory(loss) == ()
-    assert str(saved_memory(loss)) == "0 bytes in 0 storages"
+    first, second = str(saved_memory(loss)).splitlines()
+    assert first == "0 bytes in 0 storages"
+    assert second == "a backward pass has freed what 1 Node had saved"
+
+
+def test_what_is_left_of_a_graph_that_was_freed_in_part_is_told_with_what_was_freed():
+    x = torch.ones(5, requires_grad=True)
+    trunk = x.exp().sin()
+    trunk.sum().backward()
+    rows = saved_memory(trunk.cos().sum())
+    assert (rows.nbytes, rows.freed) == (trunk.nbytes, 2)
+    assert saved_memory(x.cos().sum()).freed == 0
 
 
 def test_what_was_changed_in_place_is_still_kept():
@@ -114,6 +125,11 @@ def test_what_cannot_be_told_is_refused():
     y = x.exp()
     with pytest.raises(ValueError, match="`with modules"):
         saved_memory(y, by="module")
+    model = torch.nn.Linear(5, 1)
+    with modules(model) as names:
+        pass
+    with pytest.raises(ValueError, match="no module is known that made a Node.*run the model in"):
+        saved_memory(model(x), by="module", names=names)  # names were given, but it ran later
     with pytest.raises(ValueError, match="`with watch"):
         saved_memory(y, by="line")
     for by in ("size", (), ["name", "file"], 3, [["name"]]):

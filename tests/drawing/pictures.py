@@ -86,11 +86,24 @@ def boxes_run_through(svg: str) -> list[str]:
             if numbers:  # the title of a frame has no outline
                 words = group.find(f"{SVG}text")
                 name = "" if words is None else "".join(words.itertext())
-                shapes.append((name, torch.tensor(numbers).reshape(-1, 2)))
+                shapes.append((name, corners_of(outline, torch.tensor(numbers).reshape(-1, 2))))
     points = torch.cat(arrows)
-    found = []
-    for name, corners in shapes:
-        low, high = corners.amin(0) + 3, corners.amax(0) - 3
-        if ((low < points) & (points < high)).all(1).any():
-            found.append(name)
-    return found
+    return [name for name, corners in shapes if (depths(points, corners) > 3).any()]
+
+
+def corners_of(outline: Element, points: torch.Tensor) -> torch.Tensor:
+    """The corners of a drawn shape in order; of a box with round corners those of the box."""
+    if outline.tag == f"{SVG}polygon":
+        return points
+    (left, top), (right, bottom) = points.amin(0).tolist(), points.amax(0).tolist()
+    return torch.tensor([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def depths(points: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
+    """How far in a shape without dents each point is; negative outside of it."""
+    sides = corners.roll(-1, 0) - corners
+    sides, corners = sides[sides.norm(dim=1) > 0], corners[sides.norm(dim=1) > 0]
+    from_corners = points[:, None] - corners
+    turns = sides[:, 0] * from_corners[..., 1] - sides[:, 1] * from_corners[..., 0]
+    distances = turns / sides.norm(dim=1)
+    return torch.maximum(distances.amin(1), (-distances).amin(1))  # whichever way they go round

@@ -1,5 +1,6 @@
 """fitting.py: what is drawn of a model fits on a page that a person reads."""
 
+import functools
 import re
 
 import pytest
@@ -117,6 +118,31 @@ def test_a_model_is_drawn_on_a_page(graph):
     assert len(set(named)) == len(named) or any("use 1 of" in str(lines) for lines in named)
 
 
+def test_an_arrow_from_the_side_of_a_hexagon_is_beside_it_and_one_across_is_not():
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(6)]
+    svg = draw(Six.apply(*leaves).sum()).svg
+    assert boxes_run_through(svg) == []
+    hexagon = re.search(r'class="node custom">.*? points="(.*?)"', svg, re.DOTALL)[1]
+    points = [tuple(map(float, point.split(","))) for point in hexagon.split()]
+    (left, y), (right, _) = min(points), max(points)
+    for level, run_through in {y: ["custom Function"], min(y for _, y in points): []}.items():
+        path = f"M{left},{level}C{left},{level} {right},{level} {right},{level}"
+        arrow = f'<g class="edge"><path d="{path}"/></g></svg>'
+        assert boxes_run_through(svg.replace("</svg>", arrow)) == run_through
+
+
+class Six(torch.autograd.Function):
+    """Its hexagon is wide, and has arrows from the sloping sides."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        return sum(inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (gradient,) * 6
+
+
 def test_with_shapes_it_fits_as_well(graph):
     svg = draw(graph, shapes=True).svg
     assert height(svg) <= 1500 and boxes_run_through(svg) == []
@@ -128,6 +154,16 @@ def test_a_model_that_repeats_a_block_shows_one_in_a_frame():
         with modules(model) as names:
             loss = model(x).sum()
         assert f"×{copies} in a row" in draw(loss, names=names).dot, name
+
+
+def test_a_module_that_is_called_again_and_again_is_named_once():
+    model = Recurrent()
+    cell, state = model.cell, torch.zeros(2, 4)
+    model.forward = lambda x: functools.reduce(lambda h, step: cell(step, h), x, (state, state))[0]
+    with modules(model) as names:
+        loss = model(torch.ones(20, 2, 4)).sum()
+    texts = [lines for _, lines, _ in boxes(draw(loss, names=names, max_nodes=9).svg)]
+    assert ["cell", "LSTMCell", "×19, 15 nodes each"] in texts
 
 
 def test_the_height_is_known_before_graphviz_is_asked(graph):

@@ -375,3 +375,20 @@ def test_equal_blocks_are_described_once():
         loss = model(torch.ones(4, 3, requires_grad=True) * 1).sum()
     alt = draw(loss, names=names, max_nodes=8).alt
     assert "In block 2, block 0: Block, AddBackward0, " in alt
+
+
+@pytest.mark.parametrize(("limit", "shut"), [(70, []), (40, [10]), (20, [40]), (12, [40, 10])])
+def test_a_chain_is_opened_again_where_there_is_room_for_it(limit, shut):
+    def branch(count):
+        y = torch.ones(2, requires_grad=True)
+        for _ in range(count):
+            y = choose.choice([torch.sin, torch.cos, torch.tanh, torch.exp, torch.sinh])(y)
+        return y
+
+    choose = random.Random(0)
+
+    graph = Graph.of((branch(40) * branch(10)).sum())
+    folded = fold(graph, limit)
+    check(graph, folded, limit)
+    chains = [len(box.nodes) for box in folded.boxes if box.kind == "chain"]
+    assert sorted(chains) == sorted(shut)

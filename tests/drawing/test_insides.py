@@ -9,8 +9,10 @@ import torch
 
 import companion.drawing.insides
 from companion import Graph, draw, modules, record_backward, watch
+from companion.drawing.dot import dot_of
 from companion.drawing.folding import fold
 from companion.drawing.insides import insides_of
+from companion.drawing.numbers import Numbers
 from companion.drawing.searching import texts_by_way
 from companion.drawing.words import names_of
 from tests.drawing.pictures import boxes
@@ -137,6 +139,21 @@ def test_equal_blocks_share_an_inside():
     for inside in insides:
         for box, number in inside.opens.items():
             assert insides[number].block.content == box.content
+
+
+def test_what_is_outside_says_which_node_it_is_or_how_many():
+    one, more = set(), set()
+    for inside in insides_of(fold(read("u-net"), 12))[1:]:
+        labels = re.findall(
+            r'label="outside\\n(.*?)" class=outside', dot_of(inside.folded, {}, Numbers())
+        )
+        outside = [box for box in inside.folded.boxes if box.is_outside]
+        for box, label in zip(outside, labels, strict=True):
+            if len(box.nodes) == 1:
+                one.add(label.replace("\\n", "") == inside.folded.node(box).name)
+            else:
+                more.add(label == f"{len(box.nodes)} nodes")
+    assert one == more == {True}
 
 
 def test_a_graph_without_blocks_has_no_insides():

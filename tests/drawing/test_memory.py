@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from companion import draw, modules, saved_memory
+from companion import draw, modules, record_backward, saved_memory
 from tests.drawing.test_fitting import MODELS
 
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6}
@@ -59,12 +59,34 @@ def test_what_is_saved_through_hooks_is_said_to_be_missing():
     assert re.search(r"not counted.{0,4}\d tensors? saved through hooks", dot)
 
 
-def test_a_freed_graph_keeps_nothing():
+def test_a_freed_graph_keeps_nothing_and_says_that_it_was_freed():
     x = torch.ones(3, requires_grad=True)
     y = x.sin().sum()
     y.backward()
     drawing = draw(y, saved="bytes")
     assert "total memory 0 bytes" in drawing.dot and drawing.dot.count("memory") == 2  # and a hover
+    assert "freed by a pass 1 node" in drawing.alt
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+@pytest.mark.parametrize("program", [torch.sin, torch.prod, Doubled.apply])
+def test_the_memory_of_a_recorded_pass_is_counted_only_where_it_is_still_there(program):
+    x = torch.ones(3, requires_grad=True)
+    y = program(x).sum() * 1.0
+    kept = draw(record_backward(y, retain_graph=True), saved="bytes").dot
+    assert re.findall(r"total memory \d+ bytes", kept)
+    with pytest.raises(ValueError, match=r"this pass freed what \d Node.*retain_graph=True"):
+        draw(record_backward(y), saved="bytes")
 
 
 @pytest.mark.parametrize("saved", ["all", 1, 0, None, torch.ones(2)])

@@ -1,5 +1,6 @@
 """saved_page.py, drawing.js and drawing.css: a saved page is zoomed, searched, opened and asked."""
 
+import functools
 import html
 import re
 
@@ -345,6 +346,20 @@ def test_a_cut_is_found(load, tmp_path):
     assert "cut" in page.locator(".node[aria-current]").get_attribute("class")
 
 
+def test_a_wide_drawing_begins_where_its_root_is(window, load, tmp_path):
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(10)]
+    draw(functools.reduce(torch.mul, leaves)).save(tmp_path / "wide.html")
+    window.set_viewport_size({"width": 390, "height": 844})
+    try:
+        page = load(tmp_path / "wide.html")
+        room = page.evaluate("() => document.querySelector('.view').scrollWidth - innerWidth")
+        root = page.locator(".node.root").bounding_box()
+    finally:
+        window.set_viewport_size({"width": 1280, "height": 900})
+    assert room > 200
+    assert root["x"] >= 0 and root["x"] + root["width"] <= 390
+
+
 # ---- light and dark
 
 
@@ -502,7 +517,9 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(load, pat
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("said", ["data-jp-theme-light=false", "class=vscode-dark", ""])
+@pytest.mark.parametrize(
+    "said", ["data-jp-theme-light=false", "class=vscode-dark", "theme=dark", ""]
+)
 def test_the_frame_follows_the_notebook_and_not_the_system(window, scheme, said):
     window.emulate_media(color_scheme=scheme)
     drawing = draw(torch.ones(2, requires_grad=True) * 2)

@@ -25,6 +25,18 @@ def test_a_name_that_fits_stays_as_it_is():
     assert set(shortened(["x", "layers.0.weight"], 20).values()) == {"x", "layers.0.weight"}
 
 
+def test_a_component_that_fits_in_a_line_of_its_own_is_not_cut():
+    for name in (
+        "rnn.weight_ih_l0_reverse",
+        "model.rnn.weight_ih_l0_reverse",
+        "a.b.position_embedding.weight",
+    ):
+        (short,) = shortened([name], 20).values()
+        *_, last = [part for part in name.split(".") if part != "weight"]
+        assert short.removesuffix(".weight").endswith(last)
+        assert max(map(len, lines_of(short, 20, "leaf "))) <= 20
+
+
 def test_the_last_component_never_stands_alone():
     name = "bert.embeddings.word_embeddings.weight"
     assert shortened([name], 20) == {name: "…word_embeddings.weight"}
@@ -37,7 +49,9 @@ def test_lines_break_between_components():
     ]
 
 
-COMPONENT = st.sampled_from(["a", "b", "0", "1", "", "weight", "a" * 30, "a" * 31, "…"])
+COMPONENT = st.sampled_from(
+    ["a", "b", "0", "1", "", "weight", "a" * 18, "a" * 20, "a" * 30, "a" * 31, "…"]
+)
 PATH = st.lists(COMPONENT, min_size=1, max_size=7).map(".".join)
 
 
@@ -48,6 +62,8 @@ def test_no_two_names_that_are_shown_are_equal(names):
     assert list(short) == names
     if not any("…" in name for name in names):
         assert len(set(short.values())) == len(names)
-    for name in short.values():
+    for long, name in short.items():
         lines = lines_of(name, 20, "leaf ")
         assert "".join(lines).replace(" ", "") == f"leaf{name}"
+        # A number tells names apart of which too much was cut; an ellipsis may be the user's own.
+        assert max(map(len, lines)) <= 20 or "#" in name or "…" in long

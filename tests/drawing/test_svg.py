@@ -36,6 +36,14 @@ def test_in_a_tangled_graph_no_label_is_crossed():
     assert all(left < float(label.get("x")) < right for label in labels)
 
 
+@pytest.mark.parametrize("count", [6, 9, 13])
+def test_where_arrows_fan_out_none_cuts_the_corner_of_a_label(count):
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(count)]
+    y = torch.cat([leaf * 1 if i % 3 else leaf for i, leaf in enumerate(leaves)])
+    names = {f"leaf{i}" * (1 + i % 2): leaf for i, leaf in enumerate(leaves)}
+    assert crossed(draw(y, names=names).svg) == []
+
+
 def test_a_test_for_crossings_sees_one():
     svg = draw(torch.ones(2, requires_grad=True).exp()).svg
     edge = re.search(r' d="M([\d.]+),([-\d.]+)C[^ ]* [^ ]* ([\d.]+),([-\d.]+)"/>\n<polygon', svg)
@@ -55,6 +63,18 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("most", [1, 150])
+def test_a_picture_stands_on_white_and_asks_nobody_for_colours(most):
+    svg = draw(torch.ones(2, requires_grad=True).exp().sum(), max_nodes=most).svg
+    ground = next(fromstring(svg).iter(f"{SVG}polygon"))
+    corners = [tuple(map(float, p.split(","))) for p in ground.get("points").split()]
+    width, height = (float(n) for n in fromstring(svg).get("viewBox").split()[2:])
+    assert ground.get("fill") == "white"
+    assert max(x for x, _ in corners) - min(x for x, _ in corners) == pytest.approx(width, abs=1)
+    assert max(y for _, y in corners) - min(y for _, y in corners) == pytest.approx(height, abs=1)
+    assert "currentColor" not in svg and "<style" not in svg
 
 
 def test_every_text_can_be_read_on_its_box_and_on_white():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from companion import Edge, Graph, GraphNode, draw, walk_grad_fn
+from companion import Edge, Graph, GraphNode, draw, walk_grad_fn, write_backward
 from tests.programs import OPERATIONS, Double, GivesNone, programs, run
 
 
@@ -599,3 +599,16 @@ def test_nodes_are_told_apart_by_what_they_are_and_not_by_what_they_say():
     first, again = Graph.of(y).nodes[0], Graph.of(y).nodes[0]
     assert isinstance(first, GraphNode)
     assert first != again and first.grad_fn is again.grad_fn
+
+
+def test_a_view_that_nobody_may_use_any_more_gives_no_node_its_name():
+    w = torch.ones(3, requires_grad=True)
+    base = w * 1.0
+    with torch.no_grad():
+        stale = base[:2]
+    base.mul_(2.0)
+    named = {"stale": stale, "base": base}
+    graph = Graph.of(base.sum(), names=named)
+    assert [node.label for node in graph.nodes[:2]] == ["SumBackward0", "base"]
+    assert "stale" not in draw(base.sum(), names=named, values=True).dot
+    assert "stale" not in str(write_backward(base.sum(), names=named))

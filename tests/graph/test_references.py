@@ -1,6 +1,7 @@
 """references.py: how one object refers to another."""
 
 import functools
+import sys
 import types
 
 import pytest
@@ -65,3 +66,25 @@ def test_a_dict_of_attributes_reads_as_an_attribute_and_of_a_module_as_torch_nam
     assert path_from(thing, vars(thing), "['held'][0]") == ".held[0]"
     model = nn.Sequential(nn.Tanh())
     assert path_from(model, vars(model), "['_modules']['0'].x") == ".0.x"
+
+
+def test_a_frame_leads_on_by_a_variable_by_what_locals_gave_and_by_its_caller():
+    def running(held):
+        frame, variables = sys._getframe(), locals()
+        return (
+            path_from(types.TracebackType(None, frame, 0, 1), frame, ".x"),
+            path_from(frame, held, ".x"),
+            path_from(frame, variables, "['held'].x"),
+            path_from(frame, frame.f_back, ".x"),
+        )
+
+    variable = f" → held of {running.__qualname__}.x"
+    assert running(Plain(None)) == (".x", variable, variable, ".x")
+
+
+def test_a_function_is_no_way_to_the_globals_of_its_module_nor_to_its_own_code():
+    def function():
+        pass
+
+    assert path_from(function, function.__globals__, "['x']") is None
+    assert path_from(function, function.__code__, "") is None

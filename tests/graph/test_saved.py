@@ -5,7 +5,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from companion import Graph, SavedTensor
+from companion import Graph, SavedTensor, saved_memory
 from companion.graph.saved import held_by, peek
 
 
@@ -173,6 +173,8 @@ def test_what_is_held_is_told_without_hooks_whether_or_not_it_can_still_be_used(
     assert list(held_by(z.grad_fn)) == []
 
 
-def test_a_saved_tensor_without_a_storage_is_left_out():
-    x = torch.ones(1, 1, 4, 4, requires_grad=True)
-    assert Graph.of(x.to_mkldnn().relu().to_dense()).saved_nbytes == 4 * 16
+def test_a_tensor_without_a_storage_of_the_usual_kind_keeps_no_bytes_of_one():
+    leaf = torch.ones(2, 2).to_mkldnn().requires_grad_()
+    loss = (leaf * leaf).to_dense().sum()
+    assert Graph.of(loss).saved_nbytes == 0
+    assert str(saved_memory(loss)) == "0 bytes in 0 storages"

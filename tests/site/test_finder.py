@@ -62,6 +62,10 @@ FIRST = {
     "expected float but got double": "mixed-dtypes",
     "pinn derivative of a column is None": "unused-input",
     "nan loss": "non-finite",
+    "encoder does not learn": "detached",
+    "backbone gets no gradient": "detached",
+    "encoder weights get no gradient": "detached",
+    "loss term has no effect": "detached penalty-detached",
     "topk indices gradient": "not-differentiable",
     "learnable weight not among parameters()": "not-a-leaf parameters",
     "forward hook not called": "hook",
@@ -145,6 +149,17 @@ def test_words_that_no_row_has_take_none_away(find):
 def test_a_traceback_whose_message_is_unknown_is_searched_by_its_message_alone(find):
     above = "Traceback (most recent call last):\n  File 'relu.py', line 3\n    hook.backward()\n"
     assert find(f"{above}RuntimeError: no memory left") == find("no memory left")
+
+
+def test_of_a_message_that_no_row_has_it_is_told_that_it_may_be_about_something_else(find, page):
+    status = page.locator(".finder [role=status]")
+    for typed, is_unknown in {
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied": True,
+        "mat1 and mat2 shapes": False,
+        "RuntimeError: is a view and is being modified inplace": False,
+    }.items():
+        assert find(typed)
+        assert ("may not be about gradients" in status.inner_text()) == is_unknown
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK])

@@ -406,6 +406,17 @@ def test_on_paper_answers_and_hints_stand_at_the_end_and_afterwards_at_their_pla
     expect(page.get_by_role("heading", name="Answers")).to_have_count(0)
 
 
+def test_a_handout_asks_and_answers_nothing(open_page):
+    page = open_page("?handout")
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        asked = page.locator("[data-part=predict], [data-part=question], [data-part=exercise]")
+        assert all(part.is_visible() for part in asked.all())
+        for hidden in (".covered", ".answer", ".helps", "#deep", ".lesson-bar", "figure.player"):
+            assert page.locator(hidden).count()
+            assert not any(part.is_visible() for part in page.locator(hidden).all())
+
+
 # ---- words of the glossary
 
 

@@ -53,7 +53,11 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, width):
     cards = page.locator(".cards li")
     shown = [card.inner_text().split("\n\n") for card in cards.all()]
     assert shown == [
-        [lesson.title, lesson.front_matter["description"], course.minutes_shown(*lesson.minutes)]
+        [
+            lesson.title,
+            lesson.front_matter["description"],
+            f"{lesson.star}{course.minutes_shown(*lesson.minutes)}",
+        ]
         for lesson in LESSONS
     ]
     columns = {round(card.bounding_box()["x"]) for card in cards.all()}

@@ -130,7 +130,7 @@ def test_the_start_page_shows_each_lesson_and_how_long_all_take():
     index = (ROOT / "course/index.md").read_text(encoding="utf-8")
     for lesson in LESSONS:
         assert f"\n- [{lesson.title}]({lesson.path.name})\n" in index
-        assert f"\n    {course.minutes_shown(*lesson.minutes)}\n" in index
+        assert f"\n    {lesson.star}{course.minutes_shown(*lesson.minutes)}\n" in index
     for page in ("course/index.md", "course/about.md", "README.md"):
         assert course.in_all(LESSONS) in (ROOT / page).read_text(encoding="utf-8")
 
@@ -180,8 +180,8 @@ def test_a_changed_list_sum_and_link_to_the_next_lesson_are_written_anew(tmp_pat
     assert course.updated(page, lessons, "").endswith("\n\nNext: [2. Y](02-y.md).\n")
     assert course.updated(index, lessons, "Some/course") == (
         '<div class="cards" markdown="1">\n\n'
-        "- [1. X](01-x.md)\n\n    It is 1. X.\n\n    1 min to read · 0 min of exercises\n\n"
-        "- [2. Y](02-y.md)\n\n    It is 2. Y.\n\n    90 min to read · 0 min of exercises\n\n"
+        "- [1. X](01-x.md)\n\n    It is 1. X.\n\n    ★ 1 min to read · 0 min of exercises\n\n"
+        "- [2. Y](02-y.md)\n\n    It is 2. Y.\n\n    ★ 90 min to read · 0 min of exercises\n\n"
         "</div>\n\n2 lessons, about 2 hours to read and 0 hours of exercises.\n"
         "Read it on its site, <https://some.github.io/course/>.\n"
     )

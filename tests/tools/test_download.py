@@ -1,0 +1,38 @@
+"""tools.download: the course's folder as one file."""
+
+import subprocess
+import zipfile
+
+import pytest
+
+from tests.conftest import ROOT
+from tools.download import HELD, NAME, write
+
+
+def test_it_holds_what_the_course_is_made_of_and_nothing_that_was_made(tmp_path):
+    """Of a clone; but for the hidden files at the top, which are for its writers."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    write(ROOT, tmp_path)
+    with zipfile.ZipFile(tmp_path / f"{NAME}.zip") as archive:
+        held = {name.removeprefix(f"{NAME}/") for name in archive.namelist()}
+        assert archive.read(f"{NAME}/README.md") == (ROOT / "README.md").read_bytes()
+    assert {name for name in listed.stdout.splitlines() if name[0] != "."} <= held
+    assert not [name for name in held if "__pycache__" in name or name.endswith(".egg-info")]
+
+
+def test_the_same_files_make_the_same_bytes_and_a_missing_one_is_named(tmp_path):
+    folder = tmp_path / "course"
+    folder.mkdir()
+    for name in HELD:
+        (folder / name).touch()
+    made = []
+    for to in (tmp_path, tmp_path):
+        write(folder, to)
+        made.append((to / f"{NAME}.zip").read_bytes())
+        (folder / "README.md").touch()
+    assert made[0] == made[1]
+    (folder / "setup.py").unlink()
+    with pytest.raises(FileNotFoundError, match="has no setup.py"):
+        write(folder, tmp_path)
