@@ -212,6 +212,20 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "no-loss": (
+                "the library calls backward() on the loss that this returns, and found none in it",
+                "return the loss itself, a tensor without item(); a model of transformers computes "
+                "one where it is given labels=",
+                (
+                    r"`training_step` must return a Tensor, a dict, or None|"
+                    r"the 'loss' key needs to be present",
+                    "training_step returned no loss that is a tensor",
+                ),
+                (
+                    r"The model did not return a loss from the inputs",
+                    "the model returned no loss",
+                ),
+            ),
             "several": (
                 "a graph begins at a tensor; a list, a tuple, a dict or an object only holds some, "
                 "and a module gives some when it is called",
@@ -290,6 +304,10 @@ KINDS: dict[str, Kind] = {
                     r"appears to not have been used in the graph",
                     "no gradient came to an input that one was asked for",
                 ),
+                (
+                    r"Could not compute gradients for (?P<what>node features|edges|\w+ masks?)",
+                    "no gradient came to the mask of {what} that an explainer learns",
+                ),
             ),
             "view": (
                 "taking a part of a tensor makes a new tensor, with a Node of its own; what was "
@@ -306,8 +324,8 @@ KINDS: dict[str, Kind] = {
                 "torch.nn.utils.parametrize.cached()",
             ),
             "others": (
-                "no path leads from the output's Node to any of the inputs: what was computed used "
-                "other tensors, such as those of a layer that was replaced, loaded or copied",
+                "what was computed used other tensors, such as those of a layer that was replaced, "
+                "loaded or copied",
                 "give the tensors that the model has now, and make the optimizer after the model "
                 "was changed: it holds the tensors that it was given; if the inputs were used, "
                 "look for the cut with diagnose(..., watch=watched)",
@@ -400,7 +418,9 @@ KINDS: dict[str, Kind] = {
                 r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
                 r"gradcheck expects at least one input tensor to require gradient|"
                 r"gradient edge for a Tensor that does not require gradients|"
-                r"Expected input to have requires_grad=True",
+                r"Expected input to have requires_grad=True|"
+                r"Input Tensor \d+ did not already require gradients|"
+                r"Can only build ExpandedWeights objects of tensors that requires_grad",
                 "a gradient was asked for a tensor that does not require grad",
             ),
         ],
@@ -425,6 +445,17 @@ KINDS: dict[str, Kind] = {
                 "a tensor with a graph was written into a tensor of whole numbers",
             ),
         ],
+        variants={
+            "quantized": (
+                "quantized weights are whole numbers, so none of them can get a gradient",
+                "train small layers beside them, in floating point, as with "
+                "peft.get_peft_model(model, LoraConfig(...)), or load the model unquantized",
+                (
+                    r"cannot perform fine-tuning on purely quantized models",
+                    "no weight of the model can be trained: all are quantized",
+                ),
+            ),
+        },
     ),
     "inference-tensor": Kind(
         "error",
@@ -464,6 +495,10 @@ KINDS: dict[str, Kind] = {
                 r"of gradients tuple is (?:None|not a Tensor)|"
                 r"If `is_grads_batched=True`, we interpret the first dimension",
                 "the gradients that the pass should begin with are not one tensor for each output",
+            ),
+            (
+                r"`grad_tensors` and `grad_variables` \(deprecated\) arguments both passed",
+                "the gradients that the pass should begin with were given twice",
             ),
             (
                 r"The vector v can only be None if|v has invalid size",
@@ -532,6 +567,12 @@ KINDS: dict[str, Kind] = {
                 "on into it, as a state that one step hands to the next; where two losses share "
                 "it, add them and call backward once",
             ),
+            "grad": (
+                "torch.autograd.grad runs a backward pass, which frees what the Nodes had saved, "
+                "and gives a gradient without a graph",
+                "pass create_graph=True to it: then the graph stays, and the gradient has one of "
+                "its own",
+            ),
             "sum": (
                 "a sum holds the graph of each of its parts, and backward() of a part ran that "
                 "graph and freed it",
@@ -574,6 +615,10 @@ KINDS: dict[str, Kind] = {
                 (
                     r"AccumulateGrad node that was poisoned by swap_tensors",
                     "a parameter was swapped for another tensor after the graph was made",
+                ),
+                (
+                    r"_apply\(\): Couldn't swap (?P<name>\S+)",
+                    "{name} could not be swapped for another tensor, as something still holds it",
                 ),
             ),
         },
@@ -633,6 +678,15 @@ KINDS: dict[str, Kind] = {
                 "another device or kernel, or the attention written out: "
                 "(q @ k.mT / d**0.5).softmax(-1) @ v; under torch.no_grad() it may stay",
                 (
+                    r"No operator found for `?(?P<op>memory_efficient_attention_backward)|"
+                    r"(?P<name>FlashAttention) backward (?:only supports|for head dim)",
+                    "{op}{name} has no backward for what it was given",
+                ),
+                (
+                    r"does not expose FA3 backward kernels",
+                    "the FlashAttention that was chosen has no backward",
+                ),
+                (
                     r"(?P<op>FlexAttention|_scaled_dot_product_attention_quantized) does not "
                     r"support backward",
                     "{op} has no backward here",
@@ -669,8 +723,9 @@ KINDS: dict[str, Kind] = {
                 (
                     r"(?P<op>grid_sampler_\dd)[_ ]double[_ ]backward (?:not implemented|does not)|"
                     r"(?P<of>\w+)\(\): Double backward is unsupported for|"
-                    r"(?P<by>FSDP) does not support gradients of gradients",
-                    "{op}{of}{by} has no second derivative for what it was given",
+                    r"(?P<by>FSDP) does not support gradients of gradients|"
+                    r"double backwards on (?P<vision>\w+) not supported",
+                    "{op}{of}{by}{vision} has no second derivative for what it was given",
                 ),
             ),
             "out": (
@@ -703,6 +758,31 @@ KINDS: dict[str, Kind] = {
                     r"The (?:QR decomposition is not differentiable when mode=|derivative of "
                     r"linalg\.qr depends on Q)",
                     "a QR decomposition of this mode has no derivative",
+                ),
+            ),
+            "edge": (
+                "a GradientEdge names a place in the graph: it has no values to take a shape, a "
+                "batch or zeros from",
+                "ask for the gradient of the tensor itself, without is_grads_batched and "
+                "materialize_grads for an edge",
+                (
+                    r"(?:Batched grads|C\+\+ NestedTensor) are not supported with "
+                    r"(?:GradientEdge|Nested Tensor)|"
+                    r"materialize_grads cannot be used when the given input is a GradientEdge",
+                    "autograd.grad cannot do this with a GradientEdge or a nested tensor",
+                ),
+            ),
+            "training": (
+                "this form of the operation was written for inference, or for one kind of graph",
+                "call it under torch.no_grad(), or detach() what goes in; for training use "
+                "operations that have a derivative",
+                (
+                    r"Script and require grads is not supported atm",
+                    "lobpcg has no derivative under torch.jit.script",
+                ),
+                (
+                    r"The (?P<op>\S+) HigherOrderOperator does not currently support training",
+                    "{op} cannot be trained where it changes its inputs in place",
                 ),
             ),
             "argument": (
@@ -957,6 +1037,25 @@ KINDS: dict[str, Kind] = {
             ),
             (r"^GradcheckError: (?P<reason>[^\n]*)", "gradcheck found: {reason}"),
         ],
+        variants={
+            "options": (
+                "gradcheck compares backward mode, and forward mode too where it is asked to; each "
+                "option belongs to one of them",
+                "leave check_backward_ad=True, and add check_forward_ad=True for "
+                "check_batched_forward_grad; give dense inputs, and real numbers to the functions "
+                "that compute Jacobians",
+                (
+                    r"at least one of check_forward_ad or check_backward_ad|"
+                    r"Setting check_batched_forward_grad=True requires check_forward_ad",
+                    "options of gradcheck do not go together",
+                ),
+                (
+                    r"Expected (?:inputs|output|grad_out) to be (?:non-complex|1\.0)|"
+                    r"MKLDNN inputs are not support for forward AD gradcheck",
+                    "gradcheck was given what it cannot compare",
+                ),
+            ),
+        },
     ),
     "grad-is-none": Kind(
         "error",
@@ -978,6 +1077,14 @@ KINDS: dict[str, Kind] = {
                 "alone; w = w - lr * w.grad gives the name w to such a result",
                 "change the leaf in place under torch.no_grad(): w -= lr * w.grad; for the "
                 ".grad of a result call retain_grad() on it before backward()",
+            ),
+            "grad-fills-none": (
+                "torch.autograd.grad returns the gradients, and fills the .grad of no tensor",
+                "take what it returns; or call loss.backward(), which fills .grad of all leaves",
+                (
+                    r"only_inputs argument is deprecated and is ignored now",
+                    "autograd.grad was asked to fill .grad too, with only_inputs=False",
+                ),
             ),
             "frozen": (
                 "the tensor does not require grad, so no backward pass fills its .grad",
@@ -1048,6 +1155,52 @@ KINDS: dict[str, Kind] = {
                     "a gradient was asked for no tensors",
                 ),
             ),
+            "adjoint": (
+                "the adjoint method computes gradients for the parameters that it is told of, and "
+                "finds them in a module; a plain function does not tell its own",
+                "hand over an nn.Module whose forward is the function, or "
+                "adjoint_params=tuple(net.parameters())",
+                (
+                    r"must be an instance of `?nn\.Module`? to specify the adjoint parameters",
+                    "odeint_adjoint was given a function that is no module",
+                ),
+            ),
+            "buffers": (
+                "a CUDA graph of a module has gradients for its inputs and its parameters, not for "
+                "its buffers",
+                "requires_grad_(False) on the buffer, or make it an nn.Parameter",
+                (
+                    r"only parameters may be trainable\. All buffers must have",
+                    "a buffer of a module that becomes a CUDA graph requires grad",
+                ),
+            ),
+            "mapping": (
+                "the gradients come back under the names of a dict, and of no other mapping",
+                "hand over a dict: inputs=dict(tensors)",
+                (
+                    r"`inputs` argument to `(?P<function>\w+)\(\)` must be a dict, not",
+                    "{function}() was given its inputs in a mapping that is no dict",
+                ),
+            ),
+            "matrices": (
+                "Muon makes the gradient of a matrix orthogonal, so it takes parameters of two "
+                "dimensions alone",
+                "give Muon the matrices, [p for p in net.parameters() if p.ndim == 2], and AdamW "
+                "the others",
+                (
+                    r"(?:Param|Input tensor) gradient must be a 2D matrix",
+                    "Muon was given a parameter that is no matrix",
+                ),
+            ),
+            "stacked": (
+                "stack_module_state puts the parameters of several models into one tensor, and a "
+                "tensor requires grad as a whole",
+                "freeze the same parameters in each of the models",
+                (
+                    r"Expected (?P<name>\S+) from each model to have the same \.requires_grad",
+                    "{name} is frozen in some of the models to be stacked, and not in others",
+                ),
+            ),
             "constant": (
                 "torch.jit.trace writes what is no input and no parameter into the program as a "
                 "constant, and a constant has no gradient",
@@ -1083,6 +1236,10 @@ KINDS: dict[str, Kind] = {
                 r"unscale_\(\) is being called after step\(\)",
                 "unscale_() was called after step(), before update()",
             ),
+            (
+                r"_scale is None in unscale_",
+                "unscale_() was called before scale(loss)",
+            ),
         ],
         variants={
             "no-gradients": (
@@ -1099,6 +1256,18 @@ KINDS: dict[str, Kind] = {
                 (
                     r"No inf checks were recorded prior to update",
                     "update() of the scaler was called before any step(optimizer) found a .grad",
+                ),
+            ),
+            "minimum": (
+                "in each step a gradient was infinite or NaN, so the scale was made smaller, until "
+                "it could not become smaller",
+                "look for what is not finite: with watch() as watched: around the forward pass, "
+                "watched.first_nonfinite names the operation, and diagnose(loss, watch=watched) "
+                "what the backward pass divides by; bfloat16 needs no scale",
+                (
+                    r"loss scale already at minimum|Minimum loss scale reached|"
+                    r"Gradient overflow\.\s+Skipping step",
+                    "gradients in float16 are infinite or NaN",
                 ),
             ),
             "half": (
@@ -1188,6 +1357,28 @@ KINDS: dict[str, Kind] = {
                     "a reentrant checkpoint met autograd.grad, or backward(inputs=...)",
                 ),
             ),
+            "cache": (
+                "a checkpoint runs its layers again in the backward pass, and would put their keys "
+                "and values into the cache a second time",
+                "nothing: the library leaves the cache out; model.config.use_cache = False says so "
+                "once. If the layers do not train, look at the warnings beside this one",
+                (
+                    r"(?:use_cache ?= ?True`|Caching) is incompatible with gradient checkpointing",
+                    "a checkpointed model was to keep a cache of keys and values as well",
+                ),
+            ),
+            "context": (
+                "context_fn gives two context managers: one is entered around the forward pass, "
+                "the other when the checkpoint runs it again",
+                "return a pair, as create_selective_checkpoint_contexts does; enter neither twice, "
+                "and let exceptions pass. Under torch.compile both must be a TorchDispatchMode",
+                (
+                    r"expected context_fn generator to yield exactly twice|"
+                    r"`context_fn` arg passed to `torch\.utils\.checkpoint` must generate|"
+                    r"the forward context provided by context_fn suppressed an exception",
+                    "the context managers of a checkpoint are not as they must be",
+                ),
+            ),
             "differs": (
                 "the function of the checkpoint did not do the same when it was run again in the "
                 "backward pass: it reads a state that changed in between, such as a cache, a "
@@ -1204,6 +1395,11 @@ KINDS: dict[str, Kind] = {
                 (
                     r"trying to save more tensors during recomputation",
                     "a checkpoint, run again, saved more tensors than the first time",
+                ),
+                (
+                    r"are detected on at least two types of devices\. Device state will only be",
+                    "a checkpoint with tensors on two kinds of devices draws the same random "
+                    "numbers again on one of them alone",
                 ),
                 (
                     r"Recomputed values for the following tensors have different metadata",
@@ -1256,6 +1452,11 @@ KINDS: dict[str, Kind] = {
                     r"Expected to have finished reduction in the prior iteration",
                     "some parameters got no gradient in the last backward pass",
                 ),
+                (
+                    r"parameters that were not used in producing the loss|"
+                    r"Communication call has not been issued for this bucket",
+                    "some parameters got no gradient in this backward pass",
+                ),
             ),
             "twice": (
                 "two backward passes came to one parameter in one step: a parameter is used in "
@@ -1267,6 +1468,11 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Expected to mark a variable ready only once|has been marked as ready twice",
                     "a parameter got its gradient twice in one step",
+                ),
+                (
+                    r"The parameter \d+ has already been reduced|"
+                    r"Gradients were computed more than backward_passes_per_step times",
+                    "a parameter got its gradient twice before the step of the optimizer",
                 ),
             ),
             "all-used": (
@@ -1287,6 +1493,26 @@ KINDS: dict[str, Kind] = {
                     r"grad and param do not obey the gradient layout contract|"
                     r"parameter gradient is not the expected DDP bucket view",
                     "a gradient lies in memory in another order than its parameter",
+                ),
+            ),
+            "between": (
+                "after backward() the gradients are on their way to the other processes until "
+                "step() has waited for them",
+                "call zero_grad() before backward() or after step(); with two optimizers "
+                "synchronize() the one whose gradients are not used yet",
+                (
+                    r"zero_grad\(\) was called after loss\.backward\(\) but before",
+                    "zero_grad() was called between backward() and step()",
+                ),
+            ),
+            "no-sync": (
+                "ZeRO stages 2 and 3 share the gradients out in each backward pass, so no pass can "
+                "keep them for the next",
+                "let the engine accumulate: gradient_accumulation_steps in its configuration, and "
+                "no no_sync() or accelerator.accumulate() around the pass; or stage 1",
+                (
+                    r"no_sync context manager is incompatible with gradient partitioning",
+                    "gradients were to be accumulated with no_sync() under ZeRO",
                 ),
             ),
             "rpc": (
@@ -1437,7 +1663,8 @@ KINDS: dict[str, Kind] = {
                 "a dual tensor was made of a dual tensor",
             ),
             (
-                r"Trying to access a forward AD level with an invalid index",
+                r"Trying to access a forward AD level with an invalid index|"
+                r"Entering a new forward AD level but the current level is not valid",
                 "a dual tensor was used after its level was left",
             ),
         ],
@@ -1459,6 +1686,17 @@ KINDS: dict[str, Kind] = {
                 (
                     r"they cannot have forward grad defined",
                     "running statistics of a normalization were given a tangent",
+                ),
+            ),
+            "options": (
+                "torch.autograd.functional computes the columns of a Jacobian in forward mode in "
+                "one vectorized pass, which keeps no graph and asks nothing of single inputs",
+                "leave strategy and vectorize away; or use torch.func.jacfwd, jacrev and hessian, "
+                "which may be nested and differentiated again",
+                (
+                    r"functional\.jacobian: `\w+=True` and `[\w-]+=[\"\w-]+` are not supported|"
+                    r"Computing Jacobian using forward-AD or forward-over-reverse",
+                    "options of torch.autograd.functional do not go together",
                 ),
             ),
             "jvp": (
@@ -1651,7 +1889,8 @@ KINDS: dict[str, Kind] = {
         "warning",
         _LOST,
         "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
-        "compute on with the tensor itself",
+        "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
+        "tensor of a list, torch's functions for NumPy's",
         cut="{called} gives a plain value, which autograd does not follow",
         errors=[
             (
@@ -1732,16 +1971,16 @@ KINDS: dict[str, Kind] = {
         "warning",
         _CUT,
         "the operation ran with gradients off, so it left no Node",
-        "keep it where you mean a constant, such as a target; else move it out of torch.no_grad(), "
-        "or away from what set_grad_enabled(False) governs",
+        "keep it where you mean a constant, such as a target; else run it with gradients on: "
+        "outside of torch.no_grad(), be it a block or a decorator, or after set_grad_enabled(True)",
         cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
         variants={
             "harmful": (
                 "the operation ran with gradients off, so it left no Node, and no other way leads "
                 "to what gets no gradient",
-                "move it out of torch.no_grad(), or away from what set_grad_enabled(False) "
-                "governs; of what is to stay as it is, a target network say, switch requires_grad "
-                "off, or leave it out of diagnose()",
+                "run it with gradients on: outside of torch.no_grad(), be it a block or a "
+                "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
+                "target network, switch requires_grad off for it, or leave it out of diagnose()",
             ),
             "meant": (
                 "the operation ran with gradients off, so it left no Node: a constant for "
@@ -1789,7 +2028,8 @@ KINDS: dict[str, Kind] = {
         "info",
         _RUNS,
         "Python decided by the value; the graph holds the branch that ran",
-        "nothing: that is define-by-run",
+        "nothing, where one of the branches is meant to run; for a gradient through the decision "
+        "compute it smoothly, as with sigmoid for a comparison",
         cut=(
             "{called} let Python decide by the value; that is harmless, since the graph "
             "holds what was then computed"
@@ -1808,6 +2048,17 @@ KINDS: dict[str, Kind] = {
         _LEAVES,
         "AccumulateGrad adds to the .grad that is there",
         "set .grad = None, or zero_grad(), before backward, unless you mean to add",
+        variants={
+            "per-sample": (
+                "the gradient of each example is added to what the last pass left in .grad_sample",
+                "set p.grad_sample = None for each parameter before the next pass; "
+                "torch.func.vmap(torch.func.grad(f)) keeps nothing",
+                (
+                    r"Current Expanded Weights accumulates the gradients",
+                    "a second pass would add to the gradients of single examples",
+                ),
+            ),
+        },
     ),
     "half-updated": Kind(
         "warning",
@@ -1923,6 +2174,28 @@ KINDS: dict[str, Kind] = {
                     "the gradients to clip are not finite",
                 ),
             ),
+            "stopped": (
+                "a NaN or an infinity reached this place: it was born in the forward pass, or in "
+                "the backward pass of a step before, which put it into the weights",
+                "look first whether the weights are finite: p.isfinite().all() for each. If so, "
+                "run the forward pass in with watch() as watched: and watched.first_nonfinite "
+                "names the operation; if not, ask diagnose(loss, watch=watched) in the step before",
+                (
+                    r"but found invalid values:[^;]*\bnan\b|"
+                    r"probability tensor contains either `inf`, `nan`|"
+                    r"elements of the [^\n]*tensor are NaN|contained non-finite values",
+                    "an operation was given NaN or infinity",
+                ),
+                (
+                    r"Loss became infinite or NaN at iteration|Encountered NaN: \w*loss|"
+                    r"[Uu]nderflow in dt|non-finite values in state `y`",
+                    "a library stopped at a NaN or infinity of the forward pass",
+                ),
+                (
+                    r"found NaN in local grad norm|element gradient array `gradf` are NaN",
+                    "a library stopped at a NaN in the gradients",
+                ),
+            ),
             "empty-row": _EMPTY_ROW,
             "after": (
                 "the formula of this Node divided by zero, or met an infinity or NaN: one that "
@@ -1988,6 +2261,10 @@ KINDS: dict[str, Kind] = {
                     r"can't replace a(?:n empty| None) gradient with a non-",
                     "a hook returned a gradient where there was none",
                 ),
+                (
+                    r"forward pre-hook must return None or a tuple of \(new_args, new_kwargs\)",
+                    "a hook before forward did not return the arguments as a pair",
+                ),
             ),
             "module": (
                 "a full backward hook of a module stands between two Nodes, one at the tensors "
@@ -1998,6 +2275,11 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Cannot use both regular backward hooks and full backward hooks",
                     "a module has both kinds of backward hooks",
+                ),
+                (
+                    r"You are trying to (?:call|revive) the hook of a dead Module|"
+                    r"Error while setting up backward hooks",
+                    "a hook was called whose module is gone, or could not be set up",
                 ),
                 (
                     r"Modules must not have hooks registered at the time they are passed",
@@ -2021,6 +2303,36 @@ KINDS: dict[str, Kind] = {
                     r"module outputs",
                     "no input of a module with a full backward hook requires grad, so its hook "
                     "is given None for grad_input",
+                ),
+            ),
+            "per-sample": (
+                "hooks on the modules compute a gradient for each example; a parameter has none "
+                "where no backward pass came to it, or its module has no such hook",
+                "freeze parameters that the loss does not use, before the model is wrapped "
+                "(requires_grad_(False)); call backward() before each step(), on the wrapped "
+                "model; diagnose(loss, model) names parameters without a gradient",
+                (
+                    r"Per sample gradient (?:is not initialized|not found)",
+                    "a parameter has no gradient for each example",
+                ),
+            ),
+            "reused": (
+                "hooks keep one input and one output for each module, and this module ran twice, "
+                "or not at all",
+                "give each place a module of its own, such as nn.ReLU(), and call it by its name "
+                "and not by torch.relu",
+                (
+                    r"input/output attributes that are required for DeepLift",
+                    "a module has no input and output for DeepLift",
+                ),
+            ),
+            "pickled": (
+                "a hook is a function of this process, and a tensor is saved without its hooks",
+                "nothing; to silence it mark the function with "
+                "@torch.utils.hooks.unserializable_hook",
+                (
+                    r"backward hook [\s\S]+ on tensor will not be serialized",
+                    "a tensor with a hook was saved",
                 ),
             ),
             "saved": (
@@ -2068,6 +2380,14 @@ KINDS: dict[str, Kind] = {
         "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
         "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
         "write them one by one",
+        variants={
+            "growing": (
+                "torch.cat copies all that it is given, and what is read of its result sends zeros "
+                "as large as that: n parts, added one by one, cost n times n / 2 of them",
+                "collect the parts in a list, read the last of the list, and call torch.cat once "
+                "at the end",
+            ),
+        },
     ),
     "cannot-know": Kind(
         "info",
@@ -2137,6 +2457,20 @@ KINDS: dict[str, Kind] = {
         "for a penalty, or for second order, take it with torch.autograd.grad(..., "
         "create_graph=True); keep it where you mean a constant, as in first-order MAML",
         cut="{called} without create_graph=True gives gradients that have no graph",
+        variants={
+            "meant": (
+                "the gradient was added to what it was taken of, or went into the model again, "
+                "where a constant is usual: first-order MAML, an adversarial example",
+                "nothing, where you mean a constant; for the whole derivative, or a penalty, take "
+                "the gradient with torch.autograd.grad(..., create_graph=True)",
+            ),
+            "read": (
+                "backward() leaves numbers in .grad, without a graph: a constant in what is "
+                "computed from them",
+                "take the gradient with (g,) = torch.autograd.grad(loss, x, create_graph=True) and "
+                "compute with g; nothing, where you mean a constant, as in an adversarial example",
+            ),
+        },
     ),
     "duplicate-indices": Kind(
         "warning",

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn, overrides
 from torch._functorch import pyfunctorch
+from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -190,8 +191,13 @@ def is_in_a_transform() -> bool:
     return _functorch.maybe_current_level() is not None
 
 
+def is_without_numbers(tensor: Tensor) -> bool:
+    """Whether it is a shape alone: on ``meta``, or fake, as ``torch.export`` computes with."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
 def has_memory(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor can be read: not on ``meta``, nor if its storage was freed.
+    """Whether the numbers of a tensor can be read: it has some, and its storage was not freed.
 
     FSDP and offloading free storages between the passes, as ``untyped_storage().resize_(0)`` does,
     and the tensor keeps its shape. To read it then ends the process.
@@ -199,10 +205,11 @@ def has_memory(tensor: Tensor) -> bool:
     parts = [tensor]
     for part in parts:  # the list grows by those that one is made of
         if type(part) not in _PLAIN and hasattr(part, "__tensor_flatten__"):
-            parts += [getattr(part, name) for name in part.__tensor_flatten__()[0]]
+            held = [getattr(part, name) for name in part.__tensor_flatten__()[0]]
+            parts += [each for each in held if isinstance(each, Tensor)]  # not a DeviceMesh
         elif part.layout in _SPARSE:
             parts += parts_of(part)
-        elif part.is_meta or not _is_held(part):
+        elif is_without_numbers(part) or not _is_held(part):
             return False
     return True
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from companion.internals import has_memory, saved_names, saved_value
 
@@ -27,7 +28,26 @@ def _csr(values: torch.Tensor) -> torch.Tensor:
     return torch.sparse_csr_tensor(*indices, values, (2, 2), check_invariants=False)
 
 
+class Distributed(torch.Tensor):
+    """Holds a tensor and what is none, as a DTensor has a mesh of devices."""
+
+    def __tensor_flatten__(self):
+        return ["held", "mesh"], None
+
+
+def _distributed(values: torch.Tensor) -> torch.Tensor:
+    tensor = torch.ones(3).as_subclass(Distributed)
+    tensor.held, tensor.mesh = values, "cpu"
+    return tensor
+
+
+def _fake() -> torch.Tensor:
+    with FakeTensorMode():
+        return torch.ones(3)
+
+
 WITH = {
+    "distributed": lambda: _distributed(torch.ones(3)),
     "dense": lambda: torch.ones(3),
     "a parameter": lambda: torch.nn.Parameter(torch.ones(3)),
     "a number": lambda: torch.ones(()),
@@ -44,6 +64,8 @@ WITH = {
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
 }
 WITHOUT = {
+    "distributed and freed": lambda: _distributed(_freed(torch.ones(3))),
+    "fake": _fake,
     "meta": lambda: torch.ones(3, device="meta"),
     "freed": lambda: _freed(torch.ones(3)),
     "a freed parameter": lambda: _freed(torch.nn.Parameter(torch.ones(3)).data),

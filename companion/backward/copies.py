@@ -13,7 +13,12 @@ from typing import NamedTuple
 
 import torch
 
-from companion.internals import parts_of, unseen_by_subclasses, version_of
+from companion.internals import (
+    is_without_numbers,
+    parts_of,
+    unseen_by_subclasses,
+    version_of,
+)
 
 FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is
 LARGE = 10_000  # elements: a smaller gradient is copied in less time than a copy of it is found
@@ -72,7 +77,7 @@ def worst_value_in(gradients: Iterable[Tensor | None]) -> int:
     """How bad the worst value in some gradients is: FINITE, INFINITE or NAN."""
     worst = FINITE
     for g in gradients:
-        if g is not None and not g.is_meta and not g.is_nested:
+        if g is not None and not (g.is_nested or is_without_numbers(g)):
             values = parts_of(g)[1] if g.layout is torch.sparse_coo else g
             if not values.isfinite().all():
                 worst = max(worst, NAN if values.isnan().any() else INFINITE)

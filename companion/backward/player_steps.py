@@ -14,6 +14,7 @@ from companion.backward.recording import Arrival, Recording, Step
 from companion.drawing.numbers import in_full, to_4_digits
 from companion.graph.nodes import Edge
 from companion.graph.reading import Graph
+from companion.internals import is_without_numbers
 from companion.naming import one_line
 
 
@@ -116,7 +117,7 @@ def same(left: Tensor | None, right: Tensor | None) -> bool:
         return left is right
     if left.layout is not right.layout or left.is_nested != right.is_nested:
         return False
-    if left.is_meta:  # without values that could differ
+    if is_without_numbers(left):
         return left.shape == right.shape
     if left.is_nested:
         lefts, rights = left.unbind(), right.unbind()
@@ -144,8 +145,8 @@ def show(value: Any) -> str:
 
 
 def _show(value: Tensor) -> str:
-    if value.is_nested or value.is_meta:
-        return f"a {'nested' if value.is_nested else 'meta'} tensor"
+    if value.is_nested or is_without_numbers(value):
+        return f"a {'nested' if value.is_nested else 'meta' if value.is_meta else 'fake'} tensor"
     if value.layout is not torch.strided:
         return f"a {str(value.layout).removeprefix('torch.')} tensor"
     if numbers := in_full(value):

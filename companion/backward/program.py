@@ -14,7 +14,13 @@ from companion.findings import as_html
 from companion.graph.nodes import shape_or_none
 from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
-from companion.internals import has_memory, reads_saved_once, unseen_by_subclasses, version_of
+from companion.internals import (
+    has_memory,
+    is_without_numbers,
+    reads_saved_once,
+    unseen_by_subclasses,
+    version_of,
+)
 from companion.naming import callers_names, counted
 
 
@@ -70,7 +76,7 @@ class Program:
                     f"{name} was modified in place since the program was written, which uses what "
                     "it held; run the forward pass again and call write_backward again"
                 )
-            if not (tensor.is_meta or has_memory(tensor)):
+            if not (is_without_numbers(tensor) or has_memory(tensor)):
                 raise RuntimeError(
                     f"the storage of {name} was freed since the program was written, which uses "
                     "what it held; bring it back and run again"

@@ -18,6 +18,8 @@ from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.risks import is_readable
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
+from companion.forward.gradients_used import reads_of_grads
+from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
 from companion.forward.tracing import (
     Taken,
     cuts_into,
@@ -81,6 +83,7 @@ class Case:
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # the caller's, by name
+    names: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -238,6 +241,21 @@ class Case:
         return [c for c in before if not (c.follows or c.by_library or c.index in reached)]
 
     @cached_property
+    def grads_read(self) -> dict[Tensor, tuple[Operation, bool]]:
+        """The leaves whose .grad the output was computed from, with the operation that took it,
+        and whether that was a step as of an adversarial example."""
+        if self.watch is None or not is_tensor(self.output):
+            return {}
+        return reads_of_grads(self.watch, self.output)
+
+    @cached_property
+    def left_before(self) -> Cut | None:
+        """Where values left torch last before an output without a graph, if no cut that can be
+        followed took its graph."""
+        is_unexplained = self.graph is None and not self.cuts_reaching
+        return self.not_followed[-1] if is_unexplained and self.not_followed else None
+
+    @cached_property
     def last_to_leave(self) -> dict[Input, Cut]:
         """The inputs that get no gradient and whose values left torch, each with the cut where they
         did so last; but for those behind another cut."""
@@ -249,6 +267,23 @@ class Case:
                 last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
                 waiting &= ~took
         return last
+
+    @cached_property
+    def held(self) -> set[Tensor]:
+        """The parameters of the modules that the caller has."""
+        parameters = (p for module in self.modules.values() for p in module.parameters())
+        return {parameter for parameter in parameters if is_tensor(parameter)}
+
+    @cached_property
+    def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:
+        """The lost inputs from which values of a parameter in the graph were computed, with it."""
+        lost = {given.tensor: given for given in self.lost if is_tensor(given.tensor)}
+        leaves = {node.grad_fn.variable: node for node in self.nodes if node.is_leaf}
+        parameters = [leaf for leaf in leaves if type(leaf) is torch.nn.Parameter]
+        if self.watch is None or not lost:
+            return {}
+        found = leaves_with_values_of(self.watch, list(lost), parameters)
+        return {lost[tensor]: (leaves[new.leaf], new) for tensor, new in found.items()}
 
     @cached_property
     def lost(self) -> set[Input]:
@@ -310,6 +345,11 @@ class Case:
         copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
         return found if any(not is_one_number(given.tensor) for given in found) else {}
+
+    def name_of(self, leaf: Tensor) -> str:
+        """A leaf by its name, or by its shape."""
+        names = {tensor: name for name, tensor in self.names.items()}
+        return names.get(leaf) or f"a leaf of shape {tuple(leaf.shape)}"
 
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.unreached import how_it_ended
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut
+from companion.forward.gradients_used import is_a_step
 from companion.forward.places import DEEPCOPY, SAMPLE
 
 _SWITCHED = {"no-grad", "inference-mode"}  # one switch makes many cuts on a line
@@ -30,12 +33,12 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
     for cuts in _by_line(dict.fromkeys([*case.cuts_reaching, *behind])):
         inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
         if inputs or case.graph is None:
-            yield _harmful(cuts, inputs)
+            yield _harmful(case, cuts, inputs)
         elif not all(cut.by_library for cut in cuts):
             yield _perhaps_harmless(case, cuts, taking)
-    of_inputs = {cut.source for cut in case.last_to_leave.values()}  # findings of those name them
+    told = {cut.source for cut in (*case.last_to_leave.values(), case.left_before) if cut}
     for cuts in _by_line(case.not_followed):
-        if cuts[0].source not in of_inputs:
+        if cuts[0].source not in told:
             yield _about_line(cuts, "; whether it came back into the output is not known", "info")
 
 
@@ -51,11 +54,17 @@ def _perhaps_harmless(case: Case, cuts: list[Cut], taking: set[Cut]) -> Finding:
         return _about_line(cuts, "; none of the inputs went into that", "info")
     if cuts[0].variant == SAMPLE:  # what is drawn is a constant on purpose, as a rule
         return _about_line(cuts, severity="info")
-    if case.not_meant.isdisjoint(cut.index for cut in cuts) and case.costly.isdisjoint(cuts):
+    not_meant = [cut for cut in cuts if cut.index in case.not_meant and not _is_step(case, cut)]
+    if not not_meant and case.costly.isdisjoint(cuts):
         went_in = "the inputs that went in get" if case.inputs else "what went in gets"
         end, variant = f"; {went_in} a gradient by another way", cuts[0].variant or "meant"
         return _about_line(cuts, end, "info", variant)
     return _about_line(cuts)
+
+
+def _is_step(case: Case, cut: Cut) -> bool:
+    is_gradient = cut.code == "penalty-detached" and case.watch is not None
+    return is_gradient and is_a_step(case.watch, case.output, cut)  # type: ignore[arg-type]
 
 
 def _taking_from_inputs(case: Case) -> set[Cut]:
@@ -83,15 +92,21 @@ def _about_line(
     return finding(cut.code, message, severity=severity, source=cut.source, variant=variant)
 
 
-def _harmful(cuts: list[Cut], inputs: list[Input]) -> Finding:
+def _harmful(case: Case, cuts: list[Cut], inputs: list[Input]) -> Finding:
     """A finding for a line that keeps inputs from their gradients, or the output from a graph."""
     message = _message(cuts).partition(";")[0]  # what follows says that it may be harmless
     if inputs:
         s = "s" * (len(inputs) == 1)
         message += f", and so {names_of_all(inputs)} get{s} no gradient"
     code, source, variant = cuts[0].code, cuts[0].source, cuts[0].variant or "harmful"
+    because: tuple[str, str] | None = None
+    ending = next((case.new_leaves[given] for given in inputs if given in case.new_leaves), None)
+    if ending and code != "copied":  # to take the cut away would not help
+        message += f"; {how_it_ended(*ending)}"
+        because = "copied", "written" if ending[1].is_written else "parameter"
     severity: Severity | None = "error" if inputs else None
-    return finding(code, message, severity=severity, source=source, variant=variant)
+    options: dict[str, Any] = {"severity": severity, "source": source, "because": because}
+    return finding(code, message, variant=variant, **options)
 
 
 def _message(cuts: list[Cut]) -> str:

@@ -23,6 +23,7 @@ from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
 from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
+from companion.diagnosis.grads_read import about_grads_read, grads_read_in_words
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
@@ -169,7 +170,7 @@ def diagnose(
     called, modules = names_of(inputs, names), callers_modules()
     with unseen(), torch.no_grad():
         case = _look(output, tensors, called, watch)
-        case.modules = modules
+        case.modules, case.names = modules, called
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
@@ -214,9 +215,13 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
     elif case.graph is None:
         message = f"the output does not require grad: {_why_no_graph(case)}"
         cuts = first_reaching(case.watch, output) if case.watch else ()
-        source = cuts[0].source if cuts else None
+        cut = cuts[0] if cuts else case.left_before
+        source = cut.source if cut else None
         variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
-        because = (cuts[0].code, cuts[0].variant or "harmful") if cuts and not variant else None
+        because = (cut.code, cut.variant or "harmful") if cut and not variant else None
+        if case.grads_read and not (cut or variant):
+            source = next(iter(case.grads_read.values()))[0].source
+            because = "penalty-detached", "read"
         yield finding("no-graph", message, source=source, variant=variant, because=because)
 
 
@@ -232,6 +237,10 @@ def _why_no_graph(case: Case) -> str:
         return "none of the inputs requires grad"
     if case.watch and (cuts := first_reaching(case.watch, output)):
         return cuts[0].message.partition(";")[0]  # what follows says that it may be harmless
+    if cut := case.left_before:
+        return f"values left torch before it by way of {cut.operation.called}"
+    if case.grads_read:
+        return grads_read_in_words(case).replace("the output", "it", 1)
     return "its history was cut, or no tensor in it required grad"
 
 
@@ -496,6 +505,7 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
+    about_grads_read,
     _about_the_inputs,
     about_leaves_not_given,
     _about_the_nodes,

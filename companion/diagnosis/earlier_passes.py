@@ -32,6 +32,12 @@ def about_earlier_passes(case: Case) -> Iterator[Finding]:
         yield finding("freed", message, variant="sum", **case.at(first))
         grows = f"a sum keeps the graphs of {len(terms)} forward passes, and grows with each"
         yield finding("growing-graph", grows, **case.at(terms[0]))
+    elif grads := [cut for cut in case.cuts_reaching if cut.code == "penalty-detached"]:
+        at = case.at(first)
+        where = f"{at['where']}; freed at {grads[0].source}"
+        at |= {"where": where, "source": grads[0].source}
+        message += ", by torch.autograd.grad without create_graph=True"
+        yield finding("freed", message, variant="grad", **at)
     elif any(node.index not in under for node in kept):
         yield finding("freed", message + _part(case, top, under), variant="part", **case.at(first))
     else:

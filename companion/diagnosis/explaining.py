@@ -223,7 +223,7 @@ def _nan(matched: Matched) -> Finding:
     if matched.watch is not None:
         born, line = born_in(matched.watch)
         message, source = f"{message}; {born}", line or source
-        if matched.watch.first_nonfinite is None:
+        if matched.watch.first_nonfinite is None and matched.variant == "after":
             matched = matched._replace(code="nan-risk", variant="")
     return _finding_of(matched._replace(message=message, source=source))
 

@@ -10,7 +10,7 @@ from companion.diagnosis.risks import RUNNING
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
-from companion.internals import address_of, number_of, parts_of
+from companion.internals import address_of, has_memory, number_of, parts_of
 
 
 def about_mutations(case: Case) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def _saved_at(case: Case) -> dict[int, list[int]]:
     for node, saved in case.nodes_and_peeks:
         for name, tensor in saved.tensors:
             if not _is_unread(node, saved, name):
-                for part in parts_of(tensor):
+                for part in filter(has_memory, parts_of(tensor)):  # FSDP brings the others back
                     numbers[address_of(part.untyped_storage())].append(number_of(node.grad_fn))
     return numbers
 

@@ -94,8 +94,10 @@ def _arriving(spoilt: Tensor, overwritten: Tensor | None) -> Tensor:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a floating tensor whose values can be asked about."""
-    return is_readable(value) and value.is_floating_point() and value.numel() > 0
+    """Whether it is a floating tensor whose values can be asked about: none of float8 can."""
+    if not is_readable(value) or not value.is_floating_point():
+        return False
+    return value.itemsize > 1 and value.numel() > 0
 
 
 def is_finite(value: Tensor) -> bool:

@@ -24,6 +24,14 @@ def about_slow_slices(case: Case) -> Iterator[Finding]:
         if len(writers) >= _MANY:
             writes = "writes a part of one tensor, and copies the gradient of the whole"
             yield _found(case, writers, writes, _size(writers[0]))
+    for grown in _grown(case):
+        whole, total = _size(grown[0]), sum(map(_size, grown))
+        if len(grown) >= _MANY and total >= whole * _MUCH:
+            count, name = len(grown), grown[0].name
+            message = f"each of {count} {name} copies a tensor that grows by a part: "
+            message += f"{total:,} numbers for a result of {whole:,}, which is slow"
+            at = case.at(grown[0].index)
+            yield finding("slow-slices", message, variant="growing", **at)
 
 
 _MANY = 50  # parts of one tensor that are told
@@ -59,6 +67,20 @@ def _writers(case: Case) -> Iterator[Sequence[GraphNode]]:
         if before := case.slots(node.index)[0]:
             last_writer.setdefault(before.target, last)
     yield from writers.values()
+
+
+def _grown(case: Case) -> Iterator[Sequence[GraphNode]]:
+    """The Nodes of ``cat`` that took what another had given, the last to run first."""
+    nodes = {node.index: node for node, _ in case.of({"Cat"})}
+    last = dict[int, int]()  # by Node: of those that grew its tensor the last
+    grown = defaultdict[int, list[GraphNode]](list)
+    for index, node in nodes.items():
+        chain = last.get(index, index)
+        grown[chain].append(node)
+        before = [edge.target for edge in case.slots(index) if edge and edge.target in nodes]
+        for target in before[:1]:
+            last.setdefault(target, chain)
+    yield from grown.values()
 
 
 _READING = set("Diagonal Embedding Gather Index IndexSelect MaskedSelect Select Slice Take".split())

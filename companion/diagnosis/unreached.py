@@ -11,7 +11,9 @@ from torch import nn
 
 from companion.diagnosis.case import Case, Input, trouble_of
 from companion.diagnosis.folding import Said, said
+from companion.diagnosis.grads_read import at, grads_read_in_words
 from companion.findings import Finding, finding
+from companion.forward.new_leaves import NewLeaf
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
 from companion.internals import base_of
@@ -115,6 +117,32 @@ def _only_added(case: Case, given: Input) -> Said | None:
     return said(given, "unused-input", text, variant="only-added")
 
 
+def _into_a_parameter(case: Case, given: Input) -> Said | None:
+    """Whether what was computed from it became the values of a parameter, by an unseen way."""
+    if given not in case.new_leaves:
+        return None
+    node, new = case.new_leaves[given]
+    text = f"{_ABSENT}: {_STAYS_NONE}; {how_it_ended(node, new)}, a leaf"
+    variant = "written" if new.is_written else "parameter"
+    options = {"severity": "error", "variant": variant, "source": new.operation.source}
+    return said(given, "copied", text, **options)
+
+
+def how_it_ended(node: GraphNode, new: NewLeaf) -> str:
+    """How a parameter got values that were computed from other tensors, in words."""
+    if new.is_written:
+        return f"{new.operation.called} wrote the value into {_in_words(node)}"
+    return f"{_in_words(node)} was made of what {new.operation.called} gave"
+
+
+def _in_a_grad(case: Case, given: Input) -> Said | None:
+    """Whether a pass came to it that filled a ``.grad`` from which the output was computed."""
+    if given.grad is None or not case.grads_read:
+        return None
+    text = f"no gradient comes to {{name}}; {grads_read_in_words(case)}"
+    return said(given, "penalty-detached", text, severity="error", **at(case))
+
+
 def _left_torch(case: Case, given: Input) -> Said | None:
     """Whether its values became numbers or arrays: what came of these has no graph."""
     cut = case.last_to_leave.get(given)
@@ -134,6 +162,18 @@ def _from_other_leaves(case: Case, given: Input) -> Said | None:
     return said(given, "unused-input", text, variant="others")
 
 
+def _replaced(case: Case, given: Input) -> Said | None:
+    """Whether the modules here hold parameters that are in the graph, and do not hold this one."""
+    held = case.held
+    others = [node for node in case.leaves_not_given if node.grad_fn.variable in held]
+    if not others or given.tensor in held or not isinstance(given.tensor, nn.Parameter):
+        return None
+    are = "is" if len(others) == 1 else "are"
+    text = f"{_ABSENT}: {_STAYS_NONE}; no module here has {{them}}, and the graph has "
+    text += f"{_shown(others)}, which {are} not among the inputs"
+    return said(given, "unused-input", text, variant="others")
+
+
 def _unused(case: Case, given: Input) -> Said:
     is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
     variant = "unwatched" if is_parameter else ""
@@ -145,9 +185,12 @@ _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _in_a_backward,
     _apart,
     _copied,
+    _into_a_parameter,
+    _in_a_grad,
     _only_added,
     _left_torch,
     _from_other_leaves,
+    _replaced,
     _unused,
 )
 

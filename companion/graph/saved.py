@@ -16,6 +16,7 @@ from companion.internals import (
     Node,
     address_of,
     has_memory,
+    is_without_numbers,
     parts_of,
     saved_names,
     saved_raw,
@@ -79,7 +80,8 @@ class Peek:
     @property
     def emptied(self) -> list[str]:
         """The names of tensors whose storage was freed while the Node kept them."""
-        return [name for name, part in self.tensors if not (part.is_meta or has_memory(part))]
+        tensors = [(n, part) for n, part in self.tensors if not is_without_numbers(part)]
+        return [name for name, part in tensors if not has_memory(part)]
 
 
 def peek(node: Node) -> Peek:

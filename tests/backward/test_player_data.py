@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from hypothesis import example, given, settings
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from companion import play, record_backward
@@ -472,6 +473,8 @@ def test_a_value_is_told_in_one_short_line(value, text):
     assert show(value) == text
 
 
-def test_a_pass_without_values_is_played():
-    x = torch.ones(3, device="meta", requires_grad=True)
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
+def test_a_pass_without_values_is_played(mode):
+    with mode():
+        x = torch.ones(3, requires_grad=True)
     assert "in 3 steps" in repr(play((x * x).sum()))

@@ -1141,6 +1141,42 @@ PROGRAMS = [
 
 
 WRITTEN = [
+    ("gradcheck", "Expected at least one of check_forward_ad or check_backward_ad to be True"),
+    ("gradcheck", "Expected inputs to be non-complex for _get_analytical_jacobian_forward_ad."),
+    ("not-implemented", "Batched grads are not supported with GradientEdge"),
+    ("not-implemented", "Script and require grads is not supported atm. If you just want to do "
+     "the forward, use .detach() on A and B before calling into lobpcg"),
+    ("not-implemented", "The while_loop HigherOrderOperator does not currently support "
+     "training with in-place input or buffer mutations"),
+    ("not-implemented", "Module 'flash_attn_interface' does not expose FA3 backward kernels"),
+    ("non-scalar", "`grad_tensors` and `grad_variables` (deprecated) arguments both passed to "
+     "`backward()`. Please only use `grad_tensors`."),
+    ("modified-in-place", "_apply(): Couldn't swap Linear.weight"),
+    ("grad-is-none", "only_inputs argument is deprecated and is ignored now (defaults to True)."),
+    ("parameters", "In any :class:`~torch.nn.Module` passed to "
+     ":func:`~make_graphed_callables`, only parameters may be trainable. All buffers must have "
+     "``requires_grad=False``."),
+    ("parameters", "`inputs` argument to `grad()` must be a dict, not OrderedDict. Other "
+     "Mapping types are not supported."),
+    ("parameters", "Param gradient must be a 2D matrix"),
+    ("parameters", "Expected weight from each model to have the same .requires_grad"),
+    ("scaler", "_scale is None in unscale_"),
+    ("checkpoint", "torch.utils.checkpoint: expected context_fn generator to yield exactly "
+     "twice, but it yielded more than twice."),
+    ("checkpoint", "Tensor arguments, excluding CPU tensors, are detected on at least two "
+     "types of devices. Device state will only be saved for devices of a single device type"),
+    ("forward-mode", "torch.autograd.functional.jacobian: `strict=True` and "
+     "`strategy=\"forward-mode\"` are not supported together (yet)."),
+    ("accumulates", "Current Expanded Weights accumulates the gradients, which will be "
+     "incorrect for multiple calls without clearing gradients."),
+    ("hook", "backward hook <function scale at 0x7f> on tensor will not be serialized. If this "
+     "is expected, you can decorate the function"),
+    ("hook", "forward pre-hook must return None or a tuple of (new_args, new_kwargs), but got "
+     "3."),
+    ("hook", "You are trying to call the hook of a dead Module!"),
+    ("non-finite", "Expected parameter loc (Tensor of shape (1, 2)) of distribution "
+     "Normal(loc: torch.Size([1, 2]), scale: torch.Size([1, 2])) to satisfy the constraint "
+     "Real(), but found invalid values:\ntensor([[nan, nan]])"),
     ("data-parallel", "Expected to mark a variable ready only once. This error is caused by one of "
      "the following reasons: 1) Use of a module parameter outside the `forward` function. 2) "
      "Reused parameters in multiple reentrant backward passes."),
@@ -1259,6 +1295,136 @@ WRITTEN = [
     ("sparse-gradient", "`_fused_sgd` does not support sparse gradients"),
     ("parameters", "grad requires non-empty inputs."),
 ]  # fmt: skip
+
+# What other libraries say where gradients are the cause.
+OF_OTHER_LIBRARIES = [
+    (
+        "data-parallel",
+        "It looks like your LightningModule has parameters that were not used in "
+        "producing the loss returned by training_step. If this is intentional, you must enable "
+        "the detection of unused parameters in DDP",
+    ),
+    (
+        "not-a-tensor",
+        "In automatic optimization, `training_step` must return a Tensor, a dict, "
+        "or None (where the step will be skipped).",
+    ),
+    (
+        "not-a-tensor",
+        "In automatic_optimization, when `training_step` returns a dict, the "
+        "'loss' key needs to be present",
+    ),
+    (
+        "not-a-tensor",
+        "The model did not return a loss from the inputs, only the following "
+        "keys: logits. For reference, the inputs it received are input_ids,attention_mask.",
+    ),
+    (
+        "checkpoint",
+        "`use_cache=True` is incompatible with gradient checkpointing. Setting "
+        "`use_cache=False`...",
+    ),
+    (
+        "checkpoint",
+        "Caching is incompatible with gradient checkpointing in GptOssDecoderLayer. "
+        "Setting `past_key_value=None`.",
+    ),
+    (
+        "integer-tensor",
+        "You cannot perform fine-tuning on purely quantized models. Please "
+        "attach trainable adapters on top of the quantized model to correctly perform fine-tuning.",
+    ),
+    (
+        "data-parallel",
+        "Communication call has not been issued for this bucket (0/12 params have grad available)",
+    ),
+    (
+        "data-parallel",
+        "The parameter 255 has already been reduced. Gradient computed twice for "
+        "this partition. Multiple gradient reduction is currently not supported",
+    ),
+    (
+        "data-parallel",
+        "no_sync context manager is incompatible with gradient partitioning logic of ZeRO stage 2",
+    ),
+    (
+        "scaler",
+        "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.",
+    ),
+    (
+        "data-parallel",
+        "Gradients were computed more than backward_passes_per_step times before "
+        "call to step(). Increase backward_passes_per_step to accumulate gradients locally.",
+    ),
+    (
+        "data-parallel",
+        "optimizer.zero_grad() was called after loss.backward() but before "
+        "optimizer.step() or optimizer.synchronize(). This is prohibited as it can cause a race "
+        "condition.",
+    ),
+    ("hook", "Per sample gradient is not initialized. Not updated in backward pass?"),
+    ("hook", "Per sample gradient not found. Are you using GradSampleModule?"),
+    (
+        "hook",
+        "A Module ReLU() was detected that does not contain some of the input/output "
+        "attributes that are required for DeepLift computations. This can occur, for example, if "
+        "your module is being used more than once in the network.",
+    ),
+    (
+        "input-without-grad",
+        "Input Tensor 0 did not already require gradients, required_grads "
+        "has been set automatically.",
+    ),
+    (
+        "unused-input",
+        "Could not compute gradients for node features. Please make sure that "
+        "node features are used inside the model or disable it via `node_mask_type=None`.",
+    ),
+    (
+        "unused-input",
+        "Could not compute gradients for edges. Please make sure that edges are "
+        "used via message passing inside the model or disable it via `edge_mask_type=None`.",
+    ),
+    ("not-implemented", "double backwards on roi_align not supported"),
+    (
+        "not-implemented",
+        "No operator found for `memory_efficient_attention_backward` with "
+        "inputs: query : shape=(1, 4096, 1, 512) (torch.float32)",
+    ),
+    (
+        "not-implemented",
+        "FlashAttention backward for head dim > 192 requires A100/A800 or H100/H800",
+    ),
+    (
+        "scaler",
+        "Minimum loss scale reached (0.0001). Your loss is probably exploding. Try "
+        "lowering the learning rate, using gradient clipping or increasing the batch size.",
+    ),
+    ("scaler", "Gradient overflow.  Skipping step, loss scaler 0 reducing loss scale to 32768.0"),
+    (
+        "non-finite",
+        "Loss became infinite or NaN at iteration=12! loss_dict = {'loss_cls': tensor(nan)}",
+    ),
+    ("non-finite", "underflow in dt nan"),
+    (
+        "parameters",
+        "func must be an instance of nn.Module to specify the adjoint parameters; "
+        "alternatively they can be specified explicitly via the `adjoint_params` argument.",
+    ),
+    (
+        "non-finite",
+        "Rank 3: found NaN in local grad norm in backward pass before data-parallel "
+        "communication collective. Device: 3, node: n1",
+    ),
+    (
+        "non-finite",
+        "1 elements of the 2 element gradient array `gradf` are NaN. This often "
+        "indicates numerical issues.",
+    ),
+    ("non-finite", "cholesky_cpu: 30 of 900 elements of the torch.Size([30, 30]) tensor are NaN."),
+    ("non-finite", "Encountered NaN: loss"),
+    ("non-finite", "probability tensor contains either `inf`, `nan` or element < 0"),
+]
 
 # What says nothing about gradients, though it has words of such messages in it.
 OTHERS = [

@@ -1609,3 +1609,43 @@ def test_what_no_grad_covers_beside_a_sample_is_told_as_such():
         loss = (factor * p).sum()
     (found,) = diagnose(loss, p, watch=watched)
     assert "torch.no_grad" in found.message
+
+
+LEFT = {
+    "item": lambda x: torch.tensor(sum(v.item() for v in x.exp())),
+    "a list": lambda x: torch.tensor(x.exp().tolist()).mean(),
+    "a list, doubled": lambda x: torch.tensor([2.0 * v for v in x.exp().tolist()]).sum(),
+    "numpy": lambda x: torch.from_numpy(x.exp().detach().numpy()).sum(),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_an_output_without_a_graph_is_told_where_values_left_torch(name):
+    x = torch.ones(3, requires_grad=True)
+    with watch() as watched:
+        loss = LEFT[name](x)
+    first, *others = diagnose(loss, x, watch=watched)
+    assert first.code == "no-graph" and first.source is not None
+    assert "the tensor itself" in first.cure or "take it away" in first.cure
+    assert not [found for found in others if found.severity == "info"]  # which would say it again
+
+
+FEW_BITS = [dtype for name, dtype in vars(torch).items() if name.startswith(("float4", "float8"))]
+
+
+@pytest.mark.parametrize("dtype", FEW_BITS, ids=str)
+def test_what_was_saved_in_few_bits_is_no_obstacle(dtype):
+    class InFewBits(Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(torch.zeros(3, dtype=torch.uint8).view(dtype))
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2
+
+    x = torch.ones(3, requires_grad=True)
+    with watch() as watched:
+        y = InFewBits.apply(x).sum()
+    assert [found.code for found in diagnose(y, x, watch=watched)] == ["custom-gradients"]

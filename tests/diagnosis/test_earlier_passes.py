@@ -100,3 +100,18 @@ def test_terms_of_one_loss_are_no_steps():
         loss.backward()
         assert "growing-graph" not in [found.code for found in diagnose(loss, a)]
         freed(loss, a)
+
+
+def test_what_autograd_grad_freed_is_cured_by_create_graph():
+    net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    t = torch.ones(4, 1, requires_grad=True)
+    for create_graph in (False, True):
+        with watch() as watched:
+            u = net(t)
+            (slope,) = torch.autograd.grad(u.sum(), t, create_graph=create_graph)
+            loss = (slope + u).square().mean()
+        diagnosis = diagnose(loss, net, watch=watched)
+        assert diagnosis.ok == create_graph
+        if not create_graph:
+            assert diagnosis[0].code == "freed" and "create_graph=True" in diagnosis[0].cure
+            assert diagnosis[0].source.text.startswith("torch.autograd.grad(u.sum(), t")

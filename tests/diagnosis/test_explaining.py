@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from companion import Finding, explain, record_backward, watch
 from companion.findings import KINDS
-from tests.diagnosis.messages import OTHERS, PROGRAMS, WRITTEN, leaf
+from tests.diagnosis.messages import OF_OTHER_LIBRARIES, OTHERS, PROGRAMS, WRITTEN, leaf
 
 
 def function(gradients, mark=lambda f: f):
@@ -444,7 +444,7 @@ def test_each_program_is_explained_and_its_cure_works(message):
         assert message.cured() is True
 
 
-@pytest.mark.parametrize(("code", "text"), WRITTEN)
+@pytest.mark.parametrize(("code", "text"), WRITTEN + OF_OTHER_LIBRARIES)
 def test_what_cannot_be_raised_here_is_explained_from_its_text(code, text):
     found = explain(RuntimeError(text))
     assert found.code == code
@@ -460,7 +460,7 @@ def test_what_says_nothing_about_gradients_is_none(kind, text):
 @pytest.mark.usefixtures("warnings_are_errors")
 def test_every_pattern_is_the_first_to_fit_some_wording_here_and_no_wording_fits_two_codes():
     errors = [RuntimeError(wording) for wording, _ in OLDER]
-    errors += [RuntimeError(text) for _, text in WRITTEN]
+    errors += [RuntimeError(text) for _, text in WRITTEN + OF_OTHER_LIBRARIES]
     errors += [said_by(message.raises) for message in PROGRAMS]
     for raising, *_ in RAISED:
         try:

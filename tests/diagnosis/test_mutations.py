@@ -127,3 +127,11 @@ def test_a_change_through_numpy_of_what_a_node_saved_is_told():
         array[0] = 7
     assert len(told(loss, watched)) == 1
     assert not told((x + 1).sum(), watched)
+
+
+def test_memory_that_was_freed_is_not_told_as_changed():
+    x, w = torch.rand(3, requires_grad=True), torch.rand(3, requires_grad=True)
+    with watch() as watched:
+        loss = (x * w).sum()
+        w.untyped_storage().resize_(0)  # as FSDP does between the passes
+    assert not told(loss, watched)

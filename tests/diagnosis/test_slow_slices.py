@@ -65,3 +65,15 @@ def test_parts_of_tensors_of_their_own_and_large_parts_are_silent():
     assert not slow(torch.stack([t[0] for t in tensors]).sum())
     x = torch.rand(60, 4, requires_grad=True)
     assert not slow(sum(x[1:].sum() for _ in range(60)), x)
+
+
+def test_a_tensor_that_grows_by_cat_is_told_and_a_list_is_not():
+    start = torch.ones(1, 4, requires_grad=True)
+    grown, parts = start, [start]
+    for _ in range(60):
+        grown = torch.cat([grown, grown[-1:].sin()])
+        parts.append(parts[-1].sin())
+    (found,) = diagnose(grown.sum(), start)
+    assert found.code == "slow-slices" and "60 CatBackward0" in found.message
+    assert "list" in found.cure
+    assert not diagnose(torch.cat(parts).sum(), start)

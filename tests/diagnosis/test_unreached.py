@@ -435,3 +435,91 @@ def test_inside_a_transform_and_in_inference_mode_the_cure_is_another():
     ]
     assert all("torch.func.grad" in f.cure for f in found[:2])
     assert all("inference_mode(False)" in f.cure for f in found[2:])
+
+
+# ---- values that end in a parameter
+
+
+def copied_into_data(layer, result):
+    layer.weight.data.copy_(result)
+
+
+def part_of_data(layer, result):
+    layer.weight.data[:] = result
+
+
+def added_to_data(layer, result):
+    layer.weight.data.mul_(0).add_(result)
+
+
+def detached_into_data(layer, result):
+    layer.weight.data = result.detach()
+
+
+def detached_and_copied(layer, result):
+    with torch.no_grad():
+        layer.weight.copy_(result.detach() * 2)
+
+
+def loaded(layer, result):
+    layer.load_state_dict({"weight": result.detach(), "bias": layer.bias})
+
+
+def from_a_vector(layer, result):
+    nn.utils.vector_to_parameters(torch.cat([result.flatten(), layer.bias]), layer.parameters())
+
+
+def made_of_detached(layer, result):
+    layer.weight = nn.Parameter(result.detach())
+
+
+def filled_with_a_number(layer, result):
+    layer.weight.data.fill_(result.mean().item())
+
+
+ENDS_IN_A_PARAMETER = [
+    copied_into_data,
+    part_of_data,
+    added_to_data,
+    detached_into_data,
+    detached_and_copied,
+    loaded,
+    from_a_vector,
+    made_of_detached,
+    filled_with_a_number,
+]
+
+
+@pytest.mark.parametrize("put", ENDS_IN_A_PARAMETER)
+def test_a_result_that_ends_in_a_parameter_is_told_with_the_cure_of_that(put):
+    raw, layer = nn.Parameter(torch.zeros(3, 2)), nn.Linear(2, 3)
+    with watch() as watched:
+        put(layer, F.softplus(raw))
+        loss = layer(torch.ones(1, 2)).sum()
+    first = diagnose(loss, raw, watch=watched)[0]
+    assert first.severity == "error" and "weight" in first.message
+    assert "functional_call" in first.cure and first.source
+    loss.backward()
+    assert raw.grad is None
+
+
+def test_a_parameter_that_got_none_of_its_values_is_not_blamed():
+    raw, layer = nn.Parameter(torch.zeros(3, 2)), nn.Linear(2, 3)
+    with watch() as watched:
+        layer.weight.data.copy_(torch.ones(3, 2))
+        loss = layer(raw.detach()[:1]).sum()
+    first = diagnose(loss, raw, watch=watched)[0]
+    assert first.code == "detached" and "functional_call" not in first.cure
+
+
+def test_parameters_of_a_layer_that_was_replaced_by_another_shape_are_told_with_the_new_ones():
+    model = nn.ModuleDict({"table": nn.Embedding(5, 4), "head": nn.Linear(4, 1)})
+    held = list(model.parameters())
+    model["table"] = nn.Embedding(7, 4)
+    loss = model["head"](model["table"](torch.tensor([0, 6]))).sum()
+    first = diagnose(loss, *held)[0]
+    assert first.severity == "error" and "optimizer" in first.cure
+    assert "no module here has it, and the graph has table.weight" in first.message
+    unused = nn.ModuleDict({"table": nn.Embedding(7, 4), "head": nn.Linear(4, 1)})
+    loss = unused["head"](torch.ones(2, 4)).sum()
+    assert "no module here" not in diagnose(loss, *unused.parameters())[0].message

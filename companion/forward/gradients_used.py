@@ -1,0 +1,108 @@
+"""What a program did with gradients that have no graph: constants in what was computed from them.
+
+Where one is added to what it was taken of, or goes into the model again, a constant is what people
+mean: first-order MAML, adversarial examples. In a penalty on the gradient it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from weakref import ref
+
+import torch
+
+from companion.forward.cuts import Cut, Operation
+from companion.forward.notes import Note
+from companion.forward.torch_functions import VALUELESS
+from companion.forward.tracing import Origin, leaves_seen
+from companion.forward.watching import Watch
+from companion.internals import unseen
+
+Tensor = torch.Tensor
+
+
+def reads_of_grads(watch: Watch, output: Tensor) -> dict[Tensor, tuple[Operation, bool]]:
+    """The leaves whose ``.grad``, without a graph, an output was computed from.
+
+    Returns:
+        By leaf the first operation that took its ``.grad``, and whether each use was a step.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    recorder = watch._recorder
+    with unseen():
+        leaves = leaves_seen(watch)
+        grads = {leaf: leaf.grad for leaf in leaves if leaf.grad is not None}
+        parts = {watch._value_of(leaf)[3:] for leaf in leaves}
+        known = {leaf: recorder.states.get(ref(grad)) for leaf, grad in grads.items()}
+    read = {s.value[3:]: leaf for leaf, s in known.items() if s and not s.value.requires_grad}
+    upstream = _upstream(watch, output) if read else []
+    found = dict[Tensor, tuple[Operation, bool]]()
+    for i in upstream:
+        for gradient in {value[3:] for value in recorder.notes[i].inputs} & read.keys():
+            own = watch._value_of(read[gradient])[3:]
+            are_steps = _are_steps(recorder.notes, upstream, {gradient}, {own}, parts)
+            found.setdefault(read[gradient], (watch._operation_at(i), are_steps))
+    return found
+
+
+def is_a_step(watch: Watch, output: Tensor, cut: Cut) -> bool:
+    """Whether the gradients that ``torch.autograd.grad`` gave at a cut went on as steps alone.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    notes = watch._recorder.notes
+    i = next(i for i, index in enumerate(watch._operation_of) if index == cut.index)
+    before = watch._upstream(notes[i].inputs)
+    parts = {value[3:] for j, _ in before for value in notes[j].inputs}
+    taken_of = {value[3:] for value in notes[i].inputs}
+    gradients = set[Origin]((i, nr) for nr in range(len(notes[i].outputs)))
+    return _are_steps(notes, _upstream(watch, output), gradients, taken_of, parts)
+
+
+def _are_steps(
+    notes: list[Note],
+    upstream: Iterable[int],
+    gradients: set[Origin],
+    taken_of: set[Origin],
+    parts: set[Origin],
+) -> bool:
+    """Whether gradients meet what requires grad only as a step of it, or in the model again.
+
+    Args:
+        notes: all notes.
+        upstream: the indices of those before the output, in order.
+        gradients: the origins of the gradients.
+        taken_of: of what the gradients were taken of.
+        parts: of all that went into what was differentiated.
+    """
+    constants, found = set(gradients), False
+    for i in upstream:
+        note = notes[i]
+        if constants.isdisjoint(value[3:] for value in note.inputs):
+            continue
+        if not any(value.requires_grad for value in note.outputs):
+            constants.update((i, nr) for nr in range(len(note.outputs)))
+            continue
+        others = {value[3:] for value in note.inputs if value.requires_grad}
+        found = True
+        if not others & (parts if note.name.strip("_") in _ADDING else parts - taken_of):
+            return False
+    return found
+
+
+def _upstream(watch: Watch, output: Tensor) -> list[int]:
+    """The notes before an output, in order, but for updates of weights and what went into them."""
+    notes, waiting, found = watch._recorder.notes, [watch._value_of(output)], set[int]()
+    while waiting:
+        i = waiting.pop().made_by
+        if i is None or i in found or notes[i].is_update or notes[i].name in VALUELESS:
+            continue
+        found.add(i)
+        waiting += notes[i].inputs
+    return sorted(found)
+
+
+_ADDING = set("add sub radd rsub iadd isub".split())
