@@ -8,7 +8,7 @@ import torch
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.risks import is_finite, is_plain
+from companion.diagnosis.values import is_finite, is_plain
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
@@ -16,19 +16,14 @@ from companion.forward.watching import Watch
 from companion.source import Source
 
 
-def about_the_spoilt(
-    case: Case, spoilt: Mapping[int, str], harmless: Mapping[int, str]
-) -> Iterator[Finding]:
+def about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]:
     """A finding for each Node with infinite or NaN values that has no other such Node below.
 
     Args:
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
-        harmless: the same of Nodes whose own gradient is overwritten further on. What they gave
-            may be what spoils a Node above them.
     """
     hidden = is_hidden(case)
-    spoilt = {**spoilt, **_below(case, spoilt, harmless)} if harmless and spoilt else spoilt
     above = _above(case, spoilt) if spoilt else set()
     for index, message in spoilt.items():
         if index in above:
@@ -58,12 +53,6 @@ def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
         if any(e and (e.target in above or e.target in spoilt) for e in case.slots(index)):
             above.add(index)
     return above
-
-
-def _below(case: Case, spoilt: Mapping[int, str], some: Mapping[int, str]) -> dict[int, str]:
-    """Those of some Nodes to which a path leads from a spoilt one."""
-    below = all_below(case, spoilt)
-    return {index: message for index, message in some.items() if index in below}
 
 
 def all_below(case: Case, nodes: Collection[int]) -> set[int]:

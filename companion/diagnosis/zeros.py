@@ -7,7 +7,7 @@ flat part, which the values that the Node saved tell.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
-from companion.diagnosis.overwriting import LEFT_OUT, MASKS, IsFlat
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
-from companion.diagnosis.risks import is_finite, is_plain, is_readable
+from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.graph.saved import Peek
 
 Tensor = torch.Tensor
+IsFlat = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
 
 class Zero(NamedTuple):
@@ -87,7 +87,7 @@ def _zeros_by_value(operation: str, values: Mapping[str, Any]) -> Iterator[tuple
         function = operation.removeprefix("Native").lower()
         for slot in _OF_ONE[operation]:
             yield slot, Zero(f"{function} over one element", "one-element")
-    for slot, argument, left_out, reason in MASKS.get(operation, ()):
+    for slot, argument, left_out, reason in _MASKS.get(operation, ()):
         mask = values.get(argument)
         if is_readable(mask) and mask.numel() and (mask == left_out).all():
             yield slot, Zero(reason, "masked")
@@ -135,21 +135,53 @@ def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:
     return (result == 0) | (result == 1)
 
 
+def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
+    """Where clamp sends zero. A bound itself is outside if it is a number, since torch 2.14."""
+    low, high = values.get("min"), values.get("max")
+    below = False if low is None else value < low
+    above = False if high is None else value > high
+    numbers = [bound for bound in (low, high) if isinstance(bound, int | float)]
+    at_a_bound = [value == bound for bound in numbers if torch.__version__ >= "2.14"]
+    return torch.as_tensor(sum(at_a_bound, below | above)) > 0
+
+
+# By operation its slots, each with the name of a mask that was saved, what the mask is where an
+# element is left out, and why all are if it is that everywhere.
+_MASKS = {
+    "MaskedFill": [(0, "mask", True, "masked_fill fills every element")],
+    "Where": [
+        (0, "condition", False, "where() takes no element of it"),
+        (1, "condition", True, "where() takes no element of it"),
+    ],
+}
+# By operation what it saved, and where it leaves out the gradient of its first input for that.
+_LEFT_OUT: dict[str, tuple[str, IsFlat]] = {
+    "Clamp": ("self", _outside),
+    "ClampMax": ("self", _outside),
+    "ClampMin": ("self", _outside),
+    "Hardshrink": ("self", lambda v, s: v.abs() <= s["lambd"]),
+    "Hardsigmoid": ("self", lambda v, s: v.abs() >= 3),
+    "Hardswish": ("self", lambda v, s: v <= -3),
+    "Hardtanh": ("self", lambda v, s: (v <= s["min_val"]) | (v >= s["max_val"])),
+    "Relu": ("result", lambda v, s: v <= 0),
+    "Softshrink": ("self", lambda v, s: v.abs() <= s["lambd"]),
+    "Threshold": ("self", lambda v, s: v <= s["threshold"]),
+}
 # By operation what it saved, where its slope is zero, and that in words.
 _FLAT: dict[str, tuple[str, IsFlat, str]] = {
-    "Clamp": (*LEFT_OUT["Clamp"], "every value is outside of the bounds of clamp"),
-    "ClampMax": (*LEFT_OUT["ClampMax"], "every value is above the bound of clamp"),
-    "ClampMin": (*LEFT_OUT["ClampMin"], "every value is below the bound of clamp"),
-    "Hardshrink": (*LEFT_OUT["Hardshrink"], "hardshrink of small values"),
-    "Hardsigmoid": (*LEFT_OUT["Hardsigmoid"], "hardsigmoid is at 0 or 1 everywhere"),
-    "Hardswish": (*LEFT_OUT["Hardswish"], "hardswish of values below -3"),
-    "Hardtanh": (*LEFT_OUT["Hardtanh"], "every value is outside of the bounds of hardtanh"),
+    "Clamp": (*_LEFT_OUT["Clamp"], "every value is outside of the bounds of clamp"),
+    "ClampMax": (*_LEFT_OUT["ClampMax"], "every value is above the bound of clamp"),
+    "ClampMin": (*_LEFT_OUT["ClampMin"], "every value is below the bound of clamp"),
+    "Hardshrink": (*_LEFT_OUT["Hardshrink"], "hardshrink of small values"),
+    "Hardsigmoid": (*_LEFT_OUT["Hardsigmoid"], "hardsigmoid is at 0 or 1 everywhere"),
+    "Hardswish": (*_LEFT_OUT["Hardswish"], "hardswish of values below -3"),
+    "Hardtanh": (*_LEFT_OUT["Hardtanh"], "every value is outside of the bounds of hardtanh"),
     "Sigmoid": ("result", _is_one_hot, "sigmoid is rounded to 0 or 1 everywhere"),
     "Softmax": ("result", _is_one_hot, "softmax is rounded to 0 and 1 everywhere"),
-    "Softshrink": (*LEFT_OUT["Softshrink"], "softshrink of small values"),
+    "Softshrink": (*_LEFT_OUT["Softshrink"], "softshrink of small values"),
     "Tanh": ("result", lambda v, s: v.abs() == 1, "tanh is rounded to -1 or 1 everywhere"),
-    "Threshold": (*LEFT_OUT["Threshold"], "every value is below the threshold"),
+    "Threshold": (*_LEFT_OUT["Threshold"], "every value is below the threshold"),
 }
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
-_OF_VALUES = {*_FLAT, *_OF_ONE, *MASKS}
+_OF_VALUES = {*_FLAT, *_OF_ONE, *_MASKS}
