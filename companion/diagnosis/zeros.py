@@ -1,29 +1,30 @@
 """Why a gradient is exactly zero: the edges along which only zeros go, and the paths that pass one.
 
 A formula that is flat everywhere sends zeros always. Others do where all of their input lies in a
-flat part, which the values that the Node saved tell.
+flat part, which the Node is asked for.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 
+from companion.diagnosis.asking import answer_of, ones_for
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
-from companion.diagnosis.values import is_finite, is_plain, is_readable
+from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
+from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
 
 Tensor = torch.Tensor
-IsFlat = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
 
 class Zero(NamedTuple):
@@ -68,29 +69,39 @@ def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
         operation = operation_of(node.name)
         if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
             found = [(slot, Zero()) for slot in range(len(case.slots(node.index)))]
-        elif operation in _OF_VALUES:
-            found = list(_zeros_by_value(operation, saved.values))
+        elif operation in _OF_ONE and _is_over_one(saved.values):
+            reason = f"{operation.removeprefix('Native').lower()} over one element"
+            found = [(slot, Zero(reason, "one-element")) for slot in _OF_ONE[operation]]
+        elif operation in _FLAT and _may_be_flat(operation, saved.values):
+            variant = "masked" if operation in _MASKS else "flat"
+            zeros_of = {slot: _FLAT[operation] for slot in _slots_of_zeros(node, saved)}
+            if zeros_of.keys() - {0} and operation in _BOUNDED:
+                zeros_of |= {slot: "no value is at this bound" for slot in zeros_of.keys() - {0}}
+            found = [(slot, Zero(reason, variant)) for slot, reason in zeros_of.items()]
         else:
             continue
         zeros.update({(node.index, slot): zero for slot, zero in found})
-    return zeros | dict(_cancelling(case))
+    return zeros | dict(_cancelling(case)) | dict(_of_constant_sums(case))
 
 
-def _zeros_by_value(operation: str, values: Mapping[str, Any]) -> Iterator[tuple[int, Zero]]:
-    """The slots along which a Node sends zeros because of what it saved."""
-    if operation in _FLAT:
-        argument, is_flat, reason = _FLAT[operation]
-        value = values.get(argument)
-        if is_readable(value) and is_plain(value) and is_flat(value, values).all():
-            yield 0, Zero(reason, "flat")
-    if operation in _OF_ONE and _is_over_one(values):  # which says more than that it is flat
-        function = operation.removeprefix("Native").lower()
-        for slot in _OF_ONE[operation]:
-            yield slot, Zero(f"{function} over one element", "one-element")
-    for slot, argument, left_out, reason in _MASKS.get(operation, ()):
-        mask = values.get(argument)
-        if is_readable(mask) and mask.numel() and (mask == left_out).all():
-            yield slot, Zero(reason, "masked")
+def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
+    """Whether to ask a Node: of an operation that most graphs have, only where all is far out."""
+    value = values.get("self", values.get("result"))
+    if operation not in _FREQUENT or not is_plain(value):
+        return True
+    low, high = bounds_of(value)
+    return high < -9 or low > 9 or {low, high} <= {-1.0, 0.0, 1.0}
+
+
+def _slots_of_zeros(node: GraphNode, saved: Peek) -> Iterator[int]:
+    """The slots along which a Node sends zeros alone, although what comes to it is uneven."""
+    given = {}
+    for number, one in ones_for(node, [0]).items():
+        places = torch.arange(one.numel(), dtype=one.dtype, device=one.device)
+        given[number] = one + (places * 0.618).frac().reshape(one.shape)
+    for slot, sent in enumerate(answer_of(node, saved, given) or ()):
+        if sent is not None and sent.numel() and not sent.any():
+            yield slot
 
 
 def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
@@ -117,6 +128,24 @@ def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
                 break
 
 
+def _of_constant_sums(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
+    """The sum or the mean of all that a softmax or a normalization gave, which is constant."""
+    graph, index = case.graph, 0
+    while graph and operation_of(case.nodes[index].name) in _EVEN:
+        edges = [edge for edge in graph.slots(index) if edge]
+        factors = [tensor for _, tensor in case.peeks[index].tensors]
+        if len(edges) != 1 or any(tensor.numel() != 1 for tensor in factors):
+            return
+        index = edges[0].target
+    values = case.peeks[index].values if graph and index else {}
+    weight = values.get("weight")
+    is_even = weight is None or (is_plain(weight) and len({*bounds_of(weight)}) == 1)
+    operation = operation_of(case.nodes[index].name) if values else ""
+    is_alone = sum(edge.target == index for edge in graph.edges) == 1 if graph else False
+    if operation in _CONSTANT and is_alone and is_even and values.get("training", True):
+        yield (index, 0), Zero(f"the sum over {_CONSTANT[operation]} is constant", "constant-sum")
+
+
 def _has_factor_one(saved: Peek) -> bool:
     return bool(saved.values.get("alpha", 1) == 1)
 
@@ -131,57 +160,55 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
     return (result.shape[values["dim"]] if result.dim() else 1) == 1
 
 
-def _is_one_hot(result: Tensor, values: Mapping[str, Any]) -> Tensor:
-    return (result == 0) | (result == 1)
-
-
-def _outside(value: Tensor, values: Mapping[str, Any]) -> Tensor:
-    """Where clamp sends zero. A bound itself is outside if it is a number, since torch 2.14."""
-    low, high = values.get("min"), values.get("max")
-    below = False if low is None else value < low
-    above = False if high is None else value > high
-    numbers = [bound for bound in (low, high) if isinstance(bound, int | float)]
-    at_a_bound = [value == bound for bound in numbers if torch.__version__ >= "2.14"]
-    return torch.as_tensor(sum(at_a_bound, below | above)) > 0
-
-
-# By operation its slots, each with the name of a mask that was saved, what the mask is where an
-# element is left out, and why all are if it is that everywhere.
+# Why an operation is flat at all of its values, where it is.
 _MASKS = {
-    "MaskedFill": [(0, "mask", True, "masked_fill fills every element")],
-    "Where": [
-        (0, "condition", False, "where() takes no element of it"),
-        (1, "condition", True, "where() takes no element of it"),
-    ],
+    "MaskedFill": "masked_fill fills every element",
+    "Where": "where() takes no element of it",
 }
-# By operation what it saved, and where it leaves out the gradient of its first input for that.
-_LEFT_OUT: dict[str, tuple[str, IsFlat]] = {
-    "Clamp": ("self", _outside),
-    "ClampMax": ("self", _outside),
-    "ClampMin": ("self", _outside),
-    "Hardshrink": ("self", lambda v, s: v.abs() <= s["lambd"]),
-    "Hardsigmoid": ("self", lambda v, s: v.abs() >= 3),
-    "Hardswish": ("self", lambda v, s: v <= -3),
-    "Hardtanh": ("self", lambda v, s: (v <= s["min_val"]) | (v >= s["max_val"])),
-    "Relu": ("result", lambda v, s: v <= 0),
-    "Softshrink": ("self", lambda v, s: v.abs() <= s["lambd"]),
-    "Threshold": ("self", lambda v, s: v <= s["threshold"]),
+_BOUNDED = {"Clamp", "ClampMax", "ClampMin"}
+_OVERWRITTEN = dict.fromkeys(
+    "IndexCopy IndexFill IndexPut MaskedScatter Scatter SelectScatter SliceScatter".split(),
+    "every element is overwritten",
+)
+_OF_OTHERS = dict.fromkeys("Fmax Fmin Maximum Minimum".split(), "none of its values is chosen")
+_FLAT = {**_MASKS, **_OVERWRITTEN, **_OF_OTHERS} | {
+    "Celu": "celu of values so low that its slope is rounded to 0",
+    "Clamp": "every value is outside of the bounds of clamp",
+    "ClampMax": "every value is above the bound of clamp",
+    "ClampMin": "every value is below the bound of clamp",
+    "Elu": "elu or selu of values so low that its slope is rounded to 0",
+    "Erf": "erf is rounded to -1 or 1 everywhere",
+    "Erfc": "erfc is rounded to 0 or 2 everywhere",
+    "Exp": "exp is rounded to 0 everywhere",
+    "Exp2": "exp2 is rounded to 0 everywhere",
+    "Expm1": "expm1 is rounded to -1 everywhere",
+    "Gelu": "gelu of values so low that it is rounded to 0",
+    "Hardshrink": "hardshrink of small values",
+    "Hardsigmoid": "hardsigmoid is at 0 or 1 everywhere",
+    "Hardswish": "hardswish of values below -3",
+    "Hardtanh": "every value is outside of the bounds of hardtanh",
+    "LogSigmoid": "logsigmoid of values so high that it is rounded to 0",
+    "Logit": "every value is outside of eps to 1 - eps of logit",
+    "MultiMarginLoss": "every margin is kept",
+    "MultilabelMarginLoss": "every margin is kept",
+    "Mish": "mish of values so low that it is rounded to 0",
+    "Sigmoid": "sigmoid is rounded to 0 or 1 everywhere",
+    "Silu": "silu of values so low that it is rounded to 0",
+    "Softmax": "softmax is rounded to 0 and 1 everywhere",
+    "Softplus": "softplus of values so low that it is rounded to 0",
+    "Softshrink": "softshrink of small values",
+    "Tanh": "tanh is rounded to -1 or 1 everywhere",
+    "Threshold": "every value is below the threshold",
 }
-# By operation what it saved, where its slope is zero, and that in words.
-_FLAT: dict[str, tuple[str, IsFlat, str]] = {
-    "Clamp": (*_LEFT_OUT["Clamp"], "every value is outside of the bounds of clamp"),
-    "ClampMax": (*_LEFT_OUT["ClampMax"], "every value is above the bound of clamp"),
-    "ClampMin": (*_LEFT_OUT["ClampMin"], "every value is below the bound of clamp"),
-    "Hardshrink": (*_LEFT_OUT["Hardshrink"], "hardshrink of small values"),
-    "Hardsigmoid": (*_LEFT_OUT["Hardsigmoid"], "hardsigmoid is at 0 or 1 everywhere"),
-    "Hardswish": (*_LEFT_OUT["Hardswish"], "hardswish of values below -3"),
-    "Hardtanh": (*_LEFT_OUT["Hardtanh"], "every value is outside of the bounds of hardtanh"),
-    "Sigmoid": ("result", _is_one_hot, "sigmoid is rounded to 0 or 1 everywhere"),
-    "Softmax": ("result", _is_one_hot, "softmax is rounded to 0 and 1 everywhere"),
-    "Softshrink": (*_LEFT_OUT["Softshrink"], "softshrink of small values"),
-    "Tanh": ("result", lambda v, s: v.abs() == 1, "tanh is rounded to -1 or 1 everywhere"),
-    "Threshold": (*_LEFT_OUT["Threshold"], "every value is below the threshold"),
-}
+# Of these those that most graphs have: their Nodes are asked only where the values are far out.
+_FREQUENT = set("Celu Elu Exp Gelu Mish Sigmoid Silu Softmax Softplus Tanh".split())
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
-_OF_VALUES = {*_FLAT, *_OF_ONE, *_MASKS}
+# The operations that send the same to every element, where what comes to them is one number.
+_EVEN = set("Div Mean Mul Neg ReshapeAlias Squeeze Sum Unsqueeze UnsafeView View".split())
+# What adds up to the same number, whatever went in.
+_CONSTANT = {
+    "NativeBatchNorm": "what batch_norm gave",
+    "NativeLayerNorm": "what layer_norm gave",
+    "Softmax": "softmax",
+}
