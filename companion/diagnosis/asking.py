@@ -77,39 +77,45 @@ def spoilt_answer(node: GraphNode, saved: Peek, numbers: Collection[int]) -> Spo
         saved: what it saved.
         numbers: those of the outputs that a gradient comes to.
     """
-    if not _may_spoil(node, saved):
-        return None
     sent = answer_of(node, saved, ones_for(node, numbers)) or ()
     found = (Spoilt(slot, one) for slot, one in enumerate(sent) if one is not None)
     return next((spoilt for spoilt in found if not is_finite(spoilt.gradient)), None)
 
 
-def _may_spoil(node: GraphNode, saved: Peek) -> bool:
-    """Whether a Node has to be asked: not one whose formula is finite for all that it saved."""
-    if operation_of(node.name) not in _SMOOTH:
-        values = (*saved.values.items(), *saved.tensors)  # those in lists too
-        return any(_is_number(name, value) for name, value in values)
+def is_smooth(node: GraphNode) -> bool:
+    """Whether the formula of a Node is finite for all moderate values that it saved."""
+    return operation_of(node.name) in _SMOOTH
+
+
+def has_numbers(saved: Peek) -> bool:
+    """Whether a Node saved what its formula computes with: not sizes and indices alone."""
+    values = (*saved.values.items(), *saved.tensors)  # those in lists too
+    return any(_is_number(name, value) for name, value in values)
+
+
+def has_extreme_values(saved: Peek) -> bool:
+    """Whether a Node saved what is infinite or NaN, or so large that its square is."""
     return not all(_is_moderate(tensor) for _, tensor in saved.tensors if is_readable(tensor))
 
 
 def _is_number(name: str, value: object) -> bool:
-    """Whether it is a number with a fraction, or a tensor of these, or a divisor."""
+    """Whether it is a number with a fraction, a tensor of these, or a divisor or an exponent."""
     if isinstance(value, Tensor):
-        return value.is_floating_point() or value.is_complex() or name in _MAY_DIVIDE
+        return value.is_floating_point() or value.is_complex() or name in _COMPUTED_WITH
     return isinstance(value, float | complex)
 
 
 def _is_moderate(value: Tensor) -> bool:
-    """Whether all elements have a square that is finite. Of complex ones that is not enough."""
-    if not value.is_floating_point() or not value.numel():
-        return not value.is_complex()
+    """Whether all elements have a square that is finite."""
+    if not (value.is_floating_point() or value.is_complex()) or not value.numel():
+        return True
     low, high = bounds_of(value)
     limit = math.sqrt(torch.finfo(value.dtype).max)
     return -limit < low and high < limit  # also False of NaN
 
 
-# The names of what formulas divide by, whole numbers too.
-_MAY_DIVIDE = {"other", "tensor2"}
+# The names of divisors and exponents, which may be whole numbers.
+_COMPUTED_WITH = {"exponent", "other", "tensor2"}
 # Nodes that are not in torch's table of derivatives, and of which nobody can see what they saved.
 _NOT_ASKED = {"AccumulateGrad", "CopySlices", "CppFunction", "Error", "NotImplemented"}
 # Those whose formula is finite wherever what they saved is not huge: to be quick with the Nodes
@@ -121,7 +127,7 @@ _SMOOTH = set(
     "CudnnBatchNorm FusedRmsNorm NativeBatchNorm NativeGroupNorm NativeLayerNorm NativeDropout "
     "ScaledDotProductCudnnAttention ScaledDotProductEfficientAttention "
     "ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu "
-    "Abs Cos Exp Expm1 Sin Tanh Sigmoid Softmax LogSoftmax Softplus LogSigmoid LogSigmoidBackward "
+    "Cos Exp Expm1 Sin Tanh Sigmoid Softmax LogSoftmax Softplus LogSigmoid LogSigmoidBackward "
     "Celu Elu Gelu Glu Hardsigmoid Hardswish Hardtanh LeakyRelu Mish Prelu Relu Selu Silu "
     "AvgPool2D AvgPool3D MaxPool2DWithIndices MaxPool3DWithIndices "
     "BinaryCrossEntropyWithLogits HuberLoss MseLoss NllLoss NllLoss2D SmoothL1Loss".split()

@@ -16,7 +16,12 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from companion.diagnosis.asking import spoilt_answer
+from companion.diagnosis.asking import (
+    has_extreme_values,
+    has_numbers,
+    is_smooth,
+    spoilt_answer,
+)
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.choices import choice_of
 from companion.diagnosis.custom_functions import peek_at
@@ -29,7 +34,7 @@ from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
 from companion.diagnosis.rehearsing import spoiling
-from companion.diagnosis.risks import Risk, risk_of, shown_by
+from companion.diagnosis.risks import Risk, overflow, risk_of, shown_by
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
@@ -450,32 +455,38 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
-    found = list(_about_nan_and_the_like(case))
+    found = list(_about_nan(case))
     yield from found
     risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
     yield from about_zeros(case, {node for node in risky if node is not None})
 
 
-def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
-    spoilt, hidden = dict[int, Risk](), is_hidden(case)
+def _about_choices(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
-        if node.is_leaf:
-            continue
-        numbers = [number for number in range(3) if (node.index, number) in case.reached]
-        if answer := spoilt_answer(node, saved, numbers):
-            spoilt[node.index] = risk_of(node.name, saved, answer)
-        elif not hidden and (risk := shown_by(node.name, saved)):
-            spoilt[node.index] = risk
         about = node.name, saved.values, shape_or_none(node), case.slots(node.index)
         if choice := choice_of(*about):
             yield finding(choice.code, choice.message, **case.at(node.index))
-    if spoilt and hidden:  # some of it may be overwritten further on
-        arriving = spoiling(case)
-        spoilt = {index: risk for index, risk in spoilt.items() if index in arriving}
-    for index, (code, message, variant) in spoilt.items():
+
+
+def _about_nan(case: Case) -> Iterator[Finding]:
+    risks, is_extreme, hidden = dict[int, Risk](), False, is_hidden(case)
+    for node, saved in case.nodes_and_peeks:
+        if not (has_extreme_values(saved) if is_smooth(node) else has_numbers(saved)):
+            continue
+        is_extreme |= is_smooth(node)
+        numbers = [number for number in range(3) if (node.index, number) in case.reached]
+        if answer := spoilt_answer(node, saved, numbers):
+            risks[node.index] = risk_of(node.name, saved, answer)
+        elif not hidden and (risk := shown_by(node.name, saved)):
+            risks[node.index] = risk
+    if hidden and (risks or is_extreme):  # some of it may be overwritten further on
+        sending = spoiling(case)
+        overflowing = {index: overflow(case.nodes[index].name) for index in sending[:1]}
+        risks = {i: risk for i, risk in risks.items() if i in sending} or overflowing
+    for index, (code, message, variant) in risks.items():
         if code == "nan-risk":
             yield finding(code, message, variant=variant, **case.at(index))
-    of_values = {i: risk.message for i, risk in spoilt.items() if risk.code == "non-finite"}
+    of_values = {i: risk.message for i, risk in risks.items() if risk.code == "non-finite"}
     yield from about_the_spoilt(case, of_values)
 
 
@@ -508,6 +519,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,
+    _about_choices,
     _about_the_values,
     _about_precision,
     _about_custom_functions,

@@ -17,14 +17,16 @@ from companion.internals import metadata_of
 Tensor = torch.Tensor
 
 
-def spoiling(case: Case) -> set[int]:
+def spoiling(case: Case) -> list[int]:
     """The Nodes that send what is infinite or NaN, if that comes to a leaf or to an input.
+
+    The first is the one that makes it of a finite gradient.
 
     Each Node is asked once, with what those above sent to it. One that cannot be asked is taken to
     pass on what comes to it.
     """
     if case.graph is None:
-        return set()
+        return []
     ends = {given.node for given in case.inputs}
     ends |= {node.index for node in case.graph.leaves}
     arriving = defaultdict[int, dict[int, Tensor]](dict)
@@ -71,10 +73,10 @@ def _fitted(node: GraphNode, number: int, gradient: Tensor) -> Tensor:
     return gradient.to(output.dtype)
 
 
-def _leading_to(ends: set[int | None], bad: list[tuple[int, int]]) -> set[int]:
+def _leading_to(ends: set[int | None], bad: list[tuple[int, int]]) -> list[int]:
     """The Nodes from which a path of bad edges leads to one of these; edges from the root on."""
-    found = set[int]()
+    found = dict[int, None]()
     for source, target in reversed(bad):
         if target in ends or target in found:
-            found.add(source)
-    return found
+            found[source] = None
+    return [*reversed(found)]

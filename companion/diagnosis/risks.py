@@ -76,6 +76,11 @@ def _at(point: Point, spoilt: Tensor) -> Risk:
     return Risk("nan-risk", f"{point.words}: {point.ending.format(gives=gives)}", point.variant)
 
 
+def overflow(name: str) -> Risk:
+    """What is to be said of a Node whose formula is well, and not for the gradient that comes."""
+    return Risk("nan-risk", f"{name}: of values as large as these the gradient overflows")
+
+
 def shown_by(name: str, saved: Peek) -> Risk | None:
     """What a Node shows of where NaN came from, although its formula is well."""
     return outside_of_domain(name, saved) or infinite_or_nan(name, saved, only_nan=True)

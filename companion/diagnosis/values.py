@@ -36,5 +36,6 @@ def is_finite(value: Tensor) -> bool:
 
 def bounds_of(value: Tensor) -> tuple[float, float]:
     """The least and the largest element; both are NaN where one element is."""
-    low, high = torch.aminmax(torch.view_as_real(value) if value.is_complex() else value)
+    parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    low, high = torch.aminmax(parts)
     return low.item(), high.item()
