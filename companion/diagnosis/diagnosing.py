@@ -16,12 +16,6 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from companion.diagnosis.asking import (
-    has_extreme_values,
-    has_numbers,
-    is_smooth,
-    spoilt_answer,
-)
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.choices import choice_of
 from companion.diagnosis.custom_functions import peek_at
@@ -32,9 +26,7 @@ from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
-from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
-from companion.diagnosis.rehearsing import spoiling
-from companion.diagnosis.risks import Risk, overflow, risk_of, shown_by
+from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
@@ -455,7 +447,7 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
-    found = list(_about_nan(case))
+    found = list(about_nan(case))
     yield from found
     risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
     yield from about_zeros(case, {node for node in risky if node is not None})
@@ -466,28 +458,6 @@ def _about_choices(case: Case) -> Iterator[Finding]:
         about = node.name, saved.values, shape_or_none(node), case.slots(node.index)
         if choice := choice_of(*about):
             yield finding(choice.code, choice.message, **case.at(node.index))
-
-
-def _about_nan(case: Case) -> Iterator[Finding]:
-    risks, is_extreme, hidden = dict[int, Risk](), False, is_hidden(case)
-    for node, saved in case.nodes_and_peeks:
-        if not (has_extreme_values(saved) if is_smooth(node) else has_numbers(saved)):
-            continue
-        is_extreme |= is_smooth(node)
-        numbers = [number for number in range(3) if (node.index, number) in case.reached]
-        if answer := spoilt_answer(node, saved, numbers):
-            risks[node.index] = risk_of(node.name, saved, answer)
-        elif not hidden and (risk := shown_by(node.name, saved)):
-            risks[node.index] = risk
-    if hidden and (risks or is_extreme):  # some of it may be overwritten further on
-        sending = spoiling(case)
-        overflowing = {index: overflow(case.nodes[index].name) for index in sending[:1]}
-        risks = {i: risk for i, risk in risks.items() if i in sending} or overflowing
-    for index, (code, message, variant) in risks.items():
-        if code == "nan-risk":
-            yield finding(code, message, variant=variant, **case.at(index))
-    of_values = {i: risk.message for i, risk in risks.items() if risk.code == "non-finite"}
-    yield from about_the_spoilt(case, of_values)
 
 
 def _about_precision(case: Case) -> Iterator[Finding]:

@@ -20,9 +20,10 @@ from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
 from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
-from companion.findings import Finding, finding
+from companion.findings import Finding, Severity, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
+from companion.internals import base_of
 
 Tensor = torch.Tensor
 
@@ -59,7 +60,10 @@ def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]
             message = (
                 f"every path to {names_of_all(inputs)} passes a Node that sends zero{why}: {end}"
             )
-        yield finding("zero-derivative", message, variant=zero.variant, **case.at(index))
+        # Weights may begin at zero on purpose, as those of an adapter do.
+        severity: Severity | None = "info" if zero.variant == "zero-weight" else None
+        about = case.at(index) | {"variant": zero.variant, "severity": severity}
+        yield finding("zero-derivative", message, **about)
 
 
 def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
@@ -78,10 +82,13 @@ def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
             if zeros_of.keys() - {0} and operation in _BOUNDED:
                 zeros_of |= {slot: "no value is at this bound" for slot in zeros_of.keys() - {0}}
             found = [(slot, Zero(reason, variant)) for slot, reason in zeros_of.items()]
+        elif operation in _PRODUCTS and any(_is_zero_weight(t) for _, t in saved.tensors):
+            zero = Zero("a product with a parameter that is all zeros", "zero-weight")
+            found = [(slot, zero) for slot in _slots_of_zeros(node, saved)]
         else:
             continue
         zeros.update({(node.index, slot): zero for slot, zero in found})
-    return zeros | dict(_cancelling(case)) | dict(_of_constant_sums(case))
+    return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
 
 
 def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
@@ -92,9 +99,23 @@ def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
     value = values.get("self", values.get("result"))
     if operation not in _FREQUENT or not is_plain(value):
         return True
-    some = value[tuple(slice(None, None, max(1, length // 4)) for length in value.shape)]
+    some = _some_of(value)
     low, high = bounds_of(some)
     return high < -9 or low > 9 or bool(((some == some.round()) & (some.abs() <= 1)).all())
+
+
+def _some_of(value: Tensor) -> Tensor:
+    """A few elements of a tensor, evenly from all parts of it."""
+    return value[tuple(slice(None, None, max(1, length // 4)) for length in value.shape)]
+
+
+def _is_zero_weight(value: Tensor) -> bool:
+    """Whether it is a leaf that requires grad, or a view of one, and zero everywhere."""
+    if not value.requires_grad or not is_plain(value):
+        return False
+    leaf = base_of(value)
+    is_of_leaf = value.is_leaf or (leaf is not None and leaf.is_leaf)
+    return is_of_leaf and not _some_of(value).any() and not value.any()
 
 
 def _slots_of_zeros(node: GraphNode, saved: Peek) -> Iterator[int]:
@@ -175,7 +196,10 @@ _OVERWRITTEN = dict.fromkeys(
     "every element is overwritten",
 )
 _OF_OTHERS = dict.fromkeys("Fmax Fmin Maximum Minimum".split(), "none of its values is chosen")
-_FLAT = {**_MASKS, **_OVERWRITTEN, **_OF_OTHERS} | {
+_OUTSIDE = dict.fromkeys(
+    ["GridSampler2D", "GridSampler3D"], "every point of the grid is outside of the image"
+)
+_FLAT = {**_MASKS, **_OUTSIDE, **_OVERWRITTEN, **_OF_OTHERS} | {
     "Celu": "celu of values so low that its slope is rounded to 0",
     "Clamp": "every value is outside of the bounds of clamp",
     "ClampMax": "every value is above the bound of clamp",
@@ -216,3 +240,4 @@ _CONSTANT = {
     "NativeLayerNorm": "what layer_norm gave",
     "Softmax": "softmax",
 }
+_PRODUCTS = set("Addbmm Addmm Addmv Baddbmm Bmm Convolution Linear Mm Mul Mv".split())

@@ -145,3 +145,22 @@ def test_an_operation_with_several_outputs_is_asked_for_those_that_were_used():
     x = torch.eye(3, requires_grad=True)
     vectors, values = (f(torch.linalg.svd(x)) for f in (lambda s: s[0], lambda s: s[1]))
     assert is_told(vectors.sum(), x) and not is_told(values.sum(), x)
+
+
+def test_a_node_whose_own_gradient_is_overwritten_is_told_if_what_it_gave_spoils_another():
+    scores, values = torch.zeros(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    loss = (scores.masked_fill(mask, -inf).softmax(-1) @ values)[0]
+    (found,) = diagnose(loss, scores, values)
+    assert found.message.startswith("softmax gave NaN in 1 row")
+    loss.backward()
+    assert scores.grad.isfinite().all() and values.grad.isnan().all()
+
+
+def test_huge_values_whose_gradient_overflows_are_told():
+    x = torch.tensor([1e200, 1.0], dtype=torch.float64, requires_grad=True)
+    loss = (x * (x * 1e200)[0].atan() * 1e-200).sum()
+    assert loss.isfinite()
+    told = is_told(loss, x)
+    loss.backward()
+    assert told != x.grad.isfinite().all()

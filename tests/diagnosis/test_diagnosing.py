@@ -847,6 +847,12 @@ FLAT = [
     (lambda x: torch.maximum(x, ONE), (0, -1), (0, 2), "none of its values is chosen"),
     (lambda x: torch.fmin(ONE, x), (3, 2), (3, 0), "none of its values is chosen"),
     (lambda x: torch.clamp_min(ONE, x), (0, -1), (0, 2), "no value is at this bound"),
+    (
+        lambda x: F.grid_sample(ONE.expand(1, 1, 2, 2), x.view(1, 1, 1, 2), align_corners=False),
+        (9, 9),
+        (0.1, 0.9),
+        "outside of the image",
+    ),
     (lambda x: x.index_fill(0, torch.arange(2), 3.0), (1, 2), None, "is overwritten"),
     (lambda x: x.index_copy(0, torch.arange(2), ONE.expand(2)), (1, 2), None, "is overwritten"),
     (lambda x: torch.slice_scatter(x, ONE.expand(2)), (1, 2), None, "is overwritten"),
@@ -937,6 +943,20 @@ def test_a_sum_that_is_the_same_whatever_goes_in_is_told(f, is_constant):
     assert codes(found) == ["zero-derivative"] * is_constant
     assert all("is constant)" in each.message and "target" in each.cure for each in found)
     assert really(f(x), x) and bool((x.grad.abs() < 1e-12).all()) == is_constant
+
+
+def test_weights_that_begin_at_zero_are_told_as_what_may_be_meant():
+    first, last = nn.Linear(2, 3), nn.Linear(3, 1)
+    loss = last(first(torch.ones(4, 2)).tanh()).sum()
+    assert codes(diagnose(loss, first, last)) == []
+    nn.init.zeros_(last.weight)
+    loss = last(first(torch.ones(4, 2)).tanh()).sum()
+    (found,) = diagnose(loss, first, last)
+    assert (found.code, found.severity) == ("zero-derivative", "info")
+    assert "(a product with a parameter that is all zeros)" in found.message
+    assert "0.weight" not in found.message and "LoRA" in found.cure
+    assert really(loss, first.weight, first.bias, last.weight)
+    assert not first.weight.grad.any() and last.weight.grad.any()
 
 
 def test_log_prob_of_its_own_sample_says_why_the_mean_gets_nothing():
