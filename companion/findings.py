@@ -2104,6 +2104,18 @@ KINDS: dict[str, Kind] = {
                 "take sigmoid for a network with one output, or another dim=: the one along which "
                 "there are several elements",
             ),
+            "zero-weight": (
+                "what is multiplied by zeros gets a gradient of zero; after the first step the "
+                "zeros are none any more, unless they get none either",
+                "nothing, where weights begin at zero on purpose, as in LoRA or a residual branch; "
+                "else begin with random ones: nn.init.kaiming_uniform_(layer.weight)",
+            ),
+            "constant-sum": (
+                "softmax adds up to 1, and what is normalised adds up to 0, whatever goes in: a "
+                "plain sum or mean of it stays as it is, and the gradient is 0 but for rounding",
+                "compare it with a target before the sum, as F.cross_entropy(logits, target) and "
+                "(output - target).pow(2).mean() do",
+            ),
             "masked": (
                 "a mask leaves out every element, and what is left out gets zero",
                 "look at the mask: it may be turned round, as where(mask, ...) for "

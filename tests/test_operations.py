@@ -13,14 +13,16 @@ WHOLE = bool(os.environ.get("OPERATIONS"))
 @pytest.mark.parametrize(
     "part",
     [
-        "21 1",  # every 21st operation, with one sample of its inputs
+        # Every 21st operation, with one sample of its inputs, and with two special points in it.
+        ["21", "1", "one 0.0", "one inf"],
         pytest.param(
-            "1 6", marks=pytest.mark.skipif(not WHOLE, reason="takes minutes; make deep runs it")
+            ["1", "6"],
+            marks=pytest.mark.skipif(not WHOLE, reason="takes minutes; make deep runs it"),
         ),
     ],
 )
 def test_what_backward_can_run_the_companion_can_read_draw_play_and_record(part):
     # In a process of its own: the list changes settings of torch, and a crash would end this one.
-    command = [sys.executable, "-m", "tests.operations", *part.split()]
+    command = [sys.executable, "-m", "tests.operations", *part]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (run.returncode, run.stdout) == (0, ""), run.stderr[-2000:]

@@ -15,7 +15,7 @@ import torch
 
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.risks import is_readable
+from companion.diagnosis.values import is_readable
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads

@@ -1,6 +1,7 @@
 """What ``output.backward()`` will do, read from the graph alone, before it is called.
 
-Nothing runs: a loop over the Nodes looks at what they are, where they lead and what they saved.
+No pass runs: a loop over the Nodes looks at what they are, where they lead and what they saved, and
+asks those that may give infinities or NaN what their formula makes of a gradient.
 
 Each kind of finding has a question, a function that yields the findings of that kind. To add one,
 write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``_OF_AN_INPUT``,
@@ -10,13 +11,13 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from companion.diagnosis.case import Case, Input, placed, trouble_of
+from companion.diagnosis.choices import choice_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
@@ -26,12 +27,11 @@ from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_o
 from companion.diagnosis.grads_read import about_grads_read, grads_read_in_words
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
-from companion.diagnosis.nonfinite import about_the_spoilt, born_before, is_hidden
-from companion.diagnosis.overwriting import overwritten
-from companion.diagnosis.risks import is_finite, is_plain, risks
+from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
+from companion.diagnosis.values import is_finite, is_plain
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.tracing import first_reaching, written_at
@@ -89,8 +89,10 @@ def diagnose(
 ) -> Diagnosis:
     """Tell what ``output.backward()`` would do, and why a gradient would be missing or wrong.
 
-    Nothing is executed, no gradient is computed, no ``.grad`` is touched. Saved tensors are looked
-    at, but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint).
+    No backward pass runs, no hook is called, no ``.grad`` is touched. Saved tensors are looked at,
+    but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint). A Node
+    of torch that may give infinities or NaN is asked for them: its formula is computed alone, and
+    where one does and the output is finite, those of all Nodes, to see whether it arrives.
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
@@ -454,31 +456,17 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
-    found = list(_about_nan_and_the_like(case))
+    found = list(about_nan(case))
     yield from found
     risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
     yield from about_zeros(case, {node for node in risky if node is not None})
 
 
-def _about_nan_and_the_like(case: Case) -> Iterator[Finding]:
-    spoilt, harmless, hidden = dict[int, str](), dict[int, str](), is_hidden(case)
-    zeros = cache(lambda: overwritten(case))  # few graphs have a risk
+def _about_choices(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
-        outputs = {number for number in range(3) if (node.index, number) in case.reached}
-        slots = case.slots(node.index)
-        about = node.name, saved, shape_or_none(node), slots, outputs, hidden
-        found = everywhere = list(risks(*about))
-        if found and hidden and any(edge and edge.target in zeros() for edge in slots):
-            found = list(risks(*about, zeros()))
-        for code, message, variant in found:
-            if code == "non-finite":
-                spoilt[node.index] = message
-            else:
-                yield finding(code, message, variant=variant, **case.at(node.index))
-        for code, message, _ in everywhere:
-            if code == "non-finite" and node.index not in spoilt:
-                harmless[node.index] = message
-    yield from about_the_spoilt(case, spoilt, harmless)
+        about = node.name, saved.values, shape_or_none(node), case.slots(node.index)
+        if choice := choice_of(*about):
+            yield finding(choice.code, choice.message, **case.at(node.index))
 
 
 def _about_precision(case: Case) -> Iterator[Finding]:
@@ -511,6 +499,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,
+    _about_choices,
     _about_the_values,
     _about_precision,
     _about_custom_functions,

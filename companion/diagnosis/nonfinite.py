@@ -1,4 +1,4 @@
-"""NaN and infinities of the forward pass: where they were born, and whether something hid them."""
+"""NaN and infinities: which Nodes give them, where they were born, whether something hid them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
+from companion.diagnosis.asking import (
+    has_extreme_values,
+    has_numbers,
+    is_smooth,
+    spoilt_answer,
+)
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.risks import is_finite, is_plain
+from companion.diagnosis.rehearsing import spoiling
+from companion.diagnosis.risks import Risk, overflow, risk_of, shown_by
+from companion.diagnosis.values import is_finite, is_plain
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
@@ -16,19 +24,46 @@ from companion.forward.watching import Watch
 from companion.source import Source
 
 
-def about_the_spoilt(
-    case: Case, spoilt: Mapping[int, str], harmless: Mapping[int, str]
-) -> Iterator[Finding]:
+def about_nan(case: Case) -> Iterator[Finding]:
+    """A finding for each Node that is the cause of infinities or NaN among the gradients."""
+    risks, is_extreme, hidden = dict[int, Risk](), False, _is_hidden(case)
+    for node, saved in case.nodes_and_peeks:
+        if not (has_extreme_values(saved) if is_smooth(node) else has_numbers(saved)):
+            continue
+        is_extreme |= is_smooth(node)
+        numbers = [number for number in range(3) if (node.index, number) in case.reached]
+        if answer := spoilt_answer(node, saved, numbers):
+            risks[node.index] = risk_of(node.name, saved, answer)
+        elif not hidden and (risk := shown_by(node.name, saved)):
+            risks[node.index] = risk
+    if hidden and (risks or is_extreme):  # some of it may be overwritten further on
+        risks = _arriving(case, risks)
+    for index, (code, message, variant) in risks.items():
+        if code == "nan-risk":
+            yield finding(code, message, variant=variant, **case.at(index))
+    of_values = {i: risk.message for i, risk in risks.items() if risk.code == "non-finite"}
+    yield from _about_the_spoilt(case, of_values)
+
+
+def _arriving(case: Case, risks: Mapping[int, Risk]) -> dict[int, Risk]:
+    """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
+    sending = spoiling(case)
+    arriving = {index: risk for index, risk in risks.items() if index in sending}
+    spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
+    below = all_below(case, spoilt) if len(arriving) < len(risks) else ()
+    # The gradient of one of these may be overwritten, and what it gave spoils a Node above.
+    arriving |= {i: r for i, r in risks.items() if i in below and r.code == "non-finite"}
+    return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
+
+
+def _about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]:
     """A finding for each Node with infinite or NaN values that has no other such Node below.
 
     Args:
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
-        harmless: the same of Nodes whose own gradient is overwritten further on. What they gave
-            may be what spoils a Node above them.
     """
-    hidden = is_hidden(case)
-    spoilt = {**spoilt, **_below(case, spoilt, harmless)} if harmless and spoilt else spoilt
+    hidden = _is_hidden(case)
     above = _above(case, spoilt) if spoilt else set()
     for index, message in spoilt.items():
         if index in above:
@@ -46,7 +81,7 @@ def about_the_spoilt(
         yield finding(code, message, variant=variant, **case.at(index))
 
 
-def is_hidden(case: Case) -> bool:
+def _is_hidden(case: Case) -> bool:
     """Whether the output is finite, so that no NaN inside of the graph shows."""
     return is_plain(case.output) and is_finite(case.output)
 
@@ -58,12 +93,6 @@ def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
         if any(e and (e.target in above or e.target in spoilt) for e in case.slots(index)):
             above.add(index)
     return above
-
-
-def _below(case: Case, spoilt: Mapping[int, str], some: Mapping[int, str]) -> dict[int, str]:
-    """Those of some Nodes to which a path leads from a spoilt one."""
-    below = all_below(case, spoilt)
-    return {index: message for index, message in some.items() if index in below}
 
 
 def all_below(case: Case, nodes: Collection[int]) -> set[int]:

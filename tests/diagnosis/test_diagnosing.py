@@ -831,6 +831,32 @@ FLAT = [
     (lambda x: x.masked_fill(ONE > 0, 3.0), (1, 2), None, "masked_fill fills every element"),
     (lambda x: torch.where(ONE > 0, ONE, x), (1, 2), None, "takes no element"),
     (lambda x: torch.where(ONE < 0, x, ONE), (1, 2), None, "takes no element"),
+    (F.elu, (-800, -900), (-800, 1), "slope is rounded to 0"),
+    (F.celu, (-800, -900), (-800, 1), "slope is rounded to 0"),
+    (F.selu, (-800, -900), (-800, 1), "slope is rounded to 0"),
+    (F.gelu, (-800, -900), (-800, 1), "gelu of values so low"),
+    (F.silu, (-800, -900), (-800, 1), "silu of values so low"),
+    (F.mish, (-800, -900), (-800, 1), "mish of values so low"),
+    (F.softplus, (-800, -900), (-800, 1), "softplus of values so low"),
+    (F.logsigmoid, (800, 900), (800, 1), "logsigmoid of values so high"),
+    (torch.exp, (-800, -900), (-800, 1), "exp is rounded to 0"),
+    (torch.exp2, (-800, -900), (-800, 1), "exp2 is rounded to 0"),
+    (torch.expm1, (-800, -900), (-800, 1), "expm1 is rounded to -1"),
+    (torch.erf, (-800, 900), (-800, 1), "erf is rounded to -1 or 1"),
+    (torch.erfc, (-800, 900), (-800, 1), "erfc is rounded to 0 or 2"),
+    (lambda x: torch.logit(x, 0.1), (0, 1), (0, 0.5), "outside of eps to 1 - eps"),
+    (lambda x: torch.maximum(x, ONE), (0, -1), (0, 2), "none of its values is chosen"),
+    (lambda x: torch.fmin(ONE, x), (3, 2), (3, 0), "none of its values is chosen"),
+    (lambda x: torch.clamp_min(ONE, x), (0, -1), (0, 2), "no value is at this bound"),
+    (
+        lambda x: F.grid_sample(ONE.expand(1, 1, 2, 2), x.view(1, 1, 1, 2), align_corners=False),
+        (9, 9),
+        (0.1, 0.9),
+        "outside of the image",
+    ),
+    (lambda x: x.index_fill(0, torch.arange(2), 3.0), (1, 2), None, "is overwritten"),
+    (lambda x: x.index_copy(0, torch.arange(2), ONE.expand(2)), (1, 2), None, "is overwritten"),
+    (lambda x: torch.slice_scatter(x, ONE.expand(2)), (1, 2), None, "is overwritten"),
     (lambda x: (x + ONE) - x, (1, 2), None, "what is added is subtracted again"),
     (lambda x: (ONE + x) - x, (1, 2), None, "what is added is subtracted again"),
 ]
@@ -892,6 +918,46 @@ def test_what_is_subtracted_again_only_in_part_is_no_zero(f):
     loss = (f(x) * torch.tensor([1.0, 3.0])).sum()
     assert codes(diagnose(loss, x)) == []
     assert really(loss, x) and x.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("f", "is_constant"),
+    [
+        (lambda x: x.softmax(1).sum(), True),
+        (lambda x: -x.softmax(0).mean(0).sum() * 3, True),
+        (lambda x: x.softmax(1).sum(0).mean(), True),
+        (lambda x: F.layer_norm(x, (3,)).mean(), True),
+        (lambda x: F.layer_norm(x, (3,), torch.full((3,), 3.0).double()).view(6).sum() / 2, True),
+        (lambda x: F.batch_norm(x, None, None, training=True).sum(), True),
+        (lambda x: x.softmax(1)[:, 0].sum(), False),
+        (lambda x: x.softmax(1).pow(2).sum(), False),
+        (lambda x: (x.softmax(1) * torch.tensor([1.0, 2.0, 5.0]).double()).sum(), False),
+        (lambda x: x.log_softmax(1).sum(), False),
+        (lambda x: F.layer_norm(x, (3,), torch.tensor([1.0, 2.0, 5.0]).double()).sum(), False),
+        (lambda x: F.batch_norm(x, torch.zeros(3).double(), torch.ones(3).double()).sum(), False),
+        (lambda x: x.sum(), False),
+    ],
+)
+def test_a_sum_that_is_the_same_whatever_goes_in_is_told(f, is_constant):
+    x = torch.tensor([[1.0, 2, 4], [5, 3, 3]], dtype=torch.float64, requires_grad=True)
+    found = diagnose(f(x), x)
+    assert codes(found) == ["zero-derivative"] * is_constant
+    assert all("is constant)" in each.message and "target" in each.cure for each in found)
+    assert really(f(x), x) and bool((x.grad.abs() < 1e-12).all()) == is_constant
+
+
+def test_weights_that_begin_at_zero_are_told_as_what_may_be_meant():
+    first, last = nn.Linear(2, 3), nn.Linear(3, 1)
+    loss = last(first(torch.ones(4, 2)).tanh()).sum()
+    assert codes(diagnose(loss, first, last)) == []
+    nn.init.zeros_(last.weight)
+    loss = last(first(torch.ones(4, 2)).tanh()).sum()
+    (found,) = diagnose(loss, first, last)
+    assert (found.code, found.severity) == ("zero-derivative", "info")
+    assert "(a product with a parameter that is all zeros)" in found.message
+    assert "0.weight" not in found.message and "LoRA" in found.cure
+    assert really(loss, first.weight, first.bias, last.weight)
+    assert not first.weight.grad.any() and last.weight.grad.any()
 
 
 def test_log_prob_of_its_own_sample_says_why_the_mean_gets_nothing():
