@@ -248,8 +248,8 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 def has_one_owner(storage: torch.UntypedStorage) -> bool:
     """Whether one tensor has this memory and nobody else: no alias, array or other process.
 
-    An alias through ``.data``, an array of NumPy and what DLPack gave own it too. Who lent it to
-    torch keeps it: then torch cannot resize it.
+    An alias through ``.data`` and an array of NumPy own it too. Who lent it to torch keeps it: then
+    torch cannot resize it. Not counted are an object of the storage, and who got it by DLPack.
     """
     python_and_one_tensor = 2
     owners = torch._C._storage_Use_Count(storage._cdata)

@@ -97,7 +97,8 @@ class Watch:
         Each tensor that an operation with a graph took or gave is compared with its own
         fingerprint, if it is alive, is on the CPU and is dense. A tensor that took part in no such
         operation, one of a class of its own, and one made in inference mode are not compared. A
-        change in the block through an address or a storage that was taken before it may be missed.
+        change in the block through an address, a storage or DLPack that was taken before it may be
+        missed, and so may one by C++ code that torch does not know.
         """
         self._look_for_mutations()
         return tuple(self._mutations)
