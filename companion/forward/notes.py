@@ -47,6 +47,24 @@ class TensorState:
     is_private: bool = False  # nobody else can write into its memory yet
     worst: int | None = None  # how bad its worst value is: see ``finiteness``; None: not asked
     reference: ref[Tensor] | None = None  # to the tensor; it drops this state when that is gone
+    shown: ShownMemory | None = None  # where the fingerprint was taken, if others can write there
+
+
+class ShownMemory(NamedTuple):
+    """Which part of a memory a tensor shows, for when it is gone and the memory is not."""
+
+    storage: ref[torch.UntypedStorage]
+    offset: int  # in elements, as the others
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def tensor(self) -> Tensor | None:
+        """A tensor that shows it; None if the memory is gone too."""
+        if (storage := self.storage()) is None:
+            return None
+        empty = torch.empty(0, dtype=self.dtype, device=storage.device)
+        return empty.set_(storage, self.offset, self.shape, self.stride)
 
 
 # Tensors with what is known of them.

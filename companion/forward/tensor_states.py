@@ -14,7 +14,7 @@ from weakref import ref
 import torch
 
 from companion.forward.fingerprints import DUE, PLAIN, fingerprint
-from companion.forward.notes import TensorState, TrackedTensors
+from companion.forward.notes import ShownMemory, TensorState, TrackedTensors
 from companion.internals import base_of
 
 Tensor = torch.Tensor
@@ -25,6 +25,7 @@ class TensorStates:
 
     def __init__(self) -> None:
         self.by_tensor: dict[ref[Tensor], TensorState] = {}  # ref(t) is the same while t lives
+        self.gone: list[TensorState] = []  # of tensors whose memory others could write into
         # By memory that is in use: a Parameter shares that of the tensor it is made of.
         self.by_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
 
@@ -43,7 +44,7 @@ class TensorStates:
             The memory, if no tensor had it that is known.
         """
         self.by_tensor[key] = state
-        state.reference = ref(tensor, partial(self.by_tensor.pop, key))
+        state.reference = ref(tensor, partial(self.drop, key))
         base = base_of(inner)  # linear() of a vector gives a view whose base nobody saw
         if base is not None and ref(base) in self.by_tensor:
             return None
@@ -56,6 +57,12 @@ class TensorStates:
             return storage
         self.expose(known)
         return None
+
+    def drop(self, key: ref[Tensor], reference: ref[Tensor]) -> None:
+        """Forget a tensor that is gone, but for its memory if others can write into that."""
+        state = self.by_tensor.pop(key, None)
+        if state and state.shown and state.fingerprint is not None:
+            self.gone.append(state)
 
     def of_base(self, tensor: Tensor) -> TensorState | None:
         """What is known of the tensor that a view is a view of."""
@@ -80,8 +87,11 @@ class TensorStates:
                 continue
             base = self.of_base(tensor)
             if not (base and base.fingerprint is not None and base.version == state.version):
-                state.fingerprint = DUE if state.is_private else fingerprint(tensor)
                 state.next_note = next_note
+                if state.is_private:
+                    state.fingerprint = DUE
+                else:
+                    self.take(tensor, state)
 
     def expose_all(self, tensors: Iterable[Tensor]) -> None:
         """From now on the memory of tensors can be changed unseen."""
@@ -96,7 +106,15 @@ class TensorStates:
         state.is_private = False
         if state.fingerprint == DUE and state.reference:
             tensor = state.reference()
-            state.fingerprint = None if tensor is None else fingerprint(tensor)
+            if tensor is not None:
+                self.take(tensor, state)
+
+    def take(self, tensor: Tensor, state: TensorState) -> None:
+        """Take the fingerprint of a tensor whose memory others can write into."""
+        state.fingerprint = fingerprint(tensor)
+        if state.fingerprint is not None and (storage := _storage_of(tensor)) is not None:
+            offset, shape, stride = int(tensor.storage_offset()), tensor.shape, tensor.stride()
+            state.shown = ShownMemory(ref(storage), offset, shape, stride, tensor.dtype)
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

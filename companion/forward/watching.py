@@ -95,10 +95,10 @@ class Watch:
         """Tensors that were changed behind autograd's back, up to now.
 
         Each tensor that an operation with a graph took or gave is compared with its own
-        fingerprint, if it is alive, is on the CPU and is dense. A tensor that took part in no such
-        operation, one of a class of its own, and one made in inference mode are not compared. A
-        change in the block through an address, a storage or DLPack that was taken before it may be
-        missed, and so may one by C++ code that torch does not know.
+        fingerprint, if it or its memory is alive, on the CPU and dense. One that took part in no
+        such operation, one of a class of its own, and one made in inference mode are not compared.
+        A change in the block through an address, a storage or DLPack that was taken before it may
+        be missed, and so may one by C++ code that torch does not know.
         """
         self._look_for_mutations()
         return tuple(self._mutations)
@@ -296,7 +296,7 @@ class Watch:
         return {origin for origin, call in lost if call not in with_node}
 
     def _look_for_mutations(self) -> None:
-        """Compare the tensors that are alive with their fingerprints."""
+        """Compare tensors with their fingerprints, and the memory of those that are gone."""
         changed: dict[int | None, tuple[Tensor, int]] = {}
         with unseen():
             for reference, state in list(self._recorder.states.items()):
@@ -312,6 +312,11 @@ class Watch:
                     if address not in changed or base_of(tensor) is None:  # one of all views
                         changed[address] = tensor, state.next_note
                     state.fingerprint = None  # so that it is found once
+            for state in self._recorder.tensors.gone:
+                tensor = state.shown.tensor() if state.shown else None
+                if tensor is not None and fingerprint(tensor) != state.fingerprint:
+                    changed.setdefault(memory_of(tensor), (tensor, state.next_note))
+                    state.shown = None
         for address, (tensor, next_note) in changed.items():
             self._mutations.append(self._mutation(tensor, address, next_note))
 

@@ -50,7 +50,9 @@ SHARED = {
 
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("is_early", [True, False])
-def test_a_result_whose_memory_was_shared_is_compared(name, is_early):
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_result_whose_memory_was_shared_is_compared(name, is_early, is_gone):
+    """Also one that is gone when the block ends, as in a forward(): a Node has its memory."""
     share, write = SHARED[name]
     x = torch.ones(2, requires_grad=True)
     with watch() as watched:
@@ -61,8 +63,35 @@ def test_a_result_whose_memory_was_shared_is_compared(name, is_early):
         version = h._version
         write(alias)
         assert h._version == version
+        if is_gone:
+            del h
     assert len(watched.mutations) == 1
     del y
+
+
+def test_what_was_shared_and_is_gone_is_not_told_where_nothing_was_changed():
+    def forward(x):
+        h = x * 3
+        y = h * h
+        assert h.data.mean() > 0 and h.detach().numpy().any()
+        h.data.add_(1)
+        h.data.sub_(1)
+        return y
+
+    with watch() as watched:
+        y = forward(torch.ones(2, requires_grad=True))
+    assert watched.mutations == ()
+    del y
+
+
+def test_memory_that_is_gone_with_its_tensor_is_not_read():
+    with watch() as watched:
+        x = torch.ones(2, requires_grad=True) * 3
+        alias = x.data
+        y = x * x
+        del x, y, alias
+        torch.ones(2).fill_(9)  # which may get the same memory
+    assert watched.mutations == ()
 
 
 LENT = {
