@@ -3,7 +3,8 @@
 One table, ``KINDS``: for what ``diagnose`` sees in a graph, what ``explain`` reads from an error,
 and what a ``watch`` says of a cut. To add a code, add an entry here, and in
 ``diagnosis/diagnosing.py`` the question that finds it. A code is also the anchor of its entry in
-the clinic, ``course/clinic/``.
+the clinic, ``course/clinic/``, in whose order they stand. The order between codes says nothing
+else: no message of torch fits two of them.
 """
 
 from __future__ import annotations
@@ -195,7 +196,145 @@ _IN_A_TRANSFORM = (
 )
 
 KINDS: dict[str, Kind] = {
-    # ---- backward raises, or a gradient is missing
+    # ---- error-backward.md
+    "no-graph": Kind(
+        "error",
+        _LOST,
+        "the output has no grad_fn, so there is no Node for backward to begin with",
+        "find the cut with diagnose(..., watch=watched) after a forward pass in `with watch() as "
+        "watched:`; if there is none, call requires_grad_() on an input before it is used",
+        errors=[
+            (
+                r"element \d+ of tensors does not require grad and does not have a grad_fn",
+                "backward() was called on a tensor that has no graph",
+            ),
+            (
+                r"Output \d+ of the user-provided function does not require gradients",
+                "the function that torch.autograd.functional was given cuts the graph",
+            ),
+        ],
+        variants={
+            "transform": _IN_A_TRANSFORM,
+            "inference": (
+                "in inference mode no operation leaves a Node, and enable_grad() does not undo it",
+                "compute it outside of the block, or in torch.inference_mode(False) with tensors "
+                "that are made there; or use torch.no_grad() in place of the block",
+            ),
+            "constants": (
+                "no tensor that went into the output required grad, so no operation left a Node",
+                "call requires_grad_() on an input, or on the parameters if they are frozen, "
+                "before the forward pass",
+            ),
+        },
+    ),
+    "freed": Kind(
+        "error",
+        _SAVED,
+        "an earlier backward ran this Node, and the engine then frees what the Node had saved",
+        "run the forward pass again before each backward; or add the losses and call backward "
+        "once; detach() what one step hands to the next; retain_graph=True in the first call "
+        "only if you need the same graph twice",
+        errors=[
+            (
+                r"Trying to backward through the graph a second time",
+                "the pass came to a Node that an earlier pass ran",
+            ),
+            (
+                r"Calling register_hooks on a saved tensor after it has been freed",
+                "hooks were set on what an earlier pass freed",
+            ),
+            (
+                r"chunked backward called twice",
+                "the pass came a second time to linear_cross_entropy, which frees at once",
+            ),
+        ],
+        variants={
+            "part": (
+                "this part of the graph was computed earlier and kept, and a backward pass ran it "
+                "and freed it; the rest was not run yet",
+                "compute it anew in each forward pass, or detach() it where no gradient should go "
+                "on into it, as a state that one step hands to the next; where two losses share "
+                "it, add them and call backward once",
+            ),
+            "grad": (
+                "torch.autograd.grad runs a backward pass, which frees what the Nodes had saved, "
+                "and gives a gradient without a graph",
+                "pass create_graph=True to it: then the graph stays, and the gradient has one of "
+                "its own",
+            ),
+            "sum": (
+                "a sum holds the graph of each of its parts, and backward() of a part ran that "
+                "graph and freed it",
+                "add up loss.item() or loss.detach() where the sum is only to be read; to call "
+                "backward() on the sum, do not call it on the parts",
+            ),
+        },
+    ),
+    "non-scalar": Kind(
+        "error",
+        _VECTORS,
+        "backward begins with the gradient of the output, and makes it up (1.0) only for one "
+        "element",
+        "reduce the output to one number, as with sum() or mean(), or pass "
+        "backward(gradient=v) with a v of its shape",
+        errors=[
+            (
+                r"grad can be implicitly created only for scalar outputs",
+                "backward() was called without a gradient on a tensor of several elements",
+            ),
+            (
+                r"Mismatch in shape: grad_output\[\d+\] has a shape of",
+                "the gradient that the pass should begin with does not have the shape of the "
+                "output",
+            ),
+            (
+                r"gradients can be either Tensors or None|got \d+ tensors and \d+ gradients|"
+                r"of gradients tuple is (?:None|not a Tensor)|"
+                r"If `is_grads_batched=True`, we interpret the first dimension",
+                "the gradients that the pass should begin with are not one tensor for each output",
+            ),
+            (
+                r"`grad_tensors` and `grad_variables` \(deprecated\) arguments both passed",
+                "the gradients that the pass should begin with were given twice",
+            ),
+            (
+                r"The vector v can only be None if|v has invalid size",
+                "torch.autograd.functional was given no vector v of the shape that is needed",
+            ),
+        ],
+        variants={
+            "one-number": (
+                "torch.func.grad and hessian differentiate one number, a tensor of one element "
+                "without dimensions",
+                "return one number, as with sum() or mean(); torch.func.jacrev takes several "
+                "outputs, and torch.func.vjp a vector for them",
+                (
+                    r"Expected f\(\*args\) to return a|"
+                    r"given to hessian should contain a single element",
+                    "a function that should give one number gave something else",
+                ),
+            ),
+        },
+    ),
+    "complex-output": Kind(
+        "error",
+        _VECTORS,
+        "backward makes up the first gradient, 1.0, only for a real number",
+        "compute the real number that you mean, such as abs() (.real leaves out the imaginary "
+        "part), or pass backward(gradient=v)",
+        errors=[
+            (
+                r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs "
+                r"but got (?P<dtype>\S+)",
+                "backward() was called without a gradient on a tensor of dtype {dtype}",
+            ),
+            (
+                r"For complex Tensors, both grad_output and output are required to have the same",
+                "the gradient that the pass should begin with does not have the complex dtype of "
+                "the output",
+            ),
+        ],
+    ),
     "not-a-tensor": Kind(
         "error",
         _LOST,
@@ -233,44 +372,241 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "no-graph": Kind(
+    "half-updated": Kind(
+        "warning",
+        _ORDER,
+        "the leaves whose AccumulateGrad ran before the error have got their gradient",
+        "set .grad = None for all of them before you try again",
+    ),
+    # ---- error-in-place.md
+    "modified-in-place": Kind(
         "error",
-        _LOST,
-        "the output has no grad_fn, so there is no Node for backward to begin with",
-        "find the cut with diagnose(..., watch=watched) after a forward pass in `with watch() as "
-        "watched:`; if there is none, call requires_grad_() on an input before it is used",
+        _IN_PLACE,
+        "the Node saved this tensor, and it was changed since: its version counter moved, or "
+        "detach_() took it out of its graph",
+        "change a copy: write y = y + 1 for y += 1, nn.ReLU() for nn.ReLU(inplace=True) and "
+        "h = h.detach() for h.detach_(), or clone() before; call optimizer.step() after the "
+        "backward that needs the old values",
         errors=[
             (
-                r"element \d+ of tensors does not require grad and does not have a grad_fn",
-                "backward() was called on a tensor that has no graph",
+                r"modified by an inplace operation: \[\S+ (?P<shape>\[.*?\])\]"
+                r"(?:, which is output \d+ of [\w:]+,)? is at version (?P<now>\d+); "
+                r"expected version (?P<then>\d+)",
+                "a saved tensor of shape {shape} is at version {now} and was saved at version "
+                "{then}",
             ),
             (
-                r"Output \d+ of the user-provided function does not require gradients",
-                "the function that torch.autograd.functional was given cuts the graph",
+                r"one of the variables needed for gradient computation has been modified by an "
+                r"inplace",
+                "a saved tensor was changed in place",
+            ),
+            (
+                r"saved tensor that has been detached in-place",
+                "a saved tensor was taken out of its graph by detach_()",
             ),
         ],
         variants={
-            "transform": _IN_A_TRANSFORM,
-            "inference": (
-                "in inference mode no operation leaves a Node, and enable_grad() does not undo it",
-                "compute it outside of the block, or in torch.inference_mode(False) with tensors "
-                "that are made there; or use torch.no_grad() in place of the block",
-            ),
-            "constants": (
-                "no tensor that went into the output required grad, so no operation left a Node",
-                "call requires_grad_() on an input, or on the parameters if they are frozen, "
-                "before the forward pass",
+            "swapped": (
+                "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
+                "place of a parameter, and the AccumulateGrad of an older graph still names it",
+                "run the forward pass again after the change, and let go of each older graph "
+                "first, as by del loss",
+                (
+                    r"AccumulateGrad node that was poisoned by swap_tensors",
+                    "a parameter was swapped for another tensor after the graph was made",
+                ),
+                (
+                    r"_apply\(\): Couldn't swap (?P<name>\S+)",
+                    "{name} could not be swapped for another tensor, as something still holds it",
+                ),
             ),
         },
     ),
-    "leaf-output": Kind(
+    "leaf-in-place": Kind(
+        "error",
+        _IN_PLACE,
+        "the leaf itself would become the result of an operation, and nothing would be left for "
+        ".grad to belong to",
+        "update it under torch.no_grad(); where the gradient is to pass through the change, change "
+        "a copy: v = w.clone()",
+        errors=[
+            (
+                r"a (?:view of a )?leaf Variable that requires grad (?:is being|has been) used in "
+                r"an in-pl",
+                "an in-place operation met a leaf, or a view of one",
+            ),
+            (
+                r"leaf variable has been moved into the graph interior",
+                "a leaf was overwritten by the result of an operation after the graph was made",
+            ),
+        ],
+    ),
+    "multi-view-in-place": Kind(
+        "error",
+        _IN_PLACE,
+        "a change in place gives a view a new Node, and this view cannot have one: it is one of "
+        "several of one Node (unbind, split), or was made with gradients off, or its base was "
+        "changed since",
+        "index instead, as in w[0].mul_(2), and make the view and change it with gradients both "
+        "on or both off; or do not work in place",
+        errors=[
+            (
+                r"is a view and is being modified inplace|"
+                r"its base or another view of its base has been modified inplace|"
+                r"view was created in (?:no_grad|inference) mode",
+                "an in-place operation met a view whose history cannot be rewritten",
+            ),
+        ],
+        variants={
+            "hook": (
+                "a module with a full backward hook takes and gives views of its tensors, "
+                "through a Function of its own that calls the hook; to change such a view in place "
+                "would go round the hook",
+                "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
+                "hook or comes after it, y = y + 1 for y += 1; or hook the tensor instead: "
+                "output.register_hook(...) in a forward hook",
+                (
+                    r"BackwardHookFunction\w* is a view and is being modified inplace",
+                    "an in-place operation met what a module with a backward hook took or gave",
+                ),
+            ),
+            "function": (
+                "a custom Function gave a view, or its input as it came; to change that in place "
+                "would go round the backward of the Function",
+                "change a copy: y = y + 1 for y += 1, or y.clone() before; in the Function itself "
+                "return a new tensor, such as x.clone()",
+                (
+                    r"Output \d+ of (?P<function>\w+) is a view and is being modified inplace\. "
+                    r"This view was created inside a custom Function",
+                    "an in-place operation met a view that the custom Function {function} gave",
+                ),
+            ),
+            "detach": (
+                "detach_() takes a tensor out of its graph, and a view would still be tied to its "
+                "base",
+                "v = v.detach(); for gradients under DistributedDataParallel "
+                "optimizer.zero_grad(set_to_none=True)",
+                (
+                    r"Can't detach views in-place",
+                    "detach_() was called on a view",
+                ),
+            ),
+        },
+    ),
+    "inference-tensor": Kind(
+        "error",
+        _CUT,
+        "a tensor made under torch.inference_mode() has no version counter, and no Node can save "
+        "it for the backward pass",
+        "make it under torch.no_grad() instead, or clone() it outside of the block",
+        errors=[
+            (
+                r"Inference tensors cannot be saved for backward|"
+                r"Inplace update to inference tensor outside InferenceMode|"
+                r"requires_grad=True on inference tensor outside InferenceMode|"
+                r"Inference tensors do not track version counter",
+                "a tensor of torch.inference_mode() was used where autograd records",
+            ),
+        ],
+    ),
+    # ---- error-before.md
+    "numpy": Kind(
         "error",
         _LOST,
-        "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
-        "computed, its graph was cut, and requires_grad was switched on afterwards",
-        "take requires_grad_() away from the result, and fix the cut before it",
-        variants={"left": _LEFT_TORCH},
+        "NumPy has no grad_fn, so the value would leave the graph",
+        "t.detach().numpy() to look at it; to differentiate through it, write it with torch",
+        errors=[
+            (
+                r"Can't call numpy\(\) on Tensor that requires grad",
+                "NumPy was asked to take a tensor that is in a graph",
+            ),
+            (
+                r"Can't call (?P<name>\w+)\(\) on Variable that requires grad",
+                "{name}() was to run a Python function on a tensor that requires grad",
+            ),
+            (
+                r"Can't export tensors that require gradient|"
+                r"Can't get __cuda_array_interface__ on Variable that requires grad",
+                "another library was asked to take a tensor that is in a graph",
+            ),
+            (
+                r"Cannot input a tensor that requires grad as a scalar argument",
+                "a tensor that requires grad was given where a Python number is needed",
+            ),
+        ],
     ),
+    "requires-grad-of-non-leaf": Kind(
+        "error",
+        _CUT,
+        "a result of an operation requires grad because its inputs do; only a leaf has a flag of "
+        "its own",
+        "retain_grad() if you want its .grad, detach() for a tensor without a graph; or switch "
+        "the flag of the leaves before the forward pass",
+        errors=[
+            (
+                r"you can only change requires_grad flags of leaf variables",
+                "requires_grad of a tensor in the middle of a graph was set",
+            ),
+        ],
+    ),
+    "deepcopy": Kind(
+        "error",
+        _NODES,
+        "a copy of a tensor in the middle of a graph would need a copy of the graph",
+        "copy t.detach(), or t.clone() to stay in the graph; look for tensors of a forward pass "
+        "that a module keeps as attributes",
+        errors=[
+            (
+                r"Only Tensors created explicitly by the user \(graph leaves\) support the "
+                r"deepcopy",
+                "copy.deepcopy met a tensor in the middle of a graph",
+            ),
+        ],
+        variants={
+            "process": (
+                "another process has no part of the graph, so a tensor in the middle of it cannot "
+                "be sent there",
+                "send t.detach(), and compute the loss in the process that has the graph",
+                (
+                    r"Cowardly refusing to serialize non-leaf tensor which requires_grad",
+                    "a tensor in the middle of a graph was sent to another process",
+                ),
+            ),
+        },
+    ),
+    "integer-tensor": Kind(
+        "error",
+        _LOST,
+        "a derivative needs values that can change a little: floating point or complex",
+        "make it floating: torch.tensor(..., dtype=torch.float32), or x = x.float(), which gives a "
+        "new tensor, before requires_grad_()",
+        errors=[
+            (
+                r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+                "requires_grad was asked for a tensor of whole numbers or booleans",
+            ),
+            (
+                r"data set to a tensor that requires gradients must be floating point",
+                "the .data of a tensor that requires grad was set to whole numbers or booleans",
+            ),
+            (
+                r"isDifferentiableType\(grad\.scalar_type\(\)\)",
+                "a tensor with a graph was written into a tensor of whole numbers",
+            ),
+        ],
+        variants={
+            "quantized": (
+                "quantized weights are whole numbers, so none of them can get a gradient",
+                "train small layers beside them, in floating point, as with "
+                "peft.get_peft_model(model, LoraConfig(...)), or load the model unquantized",
+                (
+                    r"cannot perform fine-tuning on purely quantized models",
+                    "no weight of the model can be trained: all are quantized",
+                ),
+            ),
+        },
+    ),
+    # ---- error-grad.md
     "unused-input": Kind(
         "error",
         _LOST,
@@ -347,52 +683,6 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "reassigned": Kind(
-        "error",
-        _LEAVES,
-        "the graph ends at another leaf, with the values of this one: the variable has got a new "
-        "tensor, or the tensor was copied, as copy.deepcopy() does",
-        "change the values of the one tensor in place under torch.no_grad(); or give the tensor "
-        "that the model has now to everybody who holds this one, the optimizer too",
-        variants={
-            "not-given": (
-                "the graph leads to parameters that are not among the inputs; an optimizer that "
-                "was given the same list does not change them",
-                "nothing, where somebody else has them, as the other network of two; else register "
-                "what holds them: layers in a Python list or dict are no part of "
-                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
-            ),
-        },
-    ),
-    "late-requires-grad": Kind(
-        "error",
-        _CUT,
-        "it went into the operation as a constant: it did not require grad then, and edges are "
-        "decided when the operation runs",
-        "call requires_grad_() before the forward pass, then run it again",
-    ),
-    "not-a-leaf": Kind(
-        "error",
-        _LEAVES,
-        "an operation made this tensor, and backward fills .grad for leaves alone",
-        "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
-        "tensor a leaf: compute first, then detach().requires_grad_()",
-        errors=[
-            (
-                r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
-                "the .grad of a tensor in the middle of a graph was read",
-            ),
-            (
-                r"can't optimize a non-leaf Tensor",
-                "an optimizer was given a tensor in the middle of a graph",
-            ),
-            (
-                r"post accumulate grad hooks cannot be registered on non-leaf tensors",
-                "a hook for the filled .grad was set on a tensor in the middle of a graph, which "
-                "has none; register_hook is called there",
-            ),
-        ],
-    ),
     "input-without-grad": Kind(
         "error",
         _CUT,
@@ -425,203 +715,98 @@ KINDS: dict[str, Kind] = {
             ),
         ],
     ),
-    "integer-tensor": Kind(
-        "error",
-        _LOST,
-        "a derivative needs values that can change a little: floating point or complex",
-        "make it floating: torch.tensor(..., dtype=torch.float32), or x = x.float(), which gives a "
-        "new tensor, before requires_grad_()",
+    "constant-gradient": Kind(
+        "warning",
+        _TWICE,
+        "no formula of the backward pass used a tensor that requires grad, as for a linear "
+        "function; or a custom Function hid that it did",
+        "where the gradient is constant its derivative is zero: companion.nth_derivative and "
+        "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
+        "backward of the Function with differentiable operations",
+        cut="{called} gave a gradient that has no graph, although create_graph=True",
         errors=[
             (
-                r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
-                "requires_grad was asked for a tensor of whole numbers or booleans",
+                r"(?:jacobian|hessian|gradient)[^\n]* is independent of [^\n]* strict mode",
+                "a derivative that strict=True asks for does not depend on the input",
+            ),
+        ],
+    ),
+    # ---- error-function.md
+    "custom-gradients": Kind(
+        "error",
+        _FUNCTIONS,
+        "forward and backward of a custom Function are static methods, and backward must return "
+        "one gradient for each argument of forward, each of the shape of that argument",
+        "call it by apply, return None for arguments that need no gradient, and check it with "
+        "torch.autograd.gradcheck",
+        errors=[
+            (
+                r"function (?P<node>\w+) returned an incorrect number of gradients "
+                r"\(expected (?P<wanted>\d+), got (?P<given>\d+)\)",
+                "the backward of {node} returned {given} gradients for {wanted} arguments of "
+                "forward",
             ),
             (
-                r"data set to a tensor that requires gradients must be floating point",
-                "the .data of a tensor that requires grad was set to whole numbers or booleans",
+                r"(?:[Ff]unction (?P<node>\w+) )?returned an invalid gradient at index "
+                r"(?P<index>\d+) - (?P<mismatch>[^\n]*)",
+                "the backward of {node} returned gradient {index} of another shape or kind: "
+                "{mismatch}",
             ),
             (
-                r"isDifferentiableType\(grad\.scalar_type\(\)\)",
-                "a tensor with a graph was written into a tensor of whole numbers",
+                r"function (?P<node>\w+) returned a gradient different than None "
+                r"at position (?P<position>\d+)",
+                "the backward of {node} returned a gradient for argument {position} of forward, "
+                "which is no tensor",
+            ),
+            (
+                r"expected Variable or None \(got (?P<type>\w+)\)",
+                "the backward of a custom Function returned a {type}, which is no tensor",
+            ),
+            (
+                r"(?:Cannot register autograd formula for|register_autograd with) "
+                r"(?P<reason>[^\n.]*)",
+                "register_autograd cannot give a backward to this: {reason}",
+            ),
+            (
+                r"Expected the return from backward to be of the same structure as the inputs|"
+                r"In the backward function defined for",
+                "the backward of a custom operation did not return one gradient for each input",
+            ),
+            (
+                r"Legacy autograd function with non-static forward method",
+                "a custom Function was called as it was before torch 1.3; forward and backward "
+                "must be static methods, and apply calls them",
             ),
         ],
         variants={
-            "quantized": (
-                "quantized weights are whole numbers, so none of them can get a gradient",
-                "train small layers beside them, in floating point, as with "
-                "peft.get_peft_model(model, LoraConfig(...)), or load the model unquantized",
+            "torchs": (
+                "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "
+                "leaf, as long as any graph of the leaf is alive; the tensor was given another "
+                "shape, dtype or device since, through .data, set_() or resize_()",
+                "do not give a tensor another shape: make a new nn.Parameter(...), and hand it to "
+                "the optimizer; or let go of each older graph first, as by del loss",
                 (
-                    r"cannot perform fine-tuning on purely quantized models",
-                    "no weight of the model can be trained: all are quantized",
+                    r"unction (?P<node>\w+Backward\d+|AccumulateGrad|CopySlices|CopyBackwards|"
+                    r"torch::\S+) returned an invalid gradient at index \d+ - "
+                    r"(?P<mismatch>[^\n]*)",
+                    "{node}, a Node of torch, gave a gradient that its tensor no longer fits, "
+                    "since that was changed through .data or the like: {mismatch}",
                 ),
             ),
         },
     ),
-    "inference-tensor": Kind(
+    "once-differentiable": Kind(
         "error",
-        _CUT,
-        "a tensor made under torch.inference_mode() has no version counter, and no Node can save "
-        "it for the backward pass",
-        "make it under torch.no_grad() instead, or clone() it outside of the block",
+        _FUNCTIONS,
+        "the gradient was computed by a custom Function whose backward is marked "
+        "@once_differentiable",
+        "write its backward with differentiable operations and take the mark away",
         errors=[
             (
-                r"Inference tensors cannot be saved for backward|"
-                r"Inplace update to inference tensor outside InferenceMode|"
-                r"requires_grad=True on inference tensor outside InferenceMode|"
-                r"Inference tensors do not track version counter",
-                "a tensor of torch.inference_mode() was used where autograd records",
+                r"differentiate twice a function that was marked with @once_differentiable",
+                "a gradient that was computed with @once_differentiable was differentiated again",
             ),
         ],
-    ),
-    "non-scalar": Kind(
-        "error",
-        _VECTORS,
-        "backward begins with the gradient of the output, and makes it up (1.0) only for one "
-        "element",
-        "reduce the output to one number, as with sum() or mean(), or pass "
-        "backward(gradient=v) with a v of its shape",
-        errors=[
-            (
-                r"grad can be implicitly created only for scalar outputs",
-                "backward() was called without a gradient on a tensor of several elements",
-            ),
-            (
-                r"Mismatch in shape: grad_output\[\d+\] has a shape of",
-                "the gradient that the pass should begin with does not have the shape of the "
-                "output",
-            ),
-            (
-                r"gradients can be either Tensors or None|got \d+ tensors and \d+ gradients|"
-                r"of gradients tuple is (?:None|not a Tensor)|"
-                r"If `is_grads_batched=True`, we interpret the first dimension",
-                "the gradients that the pass should begin with are not one tensor for each output",
-            ),
-            (
-                r"`grad_tensors` and `grad_variables` \(deprecated\) arguments both passed",
-                "the gradients that the pass should begin with were given twice",
-            ),
-            (
-                r"The vector v can only be None if|v has invalid size",
-                "torch.autograd.functional was given no vector v of the shape that is needed",
-            ),
-        ],
-        variants={
-            "one-number": (
-                "torch.func.grad and hessian differentiate one number, a tensor of one element "
-                "without dimensions",
-                "return one number, as with sum() or mean(); torch.func.jacrev takes several "
-                "outputs, and torch.func.vjp a vector for them",
-                (
-                    r"Expected f\(\*args\) to return a|"
-                    r"given to hessian should contain a single element",
-                    "a function that should give one number gave something else",
-                ),
-            ),
-        },
-    ),
-    "complex-output": Kind(
-        "error",
-        _VECTORS,
-        "backward makes up the first gradient, 1.0, only for a real number",
-        "compute the real number that you mean, such as abs() (.real leaves out the imaginary "
-        "part), or pass backward(gradient=v)",
-        errors=[
-            (
-                r"grad can be (?:implicitly )?(?:created|computed) only for real scalar outputs "
-                r"but got (?P<dtype>\S+)",
-                "backward() was called without a gradient on a tensor of dtype {dtype}",
-            ),
-            (
-                r"For complex Tensors, both grad_output and output are required to have the same",
-                "the gradient that the pass should begin with does not have the complex dtype of "
-                "the output",
-            ),
-        ],
-    ),
-    "freed": Kind(
-        "error",
-        _SAVED,
-        "an earlier backward ran this Node, and the engine then frees what the Node had saved",
-        "run the forward pass again before each backward; or add the losses and call backward "
-        "once; detach() what one step hands to the next; retain_graph=True in the first call "
-        "only if you need the same graph twice",
-        errors=[
-            (
-                r"Trying to backward through the graph a second time",
-                "the pass came to a Node that an earlier pass ran",
-            ),
-            (
-                r"Calling register_hooks on a saved tensor after it has been freed",
-                "hooks were set on what an earlier pass freed",
-            ),
-            (
-                r"chunked backward called twice",
-                "the pass came a second time to linear_cross_entropy, which frees at once",
-            ),
-        ],
-        variants={
-            "part": (
-                "this part of the graph was computed earlier and kept, and a backward pass ran it "
-                "and freed it; the rest was not run yet",
-                "compute it anew in each forward pass, or detach() it where no gradient should go "
-                "on into it, as a state that one step hands to the next; where two losses share "
-                "it, add them and call backward once",
-            ),
-            "grad": (
-                "torch.autograd.grad runs a backward pass, which frees what the Nodes had saved, "
-                "and gives a gradient without a graph",
-                "pass create_graph=True to it: then the graph stays, and the gradient has one of "
-                "its own",
-            ),
-            "sum": (
-                "a sum holds the graph of each of its parts, and backward() of a part ran that "
-                "graph and freed it",
-                "add up loss.item() or loss.detach() where the sum is only to be read; to call "
-                "backward() on the sum, do not call it on the parts",
-            ),
-        },
-    ),
-    "modified-in-place": Kind(
-        "error",
-        _IN_PLACE,
-        "the Node saved this tensor, and it was changed since: its version counter moved, or "
-        "detach_() took it out of its graph",
-        "change a copy: write y = y + 1 for y += 1 and h = h.detach() for h.detach_(), or clone() "
-        "before; call optimizer.step() after the backward that needs the old values",
-        errors=[
-            (
-                r"modified by an inplace operation: \[\S+ (?P<shape>\[.*?\])\]"
-                r"(?:, which is output \d+ of [\w:]+,)? is at version (?P<now>\d+); "
-                r"expected version (?P<then>\d+)",
-                "a saved tensor of shape {shape} is at version {now} and was saved at version "
-                "{then}",
-            ),
-            (
-                r"one of the variables needed for gradient computation has been modified by an "
-                r"inplace",
-                "a saved tensor was changed in place",
-            ),
-            (
-                r"saved tensor that has been detached in-place",
-                "a saved tensor was taken out of its graph by detach_()",
-            ),
-        ],
-        variants={
-            "swapped": (
-                "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
-                "place of a parameter, and the AccumulateGrad of an older graph still names it",
-                "run the forward pass again after the change, and let go of each older graph "
-                "first, as by del loss",
-                (
-                    r"AccumulateGrad node that was poisoned by swap_tensors",
-                    "a parameter was swapped for another tensor after the graph was made",
-                ),
-                (
-                    r"_apply\(\): Couldn't swap (?P<name>\S+)",
-                    "{name} could not be swapped for another tensor, as something still holds it",
-                ),
-            ),
-        },
     ),
     "not-implemented": Kind(
         "error",
@@ -796,217 +981,6 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "once-differentiable": Kind(
-        "error",
-        _FUNCTIONS,
-        "the gradient was computed by a custom Function whose backward is marked "
-        "@once_differentiable",
-        "write its backward with differentiable operations and take the mark away",
-        errors=[
-            (
-                r"differentiate twice a function that was marked with @once_differentiable",
-                "a gradient that was computed with @once_differentiable was differentiated again",
-            ),
-        ],
-    ),
-    "custom-gradients": Kind(
-        "error",
-        _FUNCTIONS,
-        "forward and backward of a custom Function are static methods, and backward must return "
-        "one gradient for each argument of forward, each of the shape of that argument",
-        "call it by apply, return None for arguments that need no gradient, and check it with "
-        "torch.autograd.gradcheck",
-        errors=[
-            (
-                r"function (?P<node>\w+) returned an incorrect number of gradients "
-                r"\(expected (?P<wanted>\d+), got (?P<given>\d+)\)",
-                "the backward of {node} returned {given} gradients for {wanted} arguments of "
-                "forward",
-            ),
-            (
-                r"(?:[Ff]unction (?P<node>\w+) )?returned an invalid gradient at index "
-                r"(?P<index>\d+) - (?P<mismatch>[^\n]*)",
-                "the backward of {node} returned gradient {index} of another shape or kind: "
-                "{mismatch}",
-            ),
-            (
-                r"function (?P<node>\w+) returned a gradient different than None "
-                r"at position (?P<position>\d+)",
-                "the backward of {node} returned a gradient for argument {position} of forward, "
-                "which is no tensor",
-            ),
-            (
-                r"expected Variable or None \(got (?P<type>\w+)\)",
-                "the backward of a custom Function returned a {type}, which is no tensor",
-            ),
-            (
-                r"(?:Cannot register autograd formula for|register_autograd with) "
-                r"(?P<reason>[^\n.]*)",
-                "register_autograd cannot give a backward to this: {reason}",
-            ),
-            (
-                r"Expected the return from backward to be of the same structure as the inputs|"
-                r"In the backward function defined for",
-                "the backward of a custom operation did not return one gradient for each input",
-            ),
-            (
-                r"Legacy autograd function with non-static forward method",
-                "a custom Function was called as it was before torch 1.3; forward and backward "
-                "must be static methods, and apply calls them",
-            ),
-        ],
-        variants={
-            "torchs": (
-                "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "
-                "leaf, as long as any graph of the leaf is alive; the tensor was given another "
-                "shape, dtype or device since, through .data, set_() or resize_()",
-                "do not give a tensor another shape: make a new nn.Parameter(...), and hand it to "
-                "the optimizer; or let go of each older graph first, as by del loss",
-                (
-                    r"unction (?P<node>\w+Backward\d+|AccumulateGrad|CopySlices|CopyBackwards|"
-                    r"torch::\S+) returned an invalid gradient at index \d+ - "
-                    r"(?P<mismatch>[^\n]*)",
-                    "{node}, a Node of torch, gave a gradient that its tensor no longer fits, "
-                    "since that was changed through .data or the like: {mismatch}",
-                ),
-            ),
-        },
-    ),
-    "leaf-in-place": Kind(
-        "error",
-        _IN_PLACE,
-        "the leaf itself would become the result of an operation, and nothing would be left for "
-        ".grad to belong to",
-        "update it under torch.no_grad(); where the gradient is to pass through the change, change "
-        "a copy: v = w.clone()",
-        errors=[
-            (
-                r"a (?:view of a )?leaf Variable that requires grad (?:is being|has been) used in "
-                r"an in-pl",
-                "an in-place operation met a leaf, or a view of one",
-            ),
-            (
-                r"leaf variable has been moved into the graph interior",
-                "a leaf was overwritten by the result of an operation after the graph was made",
-            ),
-        ],
-    ),
-    "multi-view-in-place": Kind(
-        "error",
-        _IN_PLACE,
-        "a change in place gives a view a new Node, and this view cannot have one: it is one of "
-        "several of one Node (unbind, split), or was made with gradients off, or its base was "
-        "changed since",
-        "index instead, as in w[0].mul_(2), and make the view and change it with gradients both "
-        "on or both off; or do not work in place",
-        errors=[
-            (
-                r"is a view and is being modified inplace|"
-                r"its base or another view of its base has been modified inplace|"
-                r"view was created in (?:no_grad|inference) mode",
-                "an in-place operation met a view whose history cannot be rewritten",
-            ),
-        ],
-        variants={
-            "hook": (
-                "a module with a full backward hook takes and gives views of its tensors, "
-                "through a Function of its own that calls the hook; to change such a view in place "
-                "would go round the hook",
-                "do not change it in place: nn.ReLU(inplace=False) for the module that has the "
-                "hook or comes after it, y = y + 1 for y += 1; or hook the tensor instead: "
-                "output.register_hook(...) in a forward hook",
-                (
-                    r"BackwardHookFunction\w* is a view and is being modified inplace",
-                    "an in-place operation met what a module with a backward hook took or gave",
-                ),
-            ),
-            "function": (
-                "a custom Function gave a view, or its input as it came; to change that in place "
-                "would go round the backward of the Function",
-                "change a copy: y = y + 1 for y += 1, or y.clone() before; in the Function itself "
-                "return a new tensor, such as x.clone()",
-                (
-                    r"Output \d+ of (?P<function>\w+) is a view and is being modified inplace\. "
-                    r"This view was created inside a custom Function",
-                    "an in-place operation met a view that the custom Function {function} gave",
-                ),
-            ),
-            "detach": (
-                "detach_() takes a tensor out of its graph, and a view would still be tied to its "
-                "base",
-                "v = v.detach(); for gradients under DistributedDataParallel "
-                "optimizer.zero_grad(set_to_none=True)",
-                (
-                    r"Can't detach views in-place",
-                    "detach_() was called on a view",
-                ),
-            ),
-        },
-    ),
-    "requires-grad-of-non-leaf": Kind(
-        "error",
-        _CUT,
-        "a result of an operation requires grad because its inputs do; only a leaf has a flag of "
-        "its own",
-        "retain_grad() if you want its .grad, detach() for a tensor without a graph; or switch "
-        "the flag of the leaves before the forward pass",
-        errors=[
-            (
-                r"you can only change requires_grad flags of leaf variables",
-                "requires_grad of a tensor in the middle of a graph was set",
-            ),
-        ],
-    ),
-    "deepcopy": Kind(
-        "error",
-        _NODES,
-        "a copy of a tensor in the middle of a graph would need a copy of the graph",
-        "copy t.detach(), or t.clone() to stay in the graph; look for tensors of a forward pass "
-        "that a module keeps as attributes",
-        errors=[
-            (
-                r"Only Tensors created explicitly by the user \(graph leaves\) support the "
-                r"deepcopy",
-                "copy.deepcopy met a tensor in the middle of a graph",
-            ),
-        ],
-        variants={
-            "process": (
-                "another process has no part of the graph, so a tensor in the middle of it cannot "
-                "be sent there",
-                "send t.detach(), and compute the loss in the process that has the graph",
-                (
-                    r"Cowardly refusing to serialize non-leaf tensor which requires_grad",
-                    "a tensor in the middle of a graph was sent to another process",
-                ),
-            ),
-        },
-    ),
-    "numpy": Kind(
-        "error",
-        _LOST,
-        "NumPy has no grad_fn, so the value would leave the graph",
-        "t.detach().numpy() to look at it; to differentiate through it, write it with torch",
-        errors=[
-            (
-                r"Can't call numpy\(\) on Tensor that requires grad",
-                "NumPy was asked to take a tensor that is in a graph",
-            ),
-            (
-                r"Can't call (?P<name>\w+)\(\) on Variable that requires grad",
-                "{name}() was to run a Python function on a tensor that requires grad",
-            ),
-            (
-                r"Can't export tensors that require gradient|"
-                r"Can't get __cuda_array_interface__ on Variable that requires grad",
-                "another library was asked to take a tensor that is in a graph",
-            ),
-            (
-                r"Cannot input a tensor that requires grad as a scalar argument",
-                "a tensor that requires grad was given where a Python number is needed",
-            ),
-        ],
-    ),
     "gradcheck": Kind(
         "error",
         _VECTORS,
@@ -1057,6 +1031,273 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
+    "not-unique": Kind(
+        "error",
+        _LOST,
+        "complex eigenvectors and singular vectors are unique only up to a factor of size 1, and "
+        "the loss changes with that factor: its derivative depends on a choice of the algorithm",
+        "make the loss the same for each choice: use abs() of the vectors, products such as "
+        "U @ U.mH, or the eigenvalues and singular values alone",
+        errors=[
+            (
+                r"(?:linalg_eig_backward|svd_backward): The [^\n]* in the complex case are "
+                r"specified up to multiplication",
+                "the loss depends on the phase of complex eigenvectors or singular vectors",
+            ),
+        ],
+    ),
+    # ---- error-func.md
+    "function-form": Kind(
+        "error",
+        _FUNCTIONS,
+        "a custom Function is a class of static methods, forward(ctx, ...) and backward(ctx, ...); "
+        "apply runs them, and hands both the same ctx",
+        "write class F(torch.autograd.Function) with @staticmethod before forward and before "
+        "backward (or vjp, not both), and call F.apply(x), never F()(x)",
+        errors=[
+            (
+                r"must implement (?:either )?the (?P<method>forward|backward)",
+                "a custom Function lacks {method}",
+            ),
+            (
+                r"The autograd\.Function's vmap staticmethod returned an|"
+                r"Run vmap on autograd\.Function with kwarg-only",
+                "the vmap of a custom Function does not fit it",
+            ),
+            (
+                r"Implementing both 'backward' and 'vjp' for a custom Function",
+                "a custom Function has both backward and vjp",
+            ),
+            (
+                r"should not be instantiated\. Methods on autograd functions are all static",
+                "a custom Function was made an object; its class is called, by apply",
+            ),
+            (
+                r"is a legacy access pattern that is no longer supported",
+                "a custom Function was used as it was before torch 1.3",
+            ),
+        ],
+        variants={
+            "setup-context": (
+                "torch.func (vmap, grad, jvp, jacrev) runs forward without a ctx and saves "
+                "afterwards, so it needs the newer form of a Function",
+                "take ctx out of forward, and save in a static method of its own: forward(x), "
+                "setup_context(ctx, inputs, output), backward(ctx, g); apply and backward() work "
+                "as before",
+                (
+                    r"must override the setup_context staticmethod|"
+                    r"setup_context is not implemented",
+                    "torch.func was given a custom Function without setup_context",
+                ),
+            ),
+            "vmap": (
+                "torch.vmap cannot look into a custom Function: it must be told what to do with "
+                "the further dimension",
+                "write generate_vmap_rule = True in the class where forward and backward are "
+                "made of torch operations alone; else a static method vmap(info, in_dims, x)",
+                (
+                    r"does not have vmap support|you must either override the vmap staticmethod",
+                    "torch.vmap was given a custom Function that has no vmap",
+                ),
+                (
+                    r"has both generate_vmap_rule=True and an overridden vmap staticmethod",
+                    "a custom Function has both generate_vmap_rule=True and a vmap of its own",
+                ),
+            ),
+            "saves": (
+                "save_for_backward takes tensors, which it then guards; anything else is an "
+                "attribute of ctx",
+                "ctx.save_for_backward(x, y) for tensors, ctx.n = n for numbers and shapes",
+                (
+                    r"save_for_backward can only save variables|"
+                    r"save_for_forward expects all arguments to be tensors|"
+                    r"mark_non_differentiable only accepts variable arguments",
+                    "a custom Function told its ctx to keep what is no tensor",
+                ),
+            ),
+            "dirty": (
+                "an input that forward changes in place becomes the output of the Node: forward "
+                "must say so by mark_dirty and return that very tensor",
+                "ctx.mark_dirty(x) with the input itself, and return x; or change a copy: "
+                "y = x.clone(). Return x.view_as(x) for an input that is handed on as it is",
+                (
+                    r"elements marked as dirty during the forward method were not returned|"
+                    r"mark_dirty\(\) received a tensor that was not an input",
+                    "a custom Function marked as changed what it did not take or did not return",
+                ),
+                (
+                    r"An? input that has been returned as-is as output is being saved for backward",
+                    "a custom Function saved an input that it returned as it is",
+                ),
+                (
+                    r"your Function modifies inplace an input that is a view of another Tensor",
+                    "a custom Function changed a view in place and returned several tensors",
+                ),
+            ),
+            "read-once": (
+                "the Function has clear_saved_tensors_on_access=True, which frees what it saved "
+                "when it is read",
+                "read it once: x, y = ctx.saved_tensors",
+                (
+                    r"saved_tensors can only be accessed once when clear_saved_tensors_on_access",
+                    "a custom Function read its saved tensors twice",
+                ),
+            ),
+        },
+    ),
+    "forward-mode": Kind(
+        "error",
+        _VECTORS,
+        "forward mode carries one tangent beside each value, in a level that is open, and each "
+        "operation must know how to carry it on",
+        "with torch.autograd.forward_ad.dual_level(): make the dual tensors, compute, unpack; one "
+        "level at a time, tangents of the shape and dtype of their values. "
+        "torch.func.jvp does all of that, and may be nested",
+        errors=[
+            (
+                r"Trying to create a dual Tensor for forward AD but no level exists",
+                "a dual tensor was made outside of a dual_level() block",
+            ),
+            (
+                r"Nested forward mode AD is not supported|not the last (?:one )?that was created",
+                "two levels of forward mode were open at once",
+            ),
+            (
+                r"Trying to set a forward gradient that has a different size|"
+                r"Expected tangent to|tangent.*doesn't match the shape",
+                "a tangent does not have the shape of its value",
+            ),
+            (
+                r"already has a forward gradient at the same level|"
+                r"that itself has a forward gradient at the same level|"
+                r"Cannot set a value of a forward grad if it already exists",
+                "a dual tensor was made of a dual tensor",
+            ),
+            (
+                r"Trying to access a forward AD level with an invalid index|"
+                r"Entering a new forward AD level but the current level is not valid",
+                "a dual tensor was used after its level was left",
+            ),
+        ],
+        variants={
+            "no-formula": (
+                "PyTorch has no formula for forward mode of this operation, or it is called with "
+                "out=, or a custom Function has no jvp",
+                "backward mode has one for most: use backward(), torch.func.vjp or "
+                "torch.func.jacrev, or operations that have one; leave out= away; give the "
+                "Function a static method jvp(ctx, *tangents)",
+                (
+                    r"Trying to use forward AD with (?P<op>\S+) that does not support it",
+                    "{op} has no formula for forward mode",
+                ),
+                (
+                    r"must implement the jvp function",
+                    "a custom Function has no jvp, which forward mode needs",
+                ),
+                (
+                    r"they cannot have forward grad defined",
+                    "running statistics of a normalization were given a tangent",
+                ),
+            ),
+            "options": (
+                "torch.autograd.functional computes the columns of a Jacobian in forward mode in "
+                "one vectorized pass, which keeps no graph and asks nothing of single inputs",
+                "leave strategy and vectorize away; or use torch.func.jacfwd, jacrev and hessian, "
+                "which may be nested and differentiated again",
+                (
+                    r"functional\.jacobian: `\w+=True` and `[\w-]+=[\"\w-]+` are not supported|"
+                    r"Computing Jacobian using forward-AD or forward-over-reverse",
+                    "options of torch.autograd.functional do not go together",
+                ),
+            ),
+            "jvp": (
+                "jvp of a custom Function gives one tangent for each output of forward, of its "
+                "shape; where forward changes an input in place, jvp changes its tangent in place "
+                "and returns it",
+                "return as many tangents as forward returns tensors, None where there is none",
+                (
+                    r"Function's jvp returned|is not (?:modifying|returning) the forward mode "
+                    r"gradients",
+                    "the jvp of a custom Function gave tangents that do not fit its outputs",
+                ),
+            ),
+        },
+    ),
+    "inside-transform": Kind(
+        "error",
+        _CUT,
+        "a transform of torch.func makes the gradients itself: in its function requires_grad_() "
+        "and backward() are refused, and in that of torch.vmap no tensor requires grad, even if "
+        "the one outside does",
+        "use torch.func.grad, vjp or jacrev inside, as in torch.vmap(torch.func.grad(f))(x); or "
+        "call backward() outside of the function",
+        errors=[
+            (
+                r"You are attempting to call Tensor\.(?P<name>requires_grad_|retain_grad)\(\)",
+                "{name}() was called inside a transform of torch.func",
+            ),
+            (
+                r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
+                "backward() was called inside a transform of torch.func",
+            ),
+            (
+                r"torch\.autograd\.grad\(.*\) called inside ?[^\n]*torch\.vmap",
+                "autograd.grad was called inside torch.vmap",
+            ),
+            (
+                r"cannot use C\+\+ torch::autograd::Function with functorch",
+                "a Function that is written in C++ met a transform of torch.func",
+            ),
+            (
+                r"don't yet support saved tensor hooks",
+                "hooks for saved tensors, as of save_on_cpu() or a checkpoint, met torch.func",
+            ),
+        ],
+        variants={
+            "in-place": (
+                "a tensor from outside of the function cannot take what the function computes: it "
+                "has no room for the further dimension, or is no part of the differentiation",
+                "compute a new tensor, as x + y for x.add_(y), hand the tensor in as an argument, "
+                "and return what changed; write detach() for .data",
+                (
+                    r"would mutate a captured Tensor",
+                    "a function under torch.func changed a tensor from outside of it in place",
+                ),
+                (
+                    r"vmap: (?:inplace arithmetic|aten::\S+\(self, \*extra_args\) is not possible)",
+                    "a function under torch.vmap changed a tensor from outside of it in place",
+                ),
+                (
+                    r"`?data`? under vmap transform|mutating directly with `\.data`",
+                    ".data was used inside a transform of torch.func",
+                ),
+            ),
+            "values": (
+                "inside torch.vmap a tensor stands for many, so Python cannot read one value of "
+                "it, decide by it, or make a shape from it",
+                "stay with tensors: torch.where(mask, a, b) for if and for x[mask], no .item() and "
+                "no .numpy(); or loop over the rows without torch.vmap",
+                (
+                    r"vmap: It looks like you're",
+                    "Python asked for a value inside torch.vmap",
+                ),
+                (
+                    r"We do not support batching operators that can (?:support|output) dynamic",
+                    "an operation whose shape depends on values was called inside torch.vmap",
+                ),
+            ),
+            "random": (
+                "torch.vmap must be told whether the rows draw the same random numbers or each "
+                "their own",
+                "torch.vmap(f, randomness='different') or 'same'",
+                (
+                    r"vmap: called random operation while in randomness error mode",
+                    "random numbers were drawn inside torch.vmap",
+                ),
+            ),
+        },
+    ),
+    # ---- error-training.md
     "grad-is-none": Kind(
         "error",
         _LEAVES,
@@ -1536,255 +1777,18 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "function-form": Kind(
-        "error",
-        _FUNCTIONS,
-        "a custom Function is a class of static methods, forward(ctx, ...) and backward(ctx, ...); "
-        "apply runs them, and hands both the same ctx",
-        "write class F(torch.autograd.Function) with @staticmethod before forward and before "
-        "backward (or vjp, not both), and call F.apply(x), never F()(x)",
-        errors=[
-            (
-                r"must implement (?:either )?the (?P<method>forward|backward)",
-                "a custom Function lacks {method}",
-            ),
-            (
-                r"The autograd\.Function's vmap staticmethod returned an|"
-                r"Run vmap on autograd\.Function with kwarg-only",
-                "the vmap of a custom Function does not fit it",
-            ),
-            (
-                r"Implementing both 'backward' and 'vjp' for a custom Function",
-                "a custom Function has both backward and vjp",
-            ),
-            (
-                r"should not be instantiated\. Methods on autograd functions are all static",
-                "a custom Function was made an object; its class is called, by apply",
-            ),
-            (
-                r"is a legacy access pattern that is no longer supported",
-                "a custom Function was used as it was before torch 1.3",
-            ),
-        ],
-        variants={
-            "setup-context": (
-                "torch.func (vmap, grad, jvp, jacrev) runs forward without a ctx and saves "
-                "afterwards, so it needs the newer form of a Function",
-                "take ctx out of forward, and save in a static method of its own: forward(x), "
-                "setup_context(ctx, inputs, output), backward(ctx, g); apply and backward() work "
-                "as before",
-                (
-                    r"must override the setup_context staticmethod|"
-                    r"setup_context is not implemented",
-                    "torch.func was given a custom Function without setup_context",
-                ),
-            ),
-            "vmap": (
-                "torch.vmap cannot look into a custom Function: it must be told what to do with "
-                "the further dimension",
-                "write generate_vmap_rule = True in the class where forward and backward are "
-                "made of torch operations alone; else a static method vmap(info, in_dims, x)",
-                (
-                    r"does not have vmap support|you must either override the vmap staticmethod",
-                    "torch.vmap was given a custom Function that has no vmap",
-                ),
-                (
-                    r"has both generate_vmap_rule=True and an overridden vmap staticmethod",
-                    "a custom Function has both generate_vmap_rule=True and a vmap of its own",
-                ),
-            ),
-            "saves": (
-                "save_for_backward takes tensors, which it then guards; anything else is an "
-                "attribute of ctx",
-                "ctx.save_for_backward(x, y) for tensors, ctx.n = n for numbers and shapes",
-                (
-                    r"save_for_backward can only save variables|"
-                    r"save_for_forward expects all arguments to be tensors|"
-                    r"mark_non_differentiable only accepts variable arguments",
-                    "a custom Function told its ctx to keep what is no tensor",
-                ),
-            ),
-            "dirty": (
-                "an input that forward changes in place becomes the output of the Node: forward "
-                "must say so by mark_dirty and return that very tensor",
-                "ctx.mark_dirty(x) with the input itself, and return x; or change a copy: "
-                "y = x.clone(). Return x.view_as(x) for an input that is handed on as it is",
-                (
-                    r"elements marked as dirty during the forward method were not returned|"
-                    r"mark_dirty\(\) received a tensor that was not an input",
-                    "a custom Function marked as changed what it did not take or did not return",
-                ),
-                (
-                    r"An? input that has been returned as-is as output is being saved for backward",
-                    "a custom Function saved an input that it returned as it is",
-                ),
-                (
-                    r"your Function modifies inplace an input that is a view of another Tensor",
-                    "a custom Function changed a view in place and returned several tensors",
-                ),
-            ),
-            "read-once": (
-                "the Function has clear_saved_tensors_on_access=True, which frees what it saved "
-                "when it is read",
-                "read it once: x, y = ctx.saved_tensors",
-                (
-                    r"saved_tensors can only be accessed once when clear_saved_tensors_on_access",
-                    "a custom Function read its saved tensors twice",
-                ),
-            ),
-        },
-    ),
-    "forward-mode": Kind(
+    "mixed-dtypes": Kind(
         "error",
         _VECTORS,
-        "forward mode carries one tangent beside each value, in a level that is open, and each "
-        "operation must know how to carry it on",
-        "with torch.autograd.forward_ad.dual_level(): make the dual tensors, compute, unpack; one "
-        "level at a time, tangents of the shape and dtype of their values. "
-        "torch.func.jvp does all of that, and may be nested",
+        "the operation took two dtypes in the forward pass, and its backward formula has one; most "
+        "often the target is float64, as what comes from NumPy is",
+        "convert before the operation: target.float(), or target.to(output.dtype)",
         errors=[
             (
-                r"Trying to create a dual Tensor for forward AD but no level exists",
-                "a dual tensor was made outside of a dual_level() block",
-            ),
-            (
-                r"Nested forward mode AD is not supported|not the last (?:one )?that was created",
-                "two levels of forward mode were open at once",
-            ),
-            (
-                r"Trying to set a forward gradient that has a different size|"
-                r"Expected tangent to|tangent.*doesn't match the shape",
-                "a tangent does not have the shape of its value",
-            ),
-            (
-                r"already has a forward gradient at the same level|"
-                r"that itself has a forward gradient at the same level|"
-                r"Cannot set a value of a forward grad if it already exists",
-                "a dual tensor was made of a dual tensor",
-            ),
-            (
-                r"Trying to access a forward AD level with an invalid index|"
-                r"Entering a new forward AD level but the current level is not valid",
-                "a dual tensor was used after its level was left",
+                r"Found dtype (?P<found>\w+) but expected (?P<wanted>\w+)",
+                "a backward formula met {found} where it computes in {wanted}",
             ),
         ],
-        variants={
-            "no-formula": (
-                "PyTorch has no formula for forward mode of this operation, or it is called with "
-                "out=, or a custom Function has no jvp",
-                "backward mode has one for most: use backward(), torch.func.vjp or "
-                "torch.func.jacrev, or operations that have one; leave out= away; give the "
-                "Function a static method jvp(ctx, *tangents)",
-                (
-                    r"Trying to use forward AD with (?P<op>\S+) that does not support it",
-                    "{op} has no formula for forward mode",
-                ),
-                (
-                    r"must implement the jvp function",
-                    "a custom Function has no jvp, which forward mode needs",
-                ),
-                (
-                    r"they cannot have forward grad defined",
-                    "running statistics of a normalization were given a tangent",
-                ),
-            ),
-            "options": (
-                "torch.autograd.functional computes the columns of a Jacobian in forward mode in "
-                "one vectorized pass, which keeps no graph and asks nothing of single inputs",
-                "leave strategy and vectorize away; or use torch.func.jacfwd, jacrev and hessian, "
-                "which may be nested and differentiated again",
-                (
-                    r"functional\.jacobian: `\w+=True` and `[\w-]+=[\"\w-]+` are not supported|"
-                    r"Computing Jacobian using forward-AD or forward-over-reverse",
-                    "options of torch.autograd.functional do not go together",
-                ),
-            ),
-            "jvp": (
-                "jvp of a custom Function gives one tangent for each output of forward, of its "
-                "shape; where forward changes an input in place, jvp changes its tangent in place "
-                "and returns it",
-                "return as many tangents as forward returns tensors, None where there is none",
-                (
-                    r"Function's jvp returned|is not (?:modifying|returning) the forward mode "
-                    r"gradients",
-                    "the jvp of a custom Function gave tangents that do not fit its outputs",
-                ),
-            ),
-        },
-    ),
-    "inside-transform": Kind(
-        "error",
-        _CUT,
-        "a transform of torch.func makes the gradients itself: in its function requires_grad_() "
-        "and backward() are refused, and in that of torch.vmap no tensor requires grad, even if "
-        "the one outside does",
-        "use torch.func.grad, vjp or jacrev inside, as in torch.vmap(torch.func.grad(f))(x); or "
-        "call backward() outside of the function",
-        errors=[
-            (
-                r"You are attempting to call Tensor\.(?P<name>requires_grad_|retain_grad)\(\)",
-                "{name}() was called inside a transform of torch.func",
-            ),
-            (
-                r"backward\(\) called inside (?:a functorch transform|torch\.vmap)",
-                "backward() was called inside a transform of torch.func",
-            ),
-            (
-                r"torch\.autograd\.grad\(.*\) called inside ?[^\n]*torch\.vmap",
-                "autograd.grad was called inside torch.vmap",
-            ),
-            (
-                r"cannot use C\+\+ torch::autograd::Function with functorch",
-                "a Function that is written in C++ met a transform of torch.func",
-            ),
-            (
-                r"don't yet support saved tensor hooks",
-                "hooks for saved tensors, as of save_on_cpu() or a checkpoint, met torch.func",
-            ),
-        ],
-        variants={
-            "in-place": (
-                "a tensor from outside of the function cannot take what the function computes: it "
-                "has no room for the further dimension, or is no part of the differentiation",
-                "compute a new tensor, as x + y for x.add_(y), hand the tensor in as an argument, "
-                "and return what changed; write detach() for .data",
-                (
-                    r"would mutate a captured Tensor",
-                    "a function under torch.func changed a tensor from outside of it in place",
-                ),
-                (
-                    r"vmap: (?:inplace arithmetic|aten::\S+\(self, \*extra_args\) is not possible)",
-                    "a function under torch.vmap changed a tensor from outside of it in place",
-                ),
-                (
-                    r"`?data`? under vmap transform|mutating directly with `\.data`",
-                    ".data was used inside a transform of torch.func",
-                ),
-            ),
-            "values": (
-                "inside torch.vmap a tensor stands for many, so Python cannot read one value of "
-                "it, decide by it, or make a shape from it",
-                "stay with tensors: torch.where(mask, a, b) for if and for x[mask], no .item() and "
-                "no .numpy(); or loop over the rows without torch.vmap",
-                (
-                    r"vmap: It looks like you're",
-                    "Python asked for a value inside torch.vmap",
-                ),
-                (
-                    r"We do not support batching operators that can (?:support|output) dynamic",
-                    "an operation whose shape depends on values was called inside torch.vmap",
-                ),
-            ),
-            "random": (
-                "torch.vmap must be told whether the rows draw the same random numbers or each "
-                "their own",
-                "torch.vmap(f, randomness='different') or 'same'",
-                (
-                    r"vmap: called random operation while in randomness error mode",
-                    "random numbers were drawn inside torch.vmap",
-                ),
-            ),
-        },
     ),
     "compiled": Kind(
         "error",
@@ -1841,103 +1845,53 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "mixed-dtypes": Kind(
+    # ---- none.md
+    "not-a-leaf": Kind(
         "error",
-        _VECTORS,
-        "the operation took two dtypes in the forward pass, and its backward formula has one; most "
-        "often the target is float64, as what comes from NumPy is",
-        "convert before the operation: target.float(), or target.to(output.dtype)",
+        _LEAVES,
+        "an operation made this tensor, and backward fills .grad for leaves alone",
+        "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
+        "tensor a leaf: compute first, then detach().requires_grad_()",
         errors=[
             (
-                r"Found dtype (?P<found>\w+) but expected (?P<wanted>\w+)",
-                "a backward formula met {found} where it computes in {wanted}",
+                r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+                "the .grad of a tensor in the middle of a graph was read",
+            ),
+            (
+                r"can't optimize a non-leaf Tensor",
+                "an optimizer was given a tensor in the middle of a graph",
+            ),
+            (
+                r"post accumulate grad hooks cannot be registered on non-leaf tensors",
+                "a hook for the filled .grad was set on a tensor in the middle of a graph, which "
+                "has none; register_hook is called there",
             ),
         ],
     ),
-    "not-unique": Kind(
+    "reassigned": Kind(
+        "error",
+        _LEAVES,
+        "the graph ends at another leaf, with the values of this one: the variable has got a new "
+        "tensor, or the tensor was copied, as copy.deepcopy() does",
+        "change the values of the one tensor in place under torch.no_grad(); or give the tensor "
+        "that the model has now to everybody who holds this one, the optimizer too",
+        variants={
+            "not-given": (
+                "the graph leads to parameters that are not among the inputs; an optimizer that "
+                "was given the same list does not change them",
+                "nothing, where somebody else has them, as the other network of two; else register "
+                "what holds them: layers in a Python list or dict are no part of "
+                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
+            ),
+        },
+    ),
+    "leaf-output": Kind(
         "error",
         _LOST,
-        "complex eigenvectors and singular vectors are unique only up to a factor of size 1, and "
-        "the loss changes with that factor: its derivative depends on a choice of the algorithm",
-        "make the loss the same for each choice: use abs() of the vectors, products such as "
-        "U @ U.mH, or the eigenvalues and singular values alone",
-        errors=[
-            (
-                r"(?:linalg_eig_backward|svd_backward): The [^\n]* in the complex case are "
-                r"specified up to multiplication",
-                "the loss depends on the phase of complex eigenvectors or singular vectors",
-            ),
-        ],
-    ),
-    # ---- the gradient may not be the one you want
-    "detached": Kind(
-        "warning",
-        _CUT,
-        "detach() and .data give the same values without a grad_fn: a constant for autograd",
-        "take it away where the gradient should pass; keep it where you mean a constant",
-        cut="{called} gives the value without its graph",
-        variants={
-            "meant": (
-                "detach() and .data give the same values without a grad_fn: a constant, as a "
-                "target, a baseline or a straight-through estimator needs one",
-                "nothing, where you mean a constant; else take it away: the part of the gradient "
-                "that would pass here is missing",
-            ),
-        },
-    ),
-    "left-torch": Kind(
-        "warning",
-        _LOST,
-        "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
-        "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
-        "tensor of a list, torch's functions for NumPy's",
-        cut="{called} gives a plain value, which autograd does not follow",
-        errors=[
-            (
-                r"Converting a tensor with requires_grad=True to a scalar",
-                "a tensor that requires grad was made a Python number",
-            ),
-        ],
-    ),
-    "copied": Kind(
-        "warning",
-        _LOST,
-        "torch.tensor copies values and forgets where they came from",
-        "torch.stack or torch.cat to put tensors together, clone() to copy one",
-        cut="{called} copies the value into a new tensor without a graph",
-        variants={
-            "parameter": (
-                "nn.Parameter(result) is a new leaf with the values of the result: the graph ends "
-                "at it, and it gets the gradient",
-                _CALL_WITH_RESULTS,
-            ),
-            "written": (
-                "what is written through .data, or with gradients off, leaves no Node: the tensor "
-                "keeps the place in the graph that it had",
-                _CALL_WITH_RESULTS + "; nothing, where the values are meant as constants",
-            ),
-            "deepcopy": (
-                "a deep copy has the values and leaves of its own, which get the gradients",
-                "run the model itself; for inner steps compute new weights, as w - lr * g, and "
-                "call the model with them: torch.func.functional_call(model, weights, (x,))",
-            ),
-        },
-        cut_variants={
-            "parameter": "{called} makes a new leaf of what this line computed",
-            "written": "{called} writes a result into a tensor without a Node for it",
-            "deepcopy": "copy.deepcopy() copies the values into new leaves",
-        },
-        errors=[
-            (
-                r"To copy construct from a tensor, it is recommended to use",
-                "a tensor was copied by value",
-            ),
-            (
-                r"not recommended to create a MaskedTensor with a tensor that requires_grad",
-                "a MaskedTensor was made of a tensor that requires grad; as_masked_tensor() keeps "
-                "its graph",
-            ),
-        ],
+        "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
+        "computed, its graph was cut, and requires_grad was switched on afterwards",
+        "take requires_grad_() away from the result, and fix the cut before it",
+        variants={"left": _LEFT_TORCH},
     ),
     "not-differentiable": Kind(
         "info",
@@ -1960,131 +1914,51 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "no-formula": Kind(
-        "warning",
-        _LOST,
-        "PyTorch has no derivative formula for this operation, and gives its result no Node",
-        "use operations that have one, or write a torch.autograd.Function",
-        cut="{called} has no formula for its derivative, so its result has no graph",
-    ),
-    "no-grad": Kind(
-        "warning",
-        _CUT,
-        "the operation ran with gradients off, so it left no Node",
-        "keep it where you mean a constant, such as a target; else run it with gradients on: "
-        "outside of torch.no_grad(), be it a block or a decorator, or after set_grad_enabled(True)",
-        cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+    "cannot-know": Kind(
+        "info",
+        _FUNCTIONS,
+        "what a Node does when it runs is not in the graph",
+        "call backward() once and look at the .grad of each input",
         variants={
-            "harmful": (
-                "the operation ran with gradients off, so it left no Node, and no other way leads "
-                "to what gets no gradient",
-                "run it with gradients on: outside of torch.no_grad(), be it a block or a "
-                "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
-                "target network, switch requires_grad off for it, or leave it out of diagnose()",
+            "undefined": (
+                "the formula of this Node gives no gradient, not even zeros, and the Nodes below "
+                "pass on what they get; .grad is left alone then",
+                "nothing, where no gradient is meant; else take a function that has one, such as "
+                "norm(p=1) for norm(p=0)",
             ),
-            "meant": (
-                "the operation ran with gradients off, so it left no Node: a constant for "
-                "autograd, as a target needs one",
-                "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
-                "of the gradient that would pass here is missing",
+            "option": (
+                "the formula of this Node depends on how the operation was called, and with these "
+                "arguments torch refuses to differentiate it",
+                "call it in a way that has a formula, such as torch.linalg.qr(a, mode='reduced')",
             ),
-            "sample": (
-                "sample() of a distribution draws with gradients off: what it gives is a constant "
-                "for autograd",
-                "rsample(), where the distribution has it (has_rsample), to differentiate through "
-                "the sample; else the score function, -dist.log_prob(sample) * reward, or a "
-                "relaxed distribution such as RelaxedOneHotCategorical; leave it where a constant "
-                "is meant",
+            "sparse": (
+                "a formula is written in operations, and not each of them can do with sparse "
+                "tensors",
+                "try backward() once; if it raises, compute with to_dense()",
+            ),
+            "transform": (
+                "inside torch.func.grad, vmap and the like a tensor stands for the one that is "
+                "there outside; the transform makes the gradient itself, and backward() raises",
+                "diagnose the result, outside of the transform",
+            ),
+            "compiled": (
+                "torch.compile puts one Node in place of many, and code in place of their formulas",
+                "to see what is in it, run the forward pass without torch.compile",
             ),
             "checkpoint": (
-                "checkpoint() with use_reentrant=True runs its function with gradients off, and "
-                "makes a Node only if one of the tensors it is given requires grad",
-                "checkpoint(..., use_reentrant=False), or requires_grad_() on a tensor that goes "
-                "in",
+                "its backward runs a part of the forward pass again, and a backward pass of its "
+                "own, whose graph is not made yet",
+                "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
             ),
-            "function": (
-                "gradients are off in the forward of a custom Function; its Node leads to what "
-                "apply() was given, and to nothing else",
-                "give apply() the tensors that should get a gradient, with gradients on, and "
-                "return a gradient for each from backward",
-            ),
-        },
-        cut_variants={
-            "sample": "sample() draws without a graph",
-            "checkpoint": "{called} ran in checkpoint(use_reentrant=True), which was given "
-            "nothing that requires grad",
-            "function": "{called} ran in the forward of a custom Function, with gradients off",
-        },
-    ),
-    "inference-mode": Kind(
-        "warning",
-        _CUT,
-        "the operation ran under torch.inference_mode(), so it left no Node",
-        "move it out of the block, or into torch.inference_mode(False), with tensors that are made "
-        "there; enable_grad() does not undo inference mode",
-        cut="{called} ran in inference mode, where no graph is made",
-    ),
-    "control-flow": Kind(
-        "info",
-        _RUNS,
-        "Python decided by the value; the graph holds the branch that ran",
-        "nothing, where one of the branches is meant to run; for a gradient through the decision "
-        "compute it smoothly, as with sigmoid for a comparison",
-        cut=(
-            "{called} let Python decide by the value; that is harmless, since the graph "
-            "holds what was then computed"
-        ),
-    ),
-    "changed-behind": Kind(
-        "warning",
-        _IN_PLACE,
-        "the values were changed through .data or a NumPy array that shares them, and its "
-        "version counter did not move; what Nodes saved is no longer what the forward pass used",
-        "change them under torch.no_grad() and through the tensor itself or detach(), which "
-        "share its version counter",
-    ),
-    "accumulates": Kind(
-        "warning",
-        _LEAVES,
-        "AccumulateGrad adds to the .grad that is there",
-        "set .grad = None, or zero_grad(), before backward, unless you mean to add",
-        variants={
-            "per-sample": (
-                "the gradient of each example is added to what the last pass left in .grad_sample",
-                "set p.grad_sample = None for each parameter before the next pass; "
-                "torch.func.vmap(torch.func.grad(f)) keeps nothing",
-                (
-                    r"Current Expanded Weights accumulates the gradients",
-                    "a second pass would add to the gradients of single examples",
-                ),
+            "operator": (
+                "this operator has no autograd formula, only a kernel for its values; torch "
+                "warns, and gives no gradient",
+                "register one, as with torch.library.register_autograd, or write a "
+                "torch.autograd.Function",
             ),
         },
     ),
-    "half-updated": Kind(
-        "warning",
-        _ORDER,
-        "the leaves whose AccumulateGrad ran before the error have got their gradient",
-        "set .grad = None for all of them before you try again",
-    ),
-    "growing-graph": Kind(
-        "warning",
-        _SAVED,
-        "a tensor keeps its graph, and the graph of a sum over steps holds the graphs of all steps",
-        "add up loss.item(), or loss.detach()",
-    ),
-    "reference-cycle": Kind(
-        "warning",
-        _TWICE,
-        "under create_graph=True .grad has a graph that leads back to its leaf: neither is freed "
-        "while .grad is set",
-        "torch.autograd.grad(loss, inputs, create_graph=True), or .grad = None afterwards",
-        errors=[
-            (
-                r"Using backward\(\) with create_graph=True will create a reference cycle",
-                "backward() was called with create_graph=True",
-            ),
-        ],
-    ),
+    # ---- zero.md
     "zero-derivative": Kind(
         "warning",
         _LOST,
@@ -2129,13 +2003,27 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
+    "dead-relu": Kind(
+        "warning",
+        _KINKS,
+        "relu sends zero wherever its input was zero or less, which is everywhere here",
+        "look at what goes in; with leaky_relu some gradient passes",
+    ),
+    "half-precision": Kind(
+        "info",
+        _KINKS,
+        "gradients have the dtype of the values: in float16 small ones become zero and large ones "
+        "infinite, in bfloat16 they keep three digits at most",
+        "compute in float32, or scale the loss for float16",
+    ),
+    # ---- nan.md
     "nan-risk": Kind(
         "warning",
         _KINKS,
         "the formula divides by zero here: it sends an infinite gradient, and NaN where a zero "
         "arrives or is met further on",
         "keep the input of the operation away from the point, not its result: "
-        "clamp(min=1e-12) before it, or torch.where(mask, x, 1.0).sqrt() and then mask again",
+        "clamp(min=1e-6) before it, or torch.where(mask, x, 1.0).sqrt() and then mask again",
         variants={
             "masked": (
                 "a mask, where() or an index leaves out a value and not its Node: that gets a zero "
@@ -2223,17 +2111,165 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "ties": Kind(
-        "info",
-        _KINKS,
-        "at a tie the derivative does not exist, and each formula takes its own choice",
-        "nothing, but do not test gradients at ties",
-    ),
-    "dead-relu": Kind(
+    # ---- wrong-missing.md
+    "detached": Kind(
         "warning",
-        _KINKS,
-        "relu sends zero wherever its input was zero or less, which is everywhere here",
-        "look at what goes in; with leaky_relu some gradient passes",
+        _CUT,
+        "detach() and .data give the same values without a grad_fn: a constant for autograd",
+        "take it away where the gradient should pass; keep it where you mean a constant",
+        cut="{called} gives the value without its graph",
+        variants={
+            "meant": (
+                "detach() and .data give the same values without a grad_fn: a constant, as a "
+                "target, a baseline or a straight-through estimator needs one",
+                "nothing, where you mean a constant; else take it away: the part of the gradient "
+                "that would pass here is missing",
+            ),
+        },
+    ),
+    "copied": Kind(
+        "warning",
+        _LOST,
+        "torch.tensor copies values and forgets where they came from",
+        "torch.stack or torch.cat to put tensors together, clone() to copy one",
+        cut="{called} copies the value into a new tensor without a graph",
+        variants={
+            "parameter": (
+                "nn.Parameter(result) is a new leaf with the values of the result: the graph ends "
+                "at it, and it gets the gradient",
+                _CALL_WITH_RESULTS,
+            ),
+            "written": (
+                "what is written through .data, or with gradients off, leaves no Node: the tensor "
+                "keeps the place in the graph that it had",
+                _CALL_WITH_RESULTS + "; nothing, where the values are meant as constants",
+            ),
+            "deepcopy": (
+                "a deep copy has the values and leaves of its own, which get the gradients",
+                "run the model itself; for inner steps compute new weights, as w - lr * g, and "
+                "call the model with them: torch.func.functional_call(model, weights, (x,))",
+            ),
+        },
+        cut_variants={
+            "parameter": "{called} makes a new leaf of what this line computed",
+            "written": "{called} writes a result into a tensor without a Node for it",
+            "deepcopy": "copy.deepcopy() copies the values into new leaves",
+        },
+        errors=[
+            (
+                r"To copy construct from a tensor, it is recommended to use",
+                "a tensor was copied by value",
+            ),
+            (
+                r"not recommended to create a MaskedTensor with a tensor that requires_grad",
+                "a MaskedTensor was made of a tensor that requires grad; as_masked_tensor() keeps "
+                "its graph",
+            ),
+        ],
+    ),
+    "left-torch": Kind(
+        "warning",
+        _LOST,
+        "a Python number, list or NumPy array has no grad_fn: a constant for autograd",
+        "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
+        "tensor of a list, torch's functions for NumPy's",
+        cut="{called} gives a plain value, which autograd does not follow",
+        errors=[
+            (
+                r"Converting a tensor with requires_grad=True to a scalar",
+                "a tensor that requires grad was made a Python number",
+            ),
+        ],
+    ),
+    "no-grad": Kind(
+        "warning",
+        _CUT,
+        "the operation ran with gradients off, so it left no Node",
+        "keep it where you mean a constant, such as a target; else run it with gradients on: "
+        "outside of torch.no_grad(), be it a block or a decorator, or after set_grad_enabled(True)",
+        cut="{called} ran while gradients were off (torch.no_grad, set_grad_enabled(False))",
+        variants={
+            "harmful": (
+                "the operation ran with gradients off, so it left no Node, and no other way leads "
+                "to what gets no gradient",
+                "run it with gradients on: outside of torch.no_grad(), be it a block or a "
+                "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
+                "target network, switch requires_grad off for it, or leave it out of diagnose()",
+            ),
+            "meant": (
+                "the operation ran with gradients off, so it left no Node: a constant for "
+                "autograd, as a target needs one",
+                "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
+                "of the gradient that would pass here is missing",
+            ),
+            "sample": (
+                "sample() of a distribution draws with gradients off: what it gives is a constant "
+                "for autograd",
+                "rsample(), where the distribution has it (has_rsample), to differentiate through "
+                "the sample; else the score function, -dist.log_prob(sample) * reward, or a "
+                "relaxed distribution such as RelaxedOneHotCategorical; leave it where a constant "
+                "is meant",
+            ),
+            "checkpoint": (
+                "checkpoint() with use_reentrant=True runs its function with gradients off, and "
+                "makes a Node only if one of the tensors it is given requires grad",
+                "checkpoint(..., use_reentrant=False), or requires_grad_() on a tensor that goes "
+                "in",
+            ),
+            "function": (
+                "gradients are off in the forward of a custom Function; its Node leads to what "
+                "apply() was given, and to nothing else",
+                "give apply() the tensors that should get a gradient, with gradients on, and "
+                "return a gradient for each from backward",
+            ),
+        },
+        cut_variants={
+            "sample": "sample() draws without a graph",
+            "checkpoint": "{called} ran in checkpoint(use_reentrant=True), which was given "
+            "nothing that requires grad",
+            "function": "{called} ran in the forward of a custom Function, with gradients off",
+        },
+    ),
+    "inference-mode": Kind(
+        "warning",
+        _CUT,
+        "the operation ran under torch.inference_mode(), so it left no Node",
+        "move it out of the block, or into torch.inference_mode(False), with tensors that are made "
+        "there; enable_grad() does not undo inference mode",
+        cut="{called} ran in inference mode, where no graph is made",
+    ),
+    "late-requires-grad": Kind(
+        "error",
+        _CUT,
+        "it went into the operation as a constant: it did not require grad then, and edges are "
+        "decided when the operation runs",
+        "call requires_grad_() before the forward pass, then run it again",
+    ),
+    # ---- wrong-step.md
+    "accumulates": Kind(
+        "warning",
+        _LEAVES,
+        "AccumulateGrad adds to the .grad that is there",
+        "set .grad = None, or zero_grad(), before backward, unless you mean to add",
+        variants={
+            "per-sample": (
+                "the gradient of each example is added to what the last pass left in .grad_sample",
+                "set p.grad_sample = None for each parameter before the next pass; "
+                "torch.func.vmap(torch.func.grad(f)) keeps nothing",
+                (
+                    r"Current Expanded Weights accumulates the gradients",
+                    "a second pass would add to the gradients of single examples",
+                ),
+            ),
+        },
+    ),
+    "changed-behind": Kind(
+        "warning",
+        _IN_PLACE,
+        "the values were changed through .data or a NumPy array that shares them, and its "
+        "version counter did not move; what Nodes saved is no longer what the forward pass used",
+        "change them under torch.no_grad() and through the tensor itself or detach(), which "
+        "share its version counter",
     ),
     "hook": Kind(
         "info",
@@ -2377,91 +2413,6 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
-    "half-precision": Kind(
-        "info",
-        _KINKS,
-        "gradients have the dtype of the values: in float16 small ones become zero and large ones "
-        "infinite, in bfloat16 they keep three digits at most",
-        "compute in float32, or scale the loss for float16",
-    ),
-    "slow-slices": Kind(
-        "info",
-        _SAVED,
-        "the gradient of a part is as large as the whole: zeros but for the part, made or copied "
-        "anew for each; n parts of n rows cost n times n rows",
-        "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
-        "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
-        "write them one by one",
-        variants={
-            "growing": (
-                "torch.cat copies all that it is given, and what is read of its result sends zeros "
-                "as large as that: n parts, added one by one, cost n times n / 2 of them",
-                "collect the parts in a list, read the last of the list, and call torch.cat once "
-                "at the end",
-            ),
-        },
-    ),
-    "cannot-know": Kind(
-        "info",
-        _FUNCTIONS,
-        "what a Node does when it runs is not in the graph",
-        "call backward() once and look at the .grad of each input",
-        variants={
-            "undefined": (
-                "the formula of this Node gives no gradient, not even zeros, and the Nodes below "
-                "pass on what they get; .grad is left alone then",
-                "nothing, where no gradient is meant; else take a function that has one, such as "
-                "norm(p=1) for norm(p=0)",
-            ),
-            "option": (
-                "the formula of this Node depends on how the operation was called, and with these "
-                "arguments torch refuses to differentiate it",
-                "call it in a way that has a formula, such as torch.linalg.qr(a, mode='reduced')",
-            ),
-            "sparse": (
-                "a formula is written in operations, and not each of them can do with sparse "
-                "tensors",
-                "try backward() once; if it raises, compute with to_dense()",
-            ),
-            "transform": (
-                "inside torch.func.grad, vmap and the like a tensor stands for the one that is "
-                "there outside; the transform makes the gradient itself, and backward() raises",
-                "diagnose the result, outside of the transform",
-            ),
-            "compiled": (
-                "torch.compile puts one Node in place of many, and code in place of their formulas",
-                "to see what is in it, run the forward pass without torch.compile",
-            ),
-            "checkpoint": (
-                "its backward runs a part of the forward pass again, and a backward pass of its "
-                "own, whose graph is not made yet",
-                "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
-            ),
-            "operator": (
-                "this operator has no autograd formula, only a kernel for its values; torch "
-                "warns, and gives no gradient",
-                "register one, as with torch.library.register_autograd, or write a "
-                "torch.autograd.Function",
-            ),
-        },
-    ),
-    # ---- what no graph can tell: the clinic has them by symptom
-    "constant-gradient": Kind(
-        "warning",
-        _TWICE,
-        "no formula of the backward pass used a tensor that requires grad, as for a linear "
-        "function; or a custom Function hid that it did",
-        "where the gradient is constant its derivative is zero: companion.nth_derivative and "
-        "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
-        "backward of the Function with differentiable operations",
-        cut="{called} gave a gradient that has no graph, although create_graph=True",
-        errors=[
-            (
-                r"(?:jacobian|hessian|gradient)[^\n]* is independent of [^\n]* strict mode",
-                "a derivative that strict=True asks for does not depend on the input",
-            ),
-        ],
-    ),
     "penalty-detached": Kind(
         "warning",
         _TWICE,
@@ -2484,6 +2435,13 @@ KINDS: dict[str, Kind] = {
             ),
         },
     ),
+    # ---- wrong-formula.md
+    "ties": Kind(
+        "info",
+        _KINKS,
+        "at a tie the derivative does not exist, and each formula takes its own choice",
+        "nothing, but do not test gradients at ties",
+    ),
     "duplicate-indices": Kind(
         "warning",
         _IN_PLACE,
@@ -2498,5 +2456,60 @@ KINDS: dict[str, Kind] = {
         "holomorphic function is the conjugate of its derivative",
         "nothing, where a real loss is to be made smaller; for the derivative of a holomorphic "
         "function take conj() of the gradient",
+    ),
+    "no-formula": Kind(
+        "warning",
+        _LOST,
+        "PyTorch has no derivative formula for this operation, and gives its result no Node",
+        "use operations that have one, or write a torch.autograd.Function",
+        cut="{called} has no formula for its derivative, so its result has no graph",
+    ),
+    "control-flow": Kind(
+        "info",
+        _RUNS,
+        "Python decided by the value; the graph holds the branch that ran",
+        "nothing, where one of the branches is meant to run; for a gradient through the decision "
+        "compute it smoothly, as with sigmoid for a comparison",
+        cut=(
+            "{called} let Python decide by the value; that is harmless, since the graph "
+            "holds what was then computed"
+        ),
+    ),
+    # ---- memory.md
+    "growing-graph": Kind(
+        "warning",
+        _SAVED,
+        "a tensor keeps its graph, and the graph of a sum over steps holds the graphs of all steps",
+        "add up loss.item(), or loss.detach()",
+    ),
+    "slow-slices": Kind(
+        "info",
+        _SAVED,
+        "the gradient of a part is as large as the whole: zeros but for the part, made or copied "
+        "anew for each; n parts of n rows cost n times n rows",
+        "take the tensor apart once, with unbind(), split() or chunk(), or compute on the whole "
+        "tensor without a loop; collect results in a list for torch.stack or torch.cat rather than "
+        "write them one by one",
+        variants={
+            "growing": (
+                "torch.cat copies all that it is given, and what is read of its result sends zeros "
+                "as large as that: n parts, added one by one, cost n times n / 2 of them",
+                "collect the parts in a list, read the last of the list, and call torch.cat once "
+                "at the end",
+            ),
+        },
+    ),
+    "reference-cycle": Kind(
+        "warning",
+        _TWICE,
+        "under create_graph=True .grad has a graph that leads back to its leaf: neither is freed "
+        "while .grad is set",
+        "torch.autograd.grad(loss, inputs, create_graph=True), or .grad = None afterwards",
+        errors=[
+            (
+                r"Using backward\(\) with create_graph=True will create a reference cycle",
+                "backward() was called with create_graph=True",
+            ),
+        ],
     ),
 }

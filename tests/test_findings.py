@@ -134,3 +134,18 @@ def test_cuts_are_a_tuple_and_without_one_it_is_said():
         pass
     assert watched.cuts == () and isinstance(watched.cuts, tuple)
     assert shown(watched.cuts) == "<pre>no cuts</pre>"
+
+
+def test_the_table_stands_in_the_order_of_the_clinic_under_the_names_of_its_pages():
+    table = (COURSE.parent / "companion/findings.py").read_text().partition("KINDS: ")[2]
+    shown = dict[str, list[str]]()
+    for page, code in re.findall(r"^    (?:# ---- (.*)|\"([a-z-]+)\": Kind\()$", table, re.M):
+        if page:
+            shown[page] = []
+        else:
+            shown[list(shown)[-1]].append(code)
+    start = (COURSE / "clinic/index.md").read_text()
+    assert list(shown) == list(dict.fromkeys(re.findall(r"\]\(([\w-]+\.md)\)", start)))
+    for page, codes in shown.items():
+        entries = re.findall(r'<a id="([\w-]+)"></a>Code', (COURSE / "clinic" / page).read_text())
+        assert codes == [code for code in entries if code in KINDS], page

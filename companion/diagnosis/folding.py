@@ -12,7 +12,7 @@ from companion.diagnosis.case import Input
 from companion.findings import Finding, finding
 from companion.naming import listed
 
-FEW = 3  # up to so many Nodes get a finding each
+FEW = 3  # up to so many Nodes get a finding each, if they are not of one line
 
 
 class Said(NamedTuple):
@@ -82,16 +82,32 @@ _WORDS = [
 
 
 def about_nodes(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The findings, of which one stands for all Nodes of which the same is said, if many."""
+    """The findings, of which one stands for all Nodes of which the same is said.
+
+    Those of one line are one, as of a module that is called twice; of several lines only many are.
+    """
     groups = dict[tuple[str, str, str, str], list[Finding]]()
     for found in findings:
         key = found.code, found.severity, found.message, found.cure
         groups.setdefault(key, []).append(found)
     for group in groups.values():
-        if len(group) <= FEW or group[0].node is None:
+        if group[0].node is None:
             yield from group
-            continue
-        others = sorted({str(found.node) for found in group[1:]}, key=int)
-        more = f" and {len(others) - FEW} more" if len(others) > FEW else ""
-        at = f"{group[0].where}; the same at nodes {', '.join(others[:FEW])}{more}"
-        yield replace(group[0], where=at)
+        elif len(group) > FEW:
+            yield _of_all(group)
+        else:
+            by_line = dict[object, list[Finding]]()
+            for found in group:
+                by_line.setdefault(found.source or found.node, []).append(found)
+            yield from map(_of_all, by_line.values())
+
+
+def _of_all(findings: Sequence[Finding]) -> Finding:
+    """The first of some findings, which names the Nodes of the others."""
+    first, *others = findings
+    if not others:
+        return first
+    nodes = [str(node) for node in sorted({each.node for each in others if each.node is not None})]
+    more = f" and {len(nodes) - FEW} more" if len(nodes) > FEW else ""
+    at = f"at node{'s' if len(nodes) > 1 else ''} {', '.join(nodes[:FEW])}{more}"
+    return replace(first, where=f"{first.where}; the same {at}")

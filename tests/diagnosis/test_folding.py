@@ -1,6 +1,7 @@
 """What is said of many is said once; what explains other findings comes before them."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -659,3 +660,24 @@ def test_fake_quantisation_is_silent_about_its_own_constants():
     assert codes(diagnose(loss, x, watch=watched)) == []
     loss.backward()
     assert x.grad.count_nonzero()
+
+
+class Gated(nn.Module):
+    def forward(self, x):
+        h = x.sigmoid()
+        return h.relu_() * x
+
+
+def test_what_one_line_did_for_two_nodes_is_one_finding_and_two_lines_are_two():
+    x = torch.randn(3, requires_grad=True)
+    blocks = nn.Sequential(Gated(), Gated())
+    with watch() as watched:
+        output = blocks(x)
+    (found,) = diagnose(output.sum(), watch=watched)
+    assert found.code == "modified-in-place" and re.search(r"; the same at node \d+$", found.where)
+    with watch() as watched:
+        first, second = x.tanh(), x.tanh()
+        first.relu_()
+        second.relu_()
+        output = first + second
+    assert len(diagnose(output.sum(), watch=watched)) == 2
