@@ -1489,7 +1489,13 @@ CURED = {
         lambda x: torch.linalg.slogdet(x + 1e-4 * torch.eye(2))[1],
     ),
     "std": (torch.std, ENDS[:1], "correction=0", lambda x: x.std(correction=0)),
-    "sqrt": (torch.sqrt, ENDS - ENDS, "clamp(min=1e-12)", lambda x: x.clamp(min=1e-12).sqrt()),
+    "sqrt": (torch.sqrt, ENDS - ENDS, "clamp(min=1e-6)", lambda x: x.clamp(min=1e-6).sqrt()),
+    "sqrt in float16": (
+        torch.sqrt,
+        (ENDS - ENDS).half(),
+        "clamp(min=1e-6)",  # 1e-12 is 0 there
+        lambda x: x.clamp(min=1e-6).sqrt(),
+    ),
 }
 
 
