@@ -1508,7 +1508,8 @@ def test_where_a_slope_has_no_end_the_cure_fits_the_function_and_works(name):
     assert expression in cure
     assert not torch.autograd.grad(f(x).sum(), x)[0].isfinite().all()
     loss = cured(x).sum()
-    assert {found.code for found in diagnose(loss, x)} <= {"zero-derivative"}  # of the clamp
+    of_the_clamp_and_the_dtype = {"zero-derivative", "half-precision"}
+    assert {found.code for found in diagnose(loss, x)} <= of_the_clamp_and_the_dtype
     assert torch.autograd.grad(loss, x)[0].isfinite().all()
 
 
