@@ -112,7 +112,9 @@ class TensorStates:
     def take(self, tensor: Tensor, state: TensorState) -> None:
         """Take the fingerprint of a tensor whose memory others can write into."""
         state.fingerprint = fingerprint(tensor)
-        if state.fingerprint is not None and (storage := _storage_of(tensor)) is not None:
+        if state.fingerprint is None or tensor.is_nested:
+            return
+        if (storage := _storage_of(tensor)) is not None:
             offset, shape, stride = int(tensor.storage_offset()), tensor.shape, tensor.stride()
             state.shown = ShownMemory(ref(storage), offset, shape, stride, tensor.dtype)
 

@@ -156,3 +156,14 @@ def test_memory_that_nobody_else_has_is_read_when_the_block_ends(monkeypatch):
         assert read == [h.shape]
     assert len(watched.mutations) == 1
     del y
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_nested_tensor_whose_memory_was_shared_has_no_shape_to_keep():
+    with watch() as watched:
+        x = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], requires_grad=True)
+        y = x * 2
+        alias = y.data
+        z = y * y
+    assert watched.mutations == ()
+    del z, alias
