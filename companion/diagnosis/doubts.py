@@ -13,7 +13,7 @@ import torch
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.paths import EdgeKey, listed, on_the_way, reached_without
+from companion.diagnosis.paths import EdgeKey, first_on_the_way, listed, reached_without
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
@@ -69,10 +69,10 @@ def _about_undefined(case: Case) -> Iterator[Finding]:
     if case.graph is None or not (edges := _undefined(case)):
         return
     alive = reached_without(case.graph, edges)
-    told = defaultdict[int, list[str]](list)
+    told, first = defaultdict[int, list[str]](list), first_on_the_way(case.graph, edges)
     for given in case.inputs:
         if case.is_reached(given) and given.node is not None and given.node not in alive:
-            told[min(on_the_way(case.graph, given.node, edges))[0]].append(given.name)
+            told[first[given.node][0]].append(given.name)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
         told[min(edges)[0]] = []
     for index, names in told.items():

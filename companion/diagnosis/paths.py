@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container
 
 from companion.graph.reading import Graph
 
@@ -19,16 +19,18 @@ def reached_without(graph: Graph, edges: Container[EdgeKey]) -> set[int]:
     return reached
 
 
-def on_the_way(graph: Graph, target: int, edges: Iterable[EdgeKey]) -> Iterator[EdgeKey]:
-    """Those of some edges that are on a path to a Node."""
-    above = {target}
-    for index in reversed(graph.order):  # every Node after all that it leads to
-        if any(edge and edge.target in above for edge in graph.slots(index)):
-            above.add(index)
-    for node, slot in edges:
-        edge = graph.slots(node)[slot]
-        if edge is not None and edge.target in above:
-            yield node, slot
+def first_on_the_way(graph: Graph, edges: Container[EdgeKey]) -> dict[int, EdgeKey]:
+    """By Node the first of some edges that is on a path to it, for the Nodes that have one."""
+    first = dict[int, EdgeKey]()
+    for index in graph.order:  # every Node after all that lead to it
+        for slot, edge in enumerate(graph.slots(index)):
+            if edge is None:
+                continue
+            own = [(index, slot)] if (index, slot) in edges else []
+            known = [first[node] for node in (index, edge.target) if node in first]
+            if own or known:
+                first[edge.target] = min(own + known)
+    return first
 
 
 def below(graph: Graph, nodes: Container[int]) -> set[int]:

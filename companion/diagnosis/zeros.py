@@ -18,7 +18,7 @@ from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
-from companion.diagnosis.paths import EdgeKey, on_the_way, reached_without
+from companion.diagnosis.paths import EdgeKey, first_on_the_way, reached_without
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
 from companion.findings import Finding, Severity, finding
 from companion.graph.nodes import GraphNode
@@ -45,10 +45,10 @@ def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]
     if case.graph is None or not (zeros := _edges_of_zeros(case)):
         return
     alive = reached_without(case.graph, zeros) | all_below(case, spoiling)
-    told = defaultdict[EdgeKey, list[Input]](list)
+    told, first = defaultdict[EdgeKey, list[Input]](list), first_on_the_way(case.graph, zeros)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
-            told[min(on_the_way(case.graph, given.node, zeros))].append(given)
+            told[first[given.node]].append(given)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
         told[min(zeros)] = []
     for (index, slot), inputs in told.items():
