@@ -62,7 +62,9 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
     point = _POINTS.get(operation)
     of_finite = bad
     for argument, value in _fractions(saved):
-        if not argument.startswith("result"):
+        if argument.startswith("result"):  # NaN there came of what the operation does not take
+            of_finite = of_finite & ~value.isnan() if value.shape == bad.shape else of_finite
+        else:
             is_fit = ~value.isnan() if point and point.at_infinity else value.isfinite()
             of_finite = of_finite & (is_fit if is_fit.shape == bad.shape else is_fit.all())
     if (point is None or not of_finite.any()) and (risk := infinite_or_nan(name, saved)):

@@ -121,8 +121,8 @@ def _is_zero_weight(value: Tensor) -> bool:
 def _slots_of_zeros(node: GraphNode, saved: Peek) -> Iterator[int]:
     """The slots along which a Node sends zeros alone, although no zeros come to it."""
     given = ones_for(node, [0])
-    for number, one in given.items() if node.name == "SoftmaxBackward0" else ():
-        places = torch.arange(one.numel(), device=one.device)  # of ones alone it makes zeros always
+    for number, one in given.items():  # of ones alone a sum in the formula may happen to be zero
+        places = torch.arange(one.numel(), device=one.device)
         given[number] = one + (places * 0.618).frac().reshape(one.shape).to(one.dtype)
     for slot, sent in enumerate(answer_of(node, saved, given) or ()):
         if sent is not None and sent.numel() and not sent.any():

@@ -5,6 +5,7 @@ from math import inf
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
@@ -164,3 +165,23 @@ def test_huge_values_whose_gradient_overflows_are_told():
     told = is_told(loss, x)
     loss.backward()
     assert told != x.grad.isfinite().all()
+
+
+def test_gradients_that_cancel_for_ones_are_no_zeros():
+    image = torch.randn(1, 1, 4, 4)
+    grid = (torch.rand(1, 3, 3, 2) - 0.5).requires_grad_()
+    image = torch.cat([image, -image], 1)
+    sampled = F.grid_sample(image, grid, align_corners=False)
+    loss = (sampled * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)).sum()
+    assert "zero-derivative" not in {found.code for found in diagnose(loss, grid)}
+    layer = nn.Conv2d(1, 1, 1)
+    nn.init.zeros_(layer.weight)
+    x = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 2, 2)
+    loss = (layer(x) - torch.arange(4.0).view(1, 1, 2, 2)).pow(2).sum()
+    assert "zero-derivative" not in {found.code for found in diagnose(loss, layer)}
+
+
+def test_what_gave_nan_below_zero_is_not_told_as_zero():
+    x = torch.tensor([-1.0, -2.0, 3.0], requires_grad=True)
+    (found,) = [f for f in diagnose(x.sqrt().sum(), x) if f.node is not None]
+    assert found.code == "non-finite" and "at 0" not in found.message
