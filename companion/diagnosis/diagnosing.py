@@ -11,6 +11,7 @@ write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -45,6 +46,7 @@ from companion.naming import callers_modules, one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
+_ABOVE = "as above"
 
 
 class Diagnosis(tuple[Finding, ...]):
@@ -75,7 +77,11 @@ class Diagnosis(tuple[Finding, ...]):
             verdict = f"backward() will run: {self._subject}."
         else:
             verdict = f"backward() will not do what you want: {self._subject}."
-        return "\n\n".join([verdict, *map(str, self)])
+        texts, advice = [verdict], ("", "")
+        for found in self:
+            is_same, advice = advice == (found.cause, found.cure), (found.cause, found.cure)
+            texts.append(str(replace(found, cause=_ABOVE, cure=_ABOVE) if is_same else found))
+        return "\n\n".join(texts)
 
     def _repr_html_(self) -> str:
         return as_html(str(self))

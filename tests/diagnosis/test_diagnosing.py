@@ -1185,6 +1185,18 @@ def test_a_diagnosis_without_findings_says_what_was_looked_at():
     assert repr(diagnosis) == "<Diagnosis: nothing found>"
 
 
+def test_advice_that_was_just_given_is_not_printed_again():
+    mean = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        loss = torch.distributions.Normal(mean, 1.0).sample().sum()
+    printed = str(diagnose(loss, watch=watched))
+    assert [line for line in printed.splitlines() if "why: " in line or "cure: " in line][2:] == [
+        "  why:   as above",
+        "  cure:  as above",
+    ]
+    assert printed.count("rsample(), where the distribution has it") == 1
+
+
 def test_a_diagnosis_reads_as_advice():
     x, w = leaf(1, 2), leaf(3)
     assert str(diagnose(x.sum(), x, w)) == (
