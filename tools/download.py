@@ -10,7 +10,8 @@ from pathlib import Path
 
 NAME = "inside-autograd"
 HELD = """.ci .github .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md
-benchmarks companion constraints.txt course mkdocs.yml pyproject.toml setup.py tests tools""".split()
+benchmarks companion constraints.txt course mkdocs.yml pyproject.toml setup.py tests tools
+""".split()
 MADE = {"__pycache__", ".ipynb_checkpoints"}
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first day that the format knows
 
