@@ -248,12 +248,12 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 def has_one_owner(storage: torch.UntypedStorage) -> bool:
     """Whether one tensor has this memory and nobody else: no alias, array or other process.
 
-    An alias through ``.data`` and an array of NumPy own it too. Who lent it to torch keeps it: then
-    torch cannot resize it. Not counted are an object of the storage, and who got it by DLPack.
+    An alias through ``.data`` and an array of NumPy are owners too. Memory that was lent to torch
+    cannot be resized. Not seen are other objects of this storage, and who got it through DLPack.
     """
-    python_and_one_tensor = 2
+    this_object_and_one_tensor = 2
     owners = torch._C._storage_Use_Count(storage._cdata)
-    return owners == python_and_one_tensor and storage.resizable() and not storage.is_shared()
+    return owners == this_object_and_one_tensor and storage.resizable() and not storage.is_shared()
 
 
 def address_of(storage: torch.UntypedStorage) -> int:

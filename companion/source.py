@@ -105,14 +105,13 @@ def is_call_of_library(frame: FrameType | None) -> bool:
 
     What torch itself calls counts as well: modules, optimizers, distributions.
     """
-    while frame is not None:
-        code, folder = frame.f_code, _TORCHS
+    for caller in calls_around(frame):
+        code = caller.f_code
         if code.co_name == "decorate_context":  # who wrote the function below @torch.no_grad()
-            code = getattr(frame.f_locals.get("func"), "__code__", code)
+            code = getattr(caller.f_locals.get("func"), "__code__", code)
         file = code.co_filename
-        if not is_ours(file) and file.removeprefix(folder) not in _WRAPPERS:
+        if not is_ours(file) and file.removeprefix(_TORCHS) not in _WRAPPERS:
             return is_installed(file) or not is_users(file)
-        frame = frame.f_back
     return False
 
 

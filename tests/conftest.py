@@ -247,7 +247,7 @@ LONGEST = [
     "tests/site/test_start.py",
     "tests/site/test_publish.py",
     "tests/site/test_search.py",
-    "tests/backward/test_player.py",
+    "tests/backward/test_player_js.py",
     "tests/backward/test_player_layout.py",
     "tests/tools/test_lessons.py",
 ]

@@ -2,12 +2,6 @@
 
 ``python -m tools.course`` writes them where a page shows them, and prints a table of all lessons.
 A table of a page is written below its head, which says which table it is (``TABLES``).
-
-The model: 200 words of prose a minute, 12 lines of code, 30 lines of output; a Predict 1 minute, a
-drawing half a minute, a player 3, a fold half a minute and what is in it. Headings, tables, and the
-stems and options of questions are prose. Exercises are counted apart: a worked one 2 minutes, a
-last step 6, a broken program 6, any other 10, *Make it* 10; a question 1 and its answer. Hints,
-solutions, wrong answers and alternative texts count nothing.
 """
 
 from __future__ import annotations
@@ -25,28 +19,11 @@ import yaml
 
 from tools import clinic
 from tools.counts import counts, exercises
-from tools.grammar import (
-    ANSWER,
-    EXERCISE,
-    EXERCISED,
-    MAKE_IT,
-    QUESTION,
-    Callout,
-    Closing,
-    Download,
-    Fence,
-    FrontMatter,
-    Heading,
-    Mark,
-    Opening,
-    Part,
-    Snippet,
-    Text,
-    parse,
-)
+from tools.grammar import MAKE_IT, Part, parse
+from tools.minutes import MAKING, exercise_minutes, minutes, minutes_shown
+from tools.voice import reasons, voice
 
 READING, EXERCISES = 30, 30  # minutes, at most
-MAKING = 10  # minutes of Make it
 READING_OF = {  # minutes, of lessons with another bound
     "00-first-look": 12,
     "01-nodes": 25,
@@ -73,10 +50,6 @@ SITTING = 75  # minutes that are planned of a sitting, at most; it takes 90
 # Six weeks for them. Lessons that are not written yet are left out.
 WEEKS = ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15), (16, 17, 18))
 
-REASON = re.compile(r"\b(because|since|so\s+that|for\s+example)\b", re.IGNORECASE)
-NO_SENTENCE = re.compile(r"[-|]|\*\*New words|\*\*Where PyTorch|Next:|\[Download|!\[")
-LABEL = re.compile(r"\*\*[^*]+[.:]\*\* ")  # "**B.** ", "**Predict.** ", "**4.2 Yours.** "
-SHORT = 6  # words of a short sentence, at most
 # What is written into pages: a list of the lessons, how long all of them take, where they can be
 # read, which one comes next. The settings of the site have its address too.
 LIST = re.compile(r'(?<=<div class="cards" markdown="1">\n).*?(?=\n</div>)', re.DOTALL)
@@ -163,100 +136,6 @@ def pages(course: Path) -> list[Path]:
     """All pages, those in folders too, but not what stands at the old address of a page."""
     paths = sorted(course.rglob("*.md"))
     return [path for path in paths if MOVED not in path.read_text(encoding="utf-8")]
-
-
-# ---- minutes
-
-
-def minutes(parts: Sequence[Part]) -> tuple[int, int]:
-    """Minutes to read a page, and minutes for its questions and exercises, each rounded up."""
-    reading, to_do = 0.0, 0.0
-    section, asked_by_question = "", False
-    for part in parts:
-        if isinstance(part, Heading) and part.level <= 2:
-            section = part.title
-            to_do += MAKING if section == MAKE_IT else 0
-        is_question = not part.inside and bool(QUESTION.match(part.text))
-        if is_question or part.is_predict:  # which may have an answer too
-            asked_by_question = is_question
-        if section in EXERCISED:
-            exercise = EXERCISE.match(part.text) if section != MAKE_IT else None
-            to_do += exercise_minutes(exercise[2]) if exercise and not part.inside else 0
-        elif asked_by_question and any(fold.title == ANSWER for fold in part.inside_below):
-            to_do += content_minutes(part)
-        else:
-            reading += content_minutes(part)
-            to_do += is_question
-    return math.ceil(round(reading, 6)), math.ceil(round(to_do, 6))
-
-
-def exercise_minutes(title: str) -> float:
-    """Minutes for an exercise of a title, such as ``"The last step is yours."``."""
-    if re.search(r"\bworked\b", title, re.IGNORECASE):
-        return 2
-    return 6 if re.search(r"\b(last step|broken|fix)\b", title, re.IGNORECASE) else 10
-
-
-def content_minutes(part: Part) -> float:
-    """Minutes to read one part."""
-    match part:
-        case FrontMatter() | Mark() | Download() | Closing():
-            return 0
-        case Snippet():
-            output = count_lines(part.output.code) / 30 if part.output else 0
-            figure = (3 if part.figure.is_player else 0.5) if part.figure else 0
-            return count_lines(part.fence.code) / 12 + output + figure
-        case Fence():
-            return count_lines(part.code) / 12
-        case Opening():
-            return 0.5 + count_words(part.title) / 200
-        case Callout():
-            return count_words(part.text) / 200 + part.is_predict
-    return count_words(part.text) / 200
-
-
-def count_lines(code: str) -> int:
-    return sum(1 for line in code.splitlines() if line.strip())
-
-
-def count_words(text: str) -> int:
-    """The words that a reader sees; what Markdown and HTML are written with is none of them."""
-    text = re.sub(r"(!\[[^\]]*)?\]\([^)]*\)|<[^>]+>|[#>*`|]", " ", text)
-    return sum(1 for word in text.split() if re.search(r"\w", word))
-
-
-def minutes_shown(reading: int, exercises: int) -> str:
-    """How minutes are shown, under the title of a lesson and in lists."""
-    return f"{reading} min to read · {exercises} min of exercises"
-
-
-def reasons(parts: Sequence[Part]) -> float:
-    """How often a page gives a reason, per 1,000 words: because, since, so that, for example."""
-    prose = "".join(part.text for part in parts if isinstance(part, Text | Callout | Heading))
-    return 1000 * len(REASON.findall(prose)) / max(1, count_words(prose))
-
-
-def sentences(parts: Sequence[Part]) -> list[int]:
-    """How many words each sentence of the running text has; a table and a list have none."""
-    text = "".join(
-        re.sub(r"^> ?", "", part.text, flags=re.M) if isinstance(part, Callout) else part.text
-        for part in parts
-        if isinstance(part, Text | Callout)
-    )
-    paragraphs = re.split(r"\n\s*\n|\n(?=\*\*[A-D]\*\* )|\n(?=[-|] )", text)
-    in_sentences = [
-        re.split(r"(?<=[.?!])[*_)]*\s+", LABEL.sub("", paragraph.strip()))
-        for paragraph in paragraphs
-        if not NO_SENTENCE.match(paragraph.strip())
-    ]
-    lengths = [count_words(sentence) for paragraph in in_sentences for sentence in paragraph]
-    return [length for length in lengths if length]
-
-
-def voice(course: Sequence[Lesson]) -> tuple[float, float]:
-    """Words per sentence of some lessons, and the part of their sentences that are short."""
-    lengths = [length for lesson in course for length in sentences(lesson.parts)]
-    return sum(lengths) / len(lengths), sum(n <= SHORT for n in lengths) / len(lengths)
 
 
 # ---- what pages show of it
@@ -408,7 +287,7 @@ def table(course: Sequence[Lesson]) -> Iterator[str]:
             f"{time} of {bound}" if bound < math.inf else str(time)
             for time, bound in zip(lesson.minutes, lesson.bounds, strict=True)
         ]
-        mean, short = voice([lesson])
+        mean, short = voice([lesson.parts])
         yield (
             f"{lesson.slug:20}{times[0]:13}{times[1]:13}"
             f"{reasons(lesson.parts):<9.1f}{mean:<7.1f}{short:.0%}"

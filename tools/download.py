@@ -9,8 +9,9 @@ import zipfile
 from pathlib import Path
 
 NAME = "inside-autograd"
-HELD = """CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md benchmarks companion
-constraints.txt course mkdocs.yml pyproject.toml setup.py tests tools""".split()
+HELD = """.ci .github .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md
+benchmarks companion constraints.txt course mkdocs.yml pyproject.toml setup.py tests tools
+""".split()
 MADE = {"__pycache__", ".ipynb_checkpoints"}
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first day that the format knows
 
@@ -25,8 +26,7 @@ def write(root: Path, to: Path) -> None:
         for name in HELD:
             if not (root / name).exists():
                 raise FileNotFoundError(f"{root} has no {name}, which belongs to the course")
-            found = [root / name, *sorted((root / name).rglob("*"))]
-            for file in found:
+            for file in [root / name, *sorted((root / name).rglob("*"))]:
                 path = file.relative_to(root)
                 if file.is_file() and MADE.isdisjoint(path.parts):
                     info = zipfile.ZipInfo(f"{NAME}/{path.as_posix()}", LONG_AGO)

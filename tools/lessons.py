@@ -13,7 +13,6 @@ import contextlib
 import difflib
 import io
 import os
-import re
 import sys
 import traceback
 import types
@@ -28,13 +27,7 @@ from pytest_codeblocks.main import extract_from_file
 from pytest_codeblocks.plugin import MarkdownFile, TestBlock
 
 from tools import grammar
-from tools.grammar import EXPECTED, Closing, Fence, FrontMatter, Mark, Opening, Part
-
-INFO = re.compile(r'(python|py|console|text)(?: (?:title|hl_lines|linenums)="[^"`]*")*')
-ALLOWED = "use python (runs), py or console (shown), with title, hl_lines or linenums"
-IMAGE = re.compile(r"!\[(.*?)\]\((.*?)\)")
-# Whatever leads to a player: a link, a link's address below the text, HTML.
-TO_PLAYER = re.compile(rf"""(?:\]\(|\]:|href=)[\s<"']*({grammar.PLAYER.pattern})""")
+from tools.page_format import problems
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -264,74 +257,6 @@ class Format(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name
-
-
-def problems(text: str, run: list[int]) -> Iterator[tuple[int, str]]:
-    """What is wrong with a page in which the fences on the lines ``run`` are run: (line, what)."""
-    parts = grammar.parse(text)
-    marks = [mark for part in parts if isinstance(part, grammar.Snippet) for mark in part.marks]
-    for part, below in zip(parts, [*parts[1:], None], strict=True):
-        match part:
-            case FrontMatter():
-                continue
-            case grammar.Snippet():
-                yield from _of_snippet(part, run, below)
-            case Fence():
-                yield from _of_fence(part, run)
-                if part.language == "text":
-                    message = "an output that no snippet produced; it stands below one and "
-                    yield part.line, message + EXPECTED
-            case Mark():
-                if part not in marks:
-                    yield part.line, "a mark without a python fence right below it"
-            case _:
-                for number, line in enumerate(part.text.splitlines(), part.line):
-                    yield from ((number, message) for message in _of_text(line))
-
-
-def _of_snippet(
-    snippet: grammar.Snippet, run: list[int], below: Part | None
-) -> Iterator[tuple[int, str]]:
-    yield from _of_fence(snippet.fence, run)
-    if snippet.output:
-        yield from _of_fence(snippet.output, run)
-    if figure := snippet.figure:
-        if not figure.alt.strip():
-            message = "has no alternative text; write what it shows between the brackets"
-            yield figure.line, f"the image {figure.file} {message}"
-        ends = below is None or isinstance(below, Opening | Closing) or not below.text.strip()
-        if figure.is_player and not ends:
-            message = f"the player {figure.file} does not stand in a paragraph of its own"
-            yield figure.line, message
-
-
-def _of_fence(fence: Fence, run: list[int]) -> Iterator[tuple[int, str]]:
-    if INFO.fullmatch(fence.info) is None or fence.mark[0] == "~":
-        yield fence.line, f"a fence that nothing runs, {fence.mark}{fence.info}; {ALLOWED}"
-    elif fence.language == "python" and fence.line not in run:
-        yield fence.line, "a python fence that pytest-codeblocks does not run"
-
-
-def _of_text(line: str) -> Iterator[str]:
-    """What is wrong with a line that is no part of a snippet."""
-    if re.match(r"[\s>*+-]*(`{3,}|~{3,})", line):
-        yield f"a fence that is not at the margin: {line.strip()}"
-    elif line.strip() == EXPECTED:
-        yield "an output that no snippet produced"
-    elif "<!--" in line:
-        yield f"a comment that means nothing here: {line.strip()}"
-    elif re.search(r"<(img|svg|iframe|picture|pre|script)\b", line):
-        yield "HTML that nothing tests; a snippet draws it and ![...](...) shows it"
-    images = IMAGE.findall(line)
-    if line.count("![") > len(images):
-        yield "an image that is not written as ![alternative text](file)"
-    for alt, target in images:
-        if not alt.strip():
-            yield f"the image {target} has no alternative text"
-        if not grammar.PICTURE.fullmatch(target):
-            yield f"the image {target} is not below a snippet that draws it"
-    for link in TO_PLAYER.finditer(line):
-        yield f"the player {link[1]} is not below a snippet that makes it"
 
 
 def torch_is_pinned(root: Path) -> bool:

@@ -72,7 +72,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     """
     lesson = Lesson(path)
     parts = [*_covered(lesson.parts)] if covered else lesson.parts
-    cells = [*_first(lesson, repository), *_cells(parts, path.parent)]
+    cells = [*_introduction(lesson, repository), *_cells(parts, path.parent)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     book = v4.new_notebook(cells=cells, metadata=METADATA)
@@ -80,7 +80,7 @@ def notebook(path: Path, repository: str = "", *, covered: bool = True) -> str:
     return nbformat.writes(book, version=4) + "\n"
 
 
-def _first(lesson: Lesson, repository: str) -> Iterator[Any]:
+def _introduction(lesson: Lesson, repository: str) -> Iterator[Any]:
     """The title, and how to get the companion where it is missing, or another has its name."""
     address = f"git+https://github.com/{repository}"
     if repository:

@@ -14,8 +14,9 @@ from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
-from tools import course, parts
+from tools import parts
 from tools.grammar import DRAWING, NOTEBOOK, PLAYER, parse
+from tools.minutes import minutes, minutes_shown
 
 # How the paragraphs of a clinic's entry begin that say what helps and what does not.
 ADVICE = {"Do this:": "do-this", "Not this:": "not-this"}
@@ -37,7 +38,7 @@ class Minutes(Preprocessor):
     """Reads how long a page takes, from its text as it is written."""
 
     def run(self, lines: list[str]) -> list[str]:
-        self.shown = course.minutes_shown(*course.minutes(parse("\n".join(lines) + "\n")))
+        self.shown = minutes_shown(*minutes(parse("\n".join(lines) + "\n")))
         return lines
 
 

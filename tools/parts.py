@@ -211,9 +211,8 @@ class Marked:
         kind = ".output"
         if snippet.raises:
             kind += " .error .todo" if snippet.raises == "NotImplementedError" else " .error"
-        kind += (
-            ' data-search-exclude=""'  # or the search finds the numbers and names of all outputs
-        )
+        # Else the search finds the numbers and names of all outputs.
+        kind += ' data-search-exclude=""'
         return re.sub(r"^(`{3,})text$", rf"\1 {{ .text {kind} }}", snippet.shown, flags=re.M)
 
 
@@ -283,12 +282,12 @@ def split(answer: Element) -> None:
             if sentences:
                 paragraph.remove(child)
                 sentences[-1].append(child)
-        place = list(answer).index(paragraph)
+        position = list(answer).index(paragraph)
         if sentences and not (paragraph.text or "").strip() and not len(paragraph):
             answer.remove(paragraph)
         else:
-            place += 1
-        answer[place:place] = sentences
+            position += 1
+        answer[position:position] = sentences
 
 
 class Tips(Treeprocessor):

@@ -36,7 +36,7 @@ COLOURS = {
     "#bcbd22": "#8a8a1a",
     "#17becf": "#1590a0",
 }
-PLACES = ("d", "transform", "x", "y", "width", "height")
+POSITION = ("d", "transform", "x", "y", "width", "height")
 HREF = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -115,12 +115,12 @@ def svg(figure: Figure) -> str:
 
 def _attributes(element: Element, tag: str, named: dict[str, Element]) -> dict[str, str]:
     """The attributes of an element, its style among them."""
-    attributes = {k: v for k, v in element.attrib.items() if k in (*PLACES, "points")}
+    attributes = {k: v for k, v in element.attrib.items() if k in (*POSITION, "points")}
     style = element.get("style", "")
     if tag == "use":
         used = named[element.attrib[HREF]]
-        place = f"translate({attributes['x']} {attributes['y']})"
-        attributes = {"d": used.attrib["d"], "transform": place}
+        moved = f"translate({attributes['x']} {attributes['y']})"
+        attributes = {"d": used.attrib["d"], "transform": moved}
         style = f"{used.get('style', '')}; {style}"
     for name, value in re.findall(r"([\w-]+): ([^;]+)", style):
         attributes[name] = COLOURS.get(value, value)
@@ -130,7 +130,7 @@ def _attributes(element: Element, tag: str, named: dict[str, Element]) -> dict[s
         attributes["font-family"] = FONT
     if tag != "text" and attributes.get("fill") == "#ffffff":
         attributes["fill"] = "none"  # the page shows through
-    return {k: _rounded(v, 1 if k in PLACES else 2) for k, v in attributes.items()}
+    return {k: _rounded(v, 1 if k in POSITION else 2) for k, v in attributes.items()}
 
 
 def _rounded(value: str, digits: int) -> str:

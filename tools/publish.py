@@ -132,12 +132,12 @@ def publish(site: Path, root: Path) -> None:
         page = path.read_text(encoding="utf-8")
         if not CHARSET.search(page) or POLICY in page:
             continue  # a part of a page, or one that is done
-        place = path.relative_to(site)
-        source = sources.get(place)
+        built_page = path.relative_to(site)
+        source = sources.get(built_page)
         name = source.relative_to(course) if source else None
-        address = "../" * (len(place.parts) - 1) + (name.as_posix() if name else "")
-        done = published(page, name, address, settings["extra"]["repository"])
-        path.write_text(done, encoding="utf-8")
+        markdown = "../" * (len(built_page.parts) - 1) + (name.as_posix() if name else "")
+        with_all = published(page, name, markdown, settings["extra"]["repository"])
+        path.write_text(with_all, encoding="utf-8")
         if source and name and not MOVED.search(page):
             shutil.copy(source, site / name)
     for name, kind in (("course.js", "script"), ("course.css", "style")):

@@ -10,9 +10,9 @@ import torch
 from companion.backward.copies import Gradients, Tensor
 from companion.backward.player_format import DepthFirst, Held, PassedData, WalkStep
 from companion.backward.player_steps import came_along, hook_changed, passed_along, same, show
+from companion.backward.program_nodes import called
 from companion.backward.recording import Arrival, Recording, Step, added
 from companion.graph.nodes import GraphNode
-from companion.graph.saved import peek
 
 _VISITS = 200  # at most, since a walk may take 2^n
 _ELEMENTS = 1000  # at most, of each gradient
@@ -62,8 +62,8 @@ def _nodes_give_the_same(recording: Recording) -> bool:
     for step in recording.steps:
         node = recording.graph.nodes[step.node]
         if not node.is_leaf:
-            out = _run(node, step.grad_outputs)
-            if out is None or not all(map(same, out, step.grad_inputs or ())):
+            passed_on = _run(node, step.grad_outputs)
+            if passed_on is None or not all(map(same, passed_on, step.grad_inputs or ())):
                 return False
     return True
 
@@ -83,17 +83,17 @@ def _walk(recording: Recording) -> list[WalkStep] | None:
         before = buffers.get(key)
         after = buffers[key] = added(before, arrival.value)
         given: Gradients = (arrival.value,)
-        out: Gradients | None = ()
+        passed_on: Gradients | None = ()
         if not node.is_leaf:
             inputs = range(len(ran[node.index].grad_outputs))
             given = tuple([buffers.get((node.index, input_nr)) for input_nr in inputs])
-            out = _run(node, given)
-        if out is None:
+            passed_on = _run(node, given)
+        if passed_on is None:
             return None
         edges = [edge for edge in graph.slots(node.index) if edge]
-        stack += [Arrival(e, e.input_nr, out[e.slot], None) for e in reversed(edges)]
+        stack += [Arrival(e, e.input_nr, passed_on[e.slot], None) for e in reversed(edges)]
         saved = ran[node.index].saved
-        passed = [passed_along(graph, e, out[e.slot], given, saved) for e in edges]
+        passed = [passed_along(graph, e, passed_on[e.slot], given, saved) for e in edges]
         steps.append(_walk_step(node, arrival, (before, after), given, passed))
     return steps
 
@@ -123,11 +123,8 @@ def _walk_step(
 
 def _run(node: GraphNode, gradients: Gradients) -> Gradients | None:
     """What a Node passes on; None if it cannot run any more."""
-    if peek(node.grad_fn).emptied:
-        return None
     try:
         with torch.no_grad():
-            out = node.grad_fn(*gradients)
+            return called(node.grad_fn, gradients, node.name)
     except RuntimeError:  # it was freed since, or something was modified in place
         return None
-    return out if isinstance(out, tuple) else (out,)

@@ -68,16 +68,16 @@ def formula(
     slot: int,
     grad: torch.Tensor | None,
     saved: Mapping[str, Any] | None,
-    given: torch.Tensor | None,
+    passed_on: torch.Tensor | None,
 ) -> str | None:
-    """The rule by which a Node gave this on along one of its slots.
+    """The rule by which a Node passed a gradient on along one of its slots.
 
     Args:
         name: the class of the Node.
         slot: the entry of ``next_functions``.
         grad: what the Node was given.
         saved: what it had saved; None if that is not known.
-        given: what it passed on.
+        passed_on: that gradient.
 
     Returns:
         The expression, with ``sum_to_size`` where the operation stretched its input. Or None: there
@@ -85,21 +85,21 @@ def formula(
         something else, which is the case if a hook changed it.
     """
     rules = FORMULAS.get(name, ())
-    if slot >= len(rules) or grad is None or saved is None or given is None:
+    if slot >= len(rules) or grad is None or saved is None or passed_on is None:
         return None
     rule = rules[slot]
     values = {name: _exact(value) for name, value in {**saved, "grad": grad}.items()}
     try:
         # The expressions are those above, and nothing that a user wrote.
         result = eval(rule, vars(torch), values)
-        if result.shape != given.shape:
-            result = result.sum_to_size(given.shape)
+        if result.shape != passed_on.shape:
+            result = result.sum_to_size(passed_on.shape)
             operand = rule if rule.isidentifier() else f"({rule})"
-            rule = f"{operand}.sum_to_size({tuple(given.shape)})"
+            rule = f"{operand}.sum_to_size({tuple(passed_on.shape)})"
         # PyTorch computes in the exact dtype, with a few roundings, and rounds once to its own.
         # Where numbers cancel, the roundings are those of the largest.
-        exact = _exact(given)
-        rtol = 2 * torch.finfo(given.dtype).eps + 16 * torch.finfo(exact.dtype).eps
+        exact = _exact(passed_on)
+        rtol = 2 * torch.finfo(passed_on.dtype).eps + 16 * torch.finfo(exact.dtype).eps
         atol = rtol * float(exact.abs().max()) if exact.numel() else 0.0
         is_same = torch.allclose(result.to(exact.dtype), exact, rtol, atol, equal_nan=True)
     except REFUSED:
@@ -134,8 +134,8 @@ def filled(
 
     def number(match: re.Match[str]) -> str:
         text = show(values[match[0]]) if match[0] in used else match[0]
-        bare = text[:1] != "-" and "j" not in text and rule[match.end() :][:1] != "."
-        return text if bare else f"({text})"
+        needs_brackets = text[:1] == "-" or "j" in text or rule[match.end() :][:1] == "."
+        return f"({text})" if needs_brackets else text
 
     text = re.sub(r"(?<![\w.])[a-z]\w*", number, rule)
     return text if text != rule else None

@@ -21,7 +21,7 @@ class Identifiers:
     """Gives out identifiers, each once.
 
     Attributes:
-        renamed: the identifiers that are not what was wished for, with what was.
+        renamed: by identifier the name that was wished for, where that is another.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Identifiers:
         self.renamed = dict[str, str]()
 
     def new(self, wish: str) -> str:
-        """An identifier as near as can be to what is wished for."""
-        first = identifier(wish)
-        first = f"{first}_" if first in _TAKEN else first
-        name, count = first, 2
+        """An identifier that nothing else has, as near as can be to what is wished for."""
+        base = identifier(wish)
+        base = f"{base}_" if base in _TAKEN else base
+        name, count = base, 2
         while name in self._taken:
-            name, count = f"{first}_{count}", count + 1
+            name, count = f"{base}_{count}", count + 1
         self._taken.add(name)
         if name != wish:
             self.renamed[name] = wish

@@ -67,7 +67,7 @@ def called(fn: Node, gradients: Gradients, description: str) -> Gradients:
 
 
 def _explain(fn: Node, description: str, error: RuntimeError) -> NoReturn:
-    """Raise an error that says which Node it is, if what it saved is the cause."""
+    """Raise an error that says which Node it was, if what it saved is the cause; else the same."""
     broken = peek(fn).broken
     if not broken and "a second time" not in str(error):
         raise error

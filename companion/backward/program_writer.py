@@ -62,12 +62,14 @@ class Writer:
         self._new = self._identifiers.new
         self.readers = ReadersNames(graph, names, tensors, self._identifiers)
         self._lines = list[str]()
+        # By Node and input: the gradients that came to it so far, each after its name in the text;
+        # and how many edges lead to it.
         self._came = defaultdict[tuple[int, int], list[tuple[str, Tensor]]](list)
-        self._entering = defaultdict[tuple[int, int], int](int)  # how many edges
+        self._entering = defaultdict[tuple[int, int], int](int)
         for edge in graph.edges:
             self._entering[edge.target, edge.input_nr] += 1
         self._nodes = dict[int, str]()  # what the text calls the Nodes that it uses
-        self._named = dict[Any, str]()  # by tensor, or by Node and output that made it
+        self._saved_names = dict[Any, str]()  # by tensor, or by Node and output that made it
         # Custom Functions that are still to run; one may write into what it is given.
         self._functions = sum(isinstance(fn, BackwardCFunction) for fn in graph._fns)
         self.space: dict[str, Any] = {
@@ -213,7 +215,7 @@ class Writer:
         return "_".join(map(str, parts))
 
     def _passed(self, node: GraphNode, returned: Gradients) -> list[_Passed]:
-        """What goes on from a Node, as the engine lets it: of the shape and dtype of the input."""
+        """The gradients that a Node passes on, in the shape and dtype of what they enter."""
         passed = list[_Passed]()
         entering = defaultdict[tuple[int, int], int](int)
         for edge, gradient in zip(self._graph.slots(node.index), returned, strict=True):
@@ -318,10 +320,10 @@ class Writer:
         """What the text calls a tensor that a Node saved, and that the reader has no name for."""
         result = self.readers.result(value)
         key = result or value
-        if key not in self._named:
+        if key not in self._saved_names:
             wish = self._result_name(*result) if result else f"saved_{i}_{identifier(name)}"
-            self._named[key] = self._new(wish)
-        return self._named[key]
+            self._saved_names[key] = self._new(wish)
+        return self._saved_names[key]
 
     # ---- by a call
 

@@ -1,13 +1,50 @@
-"""Small models whose graphs are large enough to be played block by block."""
+"""What the tests of the player play: programs of a few Nodes, and models that show blocks."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
 
 import torch
 from torch import nn
 
 from companion import modules
+from tests.programs import programs, run
+
+
+def diamond(noted=True):
+    """Two paths meet in a and in b; the lines are noted by torch."""
+    with torch.autograd.set_detect_anomaly(noted, check_nan=False):
+        x = torch.tensor(2.0, requires_grad=True)
+        a = x * 3.0
+        b = a.sin()
+        y = a * b + b
+    return x, y
+
+
+def square():
+    """A tensor, a, that reaches the root along two paths."""
+    x = torch.tensor(3.0, requires_grad=True)
+    a = x * 1.0
+    y = a * a * 2.0
+    return x, y
+
+
+# Random programs, as a strategy of hypothesis.
+RANDOM = programs(["sin", "mul", "add", "split", "unbind", "expand", "divide"], 2, 8)
+
+
+def built(program):
+    """The leaf and the output of a random program, whose tensors are used several times."""
+    x = torch.tensor([0.5, 1.5, -0.5, 1.0], requires_grad=True)
+    made = run(program, [x])
+    return x, (made[-1] + made[len(made) // 2]).sum()
+
+
+def data_of(player):
+    """The data that a player holds for its script."""
+    return json.loads(re.search(r'player-data">(.*?)</script>', player.fragment, re.DOTALL)[1])
 
 
 def encoder(layers=4):
