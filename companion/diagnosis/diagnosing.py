@@ -40,7 +40,7 @@ from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.not_a_tensor import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
-from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen
+from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
 from companion.naming import callers_modules, one_line
 
 Tensor = torch.Tensor
@@ -170,7 +170,7 @@ def diagnose(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
     called, modules = names_of(inputs, names), callers_modules()
-    with unseen(), torch.no_grad():
+    with unseen_by_all(), torch.no_grad():
         case = _look(output, tensors, called, watch)
         case.modules, case.names = modules, called
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
