@@ -1990,10 +1990,44 @@ KINDS: dict[str, Kind] = {
                 "compare it with a target before the sum, as F.cross_entropy(logits, target) and "
                 "(output - target).pow(2).mean() do",
             ),
+            "zero-factor": (
+                "what is multiplied by zeros gets a gradient of zero: a mask that leaves nothing, "
+                "data that are all zeros, or what a layer gave whose own weights are zero",
+                "look at what it is multiplied by: fill in the data, skip a batch whose mask is "
+                "empty, begin at least one of two weights in a row with random numbers",
+            ),
+            "zero-number": (
+                "what is multiplied by zero gets a gradient of zero",
+                "nothing, where a term is to count nothing yet, as in warm-up; else look at the "
+                "number",
+            ),
             "masked": (
                 "a mask leaves out every element, and what is left out gets zero",
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
+            ),
+            "ignored": (
+                "a label that is ignore_index (-100, unless you say another) is left out of the "
+                "loss; where all are, the sum over none is 0 and the mean NaN",
+                "skip such a batch: if (labels != -100).any(); and look how the labels are made, "
+                "as by a tokenizer or a mask that leaves nothing to learn",
+            ),
+            "nothing": (
+                "a mask or an index has selected no element; a sum over none is 0, whatever went "
+                "in, and a mean over none is NaN",
+                "look at the mask; where a batch may have none, leave the term out: "
+                "if mask.any(): loss = loss + term",
+            ),
+            "lowest": (
+                "the function is at its lowest here, and its slope is zero there: a norm or a "
+                "square of zeros, the variance of equal numbers, a loss that is met exactly",
+                "nothing, where that is reached; parameters that are to leave it begin at small "
+                "random numbers in place of zeros",
+            ),
+            "itself": (
+                "the loss of a tensor and itself is 0 whatever its values are, and so is its slope",
+                "compare the output with the target; look whether one was given in place of the "
+                "other, or the target was computed by the same call",
             ),
             "cancels": (
                 "the two gradients are equal but for their sign; so are those of "
@@ -2095,6 +2129,18 @@ KINDS: dict[str, Kind] = {
                     r"found NaN in local grad norm|element gradient array `gradf` are NaN",
                     "a library stopped at a NaN in the gradients",
                 ),
+            ),
+            "ignored": (
+                "a label that is ignore_index (-100, unless you say another) is left out of the "
+                "loss; where all are, their mean divides zero by zero",
+                "skip such a batch: if (labels != -100).any(); and look how the labels are made, "
+                "as by a tokenizer or a mask that leaves nothing to learn",
+            ),
+            "nothing": (
+                "a mask or an index has selected no element, and a mean over none divides zero by "
+                "zero",
+                "look at the mask; where a batch may have none, leave the term out: "
+                "if mask.any(): loss = loss + term",
             ),
             "empty-row": _EMPTY_ROW,
             "after": (

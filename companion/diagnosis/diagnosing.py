@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from companion.diagnosis.asking import Look, look_at
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.choices import choice_of
 from companion.diagnosis.custom_functions import peek_at
@@ -276,17 +277,10 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
         yield finding("complex-output", message)
 
 
-def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
-    if is_plain(output) and not is_finite(output):
-        born, source = born_before(case.watch, output) if case.watch else ("", None)
-        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
-
-
 _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
     _no_graph,
     _leaf_output,
     _first_gradient,
-    _non_finite,
 )
 
 
@@ -456,10 +450,26 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
-    found = list(about_nan(case))
-    yield from found
-    risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
-    yield from about_zeros(case, {node for node in risky if node is not None})
+    looks = dict[int, Look]()
+    for node, saved in case.nodes_and_peeks:
+        numbers = [number for number in range(3) if (node.index, number) in case.reached]
+        if not node.is_leaf and (look := look_at(node, saved, numbers)):
+            looks[node.index] = look
+    found = list(about_nan(case, looks))
+    yield from _causes_first(found, list(_about_the_loss(case)))
+    risky = {each.node for each in found if each.node is not None}
+    yield from about_zeros(case, looks, risky)
+
+
+def _about_the_loss(case: Case) -> Iterator[Finding]:
+    if is_plain(case.output) and not is_finite(case.output):
+        born, source = born_before(case.watch, case.output) if case.watch else ("", None)
+        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
+
+
+def _causes_first(causes: list[Finding], loss: list[Finding]) -> list[Finding]:
+    """What is said of Nodes before what is said of the output, unless that has the line."""
+    return loss + causes if any(found.source for found in loss) else causes + loss
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:

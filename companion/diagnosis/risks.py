@@ -88,6 +88,17 @@ def shown_by(name: str, saved: Peek) -> Risk | None:
     return outside_of_domain(name, saved) or infinite_or_nan(name, saved, only_nan=True)
 
 
+def of_nothing(saved: Peek) -> Risk | None:
+    """Whether an operation gave NaN as the mean of nothing."""
+    values = saved.values
+    if values.get("self_sym_numel") == 0:
+        return Risk("non-finite", "the mean of no element is NaN", "nothing")
+    total = values.get("total_weight")
+    if is_plain(total) and values["reduction"] == _MEAN and not total.any():
+        return Risk("non-finite", f"{IGNORED}, and the mean over none is NaN", "ignored")
+    return None
+
+
 def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | None:
     """The first of the tensors that a Node saved with such a value, in words."""
     for argument, value in _fractions(saved):
@@ -133,6 +144,7 @@ def _softmax(saved: Values, spoilt: Spoilt) -> Risk | None:
         "non-finite",
         f"softmax gave NaN in {rows} {'row' if rows == 1 else 'rows'}: all that went into such a "
         "row was -inf, as where a mask leaves nothing, or something was NaN or inf",
+        "empty-row",
     )
 
 
@@ -234,6 +246,10 @@ _POINTS = {
     "Sqrt": Point("sqrt at 0"),
     "Xlogy": Point("xlogy at (x, 0)"),
 }
+# The operations that take a mean, and how they save that it is one.
+MEANS = {"Mean", "NllLoss", "NllLoss2D"}
+_MEAN = 1
+IGNORED = "every label is ignore_index, or of a class whose weight is 0"
 # What batch normalization saves, and in training its formula leaves alone.
 RUNNING = {"running_mean", "running_var"}
 # By operation what was saved and has elements that nobody set and no formula reads.
