@@ -74,7 +74,7 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
         look = looks.get(node.index, _NOT_LOOKED_AT)
-        found = _always(node, saved, case.slots(node.index))
+        found = _always(node, saved, case.slots(node.index)) or _empty(case, node)
         if not found and not (look.is_asked and not look.zeros):
             found = _flat(node, saved, case.slots(node.index))
         if not found and (look.zeros or (look.of_zeros and operation_of(node.name) in _MULTIPLY)):
@@ -84,19 +84,26 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
 
 
 def _always(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
-    """By slot why a Node sends zeros, of what it is alone, or its shapes."""
+    """By slot why a Node sends zeros, whatever its values are."""
     operation = operation_of(node.name)
     if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
         return dict.fromkeys(range(len(slots)), Zero())
-    if slots and 0 in (shape_or_none(node) or ()):
-        zero = Zero(f"the result of {operation.lower()} has no element", "nothing")
-        return dict.fromkeys(range(len(slots)), zero)
     if operation in _OF_ONE and _is_over_one(saved.values):
         reason = f"{operation.removeprefix('Native').lower()} over one element"
         return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))
     if operation == "Embedding" and _is_padding(saved.values):
         return {0: Zero("every index is padding_idx", "masked")}
     return {}
+
+
+def _empty(case: Case, node: GraphNode) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, where it chose no element of what it took."""
+    if 0 not in (shape_or_none(node) or ()):
+        return {}
+    zero = Zero(f"the result of {operation_of(node.name).lower()} has no element", "nothing")
+    edges = [edge for edge in case.slots(node.index) if edge]
+    taken = {edge.slot: shape_or_none(case.nodes[edge.target]) for edge in edges}
+    return {slot: zero for slot, shape in taken.items() if shape is not None and 0 not in shape}
 
 
 def _flat(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
@@ -285,7 +292,7 @@ _FREQUENT = set("Celu Elu Exp Gelu Mish Sigmoid Silu Softmax Softplus Tanh".spli
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
 # The operations that send the same to every element, where what comes to them is one number.
 _EVEN = set(
-    "Add Div Mean Mul Neg ReshapeAlias Squeeze Sub Sum Unsqueeze UnsafeView View".split()
+    "Add Div Mean Mul Neg ReshapeAlias Rsub Squeeze Sub Sum Unsqueeze UnsafeView View".split()
 )
 # What adds up to the same number, whatever went in.
 _CONSTANT = {
