@@ -2065,6 +2065,18 @@ KINDS: dict[str, Kind] = {
                 "mask the input of the operation, not only its result: torch.where(mask, x, "
                 "0.0).exp() with a safe value in place of x, and then mask again",
             ),
+            "near": (
+                "the formula divides by a number so near to 0 that what comes out is too large for "
+                "the dtype: it is infinite, and NaN where a zero is met further on",
+                "keep the input of the operation further away from 0: clamp(min=1e-6) before it, "
+                "in float16 clamp(min=1e-2); or compute this part in float32",
+            ),
+            "too-long": (
+                "between equal labels a blank is needed, and so few steps have no room for all: "
+                "the loss of the sample is infinite, and its gradient NaN",
+                "pass zero_infinity=True, which leaves such samples out; or give the network more "
+                "steps, by less striding or pooling, and look at input_lengths",
+            ),
             "interval": (
                 "the slope is infinite at the end of what the function takes: it sends an infinite "
                 "gradient, and NaN where a zero arrives",

@@ -70,7 +70,24 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
     if (point is None or not of_finite.any()) and (risk := infinite_or_nan(name, saved)):
         return risk
     at = of_finite if of_finite.any() else bad
-    return _at(point or Point(f"{name}, of what it saved"), spoilt.gradient[at])
+    point = point or Point(f"{name}, of what it saved")
+    is_near = point.words.endswith((" at 0", " by 0")) and not _is_exact(saved, at)
+    return _at(_near(point) if is_near else point, spoilt.gradient[at])
+
+
+def _is_exact(saved: Peek, at: Tensor) -> bool:
+    """Whether a Node saved zero or infinity somewhere there."""
+    for _, value in _fractions(saved):
+        exact = (value == 0) | value.isinf()
+        if (exact & at if exact.shape == at.shape else exact).any():
+            return True
+    return False
+
+
+def _near(point: Point) -> Point:
+    """The same where a value is not zero, and too near to it."""
+    words = point.words.replace(" at 0", " near 0").replace(" by 0", " by a number near 0")
+    return point._replace(words=words, variant="near", ending="the gradient overflows")
 
 
 def _at(point: Point, spoilt: Tensor) -> Risk:
@@ -159,8 +176,10 @@ def _pow(saved: Values, spoilt: Spoilt) -> Risk | None:
         message = "a power with a fraction in its exponent gave NaN for values below 0"
         return Risk("non-finite", message)
     called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-    where = "at 0" if (base.abs() < 1).any() else "of large values"
-    return _at(Point(f"x ** {called} {where}"), spoilt.gradient)
+    if not (base.abs() < 1).any():
+        return _at(Point(f"x ** {called} of large values"), spoilt.gradient)
+    point = Point(f"x ** {called} at 0")
+    return _at(point if (base == 0).any() else _near(point), spoilt.gradient)
 
 
 def _spread(saved: Values, spoilt: Spoilt) -> Risk | None:
@@ -205,6 +224,7 @@ _POINTS = {
     "Atan2": Point("atan2 near (0, 0)"),
     "Atanh": Point("atanh at 1 or -1", "interval"),
     "Cosh": Point("cosh of large values"),
+    "CtcLoss": Point("ctc_loss of a target that is too long for its input", "too-long"),
     "Digamma": Point("digamma at 0"),
     "Div": Point("division by 0"),
     "Erfinv": Point("erfinv at 1 or -1", "interval"),
@@ -244,6 +264,7 @@ _POINTS = {
     "SpecialNdtri": Point("ndtri at 0 or 1"),
     "SpecialXlog1Py": Point("xlog1py at (x, -1)"),
     "Sqrt": Point("sqrt at 0"),
+    "WeightNormInterface": Point("weight_norm of a row of zeros"),
     "Xlogy": Point("xlogy at (x, 0)"),
 }
 # The operations that take a mean, and how they save that it is one.
