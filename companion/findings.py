@@ -157,6 +157,7 @@ def cut_message(code: str, called: str, dtype: str, variant: str = "") -> str:
     return sentence.format(called=called, dtype=dtype)
 
 
+_NAN = r"\b(?:nan|inf|infinit[ey]|infinities|non-?finite|not finite)\b"  # in words of a message
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
@@ -205,7 +206,8 @@ KINDS: dict[str, Kind] = {
         "watched:`; if there is none, call requires_grad_() on an input before it is used",
         errors=[
             (
-                r"element \d+ of tensors does not require grad and does not have a grad_fn",
+                r"of (?:tensors|variables) does not require grad|"
+                r"does not require grad and does not have a grad_fn",
                 "backward() was called on a tensor that has no graph",
             ),
             (
@@ -279,7 +281,7 @@ KINDS: dict[str, Kind] = {
         "backward(gradient=v) with a v of its shape",
         errors=[
             (
-                r"grad can be implicitly created only for scalar outputs",
+                r"grad can be implicitly created only for scalar",
                 "backward() was called without a gradient on a tensor of several elements",
             ),
             (
@@ -396,8 +398,7 @@ KINDS: dict[str, Kind] = {
                 "{then}",
             ),
             (
-                r"one of the variables needed for gradient computation has been modified by an "
-                r"inplace",
+                r"one of the variables needed for gradient computation has been",
                 "a saved tensor was changed in place",
             ),
             (
@@ -1478,6 +1479,10 @@ KINDS: dict[str, Kind] = {
                 "unscale_() was called after step(), before update()",
             ),
             (
+                r"step\(\) has already been called since the last update",
+                "step() was called twice for one step of an optimizer, without update()",
+            ),
+            (
                 r"_scale is None in unscale_",
                 "unscale_() was called before scale(loss)",
             ),
@@ -1558,7 +1563,8 @@ KINDS: dict[str, Kind] = {
         "Function that runs in it; leave out of the checkpoint what cannot be run again",
         errors=[
             (
-                r"the use_reentrant parameter should be passed explicitly",
+                r"the use_reentrant parameter should be passed explicitly|"
+                r"please pass in use_reentrant=True or use_reentrant=False explicitly",
                 "a checkpoint was not told which of its two kinds it is",
             ),
             (
@@ -2165,6 +2171,27 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w out",
                     "{node} gave NaN for its input {index}",
+                ),
+            ),
+            "diverged": (
+                "a loss or a gradient is NaN or infinite: steps that are too large let the weights "
+                "grow until something overflows, or a formula met a zero, or the data have NaN",
+                "look whether the data and the weights are finite; with watch() as watched: around "
+                "the forward pass, watched.first_nonfinite names the operation, and "
+                "diagnose(loss, watch=watched) what the backward pass divides by. If neither finds "
+                "one before it happens, take a smaller learning rate, or clip the gradients",
+                (
+                    rf"(?i)\b(?:loss|losses)\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\bloss(?:es)?\b",
+                    "the loss is NaN or infinite",
+                ),
+                (
+                    rf"(?i)\bgrad(?:ient)?s?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\bgrad(?:ient)?s?\b",
+                    "gradients are NaN or infinite",
+                ),
+                (
+                    rf"(?i)\b(?:activations?|boxes|logits|outputs?|predict\w+|scores|weights)\b"
+                    rf"[^\n]{{0,30}}\bcontains? {_NAN}",
+                    "a result of the model is NaN or infinite",
                 ),
             ),
         },

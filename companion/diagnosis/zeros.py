@@ -316,9 +316,7 @@ _FACTORS = {
     **dict.fromkeys(["Bmm", "Mm"], ("self", "mat2")),
     **dict.fromkeys(["Addbmm", "Baddbmm"], ("batch1", "batch2")),
     **dict.fromkeys(["Convolution", "Linear"], ("input", "weight")),
-    **dict.fromkeys(
-        ["NativeBatchNorm", "NativeGroupNorm", "NativeLayerNorm"], ("input", "weight")
-    ),
+    **dict.fromkeys(["NativeBatchNorm", "NativeGroupNorm", "NativeLayerNorm"], ("input", "weight")),
     "Addmm": ("mat1", "mat2"),
     "Addmv": ("mat", "vec"),
     "Dot": ("self", "tensor"),

@@ -55,8 +55,12 @@ PROGRAMS = {
     "classes without weight": (
         "every label is ignore_index, or of a class whose weight is 0",
         "warning",
-        lambda y: F.cross_entropy(y, labels(0, 0, 0, 0), torch.tensor([0.0, 1, 1]), reduction="sum"),
-        lambda y: F.cross_entropy(y, labels(0, 0, 0, 1), torch.tensor([0.0, 1, 1]), reduction="sum"),
+        lambda y: F.cross_entropy(
+            y, labels(0, 0, 0, 0), torch.tensor([0.0, 1, 1]), reduction="sum"
+        ),
+        lambda y: F.cross_entropy(
+            y, labels(0, 0, 0, 1), torch.tensor([0.0, 1, 1]), reduction="sum"
+        ),
     ),
     "a term that counts nothing": (
         "a product with the number 0",
