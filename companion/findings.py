@@ -157,7 +157,8 @@ def cut_message(code: str, called: str, dtype: str, variant: str = "") -> str:
     return sentence.format(called=called, dtype=dtype)
 
 
-_NAN = r"\b(?:nan|inf|infinit[ey]|infinities|non-?finite|not finite)\b"  # in words of a message
+# What a message calls NaN or infinite. A pattern is JavaScript's too, which has no (?i).
+_NAN = r"\b(?:[Nn][Aa][Nn]|[Ii]nf(?:init[ey]|inities)?|[Nn]on-?finite|not finite)\b"
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
@@ -2181,15 +2182,15 @@ KINDS: dict[str, Kind] = {
                 "diagnose(loss, watch=watched) what the backward pass divides by. If neither finds "
                 "one before it happens, take a smaller learning rate, or clip the gradients",
                 (
-                    rf"(?i)\b(?:loss|losses)\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\bloss(?:es)?\b",
+                    rf"\b[Ll]oss(?:es)?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Ll]oss(?:es)?\b",
                     "the loss is NaN or infinite",
                 ),
                 (
-                    rf"(?i)\bgrad(?:ient)?s?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\bgrad(?:ient)?s?\b",
+                    rf"\b[Gg]rad(?:ient)?s?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Gg]rad(?:ient)?s?\b",
                     "gradients are NaN or infinite",
                 ),
                 (
-                    rf"(?i)\b(?:activations?|boxes|logits|outputs?|predict\w+|scores|weights)\b"
+                    rf"\b(?:activations?|boxes|logits|outputs?|predict\w+|scores|weights)\b"
                     rf"[^\n]{{0,30}}\bcontains? {_NAN}",
                     "a result of the model is NaN or infinite",
                 ),
