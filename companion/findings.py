@@ -2084,6 +2084,24 @@ KINDS: dict[str, Kind] = {
                 "pass zero_infinity=True, which leaves such samples out; or give the network more "
                 "steps, by less striding or pooling, and look at input_lengths",
             ),
+            "domain": (
+                "the function takes real numbers from a part of the line alone, and gives NaN for "
+                "all others",
+                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
+                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
+                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
+            ),
+            "all-masked": (
+                "the exp of -inf is 0, and where there is nothing else the formula divides by "
+                "their sum, which is 0 too",
+                "mask with a large finite number in place of -inf: "
+                "x.masked_fill(mask, -1e9).logsumexp(-1)",
+            ),
+            "zero-rows": (
+                "the direction of a row of zeros is not determined: it is divided by its norm",
+                "begin with other weights before weight_norm, as with nn.init.normal_(weight, "
+                "std=0.02)",
+            ),
             "interval": (
                 "the slope is infinite at the end of what the function takes: it sends an infinite "
                 "gradient, and NaN where a zero arrives",
@@ -2114,7 +2132,8 @@ KINDS: dict[str, Kind] = {
         _KINKS,
         "formulas compute with the values of the forward pass; what is infinite or NaN there "
         "spoils the gradients that meet it",
-        "fix the forward pass first: find the first operation whose result is not finite",
+        "fix the forward pass first: after it ran in `with watch() as watched:`, "
+        "watched.first_nonfinite names the first operation whose result is not finite",
         variants={
             "clipped": (
                 "one gradient is infinite or NaN, and so is their norm; divided by it all of them "
@@ -2148,6 +2167,26 @@ KINDS: dict[str, Kind] = {
                     r"found NaN in local grad norm|element gradient array `gradf` are NaN",
                     "a library stopped at a NaN in the gradients",
                 ),
+            ),
+            "domain": (
+                "the function takes real numbers from a part of the line alone, and gives NaN for "
+                "all others",
+                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
+                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
+                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
+            ),
+            "data": (
+                "what came in without a graph is infinite or NaN: data, a mask, or what something "
+                "frozen gave; and so is all that is computed from it",
+                "look for it where the data are read: x.isfinite().all(dim=0) names the columns; "
+                "fill in or leave out what is missing, and divide by std.clamp(min=1e-6)",
+            ),
+            "trained": (
+                "a step before this one put it there: the gradient was infinite or NaN then, or so "
+                "large that the step was",
+                "begin again from weights that are finite, as those of a checkpoint; and look "
+                "before each step, by diagnose(loss, watch=watched), or whether the norm that "
+                "clip_grad_norm_ gives is finite",
             ),
             "ignored": (
                 "a label that is ignore_index (-100, unless you say another) is left out of the "

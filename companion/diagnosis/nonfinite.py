@@ -9,8 +9,17 @@ import torch
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
 from companion.diagnosis.rehearsing import spoiling
-from companion.diagnosis.risks import MEANS, Risk, of_nothing, overflow, risk_of, shown_by
-from companion.diagnosis.values import is_finite, is_plain
+from companion.diagnosis.risks import (
+    MEANS,
+    Risk,
+    gives_them,
+    of_nothing,
+    outside_of_domain,
+    overflow,
+    risk_of,
+    shown_by,
+)
+from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
@@ -26,23 +35,35 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> Iterator[Finding]:
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
     """
-    risks, hidden = dict[int, Risk](), _is_hidden(case)
+    risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
     for index, look in looks.items():
         name, saved = case.nodes[index].name, case.peeks[index]
         if look.spoilt:
             risks[index] = risk_of(name, saved, look.spoilt)
-        elif not hidden and (risk := shown_by(name, saved)):
-            risks[index] = risk
+        elif risk := (outside_of_domain if hidden else shown_by)(name, saved):
+            shown[index] = risk
     if not hidden:
-        risks |= _given_nothing(case)
+        risks |= shown | _given_nothing(case) | _brought(case)
     elif risks or any(look.is_extreme for look in looks.values()):
-        risks = _arriving(case, risks)  # some of it may be overwritten further on
+        risks = _arriving(case, risks, shown)  # some of it may be overwritten further on
     for index, (code, message, variant) in risks.items():
         if code == "nan-risk":
             yield finding(code, message, variant=variant, **case.at(index))
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
-    giving = of_values.keys() | {i for i, risk in risks.items() if risk.variant == "one-element"}
-    yield from _about_the_spoilt(case, of_values, giving)
+    giving = {i for i, r in risks.items() if gives_them(case.nodes[i].name, r)}
+    yield from _about_the_spoilt(case, of_values, giving | of_values.keys())
+
+
+def _brought(case: Case) -> dict[int, Risk]:
+    """The leaves that are infinite or NaN themselves."""
+    risks = dict[int, Risk]()
+    for node in case.graph.leaves if case.graph else ():
+        leaf = node.grad_fn.variable
+        if is_readable(leaf) and not is_finite(leaf):
+            message = f"{case.name_of(leaf)} itself has infinite or NaN values"
+            is_trained = isinstance(leaf, torch.nn.Parameter)
+            risks[node.index] = Risk("non-finite", message, "trained" if is_trained else "data")
+    return risks
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
@@ -52,14 +73,15 @@ def _given_nothing(case: Case) -> dict[int, Risk]:
     return {index: risk for index, risk in risks.items() if risk}
 
 
-def _arriving(case: Case, risks: Mapping[int, Risk]) -> dict[int, Risk]:
+def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) -> dict[int, Risk]:
     """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
     sending = spoiling(case)
     arriving = {index: risk for index, risk in risks.items() if index in sending}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
-    below = all_below(case, spoilt) if len(arriving) < len(risks) else ()
+    below = all_below(case, spoilt) if len(arriving) < len(risks) + len(shown) else ()
     # The gradient of one of these may be overwritten, and what it gave spoils a Node above.
-    arriving |= {i: r for i, r in risks.items() if i in below and r.code == "non-finite"}
+    giving = {**risks, **shown}
+    arriving |= {i: r for i, r in giving.items() if i in below and r.code == "non-finite"}
     return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
 
 
@@ -78,7 +100,9 @@ def _about_the_spoilt(
     for index, (_, message, variant) in spoilt.items():
         if index in above:
             continue
-        node, variant = case.nodes[index], variant or ("masked" if hidden else "")
+        node = case.nodes[index]
+        if hidden and variant in ("", "data"):
+            variant = "masked"
         if hidden:
             operation = hidden_by(case.watch, node.grad_fn) if case.watch else None
             by = _placed(operation) if operation else "something after it"

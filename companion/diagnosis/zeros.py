@@ -181,10 +181,10 @@ def _is_padding(values: Mapping[str, Any]) -> bool:
 
 def _is_of_equals(values: Mapping[str, Any]) -> bool:
     """Whether a loss compared a tensor with what is equal to it."""
-    pair = [values.get("self"), values.get("target")]
-    if not all(map(is_plain, pair)):
+    given, target = values.get("self"), values.get("target")
+    if not is_plain(given) or not is_plain(target) or given.shape != target.shape:
         return False
-    return bool((_some_of(pair[0]) == _some_of(pair[1])).all()) and torch.equal(pair[0], pair[1])
+    return bool((_some_of(given) == _some_of(target)).all()) and torch.equal(given, target)
 
 
 def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
