@@ -8,7 +8,7 @@ where a formula divides by zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -80,13 +80,15 @@ def ones_for(node: GraphNode, numbers: Collection[int]) -> dict[int, Tensor]:
     return found
 
 
-def look_at(node: GraphNode, saved: Peek, numbers: Collection[int]) -> Look | None:
+def look_at(
+    node: GraphNode, saved: Peek, reached: Container[tuple[int | None, int]]
+) -> Look | None:
     """Ask a Node what it makes of ones, if what it saved may make these infinite, NaN or zero.
 
     Args:
         node: the Node.
         saved: what it saved.
-        numbers: those of the outputs that a gradient comes to.
+        reached: where gradients come to: Nodes, and numbers of their outputs.
 
     Returns:
         None if there is nothing to tell. A Node that saved zeros alone is not asked for that.
@@ -99,6 +101,7 @@ def look_at(node: GraphNode, saved: Peek, numbers: Collection[int]) -> Look | No
     elif not _has_numbers(saved):
         return None
     spoilt, zeros = None, list[int]()
+    numbers = [number for number in range(3) if (node.index, number) in reached]
     for slot, sent in enumerate(answer_of(node, saved, ones_for(node, numbers)) or ()):
         if sent is None or not sent.numel():
             continue

@@ -452,8 +452,7 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 def _about_the_values(case: Case) -> Iterator[Finding]:
     looks = dict[int, Look]()
     for node, saved in case.nodes_and_peeks:
-        numbers = [number for number in range(3) if (node.index, number) in case.reached]
-        if not node.is_leaf and (look := look_at(node, saved, numbers)):
+        if look := look_at(node, saved, case.reached):
             looks[node.index] = look
     found = list(about_nan(case, looks))
     yield from _causes_first(found, list(_about_the_loss(case)))

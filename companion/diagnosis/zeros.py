@@ -24,7 +24,7 @@ from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readab
 from companion.findings import Finding, Severity, finding
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.saved import Peek
-from companion.internals import base_of
+from companion.internals import base_of, metadata_of, output_count
 
 Tensor = torch.Tensor
 
@@ -73,56 +73,64 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
     """The edges along which only zeros go, whatever comes to their Node."""
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
-        look = looks.get(node.index, _NOT_LOOKED_AT)
-        found = _always(node, saved, case.slots(node.index)) or _empty(case, node)
-        if not found and not (look.is_asked and not look.zeros):
-            found = _flat(node, saved, case.slots(node.index))
-        if not found and (look.zeros or (look.of_zeros and operation_of(node.name) in _MULTIPLY)):
+        operation, look = operation_of(node.name), looks.get(node.index, _NOT_LOOKED_AT)
+        found = _always(case, node, saved)
+        if not found and operation in _FLAT and (look.zeros or not look.is_asked):
+            found = _flat(node, saved)
+        elif not found and operation in _OF_PAIRS:
+            found = _equal(node, saved, case.slots(node.index))
+        if not found and (look.zeros or (look.of_zeros and operation in _MULTIPLY)):
             found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
 
 
-def _always(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
+def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
     operation = operation_of(node.name)
     if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
-        return dict.fromkeys(range(len(slots)), Zero())
+        return dict.fromkeys(range(len(case.slots(node.index))), Zero())
     if operation in _OF_ONE and _is_over_one(saved.values):
         reason = f"{operation.removeprefix('Native').lower()} over one element"
         return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))
     if operation == "Embedding" and _is_padding(saved.values):
         return {0: Zero("every index is padding_idx", "masked")}
+    if operation in _CHOOSE and _is_empty(case, node):
+        return {0: Zero(f"the result of {operation.lower()} has no element", "nothing")}
     return {}
 
 
-def _empty(case: Case, node: GraphNode) -> dict[int, Zero]:
-    """By slot why a Node sends zeros, where it chose no element of what it took."""
-    if 0 not in (shape_or_none(node) or ()):
-        return {}
-    zero = Zero(f"the result of {operation_of(node.name).lower()} has no element", "nothing")
-    edges = [edge for edge in case.slots(node.index) if edge]
-    taken = {edge.slot: shape_or_none(case.nodes[edge.target]) for edge in edges}
-    return {slot: zero for slot, shape in taken.items() if shape is not None and 0 not in shape}
+def _is_empty(case: Case, node: GraphNode) -> bool:
+    """Whether an operation chose no element of something, in all of its results that were used."""
+    used = [nr for nr in range(output_count(node.grad_fn)) if (node.index, nr) in case.reached]
+    if not all(0 in metadata_of(node.grad_fn, number).shape for number in used):
+        return False
+    taken = [case.nodes[edge.target] for edge in case.slots(node.index)[:1] if edge]
+    return any(0 not in (shape_or_none(each) or ()) for each in taken)
 
 
-def _flat(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
-    """By slot why a Node sends zeros, of the operations that have flat parts."""
+def _flat(node: GraphNode, saved: Peek) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, of an operation that has flat parts."""
     operation = operation_of(node.name)
-    if operation in _FLAT and _may_be_flat(operation, saved.values):
-        reason, variant = _FLAT[operation], "masked" if operation in _MASKS else "flat"
-        is_bounded = operation in _BOUNDED
-        return {
-            slot: Zero("no value is at this bound" if slot and is_bounded else reason, variant)
-            for slot in zero_slots(node, saved)
-        }
-    if operation in _OF_PAIRS and _is_of_equals(saved.values):
-        targets = [(edge.target, edge.input_nr) for edge in slots if edge]
-        is_one = len(targets) == 2 and targets[0] == targets[1]
-        zero = Zero("a tensor is compared with itself", "itself")
-        zero = zero if is_one else Zero("input and target are equal", "lowest")
-        return dict.fromkeys(zero_slots(node, saved), zero)
-    return {}
+    if not _may_be_flat(operation, saved.values):
+        return {}
+    reason, variant = _FLAT[operation], "masked" if operation in _MASKS else "flat"
+    is_bounded = operation in _BOUNDED
+    return {
+        slot: Zero("no value is at this bound" if slot and is_bounded else reason, variant)
+        for slot in zero_slots(node, saved)
+    }
+
+
+def _equal(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, of a loss that compared what is equal."""
+    if not _is_of_equals(saved.values):
+        return {}
+    targets = [(edge.target, edge.input_nr) for edge in slots if edge]
+    is_one = len(targets) == 2 and targets[0] == targets[1]
+    zero = Zero("a tensor is compared with itself", "itself")
+    zero = zero if is_one else Zero("input and target are equal", "lowest")
+    return dict.fromkeys(zero_slots(node, saved), zero)
 
 
 def _zero_here(node: GraphNode, saved: Peek, slot: int) -> Zero:
@@ -317,6 +325,7 @@ _FACTORS = {
     **dict.fromkeys(["Addbmm", "Baddbmm"], ("batch1", "batch2")),
     **dict.fromkeys(["Convolution", "Linear"], ("input", "weight")),
     **dict.fromkeys(["NativeBatchNorm", "NativeGroupNorm", "NativeLayerNorm"], ("input", "weight")),
+    "Addcmul": ("tensor1", "tensor2"),
     "Addmm": ("mat1", "mat2"),
     "Addmv": ("mat", "vec"),
     "Dot": ("self", "tensor"),
@@ -324,6 +333,10 @@ _FACTORS = {
     "Mv": ("self", "vec"),
     "NativeDropout": ("input", "result1"),
 }
+# The operations that choose some elements of what they take, perhaps none.
+_CHOOSE = set(
+    "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
+)
 _MULTIPLY = {*_FACTORS, "NllLoss", "NllLoss2D"}
 _NOT_LOOKED_AT = Look()
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left

@@ -162,6 +162,12 @@ def test_an_embedding_of_padding_alone_gets_zero():
     assert not diagnose(nn.Embedding(4, 3)(labels(0, 0)).sum())
 
 
+def test_an_operation_of_which_one_result_has_no_element_is_not_empty():
+    chosen, others = Layer().out.split([0, 4])
+    assert not OF_VALUES & {f.code for f in diagnose(chosen.sum() + others.sum())}
+    assert "split" in diagnose(Layer().out.split([0, 4])[0].sum())[0].message
+
+
 def test_of_two_weights_that_are_zero_one_gets_no_gradient_because_of_the_other():
     down, up = (nn.Linear(3, 3, bias=False) for _ in range(2))
     nn.init.zeros_(up.weight)
