@@ -79,7 +79,8 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
             found = _flat(node, saved)
         elif not found and operation in _OF_PAIRS:
             found = _equal(node, saved, case.slots(node.index))
-        if not found and (look.zeros or (look.of_zeros and operation in _MULTIPLY)):
+        factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
+        if not found and (look.zeros or not set(factors).isdisjoint(look.of_zeros)):
             found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
@@ -337,7 +338,7 @@ _FACTORS = {
 _CHOOSE = set(
     "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
 )
-_MULTIPLY = {*_FACTORS, "NllLoss", "NllLoss2D"}
+_MULTIPLY = _FACTORS | dict.fromkeys(["NllLoss", "NllLoss2D"], ("total_weight",))
 _NOT_LOOKED_AT = Look()
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left
 # out; a loss that is met.
