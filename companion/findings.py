@@ -157,6 +157,8 @@ def cut_message(code: str, called: str, dtype: str, variant: str = "") -> str:
     return sentence.format(called=called, dtype=dtype)
 
 
+# What a message calls NaN or infinite. A pattern is JavaScript's too, which has no (?i).
+_NAN = r"\b(?:[Nn][Aa][Nn]|[Ii]nf(?:init[ey]|inities)?|[Nn]on-?finite|not finite)\b"
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
@@ -205,7 +207,8 @@ KINDS: dict[str, Kind] = {
         "watched:`; if there is none, call requires_grad_() on an input before it is used",
         errors=[
             (
-                r"element \d+ of tensors does not require grad and does not have a grad_fn",
+                r"of (?:tensors|variables) does not require grad|"
+                r"does not require grad and does not have a grad_fn",
                 "backward() was called on a tensor that has no graph",
             ),
             (
@@ -279,7 +282,7 @@ KINDS: dict[str, Kind] = {
         "backward(gradient=v) with a v of its shape",
         errors=[
             (
-                r"grad can be implicitly created only for scalar outputs",
+                r"grad can be implicitly created only for scalar",
                 "backward() was called without a gradient on a tensor of several elements",
             ),
             (
@@ -396,8 +399,7 @@ KINDS: dict[str, Kind] = {
                 "{then}",
             ),
             (
-                r"one of the variables needed for gradient computation has been modified by an "
-                r"inplace",
+                r"one of the variables needed for gradient computation has been",
                 "a saved tensor was changed in place",
             ),
             (
@@ -1478,6 +1480,10 @@ KINDS: dict[str, Kind] = {
                 "unscale_() was called after step(), before update()",
             ),
             (
+                r"step\(\) has already been called since the last update",
+                "step() was called twice for one step of an optimizer, without update()",
+            ),
+            (
                 r"_scale is None in unscale_",
                 "unscale_() was called before scale(loss)",
             ),
@@ -1558,7 +1564,8 @@ KINDS: dict[str, Kind] = {
         "Function that runs in it; leave out of the checkpoint what cannot be run again",
         errors=[
             (
-                r"the use_reentrant parameter should be passed explicitly",
+                r"the use_reentrant parameter should be passed explicitly|"
+                r"please pass in use_reentrant=True or use_reentrant=False explicitly",
                 "a checkpoint was not told which of its two kinds it is",
             ),
             (
@@ -1990,10 +1997,44 @@ KINDS: dict[str, Kind] = {
                 "compare it with a target before the sum, as F.cross_entropy(logits, target) and "
                 "(output - target).pow(2).mean() do",
             ),
+            "zero-factor": (
+                "what is multiplied by zeros gets a gradient of zero: a mask that leaves nothing, "
+                "data that are all zeros, or what a layer gave whose own weights are zero",
+                "look at what it is multiplied by: fill in the data, skip a batch whose mask is "
+                "empty, begin at least one of two weights in a row with random numbers",
+            ),
+            "zero-number": (
+                "what is multiplied by zero gets a gradient of zero",
+                "nothing, where a term is to count nothing yet, as in warm-up; else look at the "
+                "number",
+            ),
             "masked": (
                 "a mask leaves out every element, and what is left out gets zero",
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
+            ),
+            "ignored": (
+                "a label that is ignore_index (-100, unless you say another) is left out of the "
+                "loss; where all are, the sum over none is 0 and the mean NaN",
+                "skip such a batch: if (labels != -100).any(); and look how the labels are made, "
+                "as by a tokenizer or a mask that leaves nothing to learn",
+            ),
+            "nothing": (
+                "a mask or an index has selected no element; a sum over none is 0, whatever went "
+                "in, and a mean over none is NaN",
+                "look at the mask; where a batch may have none, leave the term out: "
+                "if mask.any(): loss = loss + term",
+            ),
+            "lowest": (
+                "the function is at its lowest here, and its slope is zero there: a norm or a "
+                "square of zeros, the variance of equal numbers, a loss that is met exactly",
+                "nothing, where that is reached; parameters that are to leave it begin at small "
+                "random numbers in place of zeros",
+            ),
+            "itself": (
+                "the loss of a tensor and itself is 0 whatever its values are, and so is its slope",
+                "compare the output with the target; look whether one was given in place of the "
+                "other, or the target was computed by the same call",
             ),
             "cancels": (
                 "the two gradients are equal but for their sign; so are those of "
@@ -2031,6 +2072,36 @@ KINDS: dict[str, Kind] = {
                 "mask the input of the operation, not only its result: torch.where(mask, x, "
                 "0.0).exp() with a safe value in place of x, and then mask again",
             ),
+            "near": (
+                "the formula divides by a number so near to 0 that what comes out is too large for "
+                "the dtype: it is infinite, and NaN where a zero is met further on",
+                "keep the input of the operation further away from 0: clamp(min=1e-6) before it, "
+                "in float16 clamp(min=1e-2); or compute this part in float32",
+            ),
+            "too-long": (
+                "between equal labels a blank is needed, and so few steps have no room for all: "
+                "the loss of the sample is infinite, and its gradient NaN",
+                "pass zero_infinity=True, which leaves such samples out; or give the network more "
+                "steps, by less striding or pooling, and look at input_lengths",
+            ),
+            "domain": (
+                "the function takes real numbers from a part of the line alone, and gives NaN for "
+                "all others",
+                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
+                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
+                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
+            ),
+            "all-masked": (
+                "the exp of -inf is 0, and where there is nothing else the formula divides by "
+                "their sum, which is 0 too",
+                "mask with a large finite number in place of -inf: "
+                "x.masked_fill(mask, -1e9).logsumexp(-1)",
+            ),
+            "zero-rows": (
+                "the direction of a row of zeros is not determined: it is divided by its norm",
+                "begin with other weights before weight_norm, as with nn.init.normal_(weight, "
+                "std=0.02)",
+            ),
             "interval": (
                 "the slope is infinite at the end of what the function takes: it sends an infinite "
                 "gradient, and NaN where a zero arrives",
@@ -2061,7 +2132,8 @@ KINDS: dict[str, Kind] = {
         _KINKS,
         "formulas compute with the values of the forward pass; what is infinite or NaN there "
         "spoils the gradients that meet it",
-        "fix the forward pass first: find the first operation whose result is not finite",
+        "fix the forward pass first: after it ran in `with watch() as watched:`, "
+        "watched.first_nonfinite names the first operation whose result is not finite",
         variants={
             "clipped": (
                 "one gradient is infinite or NaN, and so is their norm; divided by it all of them "
@@ -2096,6 +2168,38 @@ KINDS: dict[str, Kind] = {
                     "a library stopped at a NaN in the gradients",
                 ),
             ),
+            "domain": (
+                "the function takes real numbers from a part of the line alone, and gives NaN for "
+                "all others",
+                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
+                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
+                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
+            ),
+            "data": (
+                "what came in without a graph is infinite or NaN: data, a mask, or what something "
+                "frozen gave; and so is all that is computed from it",
+                "look for it where the data are read: x.isfinite().all(dim=0) names the columns; "
+                "fill in or leave out what is missing, and divide by std.clamp(min=1e-6)",
+            ),
+            "trained": (
+                "a step before this one put it there: the gradient was infinite or NaN then, or so "
+                "large that the step was",
+                "begin again from weights that are finite, as those of a checkpoint; and look "
+                "before each step, by diagnose(loss, watch=watched), or whether the norm that "
+                "clip_grad_norm_ gives is finite",
+            ),
+            "ignored": (
+                "a label that is ignore_index (-100, unless you say another) is left out of the "
+                "loss; where all are, their mean divides zero by zero",
+                "skip such a batch: if (labels != -100).any(); and look how the labels are made, "
+                "as by a tokenizer or a mask that leaves nothing to learn",
+            ),
+            "nothing": (
+                "a mask or an index has selected no element, and a mean over none divides zero by "
+                "zero",
+                "look at the mask; where a batch may have none, leave the term out: "
+                "if mask.any(): loss = loss + term",
+            ),
             "empty-row": _EMPTY_ROW,
             "after": (
                 "the formula of this Node divided by zero, or met an infinity or NaN: one that "
@@ -2107,6 +2211,27 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Function '(?P<node>\w+)' returned nan values in its (?P<index>\d+)\w\w out",
                     "{node} gave NaN for its input {index}",
+                ),
+            ),
+            "diverged": (
+                "a loss or a gradient is NaN or infinite: steps that are too large let the weights "
+                "grow until something overflows, or a formula met a zero, or the data have NaN",
+                "look whether the data and the weights are finite; with watch() as watched: around "
+                "the forward pass, watched.first_nonfinite names the operation, and "
+                "diagnose(loss, watch=watched) what the backward pass divides by. If neither finds "
+                "one before it happens, take a smaller learning rate, or clip the gradients",
+                (
+                    rf"\b[Ll]oss(?:es)?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Ll]oss(?:es)?\b",
+                    "the loss is NaN or infinite",
+                ),
+                (
+                    rf"\b[Gg]rad(?:ient)?s?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Gg]rad(?:ient)?s?\b",
+                    "gradients are NaN or infinite",
+                ),
+                (
+                    rf"\b(?:activations?|boxes|logits|outputs?|predict\w+|scores|weights)\b"
+                    rf"[^\n]{{0,30}}\bcontains? {_NAN}",
+                    "a result of the model is NaN or infinite",
                 ),
             ),
         },

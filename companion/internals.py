@@ -17,6 +17,7 @@ from torch import Tensor, nn, overrides
 from torch._functorch import pyfunctorch
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 # Their stubs lack some of what is used here.
@@ -268,6 +269,20 @@ unseen = torch._C.DisableTorchFunction
 
 # ``with unseen_by_subclasses():`` no subclass does. Torch's manual on subclasses recommends it.
 unseen_by_subclasses = torch._C.DisableTorchFunctionSubclass
+
+
+@contextlib.contextmanager
+def unseen_by_all() -> Iterator[None]:
+    """In the block neither modes of any kind nor a profiler see a call, nor counters of FLOPs."""
+    is_profiled = torch._C._autograd._profiler_enabled()
+    with unseen(), _disable_current_modes() if has_dispatch_mode() else contextlib.nullcontext():
+        if is_profiled:
+            torch._C._autograd._enable_record_function(False)
+        try:
+            yield
+        finally:
+            if is_profiled:
+                torch._C._autograd._enable_record_function(True)
 
 
 def leave_mode(mode: TorchFunctionMode) -> int | None:

@@ -8,13 +8,14 @@ where a formula divides by zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
 
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.values import bounds_of, is_finite, is_readable
+from companion.diagnosis.values import bounds_of, is_readable
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
 from companion.internals import metadata_of, output_count
@@ -28,6 +29,16 @@ class Spoilt(NamedTuple):
 
     slot: int
     gradient: Tensor
+
+
+class Look(NamedTuple):
+    """What a Node saved, and what it makes of ones, where that may be infinite, NaN or zero."""
+
+    is_asked: bool = False
+    is_extreme: bool = False  # it saved what is infinite or NaN, or has a square that is
+    of_zeros: Sequence[str] = ()  # the names of saved tensors that are zero everywhere
+    spoilt: Spoilt | None = None  # along the first slot where ones become infinite or NaN
+    zeros: Sequence[int] = ()  # the slots where ones become zeros
 
 
 def answer_of(node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor]) -> Gradients | None:
@@ -69,33 +80,71 @@ def ones_for(node: GraphNode, numbers: Collection[int]) -> dict[int, Tensor]:
     return found
 
 
-def spoilt_answer(node: GraphNode, saved: Peek, numbers: Collection[int]) -> Spoilt | None:
-    """What a Node makes of ones along the first slot where that is infinite or NaN somewhere.
+def look_at(
+    node: GraphNode, saved: Peek, reached: Container[tuple[int | None, int]]
+) -> Look | None:
+    """Ask a Node what it makes of ones, if what it saved may make these infinite, NaN or zero.
 
     Args:
-        node: the Node, none of a leaf.
+        node: the Node.
         saved: what it saved.
-        numbers: those of the outputs that a gradient comes to.
+        reached: where gradients come to: Nodes, and numbers of their outputs.
+
+    Returns:
+        None if there is nothing to tell. A Node that saved zeros alone is not asked for that.
     """
-    sent = answer_of(node, saved, ones_for(node, numbers)) or ()
-    found = (Spoilt(slot, one) for slot, one in enumerate(sent) if one is not None)
-    return next((spoilt for spoilt in found if not is_finite(spoilt.gradient)), None)
+    is_extreme, of_zeros = False, list[str]()
+    if operation_of(node.name) in _SMOOTH:
+        is_extreme, of_zeros = _extremes_of(saved)
+        if not is_extreme:
+            return Look(of_zeros=of_zeros) if of_zeros else None
+    elif not _has_numbers(saved):
+        return None
+    spoilt, zeros = None, list[int]()
+    numbers = [number for number in range(3) if (node.index, number) in reached]
+    for slot, sent in enumerate(answer_of(node, saved, ones_for(node, numbers)) or ()):
+        if sent is None or not sent.numel():
+            continue
+        low, high = bounds_of(sent)
+        if low == high == 0:
+            zeros.append(slot)
+        elif spoilt is None and not (isfinite(low) and isfinite(high)):
+            spoilt = Spoilt(slot, sent)
+    return Look(True, is_extreme, of_zeros, spoilt, zeros)
 
 
-def is_smooth(node: GraphNode) -> bool:
-    """Whether the formula of a Node is finite for all moderate values that it saved."""
-    return operation_of(node.name) in _SMOOTH
+def zero_slots(node: GraphNode, saved: Peek, numbers: Collection[int] = (0,)) -> list[int]:
+    """The slots along which a Node sends zeros alone, although no zeros come to it."""
+    given = ones_for(node, numbers)
+    for number, one in given.items():  # of ones alone a sum in the formula may happen to be zero
+        places = torch.arange(one.numel(), device=one.device)
+        given[number] = one + (places * 0.618).frac().reshape(one.shape).to(one.dtype)
+    sent = enumerate(answer_of(node, saved, given) or ())
+    return [slot for slot, one in sent if one is not None and one.numel() and not one.any()]
 
 
-def has_numbers(saved: Peek) -> bool:
+def _has_numbers(saved: Peek) -> bool:
     """Whether a Node saved what its formula computes with: not sizes and indices alone."""
     values = (*saved.values.items(), *saved.tensors)  # those in lists too
     return any(_is_number(name, value) for name, value in values)
 
 
-def has_extreme_values(saved: Peek) -> bool:
-    """Whether a Node saved what is infinite or NaN, or so large that its square is."""
-    return not all(_is_moderate(tensor) for _, tensor in saved.tensors if is_readable(tensor))
+def _extremes_of(saved: Peek) -> tuple[bool, list[str]]:
+    """Whether values are infinite, NaN or have a square that is; and which tensors are zero."""
+    is_extreme, of_zeros = False, list[str]()
+    for name, value in saved.tensors:
+        if not is_readable(value) or not value.numel():
+            continue
+        if value.is_floating_point() or value.is_complex():
+            low, high = bounds_of(value)
+            limit = math.sqrt(torch.finfo(value.dtype).max)
+            is_extreme |= not (-limit < low and high < limit)  # also True of NaN
+            is_of_zeros = low == high == 0
+        else:
+            is_of_zeros = not value[(0,) * value.dim()] and not value.any()
+        if is_of_zeros:
+            of_zeros.append(name)
+    return is_extreme, of_zeros
 
 
 def _is_number(name: str, value: object) -> bool:
@@ -103,15 +152,6 @@ def _is_number(name: str, value: object) -> bool:
     if isinstance(value, Tensor):
         return value.is_floating_point() or value.is_complex() or name in _COMPUTED_WITH
     return isinstance(value, float | complex)
-
-
-def _is_moderate(value: Tensor) -> bool:
-    """Whether all elements have a square that is finite."""
-    if not (value.is_floating_point() or value.is_complex()) or not value.numel():
-        return True
-    low, high = bounds_of(value)
-    limit = math.sqrt(torch.finfo(value.dtype).max)
-    return -limit < low and high < limit  # also False of NaN
 
 
 # The names of divisors and exponents, which may be whole numbers.

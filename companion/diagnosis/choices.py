@@ -9,7 +9,7 @@ import torch
 
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.risks import Risk
-from companion.diagnosis.values import is_plain, is_readable
+from companion.diagnosis.values import bounds_of, is_plain, is_readable
 from companion.graph.nodes import Edge
 
 Tensor = torch.Tensor
@@ -58,7 +58,8 @@ def _writing(repeats_of: Callable[[_Saved], int]) -> _Rule:
 
 
 def _relu(saved: _Saved) -> Risk | None:
-    if "result" not in saved.values or (saved.values["result"] > 0).any():
+    result = saved.values.get("result")
+    if result is None or bounds_of(result) != (0, 0):  # NaN is none
         return None
     return Risk("dead-relu", "every output of relu is 0")
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from companion.diagnosis.asking import Look, look_at
 from companion.diagnosis.case import Case, Input, placed, trouble_of
 from companion.diagnosis.choices import choice_of
 from companion.diagnosis.custom_functions import peek_at
@@ -41,7 +42,7 @@ from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.not_a_tensor import how_to_take_apart
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
-from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen
+from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
 from companion.naming import callers_modules, one_line
 
 Tensor = torch.Tensor
@@ -176,7 +177,7 @@ def diagnose(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
     called, modules = names_of(inputs, names), callers_modules()
-    with unseen(), torch.no_grad():
+    with unseen_by_all(), torch.no_grad():
         case = _look(output, tensors, called, watch)
         case.modules, case.names = modules, called
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
@@ -282,17 +283,10 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
         yield finding("complex-output", message)
 
 
-def _non_finite(case: Case, output: Tensor) -> Iterator[Finding]:
-    if is_plain(output) and not is_finite(output):
-        born, source = born_before(case.watch, output) if case.watch else ("", None)
-        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
-
-
 _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
     _no_graph,
     _leaf_output,
     _first_gradient,
-    _non_finite,
 )
 
 
@@ -462,10 +456,25 @@ _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (
 
 
 def _about_the_values(case: Case) -> Iterator[Finding]:
-    found = list(about_nan(case))
-    yield from found
-    risky = [each.node for each in found if each.code in ("nan-risk", "non-finite")]
-    yield from about_zeros(case, {node for node in risky if node is not None})
+    looks = dict[int, Look]()
+    for node, saved in case.nodes_and_peeks:
+        if look := look_at(node, saved, case.reached):
+            looks[node.index] = look
+    found = list(about_nan(case, looks))
+    yield from _causes_first(found, list(_about_the_loss(case)))
+    risky = {each.node for each in found if each.node is not None}
+    yield from about_zeros(case, looks, risky)
+
+
+def _about_the_loss(case: Case) -> Iterator[Finding]:
+    if is_plain(case.output) and not is_finite(case.output):
+        born, source = born_before(case.watch, case.output) if case.watch else ("", None)
+        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
+
+
+def _causes_first(causes: list[Finding], loss: list[Finding]) -> list[Finding]:
+    """What is said of Nodes before what is said of the output, unless that has the line."""
+    return loss + causes if any(found.source for found in loss) else causes + loss
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:

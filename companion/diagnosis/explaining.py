@@ -15,9 +15,14 @@ from typing import NamedTuple
 import torch
 
 from companion.diagnosis.diagnosing import diagnose
-from companion.diagnosis.none_grads import about_none
+from companion.diagnosis.none_grads import about_none, about_none_in_text
 from companion.diagnosis.nonfinite import born_in
-from companion.diagnosis.tracebacks import distributed_module, engine_call, users_frame
+from companion.diagnosis.tracebacks import (
+    distributed_module,
+    engine_call,
+    errors_in,
+    users_frame,
+)
 from companion.findings import KINDS, Finding, finding
 from companion.forward.tracing import first_reaching, was_made_in
 from companion.forward.watching import Watch
@@ -35,7 +40,8 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
     Args:
         error: an exception that torch raised, or a warning of it that was caught or made an error.
             Of one that left ``record_backward`` the steps that ran are looked at. Or the text of
-            one, as in a log; of a whole traceback its last message counts.
+            one, as in a log, also where its lines were broken; of a whole traceback the last
+            message counts that is known.
         watch: what ``with watch() as watched:`` saw of the forward pass. With it the cut is found
             for which there is no graph, and the line that changed a saved tensor.
 
@@ -62,16 +68,13 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
         True
     """
     if isinstance(error, str):
-        error = _from_text(error)
+        return _explained_text(error, watch)
     if not isinstance(error, BaseException):
         raise TypeError(
             f"error must be an exception or the text of one, got {type(error).__name__}; catch it: "
             "except RuntimeError as error"
         )
-    if watch is not None and not isinstance(watch, Watch):
-        raise TypeError(
-            f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
-        )
+    _check_watch(watch)
     frame, source = users_frame(error) or (None, None)
     if frame and source and (cause := about_none(error, frame, source)):
         return cause
@@ -82,13 +85,23 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
     return _CAUSES.get(matched.code, _finding_of)(matched)
 
 
-def _from_text(text: str) -> BaseException:
-    """An error without frames: the last one of a log, or a message by itself."""
-    name, message = "RuntimeError", text
-    for match in re.finditer(r"^.*?(\w*(?:Error|Exception|Warning)): ", text, re.MULTILINE):
-        name, message = match[1], text[match.end() :]
-    error: BaseException = type(name, (RuntimeError,), {})(message)
-    return error
+def _check_watch(watch: Watch | None) -> None:
+    if watch is not None and not isinstance(watch, Watch):
+        raise TypeError(
+            f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
+        )
+
+
+def _explained_text(text: str, watch: Watch | None) -> Finding | None:
+    """What ``explain`` says of an error that came as text."""
+    _check_watch(watch)
+    for error, line in errors_in(text):
+        if cause := about_none_in_text(error, line):
+            return cause
+        if match := _match(error):
+            matched = Matched(error, watch, None, *match)
+            return _CAUSES.get(matched.code, _finding_of)(matched)
+    return None
 
 
 class Matched(NamedTuple):

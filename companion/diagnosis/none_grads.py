@@ -33,9 +33,17 @@ def about_none(error: BaseException, frame: FrameType, source: Source) -> Findin
         message = f"{name}.grad is None: no backward pass has come to {name}"
         return finding("grad-is-none", message, source=source)
     if re.search(r"[])]\.grad\b", source.text):  # of something that has no name
-        message = "something in this line is None, most likely the .grad"
-        return finding("grad-is-none", message, source=source)
+        return finding("grad-is-none", _LIKELY, source=source)
     return None
+
+
+def about_none_in_text(error: BaseException, line: str) -> Finding | None:
+    """A finding, if an error that came as text is about None and the line reads a ``.grad``."""
+    is_likely = "NoneType" in str(error) and re.search(r"\.grad\b", line)
+    return finding("grad-is-none", _LIKELY) if is_likely else None
+
+
+_LIKELY = "something in this line is None, most likely the .grad"
 
 
 def _value(dotted: str, frame: FrameType) -> Any:

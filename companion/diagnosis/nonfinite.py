@@ -6,71 +6,103 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
-from companion.diagnosis.asking import (
-    has_extreme_values,
-    has_numbers,
-    is_smooth,
-    spoilt_answer,
-)
+from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
-from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.rehearsing import spoiling
-from companion.diagnosis.risks import Risk, overflow, risk_of, shown_by
-from companion.diagnosis.values import is_finite, is_plain
+from companion.diagnosis.risks import (
+    MEANS,
+    Risk,
+    gives_them,
+    of_nothing,
+    outside_of_domain,
+    overflow,
+    risk_of,
+    shown_by,
+)
+from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
 from companion.forward.watching import Watch
+from companion.graph.nodes import shape_or_none
 from companion.source import Source
 
 
-def about_nan(case: Case) -> Iterator[Finding]:
-    """A finding for each Node that is the cause of infinities or NaN among the gradients."""
-    risks, is_extreme, hidden = dict[int, Risk](), False, _is_hidden(case)
-    for node, saved in case.nodes_and_peeks:
-        if not (has_extreme_values(saved) if is_smooth(node) else has_numbers(saved)):
-            continue
-        is_extreme |= is_smooth(node)
-        numbers = [number for number in range(3) if (node.index, number) in case.reached]
-        if answer := spoilt_answer(node, saved, numbers):
-            risks[node.index] = risk_of(node.name, saved, answer)
-        elif not hidden and (risk := shown_by(node.name, saved)):
-            risks[node.index] = risk
-    if hidden and (risks or is_extreme):  # some of it may be overwritten further on
-        risks = _arriving(case, risks)
+def about_nan(case: Case, looks: Mapping[int, Look]) -> Iterator[Finding]:
+    """A finding for each Node that is the cause of infinities or NaN among the gradients.
+
+    Args:
+        case: what is diagnosed.
+        looks: what the Nodes were seen to make of ones.
+    """
+    risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
+    for index, look in looks.items():
+        name, saved = case.nodes[index].name, case.peeks[index]
+        if look.spoilt:
+            risks[index] = risk_of(name, saved, look.spoilt)
+        elif risk := (outside_of_domain if hidden else shown_by)(name, saved):
+            shown[index] = risk
+    if not hidden:
+        risks |= shown | _given_nothing(case) | _brought(case)
+    elif risks or any(look.is_extreme for look in looks.values()):
+        risks = _arriving(case, risks, shown)  # some of it may be overwritten further on
     for index, (code, message, variant) in risks.items():
         if code == "nan-risk":
             yield finding(code, message, variant=variant, **case.at(index))
-    of_values = {i: risk.message for i, risk in risks.items() if risk.code == "non-finite"}
-    yield from _about_the_spoilt(case, of_values)
+    of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
+    giving = {i for i, r in risks.items() if gives_them(case.nodes[i].name, r)}
+    yield from _about_the_spoilt(case, of_values, giving | of_values.keys())
 
 
-def _arriving(case: Case, risks: Mapping[int, Risk]) -> dict[int, Risk]:
+def _brought(case: Case) -> dict[int, Risk]:
+    """The leaves that are infinite or NaN themselves."""
+    risks = dict[int, Risk]()
+    for node in case.graph.leaves if case.graph else ():
+        leaf = node.grad_fn.variable
+        if is_readable(leaf) and not is_finite(leaf):
+            message = f"{case.name_of(leaf)} itself has infinite or NaN values"
+            is_trained = isinstance(leaf, torch.nn.Parameter)
+            risks[node.index] = Risk("non-finite", message, "trained" if is_trained else "data")
+    return risks
+
+
+def _given_nothing(case: Case) -> dict[int, Risk]:
+    """The Nodes that gave NaN because nothing was left to take the mean of."""
+    means = [(n, saved) for n, saved in case.of(MEANS) if 0 not in (shape_or_none(n) or ())]
+    risks = {node.index: of_nothing(saved) for node, saved in means}
+    return {index: risk for index, risk in risks.items() if risk}
+
+
+def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) -> dict[int, Risk]:
     """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
     sending = spoiling(case)
     arriving = {index: risk for index, risk in risks.items() if index in sending}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
-    below = all_below(case, spoilt) if len(arriving) < len(risks) else ()
+    below = all_below(case, spoilt) if len(arriving) < len(risks) + len(shown) else ()
     # The gradient of one of these may be overwritten, and what it gave spoils a Node above.
-    arriving |= {i: r for i, r in risks.items() if i in below and r.code == "non-finite"}
+    giving = {**risks, **shown}
+    arriving |= {i: r for i, r in giving.items() if i in below and r.code == "non-finite"}
     return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
 
 
-def _about_the_spoilt(case: Case, spoilt: Mapping[int, str]) -> Iterator[Finding]:
-    """A finding for each Node with infinite or NaN values that has no other such Node below.
+def _about_the_spoilt(
+    case: Case, spoilt: Mapping[int, Risk], giving: Collection[int]
+) -> Iterator[Finding]:
+    """A finding for each Node with infinite or NaN values that has none below which gave them.
 
     Args:
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
+        giving: the Nodes that gave infinite or NaN values, or took them.
     """
     hidden = _is_hidden(case)
-    above = _above(case, spoilt) if spoilt else set()
-    for index, message in spoilt.items():
+    above = _above(case, giving) if spoilt else set()
+    for index, (_, message, variant) in spoilt.items():
         if index in above:
             continue
-        node, variant = case.nodes[index], "masked" if hidden else ""
-        if operation_of(node.name) in ("Softmax", "LogSoftmax"):
-            variant = "empty-row"
+        node = case.nodes[index]
+        if hidden and variant in ("", "data"):
+            variant = "masked"
         if hidden:
             operation = hidden_by(case.watch, node.grad_fn) if case.watch else None
             by = _placed(operation) if operation else "something after it"
@@ -86,11 +118,11 @@ def _is_hidden(case: Case) -> bool:
     return is_plain(case.output) and is_finite(case.output)
 
 
-def _above(case: Case, spoilt: Mapping[int, str]) -> set[int]:
+def _above(case: Case, nodes: Collection[int]) -> set[int]:
     """The Nodes from which a path leads to another one of these."""
     above = set[int]()
     for index in reversed(case.graph.order if case.graph else ()):  # after all that it leads to
-        if any(e and (e.target in above or e.target in spoilt) for e in case.slots(index)):
+        if any(e and (e.target in above or e.target in nodes) for e in case.slots(index)):
             above.add(index)
     return above
 

@@ -70,7 +70,24 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
     if (point is None or not of_finite.any()) and (risk := infinite_or_nan(name, saved)):
         return risk
     at = of_finite if of_finite.any() else bad
-    return _at(point or Point(f"{name}, of what it saved"), spoilt.gradient[at])
+    point = point or Point(f"{name}, of what it saved")
+    is_near = point.words.endswith((" at 0", " by 0")) and not _is_exact(saved, at)
+    return _at(_near(point) if is_near else point, spoilt.gradient[at])
+
+
+def _is_exact(saved: Peek, at: Tensor) -> bool:
+    """Whether a Node saved zero or infinity somewhere there."""
+    for _, value in _fractions(saved):
+        exact = (value == 0) | value.isinf()
+        if (exact & at if exact.shape == at.shape else exact).any():
+            return True
+    return False
+
+
+def _near(point: Point) -> Point:
+    """The same where a value is not zero, and too near to it."""
+    words = point.words.replace(" at 0", " near 0").replace(" by 0", " by a number near 0")
+    return point._replace(words=words, variant="near", ending="the gradient overflows")
 
 
 def _at(point: Point, spoilt: Tensor) -> Risk:
@@ -83,9 +100,28 @@ def overflow(name: str) -> Risk:
     return Risk("nan-risk", f"{name}: of values as large as these the gradient overflows")
 
 
+def gives_them(name: str, risk: Risk) -> bool:
+    """Whether the result of a Node is infinite or NaN where its gradient is."""
+    gives_infinity = operation_of(name) in _GIVES_INFINITY and risk.variant != "near"
+    return gives_infinity or risk.variant == "one-element"
+
+
 def shown_by(name: str, saved: Peek) -> Risk | None:
     """What a Node shows of where NaN came from, although its formula is well."""
     return outside_of_domain(name, saved) or infinite_or_nan(name, saved, only_nan=True)
+
+
+def of_nothing(saved: Peek) -> Risk | None:
+    """Whether an operation gave NaN as the mean of nothing."""
+    values = saved.values
+    if values.get("self_sym_numel") == 0:
+        return Risk("non-finite", "the mean of no element is NaN", "nothing")
+    if "correction" in values and is_readable(values["self"]) and not values["self"].numel():
+        return Risk("non-finite", "std or var of no element is NaN", "nothing")
+    total = values.get("total_weight")
+    if is_plain(total) and values["reduction"] == _MEAN and not total.any():
+        return Risk("non-finite", f"{IGNORED}, and the mean over none is NaN", "ignored")
+    return None
 
 
 def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | None:
@@ -96,7 +132,9 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                return Risk("non-finite", f"{name} saved {argument}, which has {kind} values")
+                came = "" if value.requires_grad else ", and no graph, as data and masks have none"
+                message = f"{name} saved {argument}, which has {kind} values{came}"
+                return Risk("non-finite", message, "" if value.requires_grad else "data")
     return None
 
 
@@ -110,7 +148,9 @@ def _fractions(saved: Peek) -> Iterator[tuple[str, Tensor]]:
 def outside_of_domain(name: str, saved: Peek, bad: Tensor | None = None) -> Risk | None:
     """Whether values that the function does not take gave NaN: of some elements, where given."""
     operation, value = operation_of(name), saved.values.get("self")
-    domain = _DOMAINS.get(operation)
+    domain, result = _DOMAINS.get(operation), saved.values.get("result")
+    if operation in _DOMAINS_OF_RESULTS and is_plain(result) and result.isnan().any():
+        return Risk("non-finite", _DOMAINS_OF_RESULTS[operation], "domain")
     if domain is None or not is_plain(value):
         return None
     low, high = domain
@@ -118,7 +158,9 @@ def outside_of_domain(name: str, saved: Peek, bad: Tensor | None = None) -> Risk
     if not (outside if bad is None else outside & bad).any():
         return None
     values = f"below {low:g}" if high == inf else f"outside of {low:g} to {high:g}"
-    return Risk("non-finite", f"{operation.lower()} gave NaN for values {values}")
+    gave = "-inf" if operation == "SpecialEntr" else "NaN"
+    name = operation.removeprefix("Special").lower()
+    return Risk("non-finite", f"{name} gave {gave} for values {values}", "domain")
 
 
 # ---- operations of which more is to be said
@@ -133,6 +175,7 @@ def _softmax(saved: Values, spoilt: Spoilt) -> Risk | None:
         "non-finite",
         f"softmax gave NaN in {rows} {'row' if rows == 1 else 'rows'}: all that went into such a "
         "row was -inf, as where a mask leaves nothing, or something was NaN or inf",
+        "empty-row",
     )
 
 
@@ -142,13 +185,16 @@ def _pow(saved: Values, spoilt: Spoilt) -> Risk | None:
         return None
     if spoilt.slot == 1:
         return _at(Point("x ** y by y, of a negative x"), spoilt.gradient)
-    power = torch.as_tensor(exponent, device=base.device)
+    power, bad = torch.as_tensor(exponent, device=base.device), ~spoilt.gradient.isfinite()
     if ((base < 0) & (power != power.round())).any():
         message = "a power with a fraction in its exponent gave NaN for values below 0"
-        return Risk("non-finite", message)
+        return Risk("non-finite", message, "domain")
+    base = base[bad] if base.shape == bad.shape else base
     called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
-    where = "at 0" if (base.abs() < 1).any() else "of large values"
-    return _at(Point(f"x ** {called} {where}"), spoilt.gradient)
+    if not (base.abs() < 1).any():
+        return _at(Point(f"x ** {called} of large values"), spoilt.gradient)
+    point = Point(f"x ** {called} at 0")
+    return _at(point if (base == 0).any() else _near(point), spoilt.gradient)
 
 
 def _spread(saved: Values, spoilt: Spoilt) -> Risk | None:
@@ -182,7 +228,18 @@ _DOMAINS = {
     "Asin": (-1, 1),
     "Atanh": (-1, 1),
     "Erfinv": (-1, 1),
+    "Log": (0, inf),
+    "Log10": (0, inf),
+    "Log1P": (-1, inf),
+    "Log2": (0, inf),
     "Logit": (0, 1),
+    "SpecialEntr": (0, inf),
+}
+# The same of those that saved their result alone, in words.
+_DOMAINS_OF_RESULTS = {
+    "Rsqrt": "rsqrt gave NaN, as for values below 0",
+    "SpecialNdtri": "ndtri gave NaN, as for values outside of 0 to 1",
+    "Sqrt": "sqrt gave NaN, as for values below 0",
 }
 _BETWEEN = "the gradient divides by their difference"
 _POINTS = {
@@ -193,6 +250,7 @@ _POINTS = {
     "Atan2": Point("atan2 near (0, 0)"),
     "Atanh": Point("atanh at 1 or -1", "interval"),
     "Cosh": Point("cosh of large values"),
+    "CtcLoss": Point("ctc_loss of a target that is too long for its input", "too-long"),
     "Digamma": Point("digamma at 0"),
     "Div": Point("division by 0"),
     "Erfinv": Point("erfinv at 1 or -1", "interval"),
@@ -215,11 +273,11 @@ _POINTS = {
     "Log10": Point("log10 at 0"),
     "Log1P": Point("log1p at -1"),
     "Log2": Point("log2 at 0"),
-    "Logaddexp": Point("logaddexp of -inf and -inf", at_infinity=True),
-    "Logaddexp2": Point("logaddexp2 of -inf and -inf", at_infinity=True),
-    "Logcumsumexp": Point("logcumsumexp of nothing but -inf", at_infinity=True),
+    "Logaddexp": Point("logaddexp of -inf and -inf", "all-masked", at_infinity=True),
+    "Logaddexp2": Point("logaddexp2 of -inf and -inf", "all-masked", at_infinity=True),
+    "Logcumsumexp": Point("logcumsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Logit": Point("logit at 0 or 1", "interval"),
-    "Logsumexp": Point("logsumexp of nothing but -inf", at_infinity=True),
+    "Logsumexp": Point("logsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Polygamma": Point("polygamma at 0, -1, -2, ..."),
     "Reciprocal": Point("division by 0"),
     "Remainder": Point("division by 0"),
@@ -232,8 +290,18 @@ _POINTS = {
     "SpecialNdtri": Point("ndtri at 0 or 1"),
     "SpecialXlog1Py": Point("xlog1py at (x, -1)"),
     "Sqrt": Point("sqrt at 0"),
+    "WeightNormInterface": Point("weight_norm of a row of zeros", "zero-rows"),
     "Xlogy": Point("xlogy at (x, 0)"),
 }
+# The operations that take a mean, and how they save that it is one.
+MEANS = {"Mean", "NllLoss", "NllLoss2D", "Std", "Var"}
+_MEAN = 1
+IGNORED = "every label is ignore_index, or of a class whose weight is 0"
+# Those that give infinities themselves at their point, and not only in the gradient.
+_GIVES_INFINITY = set(
+    "Addcdiv Atanh Digamma Div Erfinv Lgamma Log Log10 Log1P Log2 Logit Polygamma Reciprocal Rsqrt "
+    "SpecialNdtri".split()
+)
 # What batch normalization saves, and in training its formula leaves alone.
 RUNNING = {"running_mean", "running_var"}
 # By operation what was saved and has elements that nobody set and no formula reads.

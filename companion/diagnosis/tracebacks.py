@@ -1,7 +1,11 @@
-"""What an error passed on its way: the user's line, and what torch was called with."""
+"""What an error passed on its way: the user's line, and what torch was called with.
+
+Of an error that was pasted as text, what the text has of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -40,6 +44,35 @@ def distributed_module(error: BaseException) -> DistributedDataParallel | None:
     """The wrapped model whose method an error passed."""
     modules = (frame.f_locals.get("self") for frame, _ in _frames(error))
     return next((each for each in modules if isinstance(each, DistributedDataParallel)), None)
+
+
+def errors_in(text: str) -> Iterator[tuple[BaseException, str]]:
+    """The errors of a text, the last first, each with the line of code that is quoted above it.
+
+    The text may be a message by itself, or a log. Each error comes a second time with its message
+    on one line, because a terminal, a box or an e-mail may have broken it.
+    """
+    text = _DECORATION.sub("", text)
+    parts, end = list[tuple[str, str, str]](), len(text)
+    for match in reversed(list(_NAMED_ERROR.finditer(text))):
+        above = text[: match.start()]
+        parts.append((match[1], text[match.end() : end], _code_above(above)))
+        end = match.start()
+    for name, message, code in parts or [("RuntimeError", text, "")]:
+        kind = type(name, (RuntimeError,), {})
+        yield kind(message), code
+        yield kind(" ".join(message.split())), code
+
+
+def _code_above(text: str) -> str:
+    """The last line of a traceback, without the marks that Python puts below it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
+    return lines[-1] if lines else ""
+
+
+# What launchers, pytest and boxes around tracebacks put before and behind the lines.
+_DECORATION = re.compile(r"^\[\w+\]:(?: |$)|^E {3}|^│ ?|\s*│$|^[╭╰].*", re.MULTILINE)
+_NAMED_ERROR = re.compile(r"^.*?(\w*(?:Error|Exception|Warning)): ", re.MULTILINE)
 
 
 def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:

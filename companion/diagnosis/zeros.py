@@ -1,29 +1,30 @@
 """Why a gradient is exactly zero: the edges along which only zeros go, and the paths that pass one.
 
 A formula that is flat everywhere sends zeros always. Others do where all of their input lies in a
-flat part, which the Node is asked for.
+flat part, or where all that they multiply by is zero, which the Node is asked for.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 
-from companion.diagnosis.asking import answer_of, ones_for
+from companion.diagnosis.asking import Look, zero_slots
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.nonfinite import all_below
 from companion.diagnosis.paths import EdgeKey, first_on_the_way, reached_without
+from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
 from companion.findings import Finding, Severity, finding
-from companion.graph.nodes import GraphNode
+from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.saved import Peek
-from companion.internals import base_of
+from companion.internals import base_of, metadata_of, output_count
 
 Tensor = torch.Tensor
 
@@ -35,14 +36,17 @@ class Zero(NamedTuple):
     variant: str = ""
 
 
-def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]:
+def about_zeros(
+    case: Case, looks: Mapping[int, Look], spoiling: Collection[int] = ()
+) -> Iterator[Finding]:
     """Whether every path to an input passes an edge along which only zeros go.
 
     Args:
         case: what is diagnosed.
+        looks: what the Nodes were seen to make of ones.
         spoiling: the Nodes that give NaN of a zero: of what lies below them nothing is said.
     """
-    if case.graph is None or not (zeros := _edges_of_zeros(case)):
+    if case.graph is None or not (zeros := _edges_of_zeros(case, looks)):
         return
     alive = reached_without(case.graph, zeros) | all_below(case, spoiling)
     told, first = defaultdict[EdgeKey, list[Input]](list), first_on_the_way(case.graph, zeros)
@@ -60,35 +64,96 @@ def about_zeros(case: Case, spoiling: Collection[int] = ()) -> Iterator[Finding]
             message = (
                 f"every path to {names_of_all(inputs)} passes a Node that sends zero{why}: {end}"
             )
-        # Weights may begin at zero on purpose, as those of an adapter do.
-        severity: Severity | None = "info" if zero.variant == "zero-weight" else None
+        severity: Severity | None = "info" if zero.variant in _ON_PURPOSE else None
         about = case.at(index) | {"variant": zero.variant, "severity": severity}
         yield finding("zero-derivative", message, **about)
 
 
-def _edges_of_zeros(case: Case) -> dict[EdgeKey, Zero]:
+def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero]:
     """The edges along which only zeros go, whatever comes to their Node."""
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
-        operation = operation_of(node.name)
-        if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
-            found = [(slot, Zero()) for slot in range(len(case.slots(node.index)))]
-        elif operation in _OF_ONE and _is_over_one(saved.values):
-            reason = f"{operation.removeprefix('Native').lower()} over one element"
-            found = [(slot, Zero(reason, "one-element")) for slot in _OF_ONE[operation]]
-        elif operation in _FLAT and _may_be_flat(operation, saved.values):
-            variant = "masked" if operation in _MASKS else "flat"
-            zeros_of = {slot: _FLAT[operation] for slot in _slots_of_zeros(node, saved)}
-            if zeros_of.keys() - {0} and operation in _BOUNDED:
-                zeros_of |= {slot: "no value is at this bound" for slot in zeros_of.keys() - {0}}
-            found = [(slot, Zero(reason, variant)) for slot, reason in zeros_of.items()]
-        elif operation in _PRODUCTS and any(_is_zero_weight(t) for _, t in saved.tensors):
-            zero = Zero("a product with a parameter that is all zeros", "zero-weight")
-            found = [(slot, zero) for slot in _slots_of_zeros(node, saved)]
-        else:
-            continue
-        zeros.update({(node.index, slot): zero for slot, zero in found})
+        operation, look = operation_of(node.name), looks.get(node.index, _NOT_LOOKED_AT)
+        found = _always(case, node, saved)
+        if not found and operation in _FLAT and (look.zeros or not look.is_asked):
+            found = _flat(node, saved)
+        elif not found and operation in _OF_PAIRS:
+            found = _equal(node, saved, case.slots(node.index))
+        factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
+        if not found and (look.zeros or not set(factors).isdisjoint(look.of_zeros)):
+            found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved)}
+        zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
+
+
+def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, whatever its values are."""
+    operation = operation_of(node.name)
+    if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
+        return dict.fromkeys(range(len(case.slots(node.index))), Zero())
+    if operation in _OF_ONE and _is_over_one(saved.values):
+        reason = f"{operation.removeprefix('Native').lower()} over one element"
+        return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))
+    if operation == "Embedding" and _is_padding(saved.values):
+        return {0: Zero("every index is padding_idx", "masked")}
+    if operation in _CHOOSE and _is_empty(case, node):
+        return {0: Zero(f"the result of {operation.lower()} has no element", "nothing")}
+    return {}
+
+
+def _is_empty(case: Case, node: GraphNode) -> bool:
+    """Whether an operation chose no element of something, in all of its results that were used."""
+    used = [nr for nr in range(output_count(node.grad_fn)) if (node.index, nr) in case.reached]
+    if not all(0 in metadata_of(node.grad_fn, number).shape for number in used):
+        return False
+    taken = [case.nodes[edge.target] for edge in case.slots(node.index)[:1] if edge]
+    return any(0 not in (shape_or_none(each) or ()) for each in taken)
+
+
+def _flat(node: GraphNode, saved: Peek) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, of an operation that has flat parts."""
+    operation = operation_of(node.name)
+    if not _may_be_flat(operation, saved.values):
+        return {}
+    reason, variant = _FLAT[operation], "masked" if operation in _MASKS else "flat"
+    is_bounded = operation in _BOUNDED
+    return {
+        slot: Zero("no value is at this bound" if slot and is_bounded else reason, variant)
+        for slot in zero_slots(node, saved)
+    }
+
+
+def _equal(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
+    """By slot why a Node sends zeros, of a loss that compared what is equal."""
+    if not _is_of_equals(saved.values):
+        return {}
+    targets = [(edge.target, edge.input_nr) for edge in slots if edge]
+    is_one = len(targets) == 2 and targets[0] == targets[1]
+    zero = Zero("a tensor is compared with itself", "itself")
+    zero = zero if is_one else Zero("input and target are equal", "lowest")
+    return dict.fromkeys(zero_slots(node, saved), zero)
+
+
+def _zero_here(node: GraphNode, saved: Peek, slot: int) -> Zero:
+    """Why a Node sends zeros along a slot for what it saved."""
+    operation, values = operation_of(node.name), saved.values
+    if operation.startswith("NllLoss"):
+        return Zero(IGNORED, "ignored")
+    if operation in _LOWEST:
+        return Zero(f"{_LOWEST[operation]}, where its slope is 0", "lowest")
+    if operation not in _FACTORS:
+        return Zero(f"the slope of {operation.lower()} is 0 at all of its values", "flat")
+    first, second = _FACTORS[operation]
+    # The gradient of one factor is a product with the other.
+    is_of_first = slot == (1 if operation.startswith(("Add", "Badd")) else 0)
+    factor = values.get(second if is_of_first else first)
+    if not isinstance(factor, Tensor):
+        return Zero("a product with zeros", "zero-factor")
+    if _is_weight(factor):
+        return Zero("a product with a parameter that is all zeros", "zero-weight")
+    if not factor.dim():
+        return Zero("a product with the number 0", "zero-number")
+    return Zero("a product with zeros alone", "zero-factor")
 
 
 def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
@@ -109,24 +174,26 @@ def _some_of(value: Tensor) -> Tensor:
     return value[tuple(slice(None, None, max(1, length // 4)) for length in value.shape)]
 
 
-def _is_zero_weight(value: Tensor) -> bool:
-    """Whether it is a leaf that requires grad, or a view of one, and zero everywhere."""
-    if not value.requires_grad or not is_plain(value):
+def _is_weight(value: Tensor) -> bool:
+    """Whether it is a leaf that requires grad, or a view of one."""
+    base = base_of(value)
+    return value.requires_grad and (value.is_leaf or (base is not None and base.is_leaf))
+
+
+def _is_padding(values: Mapping[str, Any]) -> bool:
+    """Whether each index of an embedding is that of the padding, whose row gets no gradient."""
+    indices, padding = values.get("indices"), values["padding_idx"]
+    if padding < 0 or not is_readable(indices) or not indices.numel():
         return False
-    leaf = base_of(value)
-    is_of_leaf = value.is_leaf or (leaf is not None and leaf.is_leaf)
-    return is_of_leaf and not _some_of(value).any() and not value.any()
+    return bool(indices[(0,) * indices.dim()] == padding) and bool((indices == padding).all())
 
 
-def _slots_of_zeros(node: GraphNode, saved: Peek) -> Iterator[int]:
-    """The slots along which a Node sends zeros alone, although no zeros come to it."""
-    given = ones_for(node, [0])
-    for number, one in given.items():  # of ones alone a sum in the formula may happen to be zero
-        places = torch.arange(one.numel(), device=one.device)
-        given[number] = one + (places * 0.618).frac().reshape(one.shape).to(one.dtype)
-    for slot, sent in enumerate(answer_of(node, saved, given) or ()):
-        if sent is not None and sent.numel() and not sent.any():
-            yield slot
+def _is_of_equals(values: Mapping[str, Any]) -> bool:
+    """Whether a loss compared a tensor with what is equal to it."""
+    given, target = values.get("self"), values.get("target")
+    if not is_plain(given) or not is_plain(target) or given.shape != target.shape:
+        return False
+    return bool((_some_of(given) == _some_of(target)).all()) and torch.equal(given, target)
 
 
 def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
@@ -233,11 +300,46 @@ _FREQUENT = set("Celu Elu Exp Gelu Mish Sigmoid Silu Softmax Softplus Tanh".spli
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
 # The operations that send the same to every element, where what comes to them is one number.
-_EVEN = set("Div Mean Mul Neg ReshapeAlias Squeeze Sum Unsqueeze UnsafeView View".split())
+_EVEN = set(
+    "Add Div Mean Mul Neg ReshapeAlias Rsub Squeeze Sub Sum Unsqueeze UnsafeView View".split()
+)
 # What adds up to the same number, whatever went in.
 _CONSTANT = {
     "NativeBatchNorm": "what batch_norm gave",
+    "NativeGroupNorm": "what group_norm gave",
     "NativeLayerNorm": "what layer_norm gave",
     "Softmax": "softmax",
 }
-_PRODUCTS = set("Addbmm Addmm Addmv Baddbmm Bmm Convolution Linear Mm Mul Mv".split())
+# Why an operation has no slope at all of its values, where these are the lowest that it gives.
+_LOWEST = {
+    "Abs": "abs of zeros alone",
+    "LinalgVectorNorm": "the norm of zeros alone",
+    "Norm": "the norm of zeros alone",
+    "Pow": "a power of zeros alone",
+    "Std": "std of equal elements",
+    "Var": "var of equal elements",
+}
+_OF_PAIRS = {"HuberLoss", "MseLoss", "SmoothL1Loss"}
+# What an operation multiplies, in the order of its slots, as it saved it.
+_FACTORS = {
+    **dict.fromkeys(["Bmm", "Mm"], ("self", "mat2")),
+    **dict.fromkeys(["Addbmm", "Baddbmm"], ("batch1", "batch2")),
+    **dict.fromkeys(["Convolution", "Linear"], ("input", "weight")),
+    **dict.fromkeys(["NativeBatchNorm", "NativeGroupNorm", "NativeLayerNorm"], ("input", "weight")),
+    "Addcmul": ("tensor1", "tensor2"),
+    "Addmm": ("mat1", "mat2"),
+    "Addmv": ("mat", "vec"),
+    "Dot": ("self", "tensor"),
+    "Mul": ("self", "other"),
+    "Mv": ("self", "vec"),
+    "NativeDropout": ("input", "result1"),
+}
+# The operations that choose some elements of what they take, perhaps none.
+_CHOOSE = set(
+    "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
+)
+_MULTIPLY = _FACTORS | dict.fromkeys(["NllLoss", "NllLoss2D"], ("total_weight",))
+_NOT_LOOKED_AT = Look()
+# What may be meant so: weights that are zero at first, as those of an adapter; a term to be left
+# out; a loss that is met.
+_ON_PURPOSE = {"lowest", "zero-number", "zero-weight"}

@@ -1161,6 +1161,7 @@ WRITTEN = [
     ("parameters", "Param gradient must be a 2D matrix"),
     ("parameters", "Expected weight from each model to have the same .requires_grad"),
     ("scaler", "_scale is None in unscale_"),
+    ("scaler", "step() has already been called since the last update()."),
     ("checkpoint", "torch.utils.checkpoint: expected context_fn generator to yield exactly "
      "twice, but it yielded more than twice."),
     ("checkpoint", "Tensor arguments, excluding CPU tensors, are detected on at least two "
@@ -1298,6 +1299,12 @@ WRITTEN = [
 
 # What other libraries say where gradients are the cause.
 OF_OTHER_LIBRARIES = [
+    ("non-finite", "Loss is nan, stopping training"),
+    ("non-finite", "NaN loss encountered. Training stopped."),
+    ("non-finite", "Model diverged with loss = NaN"),
+    ("non-finite", "The loss returned in `training_step` is nan."),
+    ("non-finite", "gradients are Nan/Inf"),
+    ("non-finite", "Predicted boxes or scores contain Inf/NaN. Training has diverged."),
     (
         "data-parallel",
         "It looks like your LightningModule has parameters that were not used in "

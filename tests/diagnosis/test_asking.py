@@ -8,9 +8,13 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from companion import Graph, diagnose
-from companion.diagnosis.asking import answer_of, ones_for, spoilt_answer
+from companion.diagnosis.asking import answer_of, look_at, ones_for
 from companion.graph.saved import peek
 
 special = torch.special
@@ -106,10 +110,43 @@ def test_to_ask_a_node_calls_no_hook_and_frees_nothing():
     y.grad_fn.register_prehook(lambda *gradients: called.append(gradients))
     node, saved = node_of(y, "SqrtBackward0")
     (sent,) = answer_of(node, saved, ones_for(node, [0]))
-    assert sent.isinf().all() and spoilt_answer(node, saved, [0]).slot == 0
+    assert sent.isinf().all() and look_at(node, saved, {(node.index, 0)}).spoilt.slot == 0
     assert is_told(y.sum(), x) and not called and x.grad is None
     y.sum().backward()  # what was saved is still there
     assert len(called) == 3 and x.grad.isinf().all()
+
+
+class Calls(TorchFunctionMode):
+    def __init__(self):
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Dispatches(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_neither_a_mode_of_the_user_nor_a_profiler_sees_that_a_node_is_asked():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    loss = model(torch.ones(4, 2)).square().mean().sqrt().log()
+    flops = FlopCounterMode(display=False)
+    with profile() as profiled, flops, Calls() as calls, Dispatches() as dispatches:
+        diagnose(loss, model)
+        assert not calls.seen and not dispatches.seen
+        torch.mm(loss.new_ones(2, 2), loss.new_ones(2, 2))  # what is the user's is seen as before
+    assert torch.mm in calls.seen and torch.ops.aten.mm.default in dispatches.seen
+    assert flops.get_total_flops() == 2 * 2**3
+    counted = {event.key for event in profiled.key_averages()}
+    assert "aten::mm" in counted and not {"aten::aminmax", "SqrtBackward0"} & counted
 
 
 class Passes(torch.autograd.Function):

@@ -989,8 +989,9 @@ def test_one_finding_tells_of_all_inputs_that_a_node_cuts_off():
 @pytest.mark.parametrize("f", [lambda x: x**1, lambda x: x**0, lambda x: x**2, lambda x: x**1.5])
 def test_a_power_whose_gradient_at_0_is_finite_is_no_risk(f):
     x = leaf(0)
-    assert codes(diagnose(f(x).sum(), x)) == []
+    found = diagnose(f(x).sum(), x)
     assert really(f(x).sum(), x) and x.grad.isfinite().all()
+    assert codes(found) == (["zero-derivative"] if x.grad == 0 else [])
 
 
 @pytest.mark.parametrize("exponent", [1 + 2j, torch.tensor(1 + 2j), torch.tensor(True)])
@@ -1155,7 +1156,7 @@ def test_a_change_behind_autograd_is_a_warning_with_its_line():
 def test_a_diagnosis_is_a_sequence_with_errors_first():
     x, w, v = leaf(-1), leaf(1), leaf(2, 3)
     x.register_hook(lambda gradient: gradient)
-    diagnosis = diagnose((x.relu() + w.relu() * 0).sum(), x, w, v)
+    diagnosis = diagnose((x.relu() + w.relu()).sum(), x, w, v)
     assert [found.severity for found in diagnosis] == ["error", "warning", "info"]
     assert codes(diagnosis) == ["unused-input", "dead-relu", "hook"]
     assert len(diagnosis) == 3

@@ -526,6 +526,57 @@ def test_a_text_is_explained_as_the_last_message_of_a_log(code, message):
     assert explain(message).code == explain(LOG.format(message)).code == code
 
 
+NO_GRAPH = "element 0 of tensors does not require grad and does not have a grad_fn"
+AS_PASTED = {
+    "in a box": ("no-graph", """\
+╭────────── Traceback (most recent call last) ──────────╮
+│ /home/u/train.py:12 in <module>                       │
+╰───────────────────────────────────────────────────────╯
+RuntimeError: element 0 of tensors does not require grad and does not have a
+grad_fn"""),
+    "in a box that breaks it": ("freed", """\
+│ RuntimeError: Trying to backward through the graph a  │
+│ second time (or directly access saved tensors)        │"""),
+    "by a launcher": ("freed", """\
+[rank1]: RuntimeError: Trying to backward through the
+[rank1]: graph a second time"""),
+    "by pytest": ("non-scalar", """\
+>       loss.backward()
+E       RuntimeError: grad can be implicitly created only for scalar outputs
+
+/usr/lib/x.py:88: RuntimeError"""),
+    "cut off": ("modified-in-place", "RuntimeError: one of the variables needed for gradient "
+                "computation has been modi"),
+    "without its beginning": ("no-graph", "tensor does not require grad and does not have a "
+                              "grad_fn"),
+    "before an error of the logger": ("no-graph", f"""\
+RuntimeError: {NO_GRAPH}
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "w.py", line 3, in exit
+BrokenPipeError: [Errno 32] Broken pipe"""),
+    "of a .grad that is None": ("grad-is-none", """\
+  File "a.py", line 7, in <module>
+    w.data -= lr * w.grad
+              ~~~^~~~~~~~
+TypeError: unsupported operand type(s) for *: 'float' and 'NoneType'"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", AS_PASTED)
+def test_a_text_is_explained_as_people_paste_it(how):
+    code, text = AS_PASTED[how]
+    assert explain(text).code == code
+
+
+def test_of_a_text_the_last_error_counts_that_is_known():
+    text = f"RuntimeError: {NO_GRAPH}\n\nValueError: Loss is nan, stopping training\n"
+    assert explain(text).code == "non-finite"
+    assert explain("TypeError: unsupported operand for *: 'float' and 'NoneType'") is None
+
+
 def test_of_a_log_the_class_of_the_error_counts_too():
     log = "torch.autograd.gradcheck.GradcheckError: who knows"
     assert explain(log).code == "gradcheck"

@@ -1,0 +1,130 @@
+"""Which Node is told as the cause of NaN, and that the cure of what is said of it works."""
+
+from math import inf, nan
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from companion import diagnose
+
+OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
+x16, x32 = torch.float16, torch.float32
+
+
+def leaf(*numbers, dtype=x32):
+    return torch.tensor(numbers, dtype=dtype, requires_grad=True)
+
+
+def causes(loss, *inputs):
+    """What is said of values, but for the output."""
+    found = [each for each in diagnose(loss, *inputs) if each.code in OF_VALUES]
+    return [each for each in found if each.message != "the output itself is infinite or NaN"]
+
+
+def masked(y):
+    return torch.where(y.isfinite(), y, torch.zeros(()))
+
+
+def ctc(x, **options):
+    steps, target = x.log_softmax(0)[:, None], torch.tensor([[1, 1]])
+    return F.ctc_loss(steps, target, (2,), (2,), **options)
+
+
+def weight_norm(weight):
+    return torch._weight_norm(weight, weight.norm(dim=1, keepdim=True), 0)
+
+
+# What a message says, words of its cure, a program, and the same with the cure.
+CURED = [
+    ("rsqrt at 0", "clamp(min=1e-6)", lambda x: masked(x.rsqrt()),
+     lambda x: x.clamp(min=1e-6).rsqrt(), leaf(0, 1)),
+    ("rsqrt near 0: the gradient overflows", "in float16 clamp(min=1e-2)", lambda x: x.rsqrt(),
+     lambda x: x.clamp(min=1e-2).rsqrt(), leaf(1e-4, 1, dtype=x16)),
+    ("rsqrt near 0: the gradient overflows", "compute this part in float32",
+     lambda x: x.half().rsqrt(), lambda x: x.rsqrt(), leaf(1e-4, 1)),
+    ("log near 0: the gradient overflows", "clamp(min=1e-6)", lambda x: x.log(),
+     lambda x: x.clamp(min=1e-6).log(), leaf(1e-40, 1)),
+    ("division by a number near 0", "clamp(min=1e-6)", lambda x: masked(1 / x**1),
+     lambda x: 1 / x.clamp(min=1e-6), leaf(1e-30, 1)),
+    ("x ** -1 near 0", "clamp(min=1e-6)", lambda x: x**-1,
+     lambda x: x.clamp(min=1e-6) ** -1, leaf(1e-30, 1)),
+    ("log gave NaN for values below 0", "x.clamp(min=1e-6) before log", lambda x: x.log(),
+     lambda x: x.clamp(min=1e-6).log(), leaf(-1, 1)),
+    ("log1p gave NaN for values below -1", "where the function is defined", lambda x: x.log1p(),
+     lambda x: x.clamp(min=1e-6).log1p(), leaf(-2, 1)),
+    ("sqrt gave NaN, as for values below 0", "x.clamp(min=1e-6) before log, sqrt",
+     lambda x: x.sqrt(), lambda x: x.clamp(min=1e-6).sqrt(), leaf(-1, 1)),
+    ("a power with a fraction in its exponent gave NaN", "x.sign() * x.abs() ** p",
+     lambda x: masked(x**0.3), lambda x: x.sign() * x.abs() ** 0.3, leaf(-1, 1)),
+    ("log gave NaN for values below 0", "where the function is defined",
+     lambda x: masked(F.mse_loss(x.log(), torch.zeros(2))),
+     lambda x: F.mse_loss(x.clamp(min=1e-6).log(), torch.zeros(2)), leaf(-1, 2)),
+    ("logsumexp of nothing but -inf", "x.masked_fill(mask, -1e9).logsumexp(-1)",
+     lambda x: x.masked_fill(x > 0, -inf).logsumexp(-1) + x[0],
+     lambda x: x.masked_fill(x > 0, -1e9).logsumexp(-1) + x[0], leaf(1, 2)),
+    ("ctc_loss of a target that is too long for its input", "zero_infinity=True",
+     lambda x: ctc(x), lambda x: ctc(x, zero_infinity=True), leaf(1, 2)),
+    ("weight_norm of a row of zeros", "nn.init.normal_(weight, std=0.02)",
+     lambda x: masked(weight_norm(x[None])),
+     lambda x: weight_norm(x[None] + torch.tensor([0.02, -0.01])), leaf(0, 0)),
+    ("x ** 1000 of large values", "keep the input", lambda x: masked(x**1000),
+     lambda x: x.clamp(max=1) ** 1000, leaf(5, 0.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(CURED)), ids=lambda number: CURED[number][0])
+def test_the_operation_is_named_first_and_its_cure_gives_a_finite_gradient(number):
+    said, cure, program, cured, start = CURED[number]
+    x = start.detach().clone().requires_grad_()
+    if said.startswith("ctc"):
+        x = torch.zeros(2, 3, requires_grad=True)  # two steps for two equal labels
+    loss = program(x).sum()
+    first = causes(loss, x)[0]
+    assert said in first.message and cure in first.cure
+    loss.backward()
+    assert not (x.grad.isfinite().all() and loss.isfinite())
+
+    x.grad = None
+    loss = cured(x).sum()
+    assert not {"nan-risk", "non-finite"} & {found.code for found in causes(loss, x)}
+    loss.backward()
+    assert loss.isfinite() and x.grad.isfinite().all()
+
+
+def test_a_product_above_a_logarithm_at_0_is_its_consequence():
+    p = torch.tensor([[200.0, 0.0]], requires_grad=True).softmax(-1)
+    entropy = masked(p * p.log()).sum()
+    assert [found.message for found in causes(entropy)] == ["log at 0: the gradient is infinite"]
+    x = leaf(0, 1)  # 0 / 0 is NaN, and what follows saves it
+    assert [found.message for found in causes(masked((x / x).atan()).sum())] == [
+        "division by 0: the gradient is infinite"
+    ]
+
+
+def test_where_the_weights_are_nan_already_they_are_told_and_nothing_above_them():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    with torch.no_grad():
+        model[0].weight[0, 0] = nan
+    loss = model(torch.ones(4, 2)).square().mean()
+    (found,) = causes(loss, model)
+    assert found.message == "0.weight itself has infinite or NaN values"
+    assert "a step before this one" in found.cause
+
+
+def test_data_with_nan_are_told_as_what_came_without_a_graph():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    loss = model(torch.tensor([[1.0, nan]])).sum()
+    (found,) = causes(loss, model)
+    assert found.message == (
+        "AddmmBackward0 saved mat1, which has NaN values, and no graph, as data and masks have none"
+    )
+    assert "where the data are read" in found.cure
+
+
+def test_what_is_said_of_the_output_comes_last_without_a_line():
+    loss = leaf(-1, 1).log().sum()
+    cause, consequence = diagnose(loss)
+    assert cause.message.startswith("log gave NaN")
+    assert consequence.message == "the output itself is infinite or NaN"

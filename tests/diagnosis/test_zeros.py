@@ -1,0 +1,211 @@
+"""Why a gradient is exactly zero, told before the pass; and nothing where a part of it is not."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from companion import diagnose
+
+OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
+ones, zeros = torch.ones, torch.zeros
+
+
+class Layer:
+    """A linear layer and what it gives, of which the programs compute a loss."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 3)
+        self.out = self.layer(torch.randn(4, 3))
+
+
+def labels(*numbers):
+    return torch.tensor(numbers)
+
+
+nothing, one = torch.arange(4) < 0, torch.arange(4) < 1
+# Of each kind: what is said of it, its severity, a program whose gradient is zero, and a program
+# that differs in one element or number, whose gradient is not.
+PROGRAMS = {
+    "an empty mask": (
+        "a product with zeros alone",
+        "warning",
+        lambda y: (y.square().mean(1) * nothing.float()).sum(),
+        lambda y: (y.square().mean(1) * one.float()).sum(),
+    ),
+    "an empty mask of bools": (
+        "a product with zeros alone",
+        "warning",
+        lambda y: (y * nothing[:, None]).sum(),
+        lambda y: (y * one[:, None]).sum(),
+    ),
+    "an empty selection": (
+        "the result of index has no element",
+        "warning",
+        lambda y: y[nothing].square().sum(),
+        lambda y: y[one].square().sum(),
+    ),
+    "labels that are all ignored": (
+        "every label is ignore_index",
+        "warning",
+        lambda y: F.cross_entropy(y, labels(-100, -100, -100, -100), reduction="sum"),
+        lambda y: F.cross_entropy(y, labels(-100, -100, -100, 1), reduction="sum"),
+    ),
+    "classes without weight": (
+        "every label is ignore_index, or of a class whose weight is 0",
+        "warning",
+        lambda y: F.cross_entropy(
+            y, labels(0, 0, 0, 0), torch.tensor([0.0, 1, 1]), reduction="sum"
+        ),
+        lambda y: F.cross_entropy(
+            y, labels(0, 0, 0, 1), torch.tensor([0.0, 1, 1]), reduction="sum"
+        ),
+    ),
+    "a term that counts nothing": (
+        "a product with the number 0",
+        "info",
+        lambda y: 0.0 * y.square().sum(),
+        lambda y: 1e-3 * y.square().sum(),
+    ),
+    "dropout of everything": (
+        "a product with the number 0",
+        "info",
+        lambda y: F.dropout(y, 1.0).sum(),
+        lambda y: F.dropout(y, 0.5).sum(),
+    ),
+    "a branch that begins at zero": (
+        "a product with a parameter that is all zeros",
+        "info",
+        lambda y: (y.detach() + y * nn.Parameter(zeros(3))).sum(),
+        lambda y: (y.detach() + y * nn.Parameter(torch.tensor([0.0, 0, 1]))).sum(),
+    ),
+    "a norm layer that begins at zero": (
+        "a product with a parameter that is all zeros",
+        "info",
+        lambda y: (F.batch_norm(y, None, None, nn.Parameter(zeros(3)), training=True)[0]).sum(),
+        lambda y: (F.batch_norm(y, None, None, nn.Parameter(ones(3)), training=True)[0]).sum(),
+    ),
+    "a convolution by zeros": (
+        "a product with a parameter that is all zeros",
+        "info",
+        lambda y: F.conv1d(y[None], nn.Parameter(zeros(2, 4, 1))).sum(),
+        lambda y: F.conv1d(y[None], nn.Parameter(ones(2, 4, 1))).sum(),
+    ),
+    "a tensor and itself": (
+        "a tensor is compared with itself",
+        "warning",
+        lambda y: F.mse_loss(y, y),
+        lambda y: F.mse_loss(y, y.flip(0)),
+    ),
+    "a target that is met": (
+        "input and target are equal",
+        "info",
+        lambda y: F.smooth_l1_loss(y, y.detach().clone()),
+        lambda y: F.smooth_l1_loss(y, y.detach() + labels(0, 0, 1)),
+    ),
+    "the norm of zeros": (
+        "the norm of zeros alone",
+        "info",
+        lambda y: (y - y.detach()).norm(),
+        lambda y: (y - y.detach() + labels(0, 0, 1)).norm(),
+    ),
+    "the variance of equal numbers": (
+        "var of equal elements",
+        "info",
+        lambda y: (y - y.detach()).var(),
+        lambda y: (y - y.detach() + labels(0, 0, 1)).var(),
+    ),
+    "a product with zeros that something gave": (
+        "a product with zeros alone",
+        "warning",
+        lambda y: (y.new_zeros(2, 4) @ y).sum(),
+        lambda y: (y.new_ones(2, 4) @ y).sum(),
+    ),
+    "a sum that begins with a number": (
+        "the sum over softmax is constant",
+        "warning",
+        lambda y: 1 - y.softmax(1).sum(),
+        lambda y: 1 - y.softmax(1)[:, 0].sum(),
+    ),
+    "another operation": (
+        "the slope of polygamma is 0 at all of its values",
+        "warning",
+        lambda y: torch.polygamma(1, y.double().abs() + 1e200).sum(),
+        lambda y: torch.polygamma(1, y.double().abs() + 1).sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(kind):
+    reason, severity, flat, sloped = PROGRAMS[kind]
+    model = Layer()
+    loss = flat(model.out)
+    (found,) = [f for f in diagnose(loss, model.layer) if f.code == "zero-derivative"]
+    assert reason in found.message and found.severity == severity
+    loss.backward()
+    assert model.layer.weight.grad.abs().max() < 1e-6  # of a softmax it is rounded
+
+    model = Layer()
+    loss = sloped(model.out)
+    assert not OF_VALUES & {found.code for found in diagnose(loss, model.layer)}
+    loss.backward()
+    assert model.layer.weight.grad.abs().max() > 1e-6
+
+
+def test_an_embedding_of_padding_alone_gets_zero():
+    table = nn.Embedding(4, 3, padding_idx=0)
+    (found,) = diagnose(table(labels(0, 0)).sum(), table)
+    assert "every index is padding_idx" in found.message
+    assert not diagnose(table(labels(0, 1)).sum(), table)
+    assert not diagnose(nn.Embedding(4, 3)(labels(0, 0)).sum())
+
+
+def test_an_operation_of_which_one_result_has_no_element_is_not_empty():
+    chosen, others = Layer().out.split([0, 4])
+    assert not OF_VALUES & {f.code for f in diagnose(chosen.sum() + others.sum())}
+    assert "split" in diagnose(Layer().out.split([0, 4])[0].sum())[0].message
+
+
+def test_of_two_weights_that_are_zero_one_gets_no_gradient_because_of_the_other():
+    down, up = (nn.Linear(3, 3, bias=False) for _ in range(2))
+    nn.init.zeros_(up.weight)
+    (found,) = diagnose(up(down(ones(2, 3))).sum(), down, up)
+    assert found.severity == "info" and "down.weight" in found.message  # as in LoRA: up learns
+    nn.init.zeros_(down.weight)
+    of_up, of_down = diagnose(up(down(ones(2, 3))).sum(), down, up)
+    assert (of_up.severity, of_down.severity) == ("warning", "info")  # neither does
+    assert "up.weight passes" in of_up.message and "down.weight passes" in of_down.message
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "said"),
+    [
+        (lambda y: F.cross_entropy(y, labels(-100, -100, -100, -100)), "every label is ignore"),
+        (lambda y: y[nothing].mean(), "the mean of no element is NaN"),
+        (lambda y: y[nothing].mean(0).sum(), "the mean of no element is NaN"),
+    ],
+)
+def test_a_mean_over_nothing_is_told_before_the_loss_that_is_nan(loss_of, said):
+    model = Layer()
+    loss = loss_of(model.out)
+    assert loss.isnan()
+    cause, consequence = diagnose(loss, model.layer)
+    assert cause.message.startswith(said)
+    assert consequence.message == "the output itself is infinite or NaN"
+
+
+def test_a_mean_of_nothing_that_gives_nothing_is_no_nan():
+    model = Layer()
+    loss = model.out.sum() + model.out[nothing].mean(1).sum()
+    assert loss.isfinite() and not diagnose(loss, model.layer)
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_nan_that_std_of_one_element_gave_is_told_there_alone_and_is_no_dead_relu():
+    model = nn.Linear(3, 2)
+    loss = F.relu(1 - model(ones(1, 3)).std(0)).mean()
+    cause, consequence = diagnose(loss, model)
+    assert "std or var of one element" in cause.message
+    assert consequence.message == "the output itself is infinite or NaN"
