@@ -2422,8 +2422,9 @@ KINDS: dict[str, Kind] = {
         cut="{called} without create_graph=True gives gradients that have no graph",
         variants={
             "meant": (
-                "the gradient was added to what it was taken of, or went into the model again, "
-                "where a constant is usual: first-order MAML, an adversarial example",
+                "the gradient was added to what it was taken of, went into the model again, or was "
+                "detached, where a constant is usual: first-order MAML, an adversarial example, "
+                "the weight of a term",
                 "nothing, where you mean a constant; for the whole derivative, or a penalty, take "
                 "the gradient with torch.autograd.grad(..., create_graph=True)",
             ),
