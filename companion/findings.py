@@ -181,6 +181,12 @@ _LEFT_TORCH = (
     "use the tensor in the output as well, or leave it out of diagnose()",
 )
 
+# Cure where a value moves in jumps, and a gradient is wanted.
+_SMOOTH = (
+    "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a straight-through "
+    "estimator, as soft + (hard - soft).detach(); or give what comes before it a loss of its own"
+)
+
 # Cure where a result was to become the weight of a module.
 _CALL_WITH_RESULTS = (
     "call the module with the result in place of its parameter: "
@@ -1883,6 +1889,20 @@ KINDS: dict[str, Kind] = {
                 "what holds them: layers in a Python list or dict are no part of "
                 "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
             ),
+            "unregistered": (
+                "model.parameters() gives what is an nn.Parameter or a module and an attribute of "
+                "a module, not a plain tensor, and not what a Python list or dict holds; an "
+                "optimizer that was given it does not change the others",
+                "nn.Parameter(tensor) for a tensor, nn.ModuleList, nn.ModuleDict, "
+                "nn.ParameterList or nn.ParameterDict in place of the list or dict; and make the "
+                "optimizer after that",
+            ),
+            "made-anew": (
+                "a layer that is made in the forward pass is another one each time, with new "
+                "random weights: it gets a gradient, and never learns",
+                "make it once, in __init__, as an attribute of the module, and the optimizer after "
+                "that; nothing, where the whole model was made in the block",
+            ),
         },
     ),
     "leaf-output": Kind(
@@ -1908,9 +1928,12 @@ KINDS: dict[str, Kind] = {
             "harmful": (
                 "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
                 "way leads to what gets no gradient",
-                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a "
-                "straight-through estimator, as soft + (hard - soft).detach(); or give what comes "
-                "before it a loss of its own",
+                _SMOOTH,
+            ),
+            "term": (
+                "comparisons, arg-functions and casts to whole numbers move in jumps: to autograd "
+                "this part of the sum is a number that does not depend on the parameters",
+                "nothing, where it is only to be seen in the value; else " + _SMOOTH,
             ),
         },
     ),
@@ -2119,6 +2142,12 @@ KINDS: dict[str, Kind] = {
         "take it away where the gradient should pass; keep it where you mean a constant",
         cut="{called} gives the value without its graph",
         variants={
+            "harmful": (
+                "detach() and .data give the same values without a grad_fn: a constant for "
+                "autograd, and no other way leads to what gets no gradient",
+                "take it away where the gradient should pass; where a constant is meant, as in a "
+                "straight-through estimator, give what comes before it a loss of its own",
+            ),
             "meant": (
                 "detach() and .data give the same values without a grad_fn: a constant, as a "
                 "target, a baseline or a straight-through estimator needs one",
@@ -2174,6 +2203,14 @@ KINDS: dict[str, Kind] = {
         "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
         "tensor of a list, torch's functions for NumPy's",
         cut="{called} gives a plain value, which autograd does not follow",
+        variants={
+            "scale": (
+                "a Python number has no grad_fn: a constant for autograd, as a loss that is "
+                "divided by its own size needs one",
+                "nothing, where you mean a constant; else compute on with the tensor itself, as in "
+                "a / b for a / b.item()",
+            ),
+        },
         errors=[
             (
                 r"Converting a tensor with requires_grad=True to a scalar",

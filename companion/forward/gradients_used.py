@@ -1,8 +1,8 @@
 """What a program did with gradients that have no graph: constants in what was computed from them.
 
-Where one is added to what it was taken of, goes into the model again, or was detached by the user, a
-constant is what people mean: first-order MAML, adversarial examples, the importance of a weight. In
-a penalty on the gradient it is not.
+Where one is added to what it was taken of, goes into the model again, or was detached by the user,
+a constant is what people mean: first-order MAML, adversarial examples, the importance of a weight.
+In a penalty on the gradient it is not.
 """
 
 from __future__ import annotations
