@@ -226,6 +226,18 @@ KINDS: dict[str, Kind] = {
                 "compute it outside of the block, or in torch.inference_mode(False) with tensors "
                 "that are made there; or use torch.no_grad() in place of the block",
             ),
+            "leaf": (
+                "a grad_fn stands for the operation that made a tensor, and no operation made a "
+                "leaf; the Node that fills its .grad is made where it is used",
+                "look at a tensor that was computed from it, as in (x * 1).grad_fn.next_functions",
+            ),
+            "gradient": (
+                "the output has no grad_fn; what torch.autograd.grad and backward() give has one "
+                "only with create_graph=True",
+                "if it was computed from a gradient alone, take that with create_graph=True; else "
+                "find the cut with diagnose(..., watch=watched) after a forward pass in `with "
+                "watch() as watched:`",
+            ),
             "constants": (
                 "no tensor that went into the output required grad, so no operation left a Node",
                 "call requires_grad_() on an input, or on the parameters if they are frozen, "
@@ -374,7 +386,32 @@ KINDS: dict[str, Kind] = {
             "several": (
                 "a graph begins at a tensor; a list, a tuple, a dict or an object only holds some, "
                 "and a module gives some when it is called",
-                "compute one number of them, such as the sum of the losses, and take that",
+                "compute one number of them, such as the sum of the losses, and take that; of "
+                "what a model of transformers returns take .loss",
+                (
+                    r"'(?P<type>tuple|list|dict|OrderedDict|\w*Output\w*)' object has no attribute "
+                    r"'backward'",
+                    "backward() was called on a {type}, which holds tensors and is none",
+                ),
+            ),
+            "none": (
+                "a function that ends without return gives None; a model of transformers computes "
+                "a loss only where it is given labels=",
+                "return the loss from the function that computes it; give the model labels=",
+                (
+                    r"'NoneType' object has no attribute 'backward'",
+                    "backward() was called on None: no loss was computed, or none returned",
+                ),
+            ),
+            "empty-sum": (
+                "a sum that begins with loss = 0 stays that number where no tensor is added to it, "
+                "as in a loop over an empty list, or in a batch where no case of an if holds",
+                "leave the step out where there is nothing to learn from, as by continue; a number "
+                "that a tensor was made into, by len() or int(), has no gradient either",
+                (
+                    r"'int' object has no attribute 'backward'",
+                    "backward() was called on an int, to which no tensor was added",
+                ),
             ),
         },
     ),
@@ -1332,6 +1369,13 @@ KINDS: dict[str, Kind] = {
                     r"only_inputs argument is deprecated and is ignored now",
                     "autograd.grad was asked to fill .grad too, with only_inputs=False",
                 ),
+            ),
+            "unused": (
+                "torch.autograd.grad(..., allow_unused=True) gives None for an input that the "
+                "output does not depend on, and for one behind a cut",
+                "skip it, as in sum(g.sum() for g in grads if g is not None); or pass "
+                "materialize_grads=True for zeros; diagnose(loss, *inputs) tells which inputs are "
+                "not in the graph, and why",
             ),
             "frozen": (
                 "the tensor does not require grad, so no backward pass fills its .grad",
