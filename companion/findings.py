@@ -183,6 +183,12 @@ _LEFT_TORCH = (
     "use the tensor in the output as well, or leave it out of diagnose()",
 )
 
+# Cure where a value moves in jumps, and a gradient is wanted.
+_SMOOTH = (
+    "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a straight-through "
+    "estimator, as soft + (hard - soft).detach(); or give what comes before it a loss of its own"
+)
+
 # Cure where a result was to become the weight of a module.
 _CALL_WITH_RESULTS = (
     "call the module with the result in place of its parameter: "
@@ -222,6 +228,18 @@ KINDS: dict[str, Kind] = {
                 "in inference mode no operation leaves a Node, and enable_grad() does not undo it",
                 "compute it outside of the block, or in torch.inference_mode(False) with tensors "
                 "that are made there; or use torch.no_grad() in place of the block",
+            ),
+            "leaf": (
+                "a grad_fn stands for the operation that made a tensor, and no operation made a "
+                "leaf; the Node that fills its .grad is made where it is used",
+                "look at a tensor that was computed from it, as in (x * 1).grad_fn.next_functions",
+            ),
+            "gradient": (
+                "the output has no grad_fn; what torch.autograd.grad and backward() give has one "
+                "only with create_graph=True",
+                "if it was computed from a gradient alone, take that with create_graph=True; else "
+                "find the cut with diagnose(..., watch=watched) after a forward pass in `with "
+                "watch() as watched:`",
             ),
             "constants": (
                 "no tensor that went into the output required grad, so no operation left a Node",
@@ -371,7 +389,32 @@ KINDS: dict[str, Kind] = {
             "several": (
                 "a graph begins at a tensor; a list, a tuple, a dict or an object only holds some, "
                 "and a module gives some when it is called",
-                "compute one number of them, such as the sum of the losses, and take that",
+                "compute one number of them, such as the sum of the losses, and take that; of "
+                "what a model of transformers returns take .loss",
+                (
+                    r"'(?P<type>tuple|list|dict|OrderedDict|\w*Output\w*)' object has no attribute "
+                    r"'backward'",
+                    "backward() was called on a {type}, which holds tensors and is none",
+                ),
+            ),
+            "none": (
+                "a function that ends without return gives None; a model of transformers computes "
+                "a loss only where it is given labels=",
+                "return the loss from the function that computes it; give the model labels=",
+                (
+                    r"'NoneType' object has no attribute 'backward'",
+                    "backward() was called on None: no loss was computed, or none returned",
+                ),
+            ),
+            "empty-sum": (
+                "a sum that begins with loss = 0 stays that number where no tensor is added to it, "
+                "as in a loop over an empty list, or in a batch where no case of an if holds",
+                "leave the step out where there is nothing to learn from, as by continue; a number "
+                "that a tensor was made into, by len() or int(), has no gradient either",
+                (
+                    r"'int' object has no attribute 'backward'",
+                    "backward() was called on an int, to which no tensor was added",
+                ),
             ),
         },
     ),
@@ -1329,6 +1372,13 @@ KINDS: dict[str, Kind] = {
                     "autograd.grad was asked to fill .grad too, with only_inputs=False",
                 ),
             ),
+            "unused": (
+                "torch.autograd.grad(..., allow_unused=True) gives None for an input that the "
+                "output does not depend on, and for one behind a cut",
+                "skip it, as in sum(g.sum() for g in grads if g is not None); or pass "
+                "materialize_grads=True for zeros; diagnose(loss, *inputs) tells which inputs are "
+                "not in the graph, and why",
+            ),
             "frozen": (
                 "the tensor does not require grad, so no backward pass fills its .grad",
                 "call requires_grad_() on it before the forward pass, or leave it out of the "
@@ -1890,6 +1940,20 @@ KINDS: dict[str, Kind] = {
                 "what holds them: layers in a Python list or dict are no part of "
                 "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
             ),
+            "unregistered": (
+                "model.parameters() gives what is an nn.Parameter or a module and an attribute of "
+                "a module, not a plain tensor, and not what a Python list or dict holds; an "
+                "optimizer that was given it does not change the others",
+                "nn.Parameter(tensor) for a tensor, nn.ModuleList, nn.ModuleDict, "
+                "nn.ParameterList or nn.ParameterDict in place of the list or dict; and make the "
+                "optimizer after that",
+            ),
+            "made-anew": (
+                "a layer that is made in the forward pass is another one each time, with new "
+                "random weights: it gets a gradient, and never learns",
+                "make it once, in __init__, as an attribute of the module, and the optimizer after "
+                "that; nothing, where the whole model was made in the block",
+            ),
         },
     ),
     "leaf-output": Kind(
@@ -1915,9 +1979,12 @@ KINDS: dict[str, Kind] = {
             "harmful": (
                 "comparisons, arg-functions and casts to whole numbers move in jumps, and no other "
                 "way leads to what gets no gradient",
-                "a smooth stand-in, such as softmax for argmax or sigmoid for a step; a "
-                "straight-through estimator, as soft + (hard - soft).detach(); or give what comes "
-                "before it a loss of its own",
+                _SMOOTH,
+            ),
+            "term": (
+                "comparisons, arg-functions and casts to whole numbers move in jumps: to autograd "
+                "this part of the sum is a number that does not depend on the parameters",
+                "nothing, where it is only to be seen in the value; else " + _SMOOTH,
             ),
         },
     ),
@@ -2244,6 +2311,12 @@ KINDS: dict[str, Kind] = {
         "take it away where the gradient should pass; keep it where you mean a constant",
         cut="{called} gives the value without its graph",
         variants={
+            "harmful": (
+                "detach() and .data give the same values without a grad_fn: a constant for "
+                "autograd, and no other way leads to what gets no gradient",
+                "take it away where the gradient should pass; where a constant is meant, as in a "
+                "straight-through estimator, give what comes before it a loss of its own",
+            ),
             "meant": (
                 "detach() and .data give the same values without a grad_fn: a constant, as a "
                 "target, a baseline or a straight-through estimator needs one",
@@ -2299,6 +2372,14 @@ KINDS: dict[str, Kind] = {
         "compute on with the tensor itself: loss for loss.item(), torch.stack(losses) for a new "
         "tensor of a list, torch's functions for NumPy's",
         cut="{called} gives a plain value, which autograd does not follow",
+        variants={
+            "scale": (
+                "a Python number has no grad_fn: a constant for autograd, as a loss that is "
+                "divided by its own size needs one",
+                "nothing, where you mean a constant; else compute on with the tensor itself, as in "
+                "a / b for a / b.item()",
+            ),
+        },
         errors=[
             (
                 r"Converting a tensor with requires_grad=True to a scalar",
@@ -2547,8 +2628,9 @@ KINDS: dict[str, Kind] = {
         cut="{called} without create_graph=True gives gradients that have no graph",
         variants={
             "meant": (
-                "the gradient was added to what it was taken of, or went into the model again, "
-                "where a constant is usual: first-order MAML, an adversarial example",
+                "the gradient was added to what it was taken of, went into the model again, or was "
+                "detached, where a constant is usual: first-order MAML, an adversarial example, "
+                "the weight of a term",
                 "nothing, where you mean a constant; for the whole derivative, or a penalty, take "
                 "the gradient with torch.autograd.grad(..., create_graph=True)",
             ),

@@ -197,6 +197,11 @@ def is_without_numbers(tensor: Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
+def mode_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """The mode in which a fake tensor may meet other ones, as the 0.0 of a formula, if it is one."""
+    return tensor.fake_mode if isinstance(tensor, FakeTensor) else contextlib.nullcontext()
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be read: it has some, and its storage was not freed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any
 
@@ -17,6 +18,7 @@ from companion.graph.reading import Graph
 from companion.internals import (
     has_memory,
     is_without_numbers,
+    mode_of,
     reads_saved_once,
     unseen_by_subclasses,
     version_of,
@@ -41,6 +43,7 @@ class Program:
     _given: str | None  # the identifier of the gradient that the pass began with
     _keys: dict[str, str]  # for each name of a leaf its identifier
     _used: list[tuple[str, Tensor, int | None]]  # tensors, and their versions at the writing
+    _mode: AbstractContextManager[Any]  # in which the text runs
     _graph: Graph  # up to torch 2.12 it alone keeps the Node of a custom Function
 
     def __str__(self) -> str:
@@ -87,7 +90,7 @@ class Program:
         }
         if self._given is not None:  # a custom Function may write into it
             space[self._given] = space[self._given].clone()
-        with torch.no_grad(), unseen_by_subclasses():
+        with torch.no_grad(), unseen_by_subclasses(), self._mode:
             exec(self._code, space)
             grads = {key: space[name].grad for key, name in self._keys.items()}
             return {key: None if grad is None else grad.clone() for key, grad in grads.items()}
@@ -186,13 +189,13 @@ def write_backward(
         )
     _check_gradient(output, gradient)
     _check_functions(graph)
-    with torch.no_grad(), unseen_by_subclasses():
+    with torch.no_grad(), unseen_by_subclasses(), mode_of(output):
         writer = Writer(output, gradient, graph, callers_names() if names is None else names)
         text = writer.text()
     program = Program.__new__(Program)
     program._text, program._code = text, compile(text, "<the backward pass>", "exec")
     program._space, program._given, program._keys = writer.space, writer.given, writer.readers.keys
-    program._graph = graph
+    program._graph, program._mode = graph, mode_of(output)
     program._used = [(name, used, version_of(used)) for name, used in writer.used.items()]
     return program
 

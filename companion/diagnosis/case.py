@@ -15,7 +15,9 @@ import torch
 
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
+from companion.diagnosis.unregistered import unregistered_in
 from companion.diagnosis.values import is_readable
+from companion.forward.constants import cuts_only_added, cuts_to_scales
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
@@ -160,6 +162,16 @@ class Case:
         return cuts_not_meant(self.watch, self.output, nodes)
 
     @cached_property
+    def only_added(self) -> set[int]:
+        """The indices of the cuts of which the output has constant terms and nothing else."""
+        return cuts_only_added(self.watch, self.output) if self.watch else set()
+
+    @cached_property
+    def scales(self) -> set[int]:
+        """The indices of the cuts to a number whose tensor the output has as well."""
+        return cuts_to_scales(self.watch, self.output) if self.watch else set()
+
+    @cached_property
     def last_cuts(self) -> set[Cut]:
         """Those from which a way leads to the output that passes no other cut."""
         if self.watch is None:
@@ -273,6 +285,12 @@ class Case:
         """The parameters of the modules that the caller has."""
         parameters = (p for module in self.modules.values() for p in module.parameters())
         return {parameter for parameter in parameters if is_tensor(parameter)}
+
+    @cached_property
+    def unregistered(self) -> dict[Tensor, str]:
+        """The leaves that modules of the caller have where ``parameters()`` does not look."""
+        found = unregistered_in(self.modules) if self.leaves_not_given else {}
+        return {tensor: way for tensor, way in found.items() if tensor not in self.held}
 
     @cached_property
     def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:

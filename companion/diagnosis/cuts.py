@@ -54,6 +54,13 @@ def _perhaps_harmless(case: Case, cuts: list[Cut], taking: set[Cut]) -> Finding:
         return _about_line(cuts, "; none of the inputs went into that", "info")
     if cuts[0].variant == SAMPLE:  # what is drawn is a constant on purpose, as a rule
         return _about_line(cuts, severity="info")
+    indices = {cut.index for cut in cuts}
+    if indices <= case.only_added:
+        end = "; what came of it is only added to the output, which changes no gradient"
+        return _about_line(cuts, end, "warning", "term")
+    if indices <= case.scales:
+        end = "; the output has the tensor itself as well"
+        return _about_line(cuts, end, "info", "scale")
     not_meant = [cut for cut in cuts if cut.index in case.not_meant and not _is_step(case, cut)]
     if not not_meant and case.costly.isdisjoint(cuts):
         went_in = "the inputs that went in get" if case.inputs else "what went in gets"
@@ -88,7 +95,8 @@ def _about_line(
     cuts: list[Cut], end: str = "", severity: Severity | None = None, variant: str = ""
 ) -> Finding:
     """One finding for all the times that a line ran."""
-    message, cut, variant = _message(cuts) + end, cuts[0], variant or cuts[0].variant
+    message, cut, variant = _message(cuts), cuts[0], variant or cuts[0].variant
+    message = (message.partition(";")[0] if variant == "term" else message) + end
     return finding(cut.code, message, severity=severity, source=cut.source, variant=variant)
 
 

@@ -214,7 +214,8 @@ def _about_the_output(case: Case) -> Iterator[Finding]:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
         way_out = how_to_take_apart(case.output)
         message += f"; {way_out}" if way_out else ""
-        yield finding("not-a-tensor", message, variant="several" if way_out else "")
+        variant = "none" if case.output is None else "several" * bool(way_out)
+        yield finding("not-a-tensor", message, variant=variant)
 
 
 def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:

@@ -141,10 +141,13 @@ def _finding_of(matched: Matched) -> Finding:
 
 def _no_graph(matched: Matched) -> Finding:
     """Why the output has no graph, as far as the output itself and a watch tell."""
-    outputs, _ = engine_call(matched.error)
+    outputs, inputs = engine_call(matched.error)
     index = _index(matched.error)
     if index >= len(outputs) or not is_tensor(outputs[index]):
         return _finding_of(matched)
+    if inputs:
+        message = "a gradient was asked of a tensor that has no graph"
+        matched = matched._replace(variant="gradient", message=message)
     output: Tensor = outputs[index]
     if is_wrapped(output):
         message = f"{matched.message}, inside a transform of torch.func"
@@ -165,8 +168,10 @@ def _by_the_cuts(matched: Matched, watch: Watch, output: Tensor) -> Finding:
     reaching = sorted(first_reaching(watch, output), key=lambda cut: _is_info(cut.code))
     if reaching:
         cut = reaching[0]
-        message = f"{matched.message}: {cut.message}"
-        matched = matched._replace(code=cut.code, variant=cut.variant, source=cut.source)
+        # What follows says that it may be harmless.
+        message = f"{matched.message}: {cut.message.partition(';')[0]}"
+        variant = cut.variant or "harmful"
+        matched = matched._replace(code=cut.code, variant=variant, source=cut.source)
         return _finding_of(matched._replace(message=message))
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
         message = f"{matched.message}, and nothing that went into it in the block required grad"

@@ -1,4 +1,4 @@
-"""An error because some ``.grad`` is None: of which tensor, and why nothing fills it."""
+"""An error because a gradient or a Node is None: of which tensor, and why there is none."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import re
 from types import FrameType
 from typing import Any
 
+from companion.diagnosis.tracebacks import users_frames
 from companion.findings import Finding, finding
 from companion.naming import is_tensor
 from companion.source import Source
 
-_NAMED = re.compile(r"\b(\w+(?:\.\w+)*)\.grad\b")
+_NAMED = re.compile(r"\b(\w+(?:\.\w+)*)\.(grad|grad_fn)\b")
+
+_LIKELY = "something in this line is None, most likely the .grad"
 
 
 def about_none(error: BaseException, frame: FrameType, source: Source) -> Finding | None:
-    """A finding, if the error is about None and the line reads a ``.grad`` that is None."""
+    """A finding, if the error is about None and the line reads a gradient or Node that is None."""
     if "NoneType" not in str(error):
         return None
     for match in _NAMED.finditer(source.text):
         name = match[1]
         tensor = _value(name, frame)
         if not is_tensor(tensor):
+            continue
+        if match[2] == "grad_fn":
+            if tensor.grad_fn is None:
+                return _about_no_node(name, tensor.requires_grad, source)
             continue
         if not tensor.is_leaf and not tensor.retains_grad:
             message = f"{name}.grad is None, since {name} is the result of an operation"
@@ -34,16 +41,30 @@ def about_none(error: BaseException, frame: FrameType, source: Source) -> Findin
         return finding("grad-is-none", message, source=source)
     if re.search(r"[])]\.grad\b", source.text):  # of something that has no name
         return finding("grad-is-none", _LIKELY, source=source)
+    if any(_asks_for_unused(each) for each in users_frames(error)):
+        message = "something in this line is None, most likely a gradient of autograd.grad"
+        return finding("grad-is-none", message, source=source, variant="unused")
     return None
+
+
+def _about_no_node(name: str, requires_grad: bool, source: Source) -> Finding:
+    """What is said of a ``.grad_fn`` that is None."""
+    if requires_grad:
+        message = f"{name}.grad_fn is None, since {name} is a leaf: no operation made it"
+        return finding("no-graph", message, source=source, variant="leaf")
+    message = f"{name}.grad_fn is None: {name} does not require grad"
+    return finding("no-graph", message, source=source)
+
+
+def _asks_for_unused(frame: FrameType) -> bool:
+    """Whether the code of a frame calls something with ``allow_unused=...``."""
+    return any(isinstance(c, tuple) and "allow_unused" in c for c in frame.f_code.co_consts)
 
 
 def about_none_in_text(error: BaseException, line: str) -> Finding | None:
     """A finding, if an error that came as text is about None and the line reads a ``.grad``."""
     is_likely = "NoneType" in str(error) and re.search(r"\.grad\b", line)
     return finding("grad-is-none", _LIKELY) if is_likely else None
-
-
-_LIKELY = "something in this line is None, most likely the .grad"
 
 
 def _value(dotted: str, frame: FrameType) -> Any:

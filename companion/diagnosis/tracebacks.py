@@ -27,6 +27,12 @@ def users_frame(error: BaseException) -> tuple[FrameType, Source] | None:
     return None if source is None else (next(own, frames[0][0]), source)
 
 
+def users_frames(error: BaseException) -> list[FrameType]:
+    """The frames of the user's own code that an error passed."""
+    frames = [frame for frame, _ in _frames(error) if is_users(frame.f_code.co_filename)]
+    return [frame for frame in frames if not is_installed(frame.f_code.co_filename)]
+
+
 def engine_call(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The outputs and inputs of the call of the engine that raised an error; empty if unknown."""
     outputs = inputs = None

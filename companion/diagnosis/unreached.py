@@ -12,15 +12,17 @@ from torch import nn
 from companion.diagnosis.case import Case, Input, trouble_of
 from companion.diagnosis.folding import Said, said
 from companion.diagnosis.grads_read import at, grads_read_in_words
-from companion.findings import Finding, finding
+from companion.findings import Finding, Severity, finding
 from companion.forward.new_leaves import NewLeaf
+from companion.forward.tracing import was_begun_in
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
 from companion.internals import base_of
-from companion.naming import counted, one_line
+from companion.naming import counted, is_tensor, one_line
 
 _ABSENT = "{name} {is} not in the graph of the output"
 _STAYS_NONE = "{its} .grad stays None"
+_LEAF = "leaf", "leaves"
 _SHOWN = 3
 
 
@@ -34,17 +36,41 @@ def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
 def about_leaves_not_given(case: Case) -> Iterator[Finding]:
     """Parameters in the graph that are not among the parameters given: who trains them?"""
     asked = [given.tensor for given in case.inputs]
-    if not asked or case.unreached or not all(isinstance(t, nn.Parameter) for t in asked):
+    if not asked or not all(isinstance(tensor, nn.Parameter) for tensor in asked):
         return
-    leaves = [n for n in case.leaves_not_given if isinstance(n.grad_fn.variable, nn.Parameter)]
-    if leaves:
-        are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
-        message = (
-            f"{counted(len(leaves), 'parameter')} in the graph {are} not among the inputs: "
-            f"{_shown(leaves)}; backward() gives {them} a gradient too"
-        )
-        at = case.at(leaves[0].index)
-        yield finding("reassigned", message, severity="info", variant="not-given", **at)
+    for variant, reason, severity in _NOT_GIVEN:
+        leaves = [node for node in case.leaves_not_given if _who_has(case, node) == variant]
+        if leaves and not (case.unreached and severity == "info"):
+            are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
+            ways = [case.unregistered.get(node.grad_fn.variable) for node in leaves]
+            names = [way or _in_words(node) for way, node in zip(ways, leaves, strict=True)]
+            is_parameter = all(isinstance(node.grad_fn.variable, nn.Parameter) for node in leaves)
+            number = counted(len(leaves), *(("parameter",) if is_parameter else _LEAF))
+            message = (
+                f"{number} in the graph {are} not among the inputs{reason}: {_some(names)}; "
+                f"backward() gives {them} a gradient too"
+            )
+            at = case.at(leaves[0].index)
+            yield finding("reassigned", message, severity=severity, variant=variant, **at)
+
+
+# By variant the reason, as far as it is known, why leaves of the graph are not among the inputs.
+_NOT_GIVEN: list[tuple[str, str, Severity]] = [
+    ("unregistered", ", but kept where parameters() does not look", "warning"),
+    ("made-anew", ", but made in the watched block", "info"),
+    ("not-given", "", "info"),
+]
+
+
+def _who_has(case: Case, node: GraphNode) -> str:
+    """Which variant is to be said of a leaf that is not given; "" if it is no parameter."""
+    leaf = node.grad_fn.variable
+    if is_tensor(leaf) and leaf in case.unregistered:
+        return "unregistered"
+    if not isinstance(leaf, nn.Parameter):
+        return ""
+    is_new = case.watch is not None and was_begun_in(case.watch, leaf)
+    return "made-anew" if is_new and leaf not in case.held else "not-given"
 
 
 def _used_early(case: Case, given: Input) -> Said | None:
@@ -197,8 +223,12 @@ _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
 
 def _shown(nodes: Sequence[GraphNode]) -> str:
     """The first of some Nodes in words, and how many more there are."""
-    more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
-    return ", ".join(map(_in_words, nodes[:_SHOWN])) + more
+    return _some(list(map(_in_words, nodes)))
+
+
+def _some(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more
 
 
 def _in_words(node: GraphNode) -> str:

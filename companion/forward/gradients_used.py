@@ -1,7 +1,8 @@
 """What a program did with gradients that have no graph: constants in what was computed from them.
 
-Where one is added to what it was taken of, or goes into the model again, a constant is what people
-mean: first-order MAML, adversarial examples. In a penalty on the gradient it is not.
+Where one is added to what it was taken of, goes into the model again, or was detached by the user,
+a constant is what people mean: first-order MAML, adversarial examples, the importance of a weight.
+In a penalty on the gradient it is not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from weakref import ref
 import torch
 
 from companion.forward.cuts import Cut, Operation
-from companion.forward.notes import Note
+from companion.forward.notes import DETACHING, Note
 from companion.forward.torch_functions import VALUELESS
 from companion.forward.tracing import Origin, leaves_seen
 from companion.forward.watching import Watch
@@ -25,7 +26,8 @@ def reads_of_grads(watch: Watch, output: Tensor) -> dict[Tensor, tuple[Operation
     """The leaves whose ``.grad``, without a graph, an output was computed from.
 
     Returns:
-        By leaf the first operation that took its ``.grad``, and whether each use was a step.
+        By leaf the first operation that took its ``.grad``, and whether each use was a step, or of
+        what the user had detached.
 
     Raises:
         TypeError: ``output`` is not a tensor.
@@ -42,24 +44,25 @@ def reads_of_grads(watch: Watch, output: Tensor) -> dict[Tensor, tuple[Operation
     for i in upstream:
         for gradient in {value[3:] for value in recorder.notes[i].inputs} & read.keys():
             own = watch._value_of(read[gradient])[3:]
-            are_steps = _are_steps(recorder.notes, upstream, {gradient}, {own}, parts)
+            are_steps = _are_steps(recorder.notes, upstream, {gradient}, {own}, parts, parts)
             found.setdefault(read[gradient], (watch._operation_at(i), are_steps))
     return found
 
 
 def is_a_step(watch: Watch, output: Tensor, cut: Cut) -> bool:
-    """Whether the gradients that ``torch.autograd.grad`` gave at a cut went on as steps alone.
+    """Whether the gradients that ``torch.autograd.grad`` gave at a cut went on as steps alone, or
+    as what the user had detached.
 
     Raises:
         TypeError: ``output`` is not a tensor.
     """
     notes = watch._recorder.notes
     i = next(i for i, index in enumerate(watch._operation_of) if index == cut.index)
-    before = watch._upstream(notes[i].inputs)
-    parts = {value[3:] for j, _ in before for value in notes[j].inputs}
-    taken_of = {value[3:] for value in notes[i].inputs}
+    before = [notes[j] for j in {j for j, _ in watch._upstream(notes[i].inputs)}]
+    parts = {value[3:] for note in before if note.name not in VALUELESS for value in note.inputs}
+    taken_of = {value[3:] for value in notes[i].inputs} & parts  # not what was differentiated
     gradients = set[Origin]((i, nr) for nr in range(len(notes[i].outputs)))
-    return _are_steps(notes, _upstream(watch, output), gradients, taken_of, parts)
+    return _are_steps(notes, _upstream(watch, output), gradients, taken_of, taken_of, parts)
 
 
 def _are_steps(
@@ -67,6 +70,7 @@ def _are_steps(
     upstream: Iterable[int],
     gradients: set[Origin],
     taken_of: set[Origin],
+    stepped: set[Origin],
     parts: set[Origin],
 ) -> bool:
     """Whether gradients meet what requires grad only as a step of it, or in the model again.
@@ -76,19 +80,28 @@ def _are_steps(
         upstream: the indices of those before the output, in order.
         gradients: the origins of the gradients.
         taken_of: of what the gradients were taken of.
+        stepped: of what a step is added to.
         parts: of all that went into what was differentiated.
     """
-    constants, found = set(gradients), False
+    constants, moved, model, found = set(gradients), set(taken_of), parts - taken_of, False
     for i in upstream:
         note = notes[i]
-        if constants.isdisjoint(value[3:] for value in note.inputs):
+        taken = {value[3:] for value in note.inputs}
+        results = {(i, nr) for nr in range(len(note.outputs))}
+        if taken & moved:  # a result of the model, as u beside its derivative by x
+            moved |= results
+        elif taken & model:  # a weight that is computed
+            model |= results
+        if constants.isdisjoint(taken):
             continue
+        found = True
         if not any(value.requires_grad for value in note.outputs):
-            constants.update((i, nr) for nr in range(len(note.outputs)))
+            if not (note.name in DETACHING and note.is_meant):
+                constants |= results
             continue
         others = {value[3:] for value in note.inputs if value.requires_grad}
-        found = True
-        if not others & (parts if note.name.strip("_") in _ADDING else parts - taken_of):
+        is_adding = note.name.strip("_") in _ADDING
+        if not others & (stepped if is_adding else model - moved):
             return False
     return found
 

@@ -44,6 +44,7 @@ class TensorState:
     version: int | None
     next_note: int  # the index of the first note that is younger than this state
     fingerprint: int | None = None  # of its memory at this version; DUE: not taken yet
+    is_made_here: bool = False  # a Parameter of a module, with memory that is new in the block
     is_private: bool = False  # nobody else can write into its memory yet
     worst: int | None = None  # how bad its worst value is: see ``finiteness``; None: not asked
     reference: ref[Tensor] | None = None  # to the tensor; it drops this state when that is gone

@@ -145,7 +145,9 @@ class Recorder(TorchFunctionMode):
             return
         if type(parameter) is nn.Parameter and ref(parameter) not in self.states:
             with unseen():
-                self.first_sight(parameter, is_made_here=True)
+                state = self.first_sight(parameter, is_made_here=True)
+                made_by = state.value.made_by  # what gave it its memory
+                state.is_made_here = made_by is not None and self.notes[made_by].name != "Parameter"
 
     # ---- before the call
 

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 
@@ -82,6 +83,12 @@ def was_made_in(watch: Watch, tensor: Tensor) -> bool:
         TypeError: ``tensor`` is not a tensor.
     """
     return watch._value_of(tensor).made_by is not None
+
+
+def was_begun_in(watch: Watch, parameter: Tensor) -> bool:
+    """Whether a module that was made in the block got this Parameter, with values of its own."""
+    state = watch._recorder.states.get(ref(parameter))
+    return state is not None and state.is_made_here
 
 
 def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:

@@ -2,11 +2,13 @@
 
 import random
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
@@ -481,6 +483,19 @@ def test_a_leaf_whose_numbers_are_not_used_may_change():
 
 
 # ---- errors
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_the_program_of_shapes_alone_is_written_and_run_inside_their_mode_and_outside(is_inside):
+    mode = FakeTensorMode()
+    with mode:
+        net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+        loss = net(torch.ones(2, 3)).sum()
+    with mode if is_inside else nullcontext():
+        grads = write_backward(loss, names=dict(net.named_parameters())).run()
+    assert {name: g.shape for name, g in grads.items()} == {
+        name: p.shape for name, p in net.named_parameters()
+    }
 
 
 def test_a_freed_graph_is_refused_with_what_is_gone():

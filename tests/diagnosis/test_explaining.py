@@ -335,6 +335,21 @@ RAISED = [
         "backward() was called on a float, which is no tensor",
     ),
     (
+        lambda: [leaf(1)].backward(),
+        "not-a-tensor",
+        "backward() was called on a list, which holds tensors and is none",
+    ),
+    (
+        lambda: None.backward(),
+        "not-a-tensor",
+        "backward() was called on None: no loss was computed, or none returned",
+    ),
+    (
+        lambda: sum([]).backward(),
+        "not-a-tensor",
+        "backward() was called on an int, to which no tensor was added",
+    ),
+    (
         lambda: (leaf(1) * 2).grad,
         "not-a-leaf",
         "the .grad of a tensor in the middle of a graph was read",

@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
-from companion import diagnose, explain
+from companion import diagnose, explain, watch
 from tests.programs import GivesNone, WrongShape
 
 
@@ -171,3 +171,76 @@ def test_the_cure_for_attention_works():
         differentiated_twice(lambda q: (q @ q.mT / 8**0.5).softmax(-1) @ q, q), q
     )[0]
     assert torch.allclose(q.grad, by_hand, atol=1e-5)
+
+
+NOT_TENSORS = {
+    "holds tensors": (lambda: (torch.ones(1),), "compute one number of them"),
+    "a mapping": (lambda: {"loss": torch.ones(1)}, "take .loss"),
+    "nothing": (lambda: None, "return the loss"),
+    "no term": (lambda: sum(loss for loss in []), "continue"),
+    "a number": (lambda: torch.ones(()).item(), "no .item()"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_TENSORS)
+def test_a_backward_of_what_is_no_tensor_is_told_with_the_cure_for_that(what):
+    make, cure = NOT_TENSORS[what]
+    with pytest.raises(AttributeError) as caught:
+        make().backward()
+    found = explain(caught.value)
+    assert found.code == "not-a-tensor" and cure in found.cure
+
+
+def test_a_loss_that_is_none_is_told_with_the_cure_for_that():
+    (found,) = diagnose(None)
+    assert found.code == "not-a-tensor" and "return the loss" in found.cure
+
+
+def test_a_second_derivative_of_a_gradient_without_a_graph_has_the_cure_of_that():
+    x = leaf(1, 2)
+    (g,) = torch.autograd.grad((x**3).sum(), x)
+    found = explained(lambda: torch.autograd.grad(g.sum(), x))
+    assert found.code == "no-graph" and "create_graph=True" in found.cure
+    assert "backward() was called" not in found.message
+    (g,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+    assert torch.equal(torch.autograd.grad(g.sum(), x)[0], 6 * x)
+
+
+def test_a_decision_that_took_the_graph_is_not_called_harmless_where_backward_raised():
+    x = leaf(1, 2)
+    with watch() as watched:
+        loss = (x.argmax() - 2.0) ** 2
+    with pytest.raises(RuntimeError) as caught:
+        loss.backward()
+    found = explain(caught.value, watch=watched)
+    assert found.code == "not-differentiable" and "usual for masks" not in found.message
+    assert "smooth stand-in" in found.cure and "nothing" not in found.cure
+
+
+def test_a_gradient_that_is_none_by_allow_unused_is_told():
+    x, unused = leaf(1, 2), leaf(1)
+
+    def norm():
+        grads = torch.autograd.grad((x**2).sum(), [x, unused], allow_unused=True)
+        return sum(g.square().sum() for g in grads)
+
+    with pytest.raises(AttributeError) as caught:
+        norm()
+    found = explain(caught.value)
+    assert found.code == "grad-is-none" and found.source.text.startswith("g.square")
+    assert "if g is not None" in found.cure
+    with pytest.raises(AttributeError) as caught:
+        None.square()
+    assert explain(caught.value) is None
+
+
+def test_a_node_that_is_none_is_told_of_its_tensor():
+    x, y = leaf(1, 2), torch.ones(2)
+    with pytest.raises(AttributeError) as caught:
+        x.grad_fn.name()
+    found = explain(caught.value)
+    assert found.code == "no-graph" and "x is a leaf" in found.message
+    assert (x * 1).grad_fn.next_functions[0][0].variable is x  # the cure
+    with pytest.raises(AttributeError) as caught:
+        y.grad_fn.name()
+    assert "y does not require grad" in explain(caught.value).message

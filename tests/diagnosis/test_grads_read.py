@@ -79,6 +79,50 @@ def test_inner_steps_of_first_order_are_a_note():
     assert (found.severity, found.code) == ("info", "penalty-detached")
 
 
+def test_a_derivative_that_is_added_to_what_was_differentiated_is_no_step():
+    net, x = critic()
+    with watch() as watched:
+        u = net(x)
+        (ux,) = torch.autograd.grad(u, x, torch.ones_like(u), retain_graph=True)
+        loss = ((ux + u) * u).square().mean()
+    found = diagnose(loss, net, watch=watched)[0]
+    assert (found.severity, found.code) == ("warning", "penalty-detached")
+
+
+def test_an_adversarial_example_through_weights_that_are_computed_is_a_note():
+    net, x = critic()
+    nn.utils.parametrizations.weight_norm(net[0])
+    with watch() as watched:
+        loss = adversarial(net, x, given(net, x))
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("info", "penalty-detached")
+
+
+def importance(net, gradients, earlier):
+    """The penalty of elastic weight consolidation."""
+    pairs = zip(net.parameters(), gradients, earlier, strict=True)
+    return sum((g.square().detach() * (p - e).square()).sum() for p, g, e in pairs)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_gradient_that_the_user_detached_weighs_a_term_and_is_a_note(reads):
+    net, x = critic()
+    earlier = [p.detach().clone() for p in net.parameters()]
+    with watch() as watched:
+        loss = net(x).square().mean()
+        if reads:
+            loss.backward()
+            gradients = [p.grad for p in net.parameters()]
+        else:
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+        loss = net(x).square().mean() + importance(net, gradients, earlier)
+    told = {found.code: found for found in diagnose(loss, net, watch=watched)}
+    assert (
+        told["penalty-detached"].severity == "info" and "nothing" in told["penalty-detached"].cure
+    )
+    assert told.keys() <= {"penalty-detached", "accumulates"}
+
+
 def test_an_output_of_grads_alone_has_no_graph_and_is_told_why():
     net, x = critic()
     with watch() as watched:

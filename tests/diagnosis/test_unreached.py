@@ -395,25 +395,70 @@ def test_an_input_that_was_computed_again_is_told_with_what_both_come_from():
         assert diagnose(layer(torch.rand(3, 2)).sum(), weight).ok
 
 
-def test_parameters_that_nobody_gave_are_told_where_parameters_were_given():
-    class Net(nn.Module):
-        def __init__(self, keep):
-            super().__init__()
-            self.first, self.rest = nn.Linear(2, 2), keep([nn.Linear(2, 2)])
+class Keeping(nn.Module):
+    """A layer, and what a function makes of a second layer or of its weight."""
 
-        def forward(self, x):
-            return self.rest[0](self.first(x))
+    def __init__(self, keep):
+        super().__init__()
+        self.first, self.rest = nn.Linear(2, 2), keep(nn.Linear(2, 2))
 
-    x = torch.rand(3, 2)
-    net = Net(list)
-    diagnosis = diagnose(net(x).sum(), *net.parameters())
+    def forward(self, x, take):
+        return take(self.first(x), self.rest).sum()
+
+
+KEPT = {
+    "list": (lambda layer: [layer], lambda h, rest: rest[0](h), "rest[0].bias, net.rest[0].weight"),
+    "dict": (lambda layer: {"a": layer}, lambda h, rest: rest["a"](h), "rest['a'].bias, net"),
+    "parameter": (lambda layer: [[layer.weight]], lambda h, rest: h @ rest[0][0], "rest[0][0];"),
+    "tensor": (lambda layer: layer.weight.data.requires_grad_(), torch.matmul, "rest;"),
+}
+
+
+@pytest.mark.parametrize("how", KEPT)
+def test_what_a_model_keeps_where_parameters_does_not_look_is_told_by_name(how):
+    keep, take, name = KEPT[how]
+    net, x = Keeping(keep), torch.rand(3, 2)
+    diagnosis = diagnose(net(x, take), *net.parameters())
     (found,) = diagnosis
-    assert diagnosis.ok and found.severity == "info" and "nn.ModuleList" in found.cure
-    assert found.message.startswith("2 parameters in the graph are not among the inputs")
-    net = Net(nn.ModuleList)
-    assert not diagnose(net(x).sum(), *net.parameters())
+    assert diagnosis.ok and (found.severity, found.code) == ("warning", "reassigned")
+    assert "not among the inputs, but kept where" in found.message
+    assert f"net.{name}" in found.message and "nn.ModuleList" in found.cure
+
+
+def test_what_is_registered_or_given_or_needs_no_gradient_is_not_told():
+    x, first = torch.rand(3, 2), lambda h, rest: rest[0](h)
+    net = Keeping(lambda layer: nn.ModuleList([layer]))
+    assert not diagnose(net(x, first), *net.parameters())
+    net = Keeping(lambda layer: [layer])
+    assert not diagnose(net(x, first), net, net.rest[0])
+    frozen = Keeping(lambda layer: [layer.requires_grad_(False)])
+    assert not diagnose(frozen(x, first), frozen)
+    data = Keeping(lambda layer: [torch.rand(3, 2, requires_grad=True)] * 2000)
+    assert not diagnose(data(x, lambda h, rest: h * rest[-1]), data)
     x.requires_grad_()
-    assert not diagnose(net(x).sum(), x)  # who asks for one input knows of the others
+    assert not diagnose(net(x, first), x)  # who asks for one input knows of the others
+
+
+def test_parameters_of_another_model_of_the_caller_are_a_note():
+    net, other = nn.Linear(2, 2), Keeping(lambda layer: [layer])
+    net.helper = [other.first]  # kept on purpose, so that it is no part of the net
+    (found,) = diagnose(other.first(net(torch.rand(3, 2))).sum(), net)
+    assert (found.severity, found.code) == ("info", "reassigned")
+    assert found.message.startswith("2 parameters in the graph are not among the inputs: ")
+
+
+def test_a_layer_that_is_made_in_the_forward_pass_is_told():
+    net, x = nn.Linear(2, 2), torch.rand(3, 2)
+    with watch() as watched:
+        loss = nn.Linear(2, 1)(net(x)).sum()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("info", "reassigned")
+    assert "but made in the watched block" in found.message and "__init__" in found.cure
+    with watch() as watched:
+        other = nn.Linear(2, 1)
+        loss = other(net(x)).sum()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert "made in" not in found.message and "other.weight" in found.message
 
 
 def test_inside_a_transform_and_in_inference_mode_the_cure_is_another():

@@ -1,0 +1,139 @@
+"""What is said of a constant, by the part that it has in the output."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from companion import diagnose, watch
+
+
+def classifier():
+    torch.manual_seed(0)
+    return nn.Linear(4, 3), torch.randn(8, 4), torch.arange(8) % 3
+
+
+def accuracy(logits, target, weight):
+    return (logits.argmax(1) != target).float().mean()
+
+
+def overlap_above_a_threshold(logits, target, weight):
+    chosen = (logits.sigmoid() > 0.5).float()
+    return 1 - 2 * (chosen[:, 0] * target).sum() / (chosen.sum() + target.sum())
+
+
+def features_without_gradients(logits, target, weight):
+    with torch.no_grad():
+        return F.mse_loss(logits.tanh(), torch.ones(8, 3))
+
+
+def decay_by_data(logits, target, weight):
+    return weight.data.norm()
+
+
+def norms_in_a_new_tensor(logits, target, weight):
+    return torch.tensor([row.norm() for row in weight]).sum()
+
+
+TERMS = [
+    accuracy,
+    overlap_above_a_threshold,
+    features_without_gradients,
+    decay_by_data,
+    norms_in_a_new_tensor,
+]
+SUMS = {
+    "added": lambda loss, term: loss + 0.5 * term,
+    "subtracted": lambda loss, term: 2 * (loss - term) / 3,
+    "in place": lambda loss, term: loss.clone().add_(term),
+    "stacked": lambda loss, term: torch.stack([loss, torch.as_tensor(term)]).mean(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+@pytest.mark.parametrize("how", SUMS)
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_that_changes_no_gradient_is_a_warning(term, how):
+    net, x, target = classifier()
+    (alone,) = torch.autograd.grad(SUMS[how](F.cross_entropy(net(x), target), 0.0), net.weight)
+    with watch() as watched:
+        logits = net(x)
+        loss = SUMS[how](F.cross_entropy(logits, target), term(logits, target, net.weight))
+    found, *others = diagnose(loss, net, watch=watched)
+    assert found.severity == "warning" and "changes no gradient" in found.message and not others
+    (gradient,) = torch.autograd.grad(loss, net.weight)
+    assert torch.equal(gradient, alone)
+
+
+def test_a_number_of_a_tensor_that_is_only_added_is_a_warning():
+    net, x, target = classifier()
+    with watch() as watched:
+        logits = net(x)
+        loss = F.cross_entropy(logits, target) + logits.exp().mean().item()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("warning", "left-torch")
+    assert "changes no gradient" in found.message
+
+
+def surrogate(logits, target):
+    loss = F.cross_entropy(logits, target)
+    return loss + (accuracy(logits, target, None) - loss).detach()
+
+
+def magic_box(logits, target):
+    loss = F.cross_entropy(logits, target)
+    return (loss - loss.detach()).exp() + loss
+
+
+def divergence_from_a_constant(logits, target):
+    p = logits.detach().softmax(1)
+    return (p * p.log()).sum(1).mean() - (p * (logits / 2).log_softmax(1)).sum(1).mean()
+
+
+def load_balance(logits, target):
+    share = F.one_hot(logits.argmax(1), 3).float().mean(0)
+    return F.cross_entropy(logits, target) + (share * logits.softmax(1).mean(0)).sum()
+
+
+def elementwise(logits, target):
+    return (logits - logits.tanh().detach()).mean()
+
+
+@pytest.mark.parametrize(
+    "use", [surrogate, magic_box, divergence_from_a_constant, load_balance, elementwise]
+)
+def test_a_constant_that_is_more_than_a_term_is_a_note(use):
+    net, x, target = classifier()
+    with watch() as watched:
+        loss = use(net(x), target)
+    assert {found.severity for found in diagnose(loss, net, watch=watched)} == {"info"}
+
+
+def test_a_number_beside_its_own_tensor_is_a_scale_and_a_note():
+    net, x, target = classifier()
+    with watch() as watched:
+        logits = net(x)
+        first, second = F.cross_entropy(logits, target), logits.square().mean()
+        loss = first / first.item() + second / second.item()
+    found = diagnose(loss, net, watch=watched)
+    assert [(each.severity, each.code) for each in found] == [("info", "left-torch")] * 2
+    assert found[0].cure.startswith("nothing, where you mean a constant")
+
+
+def test_a_number_whose_tensor_has_no_other_way_stays_a_warning():
+    net, x, _ = classifier()
+    with watch() as watched:
+        logits = net(x)
+        loss = (logits / logits.max().item()).square().mean()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert (found.severity, found.code) == ("warning", "left-torch")
+
+
+def test_a_sum_of_a_thousand_terms_is_looked_through():
+    w = torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        loss = torch.zeros(())
+        for _ in range(1000):
+            loss = loss + w.sum() + w.sum().detach()
+    (found,) = diagnose(loss, w, watch=watched)
+    assert "(1000 times)" in found.message and "changes no gradient" in found.message
