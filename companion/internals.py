@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -112,11 +113,18 @@ def takes_statistics_for_constants(node: Node) -> bool:
 _OF_FUNCTIONS: Final = "saved_tensors"  # what a custom Function saved; its author chose the rest
 
 
-def saved_names(node: Node) -> list[str]:
+def saved_names(node: Node) -> tuple[str, ...]:
     """The names of what a Node saved, as its formula has them, such as ``"self"``."""
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return [_OF_FUNCTIONS]
-    return [name.removeprefix("_saved_") for name in dir(node) if name.startswith("_saved_")]
+        return (_OF_FUNCTIONS,)
+    kind: type = type(node)
+    return _names_of_class(kind)
+
+
+@cache
+def _names_of_class(kind: type) -> tuple[str, ...]:
+    names = (name for name in dir(kind) if name.startswith("_saved_"))
+    return tuple(name.removeprefix("_saved_") for name in names)
 
 
 def saved_attribute(name: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from companion.diagnosis.case import Case, Input, placed, trouble_of
-from companion.diagnosis.choices import choice_of
+from companion.diagnosis.choices import CHOOSING, choice_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
@@ -463,7 +463,7 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:
-    for node, saved in case.nodes_and_peeks:
+    for node, saved in case.of(CHOOSING):
         about = node.name, saved.values, shape_or_none(node), case.slots(node.index)
         if choice := choice_of(*about):
             yield finding(choice.code, choice.message, **case.at(node.index))
