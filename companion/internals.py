@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -113,11 +114,18 @@ def takes_statistics_for_constants(node: Node) -> bool:
 _OF_FUNCTIONS: Final = "saved_tensors"  # what a custom Function saved; its author chose the rest
 
 
-def saved_names(node: Node) -> list[str]:
+def saved_names(node: Node) -> tuple[str, ...]:
     """The names of what a Node saved, as its formula has them, such as ``"self"``."""
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return [_OF_FUNCTIONS]
-    return [name.removeprefix("_saved_") for name in dir(node) if name.startswith("_saved_")]
+        return (_OF_FUNCTIONS,)
+    kind: type = type(node)
+    return _names_of_class(kind)
+
+
+@cache
+def _names_of_class(kind: type) -> tuple[str, ...]:
+    names = (name for name in dir(kind) if name.startswith("_saved_"))
+    return tuple(name.removeprefix("_saved_") for name in names)
 
 
 def saved_attribute(name: str) -> str:
@@ -198,7 +206,7 @@ def is_without_numbers(tensor: Tensor) -> bool:
 
 
 def mode_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """The mode in which a fake tensor may meet other ones, as the 0.0 of a formula, if it is one."""
+    """The mode in which a fake tensor may meet others, as the 0.0 of a formula, if it is one."""
     return tensor.fake_mode if isinstance(tensor, FakeTensor) else contextlib.nullcontext()
 
 

@@ -128,3 +128,4 @@ _RULES: dict[str, _Rule] = {
     "Relu": _relu,
     "Scatter": _writing(_scattered_twice),
 }
+CHOOSING = _RULES.keys()  # the operations that choice_of knows

@@ -19,7 +19,7 @@ from torch import nn
 
 from companion.diagnosis.asking import Look, look_at
 from companion.diagnosis.case import Case, Input, placed, trouble_of
-from companion.diagnosis.choices import choice_of
+from companion.diagnosis.choices import CHOOSING, choice_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
@@ -479,7 +479,7 @@ def _causes_first(causes: list[Finding], loss: list[Finding]) -> list[Finding]:
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:
-    for node, saved in case.nodes_and_peeks:
+    for node, saved in case.of(CHOOSING):
         about = node.name, saved.values, shape_or_none(node), case.slots(node.index)
         if choice := choice_of(*about):
             yield finding(choice.code, choice.message, **case.at(node.index))

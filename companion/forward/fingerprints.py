@@ -6,10 +6,13 @@ import sys
 import zlib
 from ctypes import Array, c_char
 from functools import cache
+from math import prod
+from typing import NamedTuple
+from weakref import ref
 
 import torch
 
-from companion.internals import has_dispatch_mode, has_memory
+from companion.internals import base_of, has_dispatch_mode, has_memory, version_of
 
 Tensor = torch.Tensor
 
@@ -32,9 +35,48 @@ def fingerprint(tensor: Tensor) -> int | None:
     if (span := span_of(tensor)) is None:
         packed = _packed(tensor)  # which has to live while it is read
         span = None if packed is None else span_of(packed)
-    if span is None:
-        return None
-    return _hash_of_sums(*span) if span[1] >= _LARGE else zlib.crc32(bytes_at(*span))
+    return None if span is None else _hash(*span)
+
+
+class ShownMemory(NamedTuple):
+    """Which part of a memory a tensor shows, for when it is gone and the memory is not."""
+
+    storage: ref[torch.UntypedStorage]
+    dtype: torch.dtype
+    offset: int  # in elements, as the others
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # empty if it has no gaps
+    base: ref[Tensor] | None  # of a view: what counts the same versions
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> ShownMemory:
+        """What a tensor shows whose memory can be read."""
+        stride = () if tensor.is_contiguous() else tensor.stride()
+        storage, offset = ref(tensor.untyped_storage()), int(tensor.storage_offset())
+        base = base_of(tensor)
+        known = None if base is None else ref(base)
+        return cls(storage, tensor.dtype, offset, tensor.shape, stride, known)
+
+    def was_written_to(self, version: int | None) -> bool:
+        """Whether its version is known, and is not this one any more."""
+        base = self.base() if self.base else None
+        return base is not None and version_of(base) != version
+
+    def tensor(self) -> Tensor | None:
+        """A tensor that shows it; None if the memory is gone too."""
+        if (storage := self.storage()) is None:
+            return None
+        empty = torch.empty(0, dtype=self.dtype, device=storage.device)
+        return empty.set_(storage, self.offset, self.shape, self.stride)
+
+    def fingerprint_now(self) -> int | None:
+        """What ``fingerprint`` of that tensor gives: where it has no gaps, without making it."""
+        if self.stride or (storage := self.storage()) is None:
+            tensor = self.tensor()
+            return None if tensor is None else fingerprint(tensor)
+        start, size = self.offset * self.dtype.itemsize, prod(self.shape) * self.dtype.itemsize
+        is_there = start + size <= storage.nbytes()
+        return _hash(storage.data_ptr() + start, size) if is_there else None
 
 
 def span_of(tensor: Tensor) -> tuple[int, int] | None:
@@ -73,6 +115,10 @@ def _packed(tensor: Tensor) -> Tensor | None:
         return tensor.contiguous()
     except (RuntimeError, NotImplementedError):  # as in span_of
         return None
+
+
+def _hash(address: int, size: int) -> int:
+    return _hash_of_sums(address, size) if size >= _LARGE else zlib.crc32(bytes_at(address, size))
 
 
 def _hash_of_sums(address: int, size: int) -> int:

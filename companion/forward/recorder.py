@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, memory_of
-from companion.forward.finiteness import FINITE, UNSET, worst_of
+from companion.forward.finiteness import FINITE, UNSET, are_finite, worst_of
 from companion.forward.notes import DETACHING, Note, TensorState, TorchCall, TrackedTensors, Value
 from companion.forward.places import FUNCTIONS, Places
 from companion.forward.tensor_states import TensorStates
@@ -41,16 +41,17 @@ from companion.forward.torch_functions import (
     ALIASING,
     EXPOSING,
     LEAVING,
+    NOT_NOTED,
     NOTED_WITHOUT_TENSORS,
     READ,
     SILENT,
     VALUELESS,
-    is_switch,
-    noted_name,
+    name_of,
     overwrites,
     written_silently,
 )
 from companion.internals import (
+    SET_GRAD_ENABLED,
     base_of,
     has_one_owner,
     is_in_a_transform,
@@ -121,9 +122,9 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if is_dynamo_compiling():  # which would compile what stands below
             return func(*args, **kwargs)
-        name = noted_name(func)
-        if name is None or self.closed or running_pass() != self.backward_pass:
-            if is_switch(func) and torch.is_grad_enabled() and not args[0]:
+        name = name_of(func)
+        if name in NOT_NOTED or self.closed or running_pass() != self.backward_pass:
+            if name == SET_GRAD_ENABLED and torch.is_grad_enabled() and not args[0]:
                 self.library_switched = is_call_of_library(sys._getframe(1))
             return func(*args, **kwargs)
         with unseen():  # no other mode and no subclass sees us look
@@ -215,8 +216,9 @@ class Recorder(TorchFunctionMode):
                 made_by, output_nr = len(self.notes), 0
                 self.note_parameter(origin.value, value, is_made_here)
             value = value._replace(made_by=made_by, output_nr=output_nr)
-        state = TensorState(value, version_of(tensor), len(self.notes))
-        new_memory = self.add(ref(tensor), tensor, state)
+        key, version = ref(tensor), version_of(tensor)
+        state = self.tensors.follow(key, tensor, value, version, len(self.notes))
+        new_memory = self.add_memory(tensor, state)
         state.is_private = new_memory is not None and has_one_owner(new_memory)
         return state
 
@@ -229,12 +231,9 @@ class Recorder(TorchFunctionMode):
             return self.state_of(inner)
         return self.tensors.of_memory(tensor)
 
-    def add(
-        self, key: ref[Tensor], tensor: Tensor, state: TensorState
-    ) -> torch.UntypedStorage | None:
-        """Begin to follow a tensor; give its memory, if no tensor had it that is known."""
-        inner = unwrapped(tensor) if self.in_transform else tensor
-        return self.tensors.add(key, tensor, inner, state)
+    def add_memory(self, tensor: Tensor, state: TensorState) -> torch.UntypedStorage | None:
+        """Note whose memory a tensor has; give it, if no tensor had it that is known."""
+        return self.tensors.add_memory(unwrapped(tensor) if self.in_transform else tensor, state)
 
     def note_parameter(self, origin: Value, value: Value, is_made_here: bool) -> None:
         """Note that a Parameter was made of a tensor that requires grad."""
@@ -299,8 +298,8 @@ class Recorder(TorchFunctionMode):
         lacks_graph = (live or name in DETACHING) and not 0 < with_grad == len(values)
         by_library = lacks_graph and self.is_by_library(mode_code)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
-        ran = addresses, hidden, None, runs_inside, library_place, by_library
-        self.notes.append(_new(Note, seen + ran))
+        note = *seen, addresses, hidden, None, runs_inside, library_place, by_library
+        self.notes.append(_new(Note, note))
 
     def is_severed(self, call: TorchCall, outputs: TrackedTensors, written: list[Tensor]) -> bool:
         """Whether the results of a call require grad, and yet have no way to what they came from.
@@ -337,8 +336,8 @@ class Recorder(TorchFunctionMode):
         spoilt = False
         for tensor, state in outputs:
             if written or state.worst is None:
-                is_view = not written and base_of(tensor) is not None
-                state.worst = FINITE if is_view and _are_finite(call) else worst_of(tensor)
+                is_view = not (written or state.is_private) and base_of(tensor) is not None
+                state.worst = _worst_shown(tensor, call) if is_view else worst_of(tensor)
             spoilt = spoilt or bool(state.worst)
         if spoilt:
             before = before or [state.worst for _, state in call.inputs]
@@ -381,10 +380,12 @@ class Recorder(TorchFunctionMode):
         key, version = ref(tensor), version_of(tensor)  # a new reference costs its hash
         state = self.states.get(key)
         if state is None:
-            state = TensorState(value, version, index + 1)
+            state = self.tensors.follow(key, tensor, value, version, index + 1)
             # What has a Node was computed; an array that torch shows as a tensor has none.
-            new_memory = self.add(key, tensor, state)
-            state.is_private = new_memory is not None and not tensor.is_leaf
+            inner = unwrapped(tensor) if self.in_transform else tensor
+            if (new_memory := self.tensors.add_memory(inner, state)) is not None:
+                state.is_private = not tensor.is_leaf
+                state.worst = FINITE if are_finite(inner, new_memory) else None
             return state
         state.value = value
         if state.version != version:  # after .data = ... it is the same: the fingerprint counts
@@ -409,13 +410,21 @@ class Recorder(TorchFunctionMode):
             state = self.states[ref(tensor)]
             self.last_written[memory_of(tensor)] = state.value
             if call.name in _GIVING_MEMORY:
-                self.add(ref(tensor), tensor, state)
+                self.add_memory(tensor, state)
         return tuple(map(memory_of, written))
 
 
-def _are_finite(call: TorchCall) -> bool:
-    """Whether all tensors that a call took are finite."""
-    return all([state.worst == FINITE for _, state in call.inputs])
+def _worst_shown(view: Tensor, call: TorchCall) -> int | None:
+    """How bad the worst value of a view is, whose values are those of what the call took.
+
+    None if they come from outside of the block: then it is asked when something else is not finite.
+    """
+    states = [state for _, state in call.inputs]
+    if all([state.worst == FINITE for state in states]):
+        return FINITE
+    if not call.live and all([s.worst is None and s.value.made_by is None for s in states]):
+        return None
+    return worst_of(view)
 
 
 def _mode_code(call: TorchCall) -> str:

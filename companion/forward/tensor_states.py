@@ -8,13 +8,12 @@ torch has not handed it to anybody else. Until then the fingerprint is due, but 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from weakref import ref
 
 import torch
 
-from companion.forward.fingerprints import DUE, PLAIN, fingerprint
-from companion.forward.notes import ShownMemory, TensorState, TrackedTensors
+from companion.forward.fingerprints import DUE, PLAIN, ShownMemory, fingerprint
+from companion.forward.notes import TensorState, TrackedTensors, Value
 from companion.internals import base_of
 
 Tensor = torch.Tensor
@@ -29,39 +28,39 @@ class TensorStates:
         # By memory that is in use: a Parameter shares that of the tensor it is made of.
         self.by_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
 
-    def add(
-        self, key: ref[Tensor], tensor: Tensor, inner: Tensor, state: TensorState
-    ) -> torch.UntypedStorage | None:
-        """Keep what is known of a tensor for as long as it lives, and of its memory likewise.
+    def follow(
+        self, key: ref[Tensor], tensor: Tensor, value: Value, version: int | None, next_note: int
+    ) -> TensorState:
+        """Keep what is known of a tensor for as long as it lives; of its memory nothing yet."""
+        state = self.by_tensor[key] = TensorState(tensor, self.drop)
+        state.key, state.value, state.version, state.next_note = key, value, version, next_note
+        state.fingerprint = state.due_views = state.worst = state.shown = None
+        state.is_made_here = state.is_private = False
+        return state
 
-        Args:
-            key: a weak reference to it, without a callback.
-            tensor: the tensor.
-            inner: what a transform wraps in it; outside of one, the tensor.
-            state: what is known of it.
+    def add_memory(self, tensor: Tensor, state: TensorState) -> torch.UntypedStorage | None:
+        """Note whose memory it is that a tensor has.
 
         Returns:
             The memory, if no tensor had it that is known.
         """
-        self.by_tensor[key] = state
-        state.reference = ref(tensor, partial(self.drop, key))
-        base = base_of(inner)  # linear() of a vector gives a view whose base nobody saw
+        base = base_of(tensor)  # linear() of a vector gives a view whose base nobody saw
         if base is not None and ref(base) in self.by_tensor:
             return None
-        if (storage := _storage_of(inner)) is None:
+        if (storage := _storage_of(tensor)) is None:
             return None
         memory = ref(storage, self.by_memory.pop)
-        known = self.by_memory.get(memory)
-        self.by_memory[memory] = state
-        if known is None:
+        known = self.by_memory.setdefault(memory, state)
+        if known is state:
             return storage
+        self.by_memory[memory] = state
         self.expose(known)
         return None
 
-    def drop(self, key: ref[Tensor], reference: ref[Tensor]) -> None:
+    def drop(self, state: TensorState) -> None:
         """Forget a tensor that is gone, but for its memory if others can write into that."""
-        state = self.by_tensor.pop(key, None)
-        if state and state.shown and state.fingerprint is not None:
+        self.by_tensor.pop(state.key, None)
+        if state.shown and state.fingerprint is not None:
             self.gone.append(state)
 
     def of_base(self, tensor: Tensor) -> TensorState | None:
@@ -79,19 +78,26 @@ class TensorStates:
     def take_fingerprints(self, tensors: TrackedTensors, next_note: int) -> None:
         """Take the fingerprint of each tensor, to see later whether its memory was changed.
 
-        As long as nobody else can write there, it is due, but not taken. A view needs none if its
-        base has one.
+        As long as nobody else can write there, it is due, but not taken: it will not be needed if
+        the tensor is gone before, since no Node has saved it. A view needs none if its base has
+        one.
         """
         for tensor, state in tensors:
             if state.fingerprint is not None:
                 continue
+            if state.is_private:
+                state.fingerprint, state.next_note = DUE, next_note
+                continue
             base = self.of_base(tensor)
-            if not (base and base.fingerprint is not None and base.version == state.version):
-                state.next_note = next_note
-                if state.is_private:
-                    state.fingerprint = DUE
-                else:
-                    self.take(tensor, state)
+            if base and base.fingerprint is not None and base.version == state.version:
+                continue
+            state.next_note = next_note
+            if base and base.is_private:
+                state.fingerprint = DUE
+                base.due_views = base.due_views or []
+                base.due_views.append(state)
+            else:
+                self.take(tensor, state)
 
     def expose_all(self, tensors: Iterable[Tensor]) -> None:
         """From now on the memory of tensors can be changed unseen."""
@@ -100,23 +106,20 @@ class TensorStates:
             self.expose(self.of_base(tensor))
 
     def expose(self, state: TensorState | None) -> None:
-        """From now on memory can be changed unseen: take the fingerprint if it is due."""
+        """From now on memory can be changed unseen: take the fingerprints that are due."""
         if state is None:
             return
         state.is_private = False
-        if state.fingerprint == DUE and state.reference:
-            tensor = state.reference()
-            if tensor is not None:
-                self.take(tensor, state)
+        for due in (state, *(state.due_views or ())):
+            if due.fingerprint == DUE and (tensor := due()) is not None:
+                self.take(tensor, due)
+        state.due_views = None
 
     def take(self, tensor: Tensor, state: TensorState) -> None:
         """Take the fingerprint of a tensor whose memory others can write into."""
         state.fingerprint = fingerprint(tensor)
-        if state.fingerprint is None or tensor.is_nested:
-            return
-        if (storage := _storage_of(tensor)) is not None:
-            offset, shape, stride = int(tensor.storage_offset()), tensor.shape, tensor.stride()
-            state.shown = ShownMemory(ref(storage), offset, shape, stride, tensor.dtype)
+        if state.fingerprint is not None and not tensor.is_nested:
+            state.shown = ShownMemory.of(tensor)
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from companion.forward.fingerprints import PLAIN
 from companion.forward.notes import TorchCall
 from companion.forward.torch_functions import ASSIGNING, SILENT, written_silently
 from companion.internals import version_of
@@ -16,7 +17,13 @@ Tensor = torch.Tensor
 
 def given_by(result: Any) -> list[Tensor]:
     """The tensors that a call gave, in whatever they come."""
-    return list(filter(is_followed, flattened(result)))
+    given, parts = [], [result]
+    for part in parts:  # the list grows by what is in lists, tuples and dicts
+        if type(part) in PLAIN or is_followed(part):
+            given.append(part)
+        else:
+            parts += items_in(part)
+    return given
 
 
 def written_by(call: TorchCall, result: Any) -> list[Tensor]:

@@ -30,12 +30,12 @@ READ = {
     **dict.fromkeys("expand_as view_as reshape_as type_as to".split(), slice(1)),
 }
 # They give tensors, or none, and compute nothing; or they are asked so often that it costs.
-_SKIPPED = set(
+NOT_NOTED = set(
     "requires_grad_ retain_grad register_hook register_post_accumulate_grad_hook backward "
     "__repr__ __format__ __reduce_ex__ __setstate__ __delete__ __dir__ rename_ "
     "dim size numel stride is_contiguous storage_offset __len__ __hash__ "
     "is_floating_point is_complex".split()
-) | {SET_GRAD_ENABLED}
+) | {SET_GRAD_ENABLED, ""}
 
 
 # They write into tensors and move no version: the parameters of a fused optimizer, and the running
@@ -56,18 +56,13 @@ def written_silently(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     return [t for t in statistics if isinstance(t, torch.Tensor) and not t.requires_grad]
 
 
-def noted_name(func: Callable[..., Any]) -> str | None:
-    """The name of a function or of a property; None if its calls are not noted."""
-    name: str = getattr(func, "__name__", "")
+def name_of(func: Callable[..., Any]) -> str:
+    """The name of a function or of a property; empty for a property that is not noted."""
+    name: str = getattr(func, "__name__", "function")
     if name == "__get__" or name == "__set__":
         name = getattr(getattr(func, "__self__", None), "__name__", "")
-        return name if name in PROPERTIES else None
-    return None if name in _SKIPPED else name
-
-
-def is_switch(func: Callable[..., Any]) -> bool:
-    """Whether it is what ``torch.no_grad`` and its like call to switch gradients on or off."""
-    return getattr(func, "__name__", "") == SET_GRAD_ENABLED
+        return name if name in PROPERTIES else ""
+    return name
 
 
 def overwrites(name: str) -> bool:

@@ -313,8 +313,12 @@ class Watch:
                         changed[address] = tensor, state.next_note
                     state.fingerprint = None  # so that it is found once
             for state in self._recorder.tensors.gone:
-                tensor = state.shown.tensor() if state.shown else None
-                if tensor is not None and fingerprint(tensor) != state.fingerprint:
+                shown = state.shown
+                if shown is None or shown.was_written_to(state.version):
+                    continue
+                if shown.fingerprint_now() in (None, state.fingerprint):
+                    continue
+                if (tensor := shown.tensor()) is not None:
                     changed.setdefault(memory_of(tensor), (tensor, state.next_note))
                     state.shown = None
         for address, (tensor, next_note) in changed.items():

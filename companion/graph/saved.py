@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -53,7 +54,7 @@ class SavedTensor:
     state: _State
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Peek:
     """What could be seen of the saved values of a Node without running a hook.
 
@@ -69,13 +70,15 @@ class Peek:
     changed: list[torch.Tensor]
     hooked: bool
 
-    @property
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    @cached_property
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
         """The tensors among the values, those in lists too, each after the name of its value."""
-        for name, value in self.values.items():
-            for part in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(part, torch.Tensor):
-                    yield name, part
+        return [
+            (name, part)
+            for name, value in self.values.items()
+            for part in (value if isinstance(value, tuple | list) else (value,))
+            if isinstance(part, torch.Tensor)
+        ]
 
     @property
     def emptied(self) -> list[str]:

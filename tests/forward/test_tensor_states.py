@@ -94,6 +94,28 @@ def test_memory_that_is_gone_with_its_tensor_is_not_read():
     assert watched.mutations == ()
 
 
+@pytest.mark.parametrize("show", [lambda buffer: buffer.data, lambda buffer: None])
+def test_a_write_that_counts_is_no_mutation_of_a_view_that_is_gone(show):
+    """Neither where somebody else could write as well nor where nobody could."""
+    w, buffer = torch.ones(2, requires_grad=True), torch.zeros(3, 2)
+    with watch() as watched:
+        alias = show(buffer)
+        y = buffer[0] + w
+        buffer.add_(1)
+    assert watched.mutations == ()
+    del y, alias
+
+
+def test_a_view_is_compared_that_was_used_before_its_memory_was_shared():
+    w, buffer = torch.ones(2, requires_grad=True), torch.zeros(3, 2)
+    for row, count in ((0, 1), (1, 0)):  # the row that is used, and another
+        with watch() as watched:
+            y = buffer[0] * w
+            buffer.data[row] += 1
+        assert len(watched.mutations) == count
+        del y
+
+
 LENT = {
     "data": (lambda w: w.data, fill),
     "numpy": (lambda w: w.detach().numpy(), fill_array),
