@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from companion.internals import is_without_numbers
+
 # What an expression may raise that does not go with what a Node saved, or with its dtype.
 REFUSED = (RuntimeError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError)
 
@@ -86,6 +88,8 @@ def formula(
     """
     rules = FORMULAS.get(name, ())
     if slot >= len(rules) or grad is None or saved is None or passed_on is None:
+        return None
+    if is_without_numbers(grad):  # nothing to compare, and a fake tensor mixes with no other
         return None
     rule = rules[slot]
     values = {name: _exact(value) for name, value in {**saved, "grad": grad}.items()}

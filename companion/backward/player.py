@@ -21,7 +21,7 @@ import torch
 from companion.backward.grads_kept import grads_kept
 from companion.backward.player_data import node_tags, player_data
 from companion.backward.player_format import EngineOrder, PlayerData
-from companion.backward.player_scenes import ROOM, scenes_data
+from companion.backward.player_scenes import scenes_data, without_room
 from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
@@ -226,7 +226,7 @@ def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
     Scenes of one drawing stand below it. player_blocks.css shows the others where no script does.
     """
     data, (first, *others) = scenes_data(recording, times)
-    inner = [_sized(drawing.svg.replace(ROOM, ""), "player-graph") for drawing in others]
+    inner = [_sized(without_room(drawing.svg), "player-graph") for drawing in others]
     titles = [""]
     for scene in data["scenes"]:  # each after that which it is in
         titles.append(f"{titles[scene['outer'] or 0]} › {scene['title']}".removeprefix(" › "))

@@ -278,7 +278,7 @@ class SceneView:
         """
         folded = self.scene.folded
         tags = {
-            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, ROOM))))
+            box.nodes[0]: " ".join(filter(None, (tag, states.get(number, _ROOM))))
             for number, (box, tag) in enumerate(zip(self.boxes, self.tags, strict=True))
         }
         arrows = Counter[int]()  # of blocks, which all go by the same class at first
@@ -299,7 +299,13 @@ class SceneView:
 
 _CLASSES = re.compile(r'[ \[]class="[^"]*"')
 _NUMBER = re.compile(r"\b([ne])(\d+)(?:-(\d+))?(?=\")")
-ROOM = "done, norm 0.0000e+00"  # as wide as the state of a box and its norm may be
+_ROOM = "done, norm 0.0000e+00"  # as wide as the state of a box and its norm may be
+_ROOM_IN_A_BOX = re.compile(r"done, norm 0[^<]*</text>")  # which is cut where a box ends
+
+
+def without_room(svg: str) -> str:
+    """The drawing without the words that kept room for states, which are no norms."""
+    return _ROOM_IN_A_BOX.sub("</text>", svg)
 
 
 def _box_name(scene: Scene, box: Box) -> str:

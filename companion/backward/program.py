@@ -178,8 +178,8 @@ def write_backward(
     graph = Graph.of(output, names=names)
     if any(shape_or_none(node) is None for node in graph.nodes if node.is_leaf or node.index == 0):
         raise ValueError(
-            "a program sets .grad, which torch refuses for nested tensors of the strided layout; "
-            "make them with layout=torch.jagged"
+            "a program sets .grad, which torch refuses for nested tensors of the strided layout, "
+            "which need layout=torch.jagged, and for lazy parameters, whose module must be called"
         )
     if len(graph) > max_nodes:
         raise ValueError(

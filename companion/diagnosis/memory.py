@@ -12,7 +12,7 @@ from companion.findings import as_html
 from companion.forward.tracing import source_of
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode
-from companion.graph.not_a_tensor import refused
+from companion.graph.not_a_tensor import check_what
 from companion.graph.reading import Graph
 from companion.graph.storages import freed_nodes, held_storages
 from companion.naming import counted, one_line
@@ -175,11 +175,7 @@ def _graph_of(what: Any, names: Mapping[str, torch.Tensor] | None) -> Graph:
                 "Graph.of(loss, names=names)"
             )
         return what
-    if not isinstance(what, torch.Tensor) and not hasattr(type(what), "next_functions"):
-        raise TypeError(
-            f"what must be a tensor, a Node (the grad_fn of a tensor) or a Graph, got "
-            f"{refused(what)}"
-        )
+    check_what(what, Graph)
     return Graph.of(what, names={} if names is None else names)
 
 

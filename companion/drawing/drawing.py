@@ -29,6 +29,7 @@ from companion.drawing.svg import clean
 from companion.drawing.words import alt_of, alt_without_graph, names_of
 from companion.forward.tracing import first_reaching
 from companion.forward.watching import Watch
+from companion.graph.not_a_tensor import check_what
 from companion.graph.reading import Graph
 from companion.graph.recorded_pass import RecordedPass
 from companion.naming import callers_names
@@ -339,6 +340,8 @@ def _graph_of(
         if names is not None:
             raise ValueError("a Graph has its names already; give them to Graph.of(..., names=...)")
         return what
+    if what is not None:
+        check_what(what, Graph, kinds=", a Graph or a Recording")
     return Graph.of(what, names=known)
 
 

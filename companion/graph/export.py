@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from companion.graph.nodes import Edge, GraphNode, shape_as_text
+from companion.naming import one_line
 
 if TYPE_CHECKING:
     import networkx
@@ -29,15 +30,20 @@ def as_multigraph(nodes: Iterable[GraphNode], edges: Iterable[Edge]) -> networkx
     for node in nodes:
         graph.add_node(
             node.index,
-            name=node.name,
-            label=node.label,
+            name=_printable(node.name),
+            label=_printable(node.label),
             is_leaf=node.is_leaf,
             shape=shape_as_text(node),
             dtype=str(node.dtype).removeprefix("torch."),
-            module=node.module or "",
+            module=_printable(node.module or ""),
         )
     for edge in edges:
         graph.add_edge(
             edge.source, edge.target, key=edge.slot, slot=edge.slot, input_nr=edge.input_nr
         )
     return graph
+
+
+def _printable(text: str) -> str:
+    """The text, with an escape for what a file in XML must not have, such as ``\\x00``."""
+    return one_line(text, 10 * len(text))  # an escape has 10 characters at most

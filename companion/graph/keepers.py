@@ -17,13 +17,11 @@ from operator import itemgetter
 from types import FrameType
 from typing import Any, NamedTuple
 
-import torch
-
 from companion.findings import as_html
 from companion.graph.freeing import is_fuse
 from companion.graph.leading import Target, Targets, targets_of
 from companion.graph.nodes import GraphNode
-from companion.graph.not_a_tensor import refused
+from companion.graph.not_a_tensor import check_what, is_node
 from companion.graph.reading import Graph, garbage_collection_paused
 from companion.graph.references import path_from
 from companion.internals import unseen
@@ -122,11 +120,7 @@ def who_keeps(what: Any) -> Keepers:
         losses[3] (list, variable of train) → tensor → SumBackward0
         found no name that keeps this graph
     """
-    if not isinstance(what, Graph | torch.Tensor) and not hasattr(type(what), "next_functions"):
-        raise TypeError(
-            f"what must be a tensor, a Node (the grad_fn of a tensor) or a Graph, got "
-            f"{refused(what)}"
-        )
+    check_what(what, Graph)
     gc.collect()
     with garbage_collection_paused(), unseen():
         search = _Search(what)
@@ -290,7 +284,7 @@ class _Search:
             module = holder.__module__
             full = f"{holder.__qualname__}{path}"
             return [_Name(_rank_of_module(module), full, "class", f"of module {module}")], True
-        if hasattr(type(holder), "next_functions"):
+        if is_node(holder):
             # If it is the Node of what it holds, nobody frees this circle.
             kind = type(holder).__name__
             name = _Name(1, f"ctx{path}", kind, "Node of the graph itself")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from companion.graph.saved import SavedTensor, saved_tensors
 from companion.internals import Node, metadata_of
@@ -68,11 +69,14 @@ class GraphNode:
         """Shape of the leaf, or of the operation's output by which the graph reached this Node.
 
         Raises:
-            ValueError: it is a nested tensor of the strided layout, which has no shape.
+            ValueError: it is a nested tensor of the strided layout, which has no shape, or a
+                parameter of a lazy module that was not called.
         """
         try:
             return tuple(self._output.shape)
         except RuntimeError as error:
+            if is_lazy(self._output):
+                raise ValueError(f"{self.name} has no shape before the module is called") from error
             raise ValueError(
                 f"{self.name} belongs to a nested tensor of the strided layout, which has no "
                 "shape; make it with layout=torch.jagged"
@@ -124,9 +128,12 @@ def shape_or_none(value: GraphNode | SavedTensor | torch.Tensor) -> tuple[int, .
 
 
 def shape_as_text(value: GraphNode | SavedTensor | torch.Tensor) -> str:
-    """The shape of a Node or a tensor; "nested" where it has none.
+    """The shape of a Node or a tensor; "nested" or "lazy" where it has none.
 
     Torch numbers the ragged sizes of a process, as in ``(2, j7, 3)``; this does not.
     """
     shape = shape_or_none(value)
-    return "nested" if shape is None else re.sub(r"\bj\d+\b", "j", str(shape))
+    if shape is None:
+        tensor: Any = value._output if isinstance(value, GraphNode) else value
+        return "lazy" if is_lazy(tensor) else "nested"
+    return re.sub(r"\bj\d+\b", "j", str(shape))

@@ -24,7 +24,7 @@ from companion.graph.export import as_multigraph
 from companion.graph.freeing import BAND, ROW, SHALLOW, fuse
 from companion.graph.modules import Call, Event, ModuleNames, calls_from, innermost
 from companion.graph.nodes import Edge, GraphNode, node_of
-from companion.graph.not_a_tensor import all_of, refused
+from companion.graph.not_a_tensor import is_node, refused
 from companion.graph.saved import memory_kept
 from companion.internals import Node, is_wrapped, number_of, unseen_by_subclasses
 from companion.naming import callers_names, check_names, counted, is_tensor
@@ -379,11 +379,10 @@ def _check_output(i: int, output: Any) -> None:
             f"output {i} is None, which is the grad_fn of a leaf and of a tensor without a "
             "graph; give the tensor itself"
         )
-    if not hasattr(type(output), "next_functions"):
-        unpacked = all_of(output)
+    if not is_node(output):
         raise TypeError(
             f"output {i} must be a tensor or a Node (the grad_fn of a tensor), got "
-            f"{refused(output)}" + (f", or all: Graph.of({unpacked})" if unpacked else "")
+            + ("Graph; it has been read" if isinstance(output, Graph) else refused(output, Graph))
         )
 
 

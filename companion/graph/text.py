@@ -24,7 +24,8 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
     arrow, ``->`` stands in its place.
 
     Args:
-        fn: a Node, such as ``loss.grad_fn``, or a tensor of any shape that requires grad.
+        fn: a Node, such as ``loss.grad_fn``, a tensor of any shape that requires grad, or a
+            ``Graph``, of which all roots are printed.
         max_depth: how many levels to print below the first line. Where there is more,
             ``... (max depth reached)`` stands in its place, and the last line says how many Nodes
             are not shown.
@@ -32,7 +33,7 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
     Raises:
         ValueError: ``fn`` is None or a tensor that does not require grad, or ``max_depth`` is
             negative.
-        TypeError: ``fn`` is neither a Node nor a tensor, or ``max_depth`` is not an int.
+        TypeError: ``fn`` is none of these, or ``max_depth`` is not an int.
 
     Examples:
         >>> import torch
@@ -52,7 +53,7 @@ def walk_grad_fn(fn: Node, max_depth: int = 50) -> None:
         raise TypeError(f"max_depth must be an int, got {type(max_depth).__name__}")
     if max_depth < 0:
         raise ValueError(f"max_depth must be 0 or more, got {max_depth}")
-    lines = "\n".join(indented(Graph.of(fn), max_depth))
+    lines = "\n".join(indented(fn if isinstance(fn, Graph) else Graph.of(fn), max_depth))
     print(_written_in(getattr(sys.stdout, "encoding", None) or "utf-8", lines))
 
 

@@ -131,6 +131,7 @@ def test_a_pass_without_values_is_played(mode):
     with mode():
         x = torch.ones(3, requires_grad=True)
     assert "in 3 steps" in repr(play((x * x).sum()))
+    assert "in 3 steps" in repr(play((x * 2).sum()))  # the 2 that it saved is a real tensor
 
 
 def test_nothing_of_this_changes_a_gradient():

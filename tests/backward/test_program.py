@@ -527,6 +527,8 @@ def test_an_output_without_a_graph_is_refused():
         write_backward(torch.ones(3))
     with pytest.raises(TypeError, match="output must be a tensor, got float"):
         write_backward(3.0)
+    with pytest.raises(ValueError, match="lazy parameters, whose module must be called"):
+        write_backward(torch.nn.LazyLinear(3).weight)
 
 
 def test_a_gradient_that_backward_would_refuse_is_refused():

@@ -165,7 +165,7 @@ def test_a_detached_tensor_is_refused_with_a_cure():
 
 
 def test_something_else_is_refused_by_its_kind():
-    with pytest.raises(TypeError, match="must be a tensor or a Node.*got PosixPath"):
+    with pytest.raises(TypeError, match="must be a tensor, a Node.*got PosixPath"):
         draw(Path("x"))
 
 

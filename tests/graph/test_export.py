@@ -53,6 +53,20 @@ def test_what_networkx_gets_can_be_written_for_other_programs(layout):
     )
 
 
+def test_a_name_that_no_file_in_xml_can_have_is_written_with_escapes():
+    x = torch.ones(2, requires_grad=True)
+    other = Graph.of(x.exp(), names={"a\x00b\ud800\n": x}).to_networkx()
+    for write, read in (
+        (networkx.write_graphml, networkx.read_graphml),
+        (networkx.write_gexf, networkx.read_gexf),
+    ):
+        written = io.BytesIO()
+        write(other, written)
+        written.seek(0)
+        labels = [data["label"] for _, data in read(written).nodes(data=True)]
+        assert labels == ["ExpBackward0", r"a\x00b\ud800\n"]
+
+
 def test_networkx_that_is_missing_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "networkx", None)
     with pytest.raises(ModuleNotFoundError, match="pip install networkx"):

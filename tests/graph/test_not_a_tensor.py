@@ -1,13 +1,25 @@
-"""Whoever is given a list, a dict, an object or a module says how to get a tensor from it."""
+"""Whoever is given something in place of a tensor says what to give instead."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from companion import Graph, diagnose, draw, play, record_backward, walk_grad_fn, write_backward
+from companion import (
+    Graph,
+    diagnose,
+    draw,
+    play,
+    record_backward,
+    saved_memory,
+    walk_grad_fn,
+    watch,
+    who_keeps,
+    write_backward,
+)
 from companion.graph.not_a_tensor import how_to_take_apart
 
 NET = nn.LSTM(2, 3)
@@ -34,7 +46,8 @@ OUTPUTS = {
     "nested": ({"n": 3, "losses": [(torch.ones(2), LOSS)]}, "output['losses'][0][1]", None),
     "a pair with a tensor that requires nothing": ((torch.ones(2), LOSS), "output[1]", None),
 }
-TAKERS = [Graph.of, draw, walk_grad_fn, record_backward, play, write_backward]
+READERS = [Graph.of, draw, walk_grad_fn, saved_memory, who_keeps]  # of a Graph as well, but one
+TAKERS = [*READERS, record_backward, play, write_backward]
 
 
 @pytest.mark.parametrize("taker", TAKERS)
@@ -45,8 +58,10 @@ def test_what_holds_a_tensor_is_refused_with_the_expression_that_gets_it(kind, t
         taker(output)
     assert f"give one of its tensors, such as {expression}" in str(refusal.value)
     assert eval(expression) is LOSS
-    if taker in (Graph.of, draw, walk_grad_fn):
-        assert (of_all in str(refusal.value)) if of_all else ("or all" not in str(refusal.value))
+    if taker in READERS and of_all:
+        assert of_all in str(refusal.value)
+    else:
+        assert "or all" not in str(refusal.value)
     if of_all:
         assert eval(of_all).roots
 
@@ -75,3 +90,77 @@ def test_what_holds_itself_is_looked_at_once_in_a_while_and_not_for_ever():
     output = []
     output.append(output)
     assert how_to_take_apart(output) == ""
+
+
+# ---- what is no container: parts of a graph, numbers, functions
+
+
+class Losses(NamedTuple):
+    loss: torch.Tensor
+
+
+READ = Graph.of(LOSS)
+RECORDING = record_backward(LOSS, retain_graph=True)
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize(
+    ("given", "way_out"),
+    [
+        (3.5, "float; numbers have no graph; give the tensor that they were read from"),
+        (True, "bool; numbers have no graph"),
+        (LOSS.detach().numpy(), "ndarray; numbers have no graph"),
+        (LOSS.backward, "method; call it, and give what it returns"),
+        (NET.forward, "method; call it, and give what it returns"),
+        (Losses(LOSS), "Losses; give one of its tensors, such as output.loss"),
+    ],
+)
+def test_what_is_no_container_is_refused_with_a_way_out(given, way_out, taker):
+    with pytest.raises(TypeError, match=f"got {way_out}"):
+        taker(given)
+
+
+@pytest.mark.parametrize("taker", [record_backward, play, write_backward, saved_memory, who_keeps])
+def test_none_asks_whether_the_function_returns_its_result(taker):
+    with pytest.raises(TypeError, match=r"got NoneType; does the function .* return it\?"):
+        taker(None)
+
+
+@pytest.mark.parametrize("taker", [reader for reader in READERS if reader is not draw])
+def test_who_takes_a_graph_says_where_a_recording_and_its_parts_have_one(taker):
+    output = RECORDING
+    with pytest.raises(TypeError, match="got Recording; its Graph is output.graph"):
+        taker(output)
+    assert output.graph.roots[0].grad_fn is LOSS.grad_fn
+    output = READ.roots[0]
+    with pytest.raises(TypeError, match="got GraphNode; its Node is output.grad_fn"):
+        taker(output)
+    assert output.grad_fn is LOSS.grad_fn
+    output = torch.autograd.graph.get_gradient_edge(LOSS)
+    with pytest.raises(TypeError, match="got GradientEdge; its Node is output.node"):
+        taker(output)
+    assert output.node is LOSS.grad_fn
+
+
+@pytest.mark.parametrize("taker", [record_backward, play, write_backward])
+@pytest.mark.parametrize("given", [READ, LOSS.grad_fn, READ.roots[0], (READ,)])
+def test_who_takes_a_tensor_alone_asks_for_that_of_a_graph(given, taker):
+    with pytest.raises(TypeError, match="give the tensor that it is the graph of"):
+        taker(given)
+
+
+@pytest.mark.parametrize("taker", READERS[1:])
+def test_what_unpacks_a_list_is_taken_where_a_list_is_not(taker):
+    taker(READ)
+    taker(Graph.of(*[LOSS, OTHER]))
+
+
+def test_a_graph_is_not_read_again():
+    with pytest.raises(TypeError, match="got Graph; it has been read"):
+        Graph.of(READ)
+
+
+def test_draw_says_all_that_it_takes():
+    with pytest.raises(TypeError, match="a tensor, a Node .*, a Graph or a Recording, got Watch"):
+        with watch() as watched:
+            draw(watched)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from companion import Edge, Graph, GraphNode, draw, walk_grad_fn, write_backward
+from companion.graph.nodes import shape_as_text
 from tests.programs import OPERATIONS, Double, GivesNone, programs, run
 
 
@@ -591,6 +592,14 @@ def test_a_nested_tensor_without_a_shape_is_refused_when_its_shape_is_asked_for(
     assert names(graph) == ["SinBackward0", "AccumulateGrad"]
     with pytest.raises(ValueError, match=r"SinBackward0.*layout=torch\.jagged"):
         _ = graph.nodes[0].shape
+
+
+def test_a_lazy_parameter_is_not_called_a_nested_tensor():
+    weight = torch.nn.LazyLinear(3).weight
+    (leaf,) = Graph.of(weight).leaves
+    with pytest.raises(ValueError, match="AccumulateGrad has no shape before the module is called"):
+        _ = leaf.shape
+    assert shape_as_text(leaf) == shape_as_text(weight) == "lazy"
 
 
 def test_nodes_are_told_apart_by_what_they_are_and_not_by_what_they_say():
