@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import companion
-from tools.course import pages
-from tools.notebooks import repository
+from tools.course import pages, repository
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages(ROOT / "course")]

@@ -241,7 +241,8 @@ def test_all_files_of_torch_whose_functions_stand_for_operations_are_known():
 
 
 def test_an_error_out_of_a_library_is_told_at_the_users_line(tmp_path):
-    run = library(tmp_path, "def run(y):\n    y.backward()\n")["run"]
+    text = "def run(y):\n    inner(y)\ndef inner(y):\n    y.backward()\n"
+    run = library(tmp_path, text)["run"]
     with pytest.raises(RuntimeError) as caught:
         run(torch.ones(2, requires_grad=True) * 2)
     source = explain(caught.value).source

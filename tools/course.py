@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 
@@ -246,6 +246,18 @@ def with_table(text: str, head: str, rows: Iterator[str]) -> str:
     return table.sub(lambda match: "\n".join([match[1].rstrip(), *rows, ""]), text)
 
 
+def site_settings(course: Path) -> dict[str, Any]:
+    """What mkdocs.yml, beside the folder of a course, says of its site."""
+    text = (course.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return settings
+
+
+def repository(course: Path) -> str:
+    """The ``OWNER/NAME`` on GitHub that ``extra.repository`` in mkdocs.yml says, or nothing."""
+    return site_settings(course).get("extra", {}).get("repository") or ""
+
+
 def address(repository: str) -> str:
     """The address that GitHub gives a site. ``repository`` is OWNER/NAME on GitHub, or nothing."""
     owner, _, name = repository.partition("/")
@@ -296,9 +308,9 @@ def table(course: Sequence[Lesson]) -> Iterator[str]:
 
 def main(root: Path) -> None:
     course = lessons(root / "course")
-    settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
+    github = repository(root / "course")
     for page in [root / "README.md", root / "mkdocs.yml", *pages(root / "course")]:
-        text = updated(page, course, settings["extra"]["repository"])
+        text = updated(page, course, github)
         if text != page.read_text(encoding="utf-8"):
             page.write_text(text, encoding="utf-8")
             print(f"wrote {page}")

@@ -84,7 +84,7 @@ class Lesson(MarkdownFile):
         if self.state is None:
             _forget_what_was_compiled()
         with warnings.catch_warnings():
-            _set_state(self.state or _NEW)
+            _set_state(self.state or {})
             sys.modules["__main__"] = self.namespace  # where pickle and dataclasses look
             try:
                 yield
@@ -290,22 +290,22 @@ def _forget_what_was_compiled() -> None:
 
 
 def _set_state(state: dict[str, Any]) -> None:
+    """Make the world what it was; of an empty state what it is for a new lesson.
+
+    That has nothing of an earlier one: matplotlib as tools.plots sets it, seed 0, float32, and the
+    filters that pyproject.toml sets, which make each warning an error.
+    """
     import torch
 
     if plots := sys.modules.get("tools.plots"):
         plots.set_settings(state.get("plots"))
     torch.set_rng_state(state["rng"]) if "rng" in state else torch.manual_seed(0)
     torch.set_default_dtype(state.get("dtype", torch.float32))
-    torch.set_grad_enabled(state["grad"])
-    torch.set_warn_always(state["warn_always"])
+    torch.set_grad_enabled(state.get("grad", True))
+    torch.set_warn_always(state.get("warn_always", True))
     if "filters" in state:
         warnings.resetwarnings()
         warnings.filters.extend(state["filters"])  # type: ignore[attr-defined]
-
-
-# A new lesson has nothing of an earlier one: matplotlib as tools.plots sets it, seed 0, float32,
-# and the filters that pyproject.toml sets, which make each warning an error.
-_NEW = {"grad": True, "warn_always": True}
 
 
 def pytest_configure(config: pytest.Config) -> None:

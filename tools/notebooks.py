@@ -23,10 +23,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import nbformat
-import yaml
 from nbformat import v4
 
-from tools.course import Lesson
+from tools.course import Lesson, repository
 from tools.grammar import (
     Callout,
     Closing,
@@ -296,12 +295,6 @@ def _links(source: str) -> str:
     """Links to other lessons lead to their notebooks, all others out of the notebooks' folder."""
     source = re.sub(r"\]\((\d\d-[\w-]+)\.md(?:#[\w-]+)?\)", r"](\1.ipynb)", source)
     return re.sub(rf"\]\((?!\d\d-[\w-]+\.ipynb)(?=[\w./-]+\.{FILES}\b)", "](../", source)
-
-
-def repository(course: Path) -> str:
-    """The ``OWNER/NAME`` that ``extra.repository`` in mkdocs.yml says, or nothing."""
-    settings = yaml.safe_load((course.parent / "mkdocs.yml").read_text(encoding="utf-8"))
-    return settings.get("extra", {}).get("repository") or ""
 
 
 def write_all(course: Path) -> list[Path]:

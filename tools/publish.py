@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
-from tools.course import Lesson, pages
+from tools.course import Lesson, pages, repository, site_settings
 from tools.grammar import FrontMatter
 
 CHARSET = re.compile(r'<meta charset="?utf-8"?>', re.IGNORECASE)
@@ -126,7 +124,7 @@ def listed(course: Path, settings: dict[str, Any]) -> Iterator[str]:
 def publish(site: Path, root: Path) -> None:
     """Change the pages of a built site, and write beside them. Doing it again changes nothing."""
     course = root / "course"
-    settings = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))
+    settings, github = site_settings(course), repository(course)
     sources = {built(path.relative_to(course)): path for path in course.rglob("*.md")}
     for path in sorted(site.rglob("*.html")):
         page = path.read_text(encoding="utf-8")
@@ -136,7 +134,7 @@ def publish(site: Path, root: Path) -> None:
         source = sources.get(built_page)
         name = source.relative_to(course) if source else None
         markdown = "../" * (len(built_page.parts) - 1) + (name.as_posix() if name else "")
-        with_all = published(page, name, markdown, settings["extra"]["repository"])
+        with_all = published(page, name, markdown, github)
         path.write_text(with_all, encoding="utf-8")
         if source and name and not MOVED.search(page):
             shutil.copy(source, site / name)

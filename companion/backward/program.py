@@ -230,8 +230,7 @@ def _check_gradient(output: Tensor, gradient: Tensor | None) -> None:
             f"mismatch in shape: gradient must have the shape of output, {shape}, got "
             f"{tuple(gradient.shape)}"
         )
-    elif gradient.is_complex() or output.is_complex():
-        if gradient.dtype != dtype:
-            raise RuntimeError(
-                f"mismatch in dtype: gradient must be {dtype}, as output is, got {gradient.dtype}"
-            )
+    elif (gradient.is_complex() or output.is_complex()) and gradient.dtype != dtype:
+        raise RuntimeError(
+            f"mismatch in dtype: gradient must be {dtype}, as output is, got {gradient.dtype}"
+        )

@@ -181,11 +181,11 @@ class Writer:
 
     def _about(self, node: GraphNode) -> str:
         """The class of a Node, and the line that left it or whose Node it is, where known."""
-        name, source = one_line(node.name, 60), noted_source(node.grad_fn)
+        of_class, source = one_line(node.name, 60), noted_source(node.grad_fn)
         if source:
-            return one_line(f"{name}: {source.text}", _WIDTH)
-        made = [of for (i, _), of in self.readers.of_result.items() if i == node.index]
-        return f"{name}, the Node of {', '.join(made)}" if made else name
+            return one_line(f"{of_class}: {source.text}", _WIDTH)
+        results = [name for (i, _), name in self.readers.of_result.items() if i == node.index]
+        return f"{of_class}, the Node of {', '.join(results)}" if results else of_class
 
     def _description(self, node: GraphNode) -> str:
         return f"node {node.index} ({self._about(node)})"

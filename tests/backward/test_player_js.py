@@ -450,7 +450,7 @@ def test_without_javascript_and_on_paper_there_is_the_storyboard(open_page):
     assert not page.locator(".player-live").is_visible()
 
 
-def test_it_works_in_the_frame_of_a_notebook(open_page, tmp_path):
+def test_it_works_in_the_frame_of_a_notebook(open_page):
     player = play(diamond()[1])
     page = open_page(Player("", ""), hash="")
     page.set_content(player._repr_html_())

@@ -589,6 +589,15 @@ def test_a_function_whose_saved_tensors_can_be_read_once_is_refused_before_a_loo
     torch.testing.assert_close(x.grad, 2 * x.detach())
 
 
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
+def test_a_program_of_tensors_without_values_is_written_and_runs(mode):
+    with mode():
+        x = torch.ones(3, requires_grad=True)
+        program = write_backward((x * x).sum())
+    assert "x.grad = grad_x_1 + grad_x_2" in str(program)
+    assert program.run()["x"].shape == (3,)
+
+
 def test_a_program_is_made_by_write_backward_alone():
     with pytest.raises(TypeError, match="made by write_backward"):
         companion.Program()

@@ -135,6 +135,11 @@ def test_an_operation_in_a_form_without_a_formula_is_left_to_the_node(operation)
     assert "there is no formula for it here" in check(operation(x).sum(), {"x": x})
 
 
+def test_a_part_of_a_concatenation_whose_beginning_is_not_known_is_left_to_the_node():
+    x = leaf(2)
+    assert "there is no formula for it here" in check(torch.cat([torch.ones(2), x]).sum(), {"x": x})
+
+
 def test_where_another_torch_saves_something_else_the_node_is_called(monkeypatch):
     monkeypatch.setitem(program_rules._DERIVED, "ExpBackward0", lambda saved: saved["gone"])
     x = leaf(3)

@@ -1,5 +1,6 @@
 """tools.download: the course's folder as one file."""
 
+import os
 import subprocess
 import zipfile
 
@@ -27,12 +28,12 @@ def test_the_same_files_make_the_same_bytes_and_a_missing_one_is_named(tmp_path)
     folder.mkdir()
     for name in HELD:
         (folder / name).touch()
-    made = []
-    for to in (tmp_path, tmp_path):
-        write(folder, to)
-        made.append((to / f"{NAME}.zip").read_bytes())
-        (folder / "README.md").touch()
-    assert made[0] == made[1]
+    archives = []
+    for written_at in (1_000_000_000, 1_700_000_000):
+        os.utime(folder / "README.md", (written_at, written_at))
+        write(folder, tmp_path)
+        archives.append((tmp_path / f"{NAME}.zip").read_bytes())
+    assert archives[0] == archives[1]
     (folder / "setup.py").unlink()
     with pytest.raises(FileNotFoundError, match="has no setup.py"):
         write(folder, tmp_path)
