@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 
 # Their stubs lack some of what is used here.
+_C: Any = torch._C
 _functorch: Any = torch._C._functorch
 _modes: Any = overrides
 
@@ -60,6 +61,14 @@ def output_count(node: Node) -> int:
 def forward_class_of(node: Node) -> Any:
     """The ``torch.autograd.Function`` whose backward the Node of a custom Function runs."""
     return node._forward_cls
+
+
+def is_of_torch_in_cpp(kind: type) -> bool:
+    """Whether the Nodes of this class are torch's own, and run no Python.
+
+    Those of C++ extensions share a class of another name, with scripted functions.
+    """
+    return getattr(torch._C._functions, kind.__name__, None) is kind
 
 
 def is_of_torch(node: Node) -> bool:
@@ -257,6 +266,22 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
     torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
     torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
 }
+
+
+# A copy that shares the memory of its source, until either is written to and gets its own: torch
+# calls it copy on write. It is refused, with a RuntimeError, for what has no storage of the usual
+# kind, such as a sparse tensor, and for memory that is not torch's, such as an array's.
+lazy_copy = Tensor._lazy_clone
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor was copied lazily, or is such a copy, and was not written to since."""
+    return tensor.layout is torch.strided and bool(_C._is_cow_tensor(tensor))
+
+
+def end_sharing(tensor: Tensor) -> None:
+    """Give a tensor that was copied lazily memory of its own: who asks where it is may write."""
+    tensor.data_ptr()
 
 
 def has_one_owner(storage: torch.UntypedStorage) -> bool:

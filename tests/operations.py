@@ -15,6 +15,7 @@ import io
 import sys
 import types
 import unittest
+import unittest.mock
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 
 import companion
+import companion.backward.recording
+from companion.internals import is_lazy
 
 # The list imports a package for tests of another kind, which needs not be there for it.
 sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))  # type: ignore[arg-type]
@@ -97,6 +100,22 @@ def faults(compute: Callable[[], Tensor], leaves: list[Tensor]) -> Iterator[str]
         yield "a .grad was left"
     yield from _diagnosed(output, leaves, gradients, watched)
     yield from _recorded(output, leaves, gradients)
+    with unittest.mock.patch.object(companion.backward.recording, "DETAILED", 0):
+        output = compute()
+        saved = [t for node in companion.Graph.of(output).nodes for t in _saved(node.grad_fn)]
+        yield from _recorded(output, leaves, gradients)
+        known = [*saved, *leaves]
+        yield from ("record_backward shares what is not its own" for t in known if is_lazy(t))
+
+
+def _saved(fn: Any) -> list[Tensor]:
+    """What a Node saved, itself."""
+    found = []
+    for name in dir(fn):
+        if name.startswith("_saved_"):
+            with contextlib.suppress(RuntimeError):
+                found.append(getattr(fn, name))
+    return tensors_in(found)
 
 
 def _diagnosed(

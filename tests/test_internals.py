@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from companion.internals import has_memory, saved_names, saved_value
+from companion.internals import (
+    end_sharing,
+    has_memory,
+    is_lazy,
+    lazy_copy,
+    saved_names,
+    saved_value,
+)
 
 
 def _freed(tensor: torch.Tensor, bytes_left: int = 0) -> torch.Tensor:
@@ -90,6 +97,26 @@ def test_a_batch_of_vmap_has_memory():
     seen = []
     torch.vmap(lambda row: seen.append(has_memory(row)) or row)(torch.ones(2, 3))
     assert seen == [True]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", [*WITH, *WITHOUT])
+def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
+    assert not is_lazy((WITH | WITHOUT)[name]())
+
+
+@pytest.mark.parametrize("end", [end_sharing, lambda t: t.data.add_(0), lambda t: t.numpy()])
+@pytest.mark.parametrize("of_copy", [False, True])
+def test_a_lazy_copy_shares_memory_until_either_is_written_to(end, of_copy):
+    source = torch.ones(3)
+    copy = lazy_copy(source)
+    assert is_lazy(source) and is_lazy(copy)
+    assert torch._C._data_address(source) == torch._C._data_address(copy)
+    one, other = (copy, source) if of_copy else (source, copy)
+    end(one)
+    assert not is_lazy(one) and torch._C._data_address(source) != torch._C._data_address(copy)
+    one.zero_()
+    assert other.tolist() == [1.0] * 3
 
 
 WITHOUT_NUMBERS = """

@@ -1,9 +1,12 @@
 """Copies of what passes in a backward pass, and when one copy may serve twice.
 
-To copy 64 KB into new memory may take as long as an operation does. So in a large graph the copy of
-a gradient that leaves a Node serves for the Node that it enters too, and the copy of a large one
-for its views and for the ``.grad`` of a leaf: as long as nobody wrote to the gradient meanwhile,
-which its version counter tells.
+To copy 64 KB into new memory may take as long as an operation does. Where torch's own code alone
+computes with the gradients of a large graph, a copy is lazy: it has the memory of the gradient, and
+torch makes a real copy only when somebody writes to one of both.
+
+Elsewhere the copy of a gradient that leaves a Node serves for the Node that it enters too, and the
+copy of a large one for its views and for the ``.grad`` of a leaf: as long as nobody wrote to the
+gradient meanwhile, which its version counter tells.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 
 from companion.internals import (
     is_without_numbers,
+    lazy_copy,
     parts_of,
     unseen_by_subclasses,
     version_of,
@@ -65,6 +69,22 @@ def copies_of(gradients: Gradients, has_graph: bool, known: Copied | None = None
     if has_graph:
         return tuple([None if g is None else g.detach().clone() for g in gradients])
     return tuple([None if g is None else g.clone() for g in gradients])
+
+
+def lazy_copies_of(*groups: Gradients) -> list[Tensor | None]:
+    """Copies without a graph that have the memory of what is copied until either is written to.
+
+    For gradients that have no graph. What is not on the CPU is copied at once, since torch would no
+    longer know which streams still read the memory; so is what refuses, such as a sparse tensor.
+    """
+    copies: list[Tensor | None] = []
+    try:
+        for gradients in groups:
+            for g in gradients:
+                copies.append(None if g is None else lazy_copy(g) if g.is_cpu else g.clone())
+    except Exception:  # a stranger's subclass of Tensor may refuse with any
+        return [copy for gradients in groups for copy in copies_of(gradients, False)]
+    return copies
 
 
 def copy_of(tensor: Tensor) -> Tensor:

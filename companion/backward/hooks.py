@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -22,10 +22,23 @@ from companion.backward.copies import (
     copied_if_large,
     copies_of,
     copy_of,
+    lazy_copies_of,
 )
 from companion.graph.reading import Graph
 from companion.graph.saved import peek
-from companion.internals import Node, has_memory, next_number, running_pass
+from companion.internals import (
+    Node,
+    end_sharing,
+    has_dispatch_mode,
+    has_memory,
+    is_lazy,
+    is_of_torch_in_cpp,
+    next_number,
+    running_pass,
+    version_of,
+)
+
+Hook = Callable[..., None]
 
 
 @dataclass(slots=True)
@@ -33,16 +46,19 @@ class Log:
     """What the hooks wrote down. All tensors are copies without a graph.
 
     Attributes:
-        ran: Node after Node, its index, what it was given, and what it passed on.
+        ran: Node after Node, its index.
+        gradients: for each of ``ran``, what it was given, and behind it what it passed on.
         entered: what a Node was given that did not come to its end.
-        grads: of leaves, the ``.grad`` before and after.
+        grads: of leaves, the ``.grad`` before and after; before alone if what the leaf was given
+            was added to it, and nothing else happened.
         saved: what Nodes had saved; None where a look at it would run hooks.
         numbers: the next sequence number before and after each Node, under ``create_graph``.
         times: for each of ``ran``, how many seconds the Node ran.
     """
 
-    ran: list[tuple[int, Gradients, Gradients]] = field(default_factory=list)
-    entered: dict[int, Gradients] = field(default_factory=dict)
+    ran: list[int] = field(default_factory=list)
+    gradients: list[list[Tensor | None]] = field(default_factory=list)
+    entered: dict[int, list[Tensor | None]] = field(default_factory=dict)
     grads: dict[int, Gradients] = field(default_factory=dict)
     saved: dict[int, dict[str, Any] | None] = field(default_factory=dict)
     numbers: list[tuple[int, int]] = field(default_factory=list)
@@ -61,21 +77,15 @@ class Hooks:
         log: what they wrote down.
     """
 
-    def __init__(self, graph: Graph, create_graph: bool, detailed: bool) -> None:
-        # In detail each Node is looked at before it runs, and each copy is a new one, in case that
-        # a hook of the user's writes where no version counter notices.
+    def __init__(self, graph: Graph) -> None:
         self.log = Log()
-        self._fns, self._create_graph, self._detailed = graph._fns, create_graph, detailed
+        self._fns = graph._fns
         # Not graph.leaves, which makes an object for each Node.
         self._leaves: dict[int, Tensor] = {
             i: fn.variable
             for i, fn in enumerate(graph._fns)
             if type(fn).__name__ == "AccumulateGrad"
         }
-        self._targets, self._first = graph._target, graph._first
-        self._entering = Counter(graph._target)  # how many edges enter a Node
-        self._under_way: dict[int, Copied] = {}  # by Node: what its only edge brings
-        self._came: dict[int, int | None] = {}  # by leaf: the version of a large gradient
         # Another pass may run over the same Nodes meanwhile, in another thread or begun by a hook.
         # This one begins with the root, in this thread. A pass that a hook on the root began comes
         # to the root before it, and has a higher number.
@@ -86,31 +96,68 @@ class Hooks:
     def attached(self) -> Iterator[None]:
         """In this block the hooks are on the Nodes."""
         handles = list[Any]()
+        pairs, leave = self._pairs(), self._leave
         try:
             for i, fn in enumerate(self._fns):
-                if self._looks_before(i, fn):
-                    handles.append(fn.register_prehook(partial(self._enter, i)))
-                handles.append(fn.register_hook(partial(self._leave, i)))
+                if i in pairs:
+                    before, after = pairs[i]
+                    handles.append(fn.register_prehook(before))
+                    handles.append(fn.register_hook(after))
+                else:
+                    handles.append(fn.register_hook(partial(leave, i)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _looks_before(self, i: int, fn: Node) -> bool:
-        """Whether a Node gets a hook before it too. Two hooks cost twice as much as one."""
-        if i == 0 or self._detailed or self._create_graph or i in self._leaves:
-            return True
-        return isinstance(fn, BackwardCFunction)  # which may write into what it is given
+    def _pairs(self) -> dict[int, tuple[Hook, Hook]]:
+        """For each Node that gets a hook before it too, both its hooks. They take twice as long."""
+        raise NotImplementedError
 
-    def _enter(self, i: int, grad_outputs: Gradients) -> None:
-        """The hook before a Node."""
+    def _leave(self, i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+        """The hook after any other Node."""
+        raise NotImplementedError
+
+    def _is_recorded(self, i: int) -> bool:
+        """Whether the pass that comes to a Node is the one to record, which it may begin now."""
         number = running_pass()
         if number != self._pass:
             if i > 0 or number > self._pass or threading.get_ident() != self._thread:
-                return
+                return False
             self._pass = number
             self.log.clear()
-        given = self.log.entered[i] = self._arrived(i, grad_outputs)
+        return True
+
+
+class CopyingHooks(Hooks):
+    """Hooks that copy at once. They suit every pass.
+
+    In detail each Node is looked at before it runs, and each copy is a new one, in case that a hook
+    of the user's writes where no version counter notices.
+    """
+
+    def __init__(self, graph: Graph, create_graph: bool, detailed: bool) -> None:
+        super().__init__(graph)
+        self._create_graph, self._detailed = create_graph, detailed
+        self._targets, self._first = graph._target, graph._first
+        self._entering = Counter(graph._target)  # how many edges enter a Node
+        self._under_way: dict[int, Copied] = {}  # by Node: what its only edge brings
+        self._came: dict[int, int | None] = {}  # by leaf: the version of a large gradient
+
+    def _pairs(self) -> dict[int, tuple[Hook, Hook]]:
+        nodes = list(range(len(self._fns)))
+        if not (self._detailed or self._create_graph):
+            # A custom Function may write into what it is given.
+            functions = [i for i in nodes if isinstance(self._fns[i], BackwardCFunction)]
+            nodes = [0, *self._leaves, *functions]
+        return {i: (partial(self._enter, i), partial(self._leave, i)) for i in nodes}
+
+    def _enter(self, i: int, grad_outputs: Gradients) -> None:
+        """The hook before a Node."""
+        if not self._is_recorded(i):
+            return
+        given = self._arrived(i, grad_outputs)
+        self.log.entered[i] = [*given]
         if i in self._leaves:
             self.log.grads[i] = copies_of((self._leaves[i].grad,), True)
             # Of the gradient its version alone: the engine takes it for .grad if nobody holds it.
@@ -123,20 +170,20 @@ class Hooks:
         self._began = perf_counter()
 
     def _leave(self, i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
-        """The hook after a Node."""
         ended = perf_counter()
         if running_pass() != self._pass:
             return
         log = self.log
-        log.times.append(ended - self._began)
         if i in log.entered:
-            given = log.entered.pop(i)
+            given = tuple(log.entered.pop(i))
             passed_on = copies_of(grad_inputs, self._create_graph)
         else:  # a Node that does not write into what it is given
             given = self._arrived(i, grad_outputs)
             known = self._reusable(grad_outputs[0], given[0])
             passed_on = copies_of(grad_inputs, self._create_graph, known)
-        log.ran.append((i, given, passed_on))
+        log.ran.append(i)
+        log.gradients.append([*given, *passed_on])
+        log.times.append(ended - self._began)
         if i in self._leaves:
             known = self._reusable(grad_outputs[0], given[0])
             if known and known.version != self._came[i]:
@@ -166,6 +213,88 @@ class Hooks:
             slot += 1
             if self._entering[target] == 1 and (known := copied(gradient, copy)):
                 self._under_way[target] = known
+
+
+class LazyHooks(Hooks):
+    """Hooks that copy lazily, and do as little as they can: a recording takes its time here."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        self._before: Tensor | None = None  # the .grad of the leaf that runs
+        self._version: int | None = None  # of that
+
+    def _pairs(self) -> dict[int, tuple[Hook, Hook]]:
+        pairs: dict[int, tuple[Hook, Hook]] = {0: (self._enter_root, self._leave_root)}
+        enter, leave = self._enter_leaf, self._leave_leaf
+        for i, leaf in self._leaves.items():
+            pairs[i] = partial(enter, i, leaf), partial(leave, i, leaf)
+        return pairs
+
+    def _leave(self, i: int, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+        ended = perf_counter()
+        if running_pass() == self._pass:  # then as in _note, which it takes time to call
+            log = self.log
+            log.gradients.append(lazy_copies_of(grad_outputs, grad_inputs))
+            log.ran.append(i)
+            log.times.append(ended - self._began)
+            self._began = perf_counter()
+
+    def _enter_root(self, grad_outputs: Gradients) -> None:
+        if self._is_recorded(0):
+            self.log.entered[0] = lazy_copies_of(grad_outputs)
+            self._began = perf_counter()
+
+    def _leave_root(self, grad_inputs: Gradients, grad_outputs: Gradients) -> None:
+        ended = perf_counter()
+        if running_pass() == self._pass:
+            self._note(0, self.log.entered.pop(0) + lazy_copies_of(grad_inputs), ended)
+
+    def _enter_leaf(self, i: int, leaf: Tensor, grad_outputs: Gradients) -> None:
+        if self._is_recorded(i):
+            self.log.entered[i] = lazy_copies_of(grad_outputs)
+            self._before = grad = leaf.grad
+            self._version = None if grad is None else version_of(grad)
+            self.log.grads[i] = copies_of((grad,), False)
+            self._began = perf_counter()
+
+    def _leave_leaf(self, i: int, leaf: Tensor, *_: Gradients) -> None:
+        ended = perf_counter()
+        if running_pass() == self._pass:
+            self.log.grads[i] += self._grad_after(leaf.grad)
+            self._note(i, self.log.entered.pop(i), ended)
+
+    def _note(self, i: int, gradients: list[Tensor | None], ended: float) -> None:
+        log = self.log
+        log.ran.append(i)
+        log.gradients.append(gradients)
+        log.times.append(ended - self._began)
+        self._began = perf_counter()
+
+    def _grad_after(self, grad: Tensor | None) -> Gradients:
+        """A copy of the ``.grad`` of a leaf; none if the engine added to it, and nobody else."""
+        if grad is not None and grad is self._before and self._version is not None:
+            if version_of(grad) == self._version + 1:
+                return ()
+        if grad is None or not is_lazy(grad):
+            return copies_of((grad,), False)
+        copies = lazy_copies_of((grad,))  # the engine took for it what it gave the leaf
+        end_sharing(grad)
+        return tuple(copies)
+
+
+def hooks_for(
+    graph: Graph, output: Tensor, gradient: Tensor | None, create_graph: bool, detailed: bool
+) -> Hooks:
+    """The hooks that suit a pass: those that copy lazily, if torch alone computes with gradients.
+
+    Code of others may know the memory of a gradient by its address, and the user that of the
+    gradient that he gives: what they write there, torch does not see. The user's hooks get tensors.
+    """
+    alone = gradient is None and not has_dispatch_mode()
+    alone = alone and all(map(is_of_torch_in_cpp, set(map(type, graph._fns))))
+    if detailed or create_graph or not output.is_cpu or not alone:
+        return CopyingHooks(graph, create_graph, detailed)
+    return LazyHooks(graph)
 
 
 def saved_values(fn: Node) -> dict[str, Any] | None:

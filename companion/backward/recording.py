@@ -19,7 +19,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from companion.backward.copies import Gradients, Tensor, copy_of, worst_value_in
-from companion.backward.hooks import Hooks, Log
+from companion.backward.hooks import Log, hooks_for
 from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import Edge
 from companion.graph.not_a_tensor import refused
@@ -193,8 +193,11 @@ class Recording:
         """The steps, and what is pending after them."""
         engine, log = _Engine(self.graph, dict(self.waiting)), self._log
         engine.arrive(0, self.graph._output_nr.get(0, 0), None, self._gradient)
-        ran: list[tuple[int, Gradients, Gradients | None]] = [*log.ran]
-        ran += [(node, grad_outputs, None) for node, grad_outputs in log.entered.items()]
+        ran = list[tuple[int, Gradients, Gradients | None]]()
+        for node, gradients in zip(log.ran, log.gradients, strict=False):
+            count = len(gradients) - len(self.graph.slots(node))
+            ran.append((node, tuple(gradients[:count]), tuple(gradients[count:])))
+        ran += [(node, tuple(given), None) for node, given in log.entered.items()]
         with garbage_collection_paused():
             steps = tuple(self._step(engine, index, *entry) for index, entry in enumerate(ran))
         return steps, {node: tuple(arrivals) for node, arrivals in engine.came.items()}
@@ -209,7 +212,10 @@ class Recording:
     ) -> Step:
         arrivals = tuple(engine.came.pop(node, ()))
         ready, waiting = engine.send(node, grad_inputs or ())
-        before, after = (*self._log.grads.get(node, ()), None, None)[:2]
+        grads = self._log.grads.get(node, ())
+        if len(grads) == 1 and grad_inputs is not None:
+            grads += (_added_in_place(grads[0], grad_outputs[0]),)
+        before, after = (*grads, None, None)[:2]
         return Step(
             index=index,
             node=node,
@@ -289,6 +295,14 @@ def added(held: Tensor | None, value: Tensor | None) -> Tensor | None:
     return value + held if held.is_sparse else held + value  # torch adds dense and sparse alone
 
 
+def _added_in_place(grad: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """What a ``.grad`` is after the engine added a gradient to it."""
+    if grad is None or gradient is None:
+        return grad
+    with torch.no_grad():
+        return grad.clone().add_(gradient)
+
+
 def record_backward(
     output: Tensor,
     gradient: Tensor | None = None,
@@ -303,8 +317,9 @@ def record_backward(
     The gradients that it leaves in ``.grad`` are those of a pass that nobody recorded, bit for bit.
     Your own hooks run as ever, before those that record, unless added on the way; these are gone
     afterwards, whatever happened. The pass runs in the calling thread alone. Every gradient is
-    copied, so a recording of a large model takes a lot of memory. In a graph of more than 150 Nodes
-    a hook that writes to a gradient through ``.data``, which autograd does not see, is not seen.
+    kept, so a recording of a large model takes a lot of memory. In a graph of more than 150 Nodes a
+    hook that writes to a gradient where autograd does not see it, as through ``.data``, may not be
+    seen.
 
     What happens inside of a Node is not seen: a reentrant ``torch.utils.checkpoint`` is one Node.
     Saved tensors that went through ``torch.autograd.graph.saved_tensors_hooks`` are not looked at,
@@ -356,23 +371,22 @@ def record_backward(
 
     if not output.requires_grad:
         run()  # which raises
-    recording = _read_before(output, gradient, inputs, callers_names() if names is None else names)
-    recording.retain_graph = create_graph if retain_graph is None else retain_graph
-    recording.create_graph = create_graph
-    hooks = Hooks(recording.graph, create_graph, detailed=len(recording.graph) <= DETAILED)
-    recording._log = hooks.log
-    try:
-        with (
-            garbage_collection_paused(),
-            hooks.attached(),
-            torch.autograd.set_multithreading_enabled(False),
-        ):
-            run()
-    except BaseException as error:
-        recording.error = error
-        with suppress(Exception):  # an exception class of a stranger's may allow no attributes
-            error.recording = recording  # type: ignore[attr-defined]
-        raise
+    names = callers_names() if names is None else names
+    with garbage_collection_paused():
+        recording = _read_before(output, gradient, inputs, names)
+        recording.retain_graph = create_graph if retain_graph is None else retain_graph
+        recording.create_graph = create_graph
+        detailed = len(recording.graph) <= DETAILED
+        hooks = hooks_for(recording.graph, output, gradient, create_graph, detailed)
+        recording._log = hooks.log
+        try:
+            with hooks.attached(), torch.autograd.set_multithreading_enabled(False):
+                run()
+        except BaseException as error:
+            recording.error = error
+            with suppress(Exception):  # an exception class of a stranger's may allow no attributes
+                error.recording = recording  # type: ignore[attr-defined]
+            raise
     if create_graph:
         recording.second = _graph_of_gradients(recording.graph)
     return recording
@@ -392,7 +406,7 @@ def _read_before(
         recording._gradient = copy_of(first if first.is_complex() else first.to(output.dtype))
     detailed = len(graph) <= DETAILED
     recording.values = _values(graph, names) if detailed else {}
-    recording.sources = tuple(noted_source(fn) if detailed else None for fn in graph._fns)
+    recording.sources = tuple(map(noted_source, graph._fns)) if detailed else (None,) * len(graph)
     recording._function_saved = {
         i: _saved_count(fn) for i, fn in enumerate(graph._fns) if isinstance(fn, BackwardCFunction)
     }

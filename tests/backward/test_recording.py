@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, modules, record_backward
+from companion.backward.hooks import CopyingHooks, hooks_for
 from tests.programs import OPERATIONS, Double, Silent, examples, programs, run
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
@@ -54,13 +55,21 @@ def as_if_large(monkeypatch):
     monkeypatch.setattr(companion.backward.copies, "LARGE", 1)
 
 
-both_ways = pytest.mark.parametrize("large", [False, True])
+def copying(graph, output, gradient, create_graph, detailed):
+    """In place of ``hooks_for``: hooks that copy at once, also where they could copy lazily."""
+    return CopyingHooks(graph, create_graph, detailed)
+
+
+all_ways = pytest.mark.parametrize("large", [False, "copied", "lazy"])
 
 
 @pytest.fixture(autouse=True)
-def size(request):
-    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("large"):
+def size(request, monkeypatch):
+    large = getattr(request.node, "callspec", None) and request.node.callspec.params.get("large")
+    if large:
         request.getfixturevalue("as_if_large")
+    if large == "copied":
+        monkeypatch.setattr(companion.backward.recording, "hooks_for", copying)
 
 
 # ---- random programs
@@ -185,9 +194,12 @@ MODES = ["plain", "plain", "plain", "retain", "twice", "a leaf", "an inner one",
 
 @settings(deadline=None, max_examples=examples(350))
 @given(
-    STEPS, st.sampled_from(MODES), st.booleans(), st.sampled_from([torch.float32, torch.float64])
+    STEPS,
+    st.sampled_from(MODES),
+    st.sampled_from(["small", "copied", "lazy", "lazy"]),
+    st.sampled_from([torch.float32, torch.float64]),
 )
-def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
+def test_a_random_program_is_recorded_as_it_runs(steps, mode, way, dtype):
     used = {step for step, _, _ in steps}
     if mode != "plain":  # torch refuses them
         steps = [step for step in steps if step[0] != "reentrant"]
@@ -201,7 +213,7 @@ def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
         inputs = [leaves_of(tensors[-1])[:1] for tensors in runs]
     elif mode == "an inner one":
         inputs = [[t for t in tensors[:-1] if t.grad_fn is not None][-2:] for tensors in runs]
-    if mode == "twice":
+    if mode == "twice":  # so that each .grad is added to
         for output in (ours, watched, plain):
             output.backward(retain_graph=True)
 
@@ -214,8 +226,13 @@ def test_a_random_program_is_recorded_as_it_runs(steps, mode, large, dtype):
     checkpointed = "checkpoint" in used  # a look at what it saved would run it forward
     before = {} if checkpointed else {fn: readable(fn) for fn in nodes}
     module, copies = companion.backward.recording, companion.backward.copies
-    detailed, least = (0, 1) if large else (module.DETAILED, copies.LARGE)
-    with patch.object(module, "DETAILED", detailed), patch.object(copies, "LARGE", least):
+    detailed, least = (module.DETAILED, copies.LARGE) if way == "small" else (0, 1)
+    hooks = copying if way == "copied" else hooks_for
+    with (
+        patch.object(module, "DETAILED", detailed),
+        patch.object(copies, "LARGE", least),
+        patch.object(module, "hooks_for", hooks),
+    ):
         recording = record_backward(ours, inputs=inputs[0], **options)
     found = recording.steps
 
@@ -352,7 +369,7 @@ def test_the_order_is_the_one_that_the_profiler_sees():
     assert [name.split("::")[-1] for name in events] == names(recording)
 
 
-@both_ways
+@all_ways
 def test_a_gradient_that_is_added_to_is_told_before_and_after(large):
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     y = (x * x).sum()
@@ -363,7 +380,7 @@ def test_a_gradient_that_is_added_to_is_told_before_and_after(large):
     assert step.grad_after.tolist() == [4.0, 8.0] == x.grad.tolist()
 
 
-@both_ways
+@all_ways
 def test_the_gradient_after_a_step_is_the_one_that_the_users_hook_left(large):
     x, w = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
     x.register_post_accumulate_grad_hook(lambda p: doubled(p.grad))
@@ -374,7 +391,7 @@ def test_the_gradient_after_a_step_is_the_one_that_the_users_hook_left(large):
     assert steps[-1].grad_after is None
 
 
-@both_ways
+@all_ways
 def test_the_caller_changes_nothing_in_a_recording_that_is_done(large):
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     gradient = torch.ones(2)
@@ -669,7 +686,7 @@ def test_a_leaf_alone_is_one_step():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@both_ways
+@all_ways
 def test_a_mode_without_gradients_changes_nothing(mode, large):
     x = torch.ones(2, requires_grad=True)
     y, z = (x.sin() * x).sum(), (x.sin() * x).sum()
@@ -698,7 +715,7 @@ def test_a_subclass_of_tensor_is_not_asked_for_copies():
     assert type(recording.values[recording.steps[-1].node, 0]) is torch.Tensor
 
 
-@both_ways
+@all_ways
 def test_nested_tensors_are_recorded(large):
     parts = [torch.ones(2), torch.ones(3)]
     x = torch.nested.nested_tensor(parts, layout=torch.jagged, requires_grad=True)
@@ -708,7 +725,7 @@ def test_nested_tensors_are_recorded(large):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@both_ways
+@all_ways
 def test_a_pass_on_a_cuda_device_is_recorded(large):
     torch.manual_seed(0)
     x = torch.randn(4, 4, device="cuda", requires_grad=True)
@@ -785,7 +802,7 @@ def test_a_second_pass_over_what_is_freed_raises_and_leaves_what_ran():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, type("E", (Exception,), {})])
-@both_ways
+@all_ways
 def test_whatever_a_hook_raises_comes_out_with_the_recording(error, large):
     x = torch.ones(2, requires_grad=True)
     h = x.exp()
@@ -831,7 +848,7 @@ def no_gc():
     gc.enable()
 
 
-@both_ways
+@all_ways
 def test_no_hook_is_left_and_nothing_kept_alive(no_gc, large):
     x = torch.ones(2, requires_grad=True)
     y = (x.exp() * x).sum()
@@ -886,7 +903,7 @@ def test_a_pass_runs_in_one_thread_and_the_next_backward_may_use_several_again()
     assert seen == [False] and torch._C._is_multithreading_enabled() is was
 
 
-@both_ways
+@all_ways
 @pytest.mark.parametrize("where", ["root", "middle", "leaf"])
 def test_a_pass_that_a_hook_begins_over_the_same_nodes_is_not_recorded(where, large):
     x = torch.ones(2, requires_grad=True)
