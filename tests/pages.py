@@ -5,6 +5,8 @@ from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
 
+from tests.slices import WHOLE
+
 DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
 
 
@@ -37,6 +39,12 @@ FORMULAS = """() => {
   const wrong = errors.map(error => error.textContent)
   return formulas.length === typeset.length ? wrong : [...wrong, "a formula is not typeset"]
 }"""
+# Those in the content that differ by more than their text, which axe judges alike.
+KINDS = """() => [...new Set(
+  [...document.querySelectorAll(".md-content *:not(code *, svg *)")].map(e => [
+    e.tagName, [...e.classList].sort().join("."), e.getAttribute("role"), e.type
+  ].join())
+)]"""
 CLOTHES = "colours => { Object.assign(document.body.dataset, colours) }"
 # Of ten elements eight only colour a piece of code, or are parts of a picture that has a label.
 # To anything but an eye they are its text, or nothing.
@@ -88,24 +96,45 @@ ONE_TEXT_OF_EACH = """known => {
 }"""
 
 
-def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
-    """What axe and others find on the page as it is, which ends as one that has a few texts.
+class Seen:
+    """What axe has looked at on earlier pages."""
+
+    def __init__(self) -> None:
+        self.kinds = set[str]()  # of elements
+        self.texts = set[str]()  # by the elements around them
+
+
+def faults_of_the_opened(page, seen: Seen, *, around: bool) -> list[str]:
+    """What is wrong with the page as it is, which may end as one that has a few texts.
+
+    Axe looks at a page with a kind of element that no earlier page has, since pages are made of the
+    same parts; in ``make deep`` at each.
 
     Args:
         page: a window, as wide as a desk, dark.
-        texts: those whose colours were looked at before; the new ones come to them.
-        around: whether to look at the header and the sidebars as they are on a desk.
+        seen: what axe has looked at before; the new comes to it.
+        around: whether axe looks at the header and the sidebars as they are on a desk, too.
     """
-    wrong = []
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-    page.evaluate(AXE_SCRIPT)
-    wrong += page.evaluate(FORMULAS)
-    page.evaluate(WITHOUT_WHAT_IS_FOR_EYES)
-    for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
+    wrong = list(page.evaluate(FORMULAS))
+    for size in (PHONE, DESK):
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{size['width']} wide: the page scrolls sideways")
+    kinds = {*page.evaluate(KINDS)}
+    if WHOLE or around or kinds - seen.kinds:
+        seen.kinds |= kinds
+        wrong += _violations(page, seen.texts, around)
+    return wrong
+
+
+def _violations(page, texts: set[str], around: bool) -> list[str]:
+    wrong = []
+    page.evaluate(AXE_SCRIPT)
+    page.evaluate(WITHOUT_WHAT_IS_FOR_EYES)
+    for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
         if size is PHONE or around:
+            page.set_viewport_size(size)
             violations = page.evaluate(VIOLATIONS, [within, ALL_BUT_COLOURS])
             wrong += [f"{size['width']} wide: {violation}" for violation in violations]
     page.set_viewport_size(DESK)

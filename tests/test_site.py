@@ -1,6 +1,6 @@
 """The built site: whole, self-contained, the same from Zensical, and usable by everybody.
 
-A real browser opens every page, light and dark, at the width of a desk and of a phone.
+A real browser opens every page in tests/site/test_lessons.py.
 """
 
 import re
@@ -14,15 +14,9 @@ from axe_playwright_python.base import AXE_SCRIPT
 
 from tests.conftest import ROOT
 from tests.course.test_clinic import PAGE_OF
-from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings, faults_of_the_opened
-from tools.course import pages
-from tools.publish import built
+from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings
 
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
-# The lessons are opened in tests/site/test_lessons.py.
-OTHERS = [page.relative_to(ROOT / "course") for page in pages(ROOT / "course")]
-PAGES = [f"{built(page).parent}/".removeprefix("./") for page in OTHERS if page.stem[0].isalpha()]
-PAGES += ["404.html"]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
@@ -86,19 +80,6 @@ def test_nothing_is_left_as_markup(site):
     for file in sorted(site.rglob("*.html")):
         text = re.sub(r"<(pre|script)\b.*?</\1>", "", file.read_text(), flags=re.DOTALL)
         assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
-
-
-# What a wide page has more is in its header and sidebars, and those are alike on all other pages.
-AROUND = {"", "reference/", "404.html"}
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_accessible_and_self_contained(address, window, texts, path):
-    page, wrong = window
-    wrong.clear()
-    page.goto(address + path)
-    wrong += faults_of_the_opened(page, texts, around=path in AROUND)
-    assert wrong == []
 
 
 def test_the_switch_of_colours_is_used_by_the_keyboard(address, window):

@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 import companion.backward.copies
 import companion.backward.recording
 from companion import Arrival, Edge, Recording, Source, Step, modules, record_backward
-from tests.programs import OPERATIONS, Double, Silent, examples, programs, run
+from tests.programs import OPERATIONS, Double, Silent, programs, run
+from tests.slices import examples
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Using backward\(\) with create_graph")
 

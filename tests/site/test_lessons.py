@@ -1,6 +1,7 @@
-"""Each lesson in a browser: what it covers, what its questions answer, and how it looks.
+"""Each page in a browser: what a lesson covers, what its questions answer, and how it looks.
 
-Each lesson is opened once with scripts and once without; all that is looked at is looked at there.
+Each is opened once with scripts, at the widths of a desk and of a phone; all that is looked at is
+looked at there.
 """
 
 from pathlib import Path
@@ -9,9 +10,15 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
 from tests.pages import DESK, PHONE, drawings, faults_of_the_opened
+from tests.slices import every
+from tools.course import pages
 from tools.grammar import EXERCISE, QUESTION, Callout, Text, parse
+from tools.publish import built
 
-LESSONS = sorted((Path(__file__).parents[2] / "course").glob("[0-9][0-9]-*.md"))
+COURSE = Path(__file__).parents[2] / "course"
+LESSONS = sorted(COURSE.glob("[0-9][0-9]-*.md"))
+OTHERS = [page.relative_to(COURSE) for page in pages(COURSE) if page not in LESSONS]
+PAGES = [f"{built(page).parent}/".removeprefix("./") for page in OTHERS] + ["404.html"]
 PARTS = ("predict", "question", "exercise", "in-short")
 COUNT = "kinds => kinds.map(kind => document.querySelectorAll(`[data-part=${kind}]`).length)"
 
@@ -146,7 +153,7 @@ VIOLATIONS = """async ([scheme, primary]) => {
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_lesson_asks_before_it_shows(address, window, texts, lesson):
+def test_a_lesson_asks_before_it_shows(address, window, seen, lesson):
     page, wrong = window
     wrong.clear()
     page.set_viewport_size(DESK)
@@ -162,7 +169,7 @@ def test_a_lesson_asks_before_it_shows(address, window, texts, lesson):
     wrong += page.evaluate(ANSWERED)
     if page.evaluate(TICKED) != bool(counted(lesson)[1]):
         wrong.append("the menu does not tick the lesson")
-    wrong += faults_of_the_opened(page, texts, around=lesson == LESSONS[0])
+    wrong += faults_of_the_opened(page, seen, around=lesson == LESSONS[0])
     assert wrong == []
 
 
@@ -194,10 +201,25 @@ def counted(lesson: Path) -> list[int]:
     return [predicts, *kinds, 1]
 
 
+# ---- the other pages, which have the same window, and so what axe has seen
+
+# What a wide page has more is in its header and sidebars, and those are alike on all other pages.
+AROUND = {"", "reference/", "404.html"}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_accessible_and_self_contained(address, window, seen, path):
+    page, wrong = window
+    wrong.clear()
+    page.goto(address + path)
+    wrong += faults_of_the_opened(page, seen, around=path in AROUND)
+    assert wrong == []
+
+
 # ---- without JavaScript
 
 
-@pytest.fixture(scope="module", params=LESSONS, ids=lambda lesson: lesson.stem)
+@pytest.fixture(scope="module", params=every(4, LESSONS), ids=lambda lesson: lesson.stem)
 def plain_lesson(request, address, plain):
     """A lesson in it, opened once for the tests that look at it."""
     plain.goto(f"{address}{request.param.stem}/")
