@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.pages import DESK, SHIFTS, Seen
+from tests.pages import DESK, SHIFTS
 
 # A thread for each of the two workers, here and in what tests start; before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -226,8 +226,9 @@ def window(new_page, address):
 
 
 @pytest.fixture(scope="session")
-def seen():
-    return Seen()
+def texts():
+    """Those whose colours were looked at, by the elements around them."""
+    return set[str]()
 
 
 @pytest.fixture(scope="session")

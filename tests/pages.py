@@ -1,17 +1,43 @@
 """What is looked at on each page of the built site: by axe, and in its HTML."""
 
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
-
-from tests.slices import WHOLE
 
 DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
 
 
 def drawings(site: Path, lesson: Path) -> list[str]:
     return DRAWING.findall((site / lesson.stem / "index.html").read_text())
+
+
+class Kinds(HTMLParser):
+    """Collects the kinds of elements in the text of a page: those that differ by no more than
+    their text and their number. Pieces of code and parts of drawings are none.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.kinds = set[tuple[str | None, ...]]()
+        text = page.partition("<article")[2].partition("</article>")[0]
+        self.feed(re.sub(r"(<(svg|code)\b[^>]*>).*?</\2>", r"\1", text, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        self.kinds.add((tag, names.get("class"), names.get("role"), names.get("type")))
+
+
+def telling(pages: dict[str, str]) -> set[str]:
+    """The names of those pages that have formulas, or a kind of element that none before has."""
+    found, known = set[str](), set[tuple[str | None, ...]]()
+    for name, page in pages.items():
+        kinds = Kinds(page).kinds
+        if kinds - known or 'class="arithmatex"' in page:
+            found.add(name)
+        known |= kinds
+    return found
 
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 320, "height": 800}
@@ -39,12 +65,6 @@ FORMULAS = """() => {
   const wrong = errors.map(error => error.textContent)
   return formulas.length === typeset.length ? wrong : [...wrong, "a formula is not typeset"]
 }"""
-# Those in the content that differ by more than their text, which axe judges alike.
-KINDS = """() => [...new Set(
-  [...document.querySelectorAll(".md-content *:not(code *, svg *)")].map(e => [
-    e.tagName, [...e.classList].sort().join("."), e.getAttribute("role"), e.type
-  ].join())
-)]"""
 CLOTHES = "colours => { Object.assign(document.body.dataset, colours) }"
 # Of ten elements eight only colour a piece of code, or are parts of a picture that has a label.
 # To anything but an eye they are its text, or nothing.
@@ -96,45 +116,24 @@ ONE_TEXT_OF_EACH = """known => {
 }"""
 
 
-class Seen:
-    """What axe has looked at on earlier pages."""
-
-    def __init__(self) -> None:
-        self.kinds = set[str]()  # of elements
-        self.texts = set[str]()  # by the elements around them
-
-
-def faults_of_the_opened(page, seen: Seen, *, around: bool) -> list[str]:
-    """What is wrong with the page as it is, which may end as one that has a few texts.
-
-    Axe looks at a page with a kind of element that no earlier page has, since pages are made of the
-    same parts; in ``make deep`` at each.
+def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
+    """What axe and others find on the page as it is, which ends as one that has a few texts.
 
     Args:
         page: a window, as wide as a desk, dark.
-        seen: what axe has looked at before; the new comes to it.
-        around: whether axe looks at the header and the sidebars as they are on a desk, too.
+        texts: those whose colours were looked at before; the new ones come to them.
+        around: whether to look at the header and the sidebars as they are on a desk.
     """
+    wrong = []
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
-    wrong = list(page.evaluate(FORMULAS))
-    for size in (PHONE, DESK):
+    page.evaluate(AXE_SCRIPT)
+    wrong += page.evaluate(FORMULAS)
+    page.evaluate(WITHOUT_WHAT_IS_FOR_EYES)
+    for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{size['width']} wide: the page scrolls sideways")
-    kinds = {*page.evaluate(KINDS)}
-    if WHOLE or around or kinds - seen.kinds:
-        seen.kinds |= kinds
-        wrong += _violations(page, seen.texts, around)
-    return wrong
-
-
-def _violations(page, texts: set[str], around: bool) -> list[str]:
-    wrong = []
-    page.evaluate(AXE_SCRIPT)
-    page.evaluate(WITHOUT_WHAT_IS_FOR_EYES)
-    for size, within in ((DESK, [".md-header", ".md-sidebar"]), (PHONE, ["html"])):
         if size is PHONE or around:
-            page.set_viewport_size(size)
             violations = page.evaluate(VIOLATIONS, [within, ALL_BUT_COLOURS])
             wrong += [f"{size['width']} wide: {violation}" for violation in violations]
     page.set_viewport_size(DESK)

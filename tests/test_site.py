@@ -7,6 +7,7 @@ import re
 import textwrap
 import traceback
 from html.parser import HTMLParser
+from itertools import product
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from tests.conftest import ROOT
 from tests.course.test_clinic import PAGE_OF
 from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings
+from tests.slices import every
 
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 
@@ -221,7 +223,7 @@ def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(ad
     page = new_page()
     elsewhere = f"{address}assets/logo.svg"
     page.goto(elsewhere)
-    for code in ("freed", "no-graph", "nan-risk", "growing-graph"):
+    for code in every(2, ("freed", "no-graph", "nan-risk", "growing-graph")):
         page.evaluate("address => location = address", f"{address}clinic/#{code}")
         entry = f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}"
         page.wait_for_url(entry, wait_until="domcontentloaded")
@@ -241,11 +243,10 @@ def test_a_search_is_accessible_with_and_without_rows(clinic):
       window.wholePage = [...finder.parentElement.childNodes]  // of which axe would look at all
       finder.parentElement.replaceChildren(finder)
     }""")
-    for scheme in ("light", "dark"):
+    for scheme, text in every(3, product(("light", "dark"), ("grad none", "xyzzy"))):
         clinic.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        for text in ("grad none", "xyzzy"):
-            clinic.get_by_label("Paste an error").fill(text)
-            assert clinic.evaluate(VIOLATIONS, [[".finder"], EVERYTHING]) == []
+        clinic.get_by_label("Paste an error").fill(text)
+        assert clinic.evaluate(VIOLATIONS, [[".finder"], EVERYTHING]) == []
     finder.evaluate("finder => finder.parentElement.replaceChildren(...wholePage)")
 
 

@@ -89,7 +89,7 @@ def test_formulas_are_typeset_under_the_policy(visit):
     ],
 )
 def test_what_somebody_else_brings_in_is_refused(visit, foreign, refused):
-    page = visit("about/", foreign)
+    page = visit("404.html", foreign)
     page.wait_for_function("() => refused.length", timeout=10_000)
     assert page.evaluate("refused")[0].startswith(refused)
     assert page.evaluate("window.foreign") is None
