@@ -1,7 +1,6 @@
 """What is looked at on each page of the built site: by axe, and in its HTML."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
@@ -13,30 +12,35 @@ def drawings(site: Path, lesson: Path) -> list[str]:
     return DRAWING.findall((site / lesson.stem / "index.html").read_text())
 
 
-class Kinds(HTMLParser):
-    """Collects the kinds of elements in the text of a page: those that differ by no more than
-    their text and their number. Pieces of code and parts of drawings are none.
+NO_TEXT = re.compile(r"(<(svg|code)\b[^>]*>).*?</\2>", re.DOTALL)
+OPENING = re.compile(r"<([a-z]\w*)([^>]*)>")
+DIFFERING = re.compile(r'\b(?:class|role|type)="[^"]*"')
+
+
+def kinds_of(page: str) -> set[tuple[str, ...]]:
+    """The kinds of elements in the text of a page: those of one tag, class, role and type.
+
+    Pieces of code and parts of drawings are none.
     """
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.kinds = set[tuple[str | None, ...]]()
-        text = page.partition("<article")[2].partition("</article>")[0]
-        self.feed(re.sub(r"(<(svg|code)\b[^>]*>).*?</\2>", r"\1", text, flags=re.DOTALL))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = dict(attrs)
-        self.kinds.add((tag, names.get("class"), names.get("role"), names.get("type")))
+    text = page.partition("<article")[2].partition("</article>")[0]
+    found = {*OPENING.findall(NO_TEXT.sub(r"\1", text))}
+    return {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
 
 
 def telling(pages: dict[str, str]) -> set[str]:
-    """The names of those pages that have formulas, or a kind of element that none before has."""
-    found, known = set[str](), set[tuple[str | None, ...]]()
-    for name, page in pages.items():
-        kinds = Kinds(page).kinds
-        if kinds - known or 'class="arithmatex"' in page:
-            found.add(name)
-        known |= kinds
+    """The names of pages which have together all that any has: kinds of elements, and formulas.
+
+    Those with formulas come first, then always the one with the most that is new.
+    """
+    kinds = {name: kinds_of(page) for name, page in pages.items()}
+    found = {name for name, page in pages.items() if 'class="arithmatex"' in page}
+    left = (
+        set[tuple[str, ...]]().union(*kinds.values()).difference(*(kinds[name] for name in found))
+    )
+    while left:
+        best = max(kinds, key=lambda name: len(kinds[name] & left))
+        found.add(best)
+        left -= kinds[best]
     return found
 
 
