@@ -31,9 +31,9 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
-deep: $(READY) ## Free graphs of a million levels, try each operation of torch, run all random programs
+deep: $(READY) ## Free graphs of a million levels, try each operation of torch, and all that make test takes a part of
 	LEVELS=1000000 OPERATIONS=1 $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0
-	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'examples(' tests)
+	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'tests.slices' tests)
 
 site: notebooks ## Build the course into site/, as it is published
 	$(BIN)/python -m mkdocs build --strict && $(BIN)/python -m tools.publish && $(BIN)/python -m tools.download

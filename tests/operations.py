@@ -38,12 +38,15 @@ Gradients = tuple[Tensor | None, ...]
 def programs(step: int, samples: int) -> Iterator[tuple[str, Callable[..., Tensor], list[Tensor]]]:
     """Name, forward pass to a real scalar, and leaves; of every operation that has gradients."""
     from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_utils import set_rng_seed
 
     for op in op_db[::step]:
         for dtype in (torch.float64, torch.complex128):
             if not op.supports_autograd or dtype not in op.supported_backward_dtypes("cpu"):
                 continue
-            inputs = op.sample_inputs("cpu", dtype, requires_grad=True)
+            set_rng_seed()
+            # What op.sample_inputs() gives, without a look at the stack for each, which takes long.
+            inputs = op.sample_inputs_func(op, "cpu", dtype, True)
             for number, sample in enumerate(islice(inputs, samples)):
                 leaves = [t for t in tensors_in([sample.input, sample.args, sample.kwargs])]
                 leaves = [t for t in leaves if t.requires_grad and t.is_leaf]

@@ -12,6 +12,38 @@ def drawings(site: Path, lesson: Path) -> list[str]:
     return DRAWING.findall((site / lesson.stem / "index.html").read_text())
 
 
+NO_TEXT = re.compile(r"(<(svg|code)\b[^>]*>).*?</\2>", re.DOTALL)
+OPENING = re.compile(r"<([a-z]\w*)([^>]*)>")
+DIFFERING = re.compile(r'\b(?:class|role|type)="[^"]*"')
+
+
+def kinds_of(page: str) -> set[tuple[str, ...]]:
+    """The kinds of elements in the text of a page: those of one tag, class, role and type.
+
+    Pieces of code and parts of drawings are none.
+    """
+    text = page.partition("<article")[2].partition("</article>")[0]
+    found = {*OPENING.findall(NO_TEXT.sub(r"\1", text))}
+    return {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
+
+
+def telling(pages: dict[str, str]) -> set[str]:
+    """The names of pages which have together all that any has: kinds of elements, and formulas.
+
+    Those with formulas come first, then always the one with the most that is new.
+    """
+    kinds = {name: kinds_of(page) for name, page in pages.items()}
+    found = {name for name, page in pages.items() if 'class="arithmatex"' in page}
+    left = (
+        set[tuple[str, ...]]().union(*kinds.values()).difference(*(kinds[name] for name in found))
+    )
+    while left:
+        best = max(kinds, key=lambda name: len(kinds[name] & left))
+        found.add(best)
+        left -= kinds[best]
+    return found
+
+
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 320, "height": 800}
 # How far what was seen moves while a page loads.
 SHIFTS = """

@@ -5,7 +5,6 @@ takes. So the same program can be run several times, and hypothesis can make it 
 names the operations that it wants, and may bring its own.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -291,11 +290,6 @@ def set_seed(seed: int) -> None:
     That notes the whole stack for each kind of device that is not there: 2 ms in a test.
     """
     torch.default_generator.manual_seed(seed)
-
-
-def examples(in_deep: int) -> int:
-    """How many random programs a test makes: so many in ``make deep``, else a quarter."""
-    return in_deep if os.environ.get("EXAMPLES") == "all" else in_deep // 4
 
 
 def programs(

@@ -1,12 +1,13 @@
 """The built site: whole, self-contained, the same from Zensical, and usable by everybody.
 
-A real browser opens every page, light and dark, at the width of a desk and of a phone.
+A real browser opens every page in tests/site/test_lessons.py.
 """
 
 import re
 import textwrap
 import traceback
 from html.parser import HTMLParser
+from itertools import product
 
 import pytest
 import torch
@@ -14,15 +15,10 @@ from axe_playwright_python.base import AXE_SCRIPT
 
 from tests.conftest import ROOT
 from tests.course.test_clinic import PAGE_OF
-from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings, faults_of_the_opened
-from tools.course import pages
-from tools.publish import built
+from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings
+from tests.slices import every
 
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
-# The lessons are opened in tests/site/test_lessons.py.
-OTHERS = [page.relative_to(ROOT / "course") for page in pages(ROOT / "course")]
-PAGES = [f"{built(page).parent}/".removeprefix("./") for page in OTHERS if page.stem[0].isalpha()]
-PAGES += ["404.html"]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
@@ -36,7 +32,7 @@ def test_each_figure_of_a_lesson_is_drawn_in_its_page(site, lesson):
     assert len(drawings(site, lesson)) == sum(drawn)
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+@pytest.mark.parametrize("lesson", every(4, LESSONS), ids=lambda lesson: lesson.stem)
 def test_zensical_draws_the_same(site, zensical_site, lesson):
     assert drawings(zensical_site, lesson) == drawings(site, lesson)
 
@@ -86,19 +82,6 @@ def test_nothing_is_left_as_markup(site):
     for file in sorted(site.rglob("*.html")):
         text = re.sub(r"<(pre|script)\b.*?</\1>", "", file.read_text(), flags=re.DOTALL)
         assert not re.search(r"///|:\w+:<code>|<blockquote>\s*<blockquote>", text), file
-
-
-# What a wide page has more is in its header and sidebars, and those are alike on all other pages.
-AROUND = {"", "reference/", "404.html"}
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_accessible_and_self_contained(address, window, texts, path):
-    page, wrong = window
-    wrong.clear()
-    page.goto(address + path)
-    wrong += faults_of_the_opened(page, texts, around=path in AROUND)
-    assert wrong == []
 
 
 def test_the_switch_of_colours_is_used_by_the_keyboard(address, window):
@@ -240,7 +223,7 @@ def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(ad
     page = new_page()
     elsewhere = f"{address}assets/logo.svg"
     page.goto(elsewhere)
-    for code in ("freed", "no-graph", "nan-risk", "growing-graph"):
+    for code in every(2, ("freed", "no-graph", "nan-risk", "growing-graph")):
         page.evaluate("address => location = address", f"{address}clinic/#{code}")
         entry = f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}"
         page.wait_for_url(entry, wait_until="domcontentloaded")
@@ -260,11 +243,10 @@ def test_a_search_is_accessible_with_and_without_rows(clinic):
       window.wholePage = [...finder.parentElement.childNodes]  // of which axe would look at all
       finder.parentElement.replaceChildren(finder)
     }""")
-    for scheme in ("light", "dark"):
+    for scheme, text in every(3, product(("light", "dark"), ("grad none", "xyzzy"))):
         clinic.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        for text in ("grad none", "xyzzy"):
-            clinic.get_by_label("Paste an error").fill(text)
-            assert clinic.evaluate(VIOLATIONS, [[".finder"], EVERYTHING]) == []
+        clinic.get_by_label("Paste an error").fill(text)
+        assert clinic.evaluate(VIOLATIONS, [[".finder"], EVERYTHING]) == []
     finder.evaluate("finder => finder.parentElement.replaceChildren(...wholePage)")
 
 

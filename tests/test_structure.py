@@ -203,12 +203,13 @@ def private_names(path: Path) -> list[str]:
     A name that the companion gives to something of its own is not torch's.
     """
     found = list[str]()
+    own = own_names()
     for node in nodes(path):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-zA-Z]", node.attr):
-            if node.attr not in OWN and ast.unparse(node.value) not in {"self", "cls", "sys", "os"}:
+            if node.attr not in own and ast.unparse(node.value) not in {"self", "cls", "sys", "os"}:
                 found.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"_(raw_)?saved\w*|_[a-z]\w+", node.value) and node.value not in OWN:
+            if re.fullmatch(r"_(raw_)?saved\w*|_[a-z]\w+", node.value) and node.value not in own:
                 found.append(f"{path.name}:{node.lineno} {node.value!r}")
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
             private = [alias.name for alias in node.names if alias.name.startswith("_")]
@@ -218,9 +219,10 @@ def private_names(path: Path) -> list[str]:
     return found
 
 
+@cache
 def own_names() -> set[str]:
     """The names with an underscore that classes and functions of the companion define."""
-    own = set()
+    own = {"_replace", "_asdict", "_fields"}  # of a NamedTuple
     for path in COMPANION:
         if path.stem == "internals":
             continue
@@ -232,9 +234,6 @@ def own_names() -> set[str]:
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
     return own
-
-
-OWN = own_names() | {"_replace", "_asdict", "_fields"}  # of a NamedTuple
 
 
 def test_private_names_of_torch_stand_in_internals_alone():

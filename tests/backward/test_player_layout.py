@@ -34,14 +34,14 @@ READY = ready()
 
 @pytest.fixture
 def open_player(open_window, tmp_path):
-    """Open a player of the course in a column as wide as that of the site."""
+    """Open a player of the course in a column as wide as that of the site, or another page."""
     heard, wrong = ExitStack(), []
 
-    def opened(figure, *, viewport=DESK, hash="", style="", **options):
+    def opened(figure, *, html="", viewport=DESK, hash="", style="", **options):
         column = f"<style>main {{ max-width: 688px; margin: auto }} {style}</style>"
         player = Player("A player", figure.read_text()) if isinstance(figure, Path) else figure
         path = tmp_path / "page.html"
-        path.write_text(player.html.replace("</head>", f"{column}</head>"))
+        path.write_text(html or player.html.replace("</head>", f"{column}</head>"))
         page = open_window(viewport=viewport, **options)
         heard.enter_context(
             listening(
@@ -366,13 +366,9 @@ def test_on_a_phone_tabs_choose_what_is_told_below_the_drawing(open_player):
     ],
 )
 @pytest.mark.parametrize("system", ["dark", "light"])
-def test_in_a_notebook_it_follows_the_theme_and_fills_its_frame(
-    open_player, tmp_path, body, dark, system
-):
-    page = open_player(READY, color_scheme=system)
-    frame = READY._repr_html_()
-    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><body {body}>{frame}")
-    page.reload()
+def test_in_a_notebook_it_follows_the_theme_and_fills_its_frame(open_player, body, dark, system):
+    notebook = f"<!DOCTYPE html><body {body}>{READY._repr_html_()}"
+    page = open_player(READY, html=notebook, color_scheme=system)
     inner = page.frame_locator("iframe").locator("html")
     inner.locator(".player-next").wait_for()
     background = inner.evaluate(

@@ -8,7 +8,8 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from companion import Graph, SavedMemory, SavedRow, modules, saved_memory, watch
-from tests.programs import OPERATIONS, examples, programs, run
+from tests.programs import OPERATIONS, programs, run
+from tests.slices import examples
 
 
 def network():

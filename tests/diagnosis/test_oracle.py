@@ -16,7 +16,8 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from companion import Graph, diagnose, explain
 from companion.graph.saved import peek
-from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused, examples, set_seed
+from tests.programs import GivesNone, GivesTwo, Halves, Once, Square, Unused, set_seed
+from tests.slices import examples
 
 PROGRAMS = examples(6000)
 CHUNKS = 12  # tests

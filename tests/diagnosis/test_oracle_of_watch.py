@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from companion import Graph, diagnose, record_backward, watch
-from tests.programs import Square, examples, set_seed
+from tests.programs import Square, set_seed
+from tests.slices import examples
 
 PROGRAMS = examples(6000)
 CHUNKS = 4  # tests

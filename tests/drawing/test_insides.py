@@ -44,7 +44,10 @@ GRAPHS = {name: lambda name=name: read(name) for name in MODELS} | {
 }
 
 
-@pytest.fixture(params=[(name, most) for name in GRAPHS for most in (1, 3, 12, 60)], ids=str)
+SIZES = [(name, most) for name in GRAPHS for most in (1, 3, 12, 60)]
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=str)
 def insides(request):
     name, most = request.param
     return insides_of(fold(GRAPHS[name](), most))

