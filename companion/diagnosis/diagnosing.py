@@ -454,10 +454,9 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
         if look := look_at(node, saved, case.reached):
             looks[node.index] = look
-    found = list(about_nan(case, looks))
+    found, spoiling = about_nan(case, looks)
     yield from _causes_first(found, list(_about_the_loss(case)))
-    risky = {each.node for each in found if each.node is not None}
-    yield from about_zeros(case, looks, risky)
+    yield from about_zeros(case, looks, spoiling)
 
 
 def _about_the_loss(case: Case) -> Iterator[Finding]:
