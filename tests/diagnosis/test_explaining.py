@@ -571,6 +571,24 @@ def test_a_text_is_explained_as_people_paste_it(how):
     assert explain(text).code == code
 
 
+def test_an_error_that_another_one_wraps_is_explained():
+    def train():
+        try:
+            torch.ones(2).sum().backward()
+        except RuntimeError as error:
+            raise OSError("the worker has stopped") from error
+
+    with pytest.raises(OSError, match="the worker") as caught:
+        train()
+    found = explain(caught.value)
+    assert found.code == "no-graph" and found.source.text == "torch.ones(2).sum().backward()"
+    caught.value.__cause__ = None  # as after "from None"
+    assert explain(caught.value) is None
+    first, second = OSError(), OSError()
+    first.__context__, second.__context__ = second, first
+    assert explain(first) is None
+
+
 def test_of_a_text_the_last_error_counts_that_is_known():
     text = f"RuntimeError: {NO_GRAPH}\n\nValueError: Loss is nan, stopping training\n"
     assert explain(text).code == "non-finite"
