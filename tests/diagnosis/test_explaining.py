@@ -380,6 +380,9 @@ def test_what_torch_raises_is_explained(raising, code, message):
 
 # Older wordings, and those of torch's C++ interface; from torch 2.6 on where nothing else is said.
 OLDER = [
+    ("The parameter probs has invalid values", "non-finite"),  # before 1.8
+    ("Checkpointing is not compatible with .grad() or when an `inputs` parameter is passed to "
+     ".backward().", "checkpoint"),
     ("grad can be created only for real scalar outputs but got ComplexFloat", "complex-output"),
     ("grad can be computed only for real scalar outputs but got ComplexFloat", "complex-output"),
     ("only Tensors of floating point dtype can require gradients", "integer-tensor"),
