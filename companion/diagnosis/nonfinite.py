@@ -57,6 +57,9 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
     giving = {i for i, r in risks.items() if gives_them(case.nodes[i].name, r)}
     found += _about_the_spoilt(case, of_values, giving | of_values.keys())
+    if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
+        depth = {index: depth for depth, index in enumerate(case.graph.order)}
+        found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
     return found, set(risks)
 
 
