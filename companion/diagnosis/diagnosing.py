@@ -292,6 +292,11 @@ def _about_the_inputs(case: Case) -> Iterator[Finding]:
     yield from about_inputs(every)
 
 
+def _about_grads_left(case: Case) -> Iterator[Finding]:
+    can_have = [given for given in case.inputs if given.tensor.requires_grad and not given.trouble]
+    yield from about_inputs(one for given in can_have for one in _ask(_OF_A_GRAD, case, given))
+
+
 def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
     if not given.tensor.requires_grad:
         yield _without_grad(case, given)
@@ -370,11 +375,10 @@ _OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (
     about_an_unreached,
     _constant_somewhere,
     _not_a_leaf,
-    _accumulates,
-    _cycle,
     _complex,
     _hooked,
 )
+_OF_A_GRAD: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (_accumulates, _cycle)
 
 
 # ---- the Nodes
@@ -509,6 +513,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_mutations,
     _about_choices,
     _about_the_values,
+    _about_grads_left,  # as in any loop: after what spoils a gradient
     _about_precision,
     _about_custom_functions,
     about_doubts,

@@ -141,3 +141,12 @@ def test_what_a_norm_layer_computed_is_no_data():
     (found,) = causes(loss)
     assert found.message.startswith("NativeLayerNormBackward0 saved result2, which has infinite")
     assert "no graph" not in found.message
+
+
+def test_a_grad_that_is_left_comes_after_what_spoils_the_gradient():
+    x = leaf(0, 1)
+    x.grad = torch.ones(2)
+    codes = [found.code for found in diagnose(x.sqrt().sum(), x)]
+    assert codes == ["nan-risk", "accumulates"]
+    codes = [found.code for found in diagnose((0 * x.new_zeros(2) * x).sum() + 1, x)]
+    assert codes == ["zero-derivative", "accumulates"]
