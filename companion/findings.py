@@ -1619,7 +1619,8 @@ KINDS: dict[str, Kind] = {
                 "a checkpoint was not told which of its two kinds it is",
             ),
             (
-                r"is only supported when use_reentrant=False",
+                r"is only supported when use_reentrant=False|"
+                r"Checkpointing is not compatible with \.grad\(\)",
                 "the reentrant kind of checkpoint was given what only the other can do",
             ),
             (
@@ -1747,7 +1748,8 @@ KINDS: dict[str, Kind] = {
                 "(requires_grad_(False)); pass find_unused_parameters=True where they differ from "
                 "step to step. diagnose(loss, *net.parameters()) names them before backward()",
                 (
-                    r"Expected to have finished reduction in the prior iteration",
+                    r"Expected to have finished reduction in the prior iteration|"
+                    r"Parameter indices which did not receive grad for rank",
                     "some parameters got no gradient in the last backward pass",
                 ),
                 (
@@ -2222,6 +2224,7 @@ KINDS: dict[str, Kind] = {
                 (
                     r"but found invalid values:[^;]*\bnan\b|"
                     r"probability tensor contains either `inf`, `nan`|"
+                    r"The parameter \w+ has invalid values|"
                     r"elements of the [^\n]*tensor are NaN|contained non-finite values",
                     "an operation was given NaN or infinity",
                 ),
@@ -2280,6 +2283,18 @@ KINDS: dict[str, Kind] = {
                     "{node} gave NaN for its input {index}",
                 ),
             ),
+            "probabilities": (
+                "binary_cross_entropy takes probabilities, and was given numbers outside of 0 to "
+                "1, or NaN",
+                "give it what a sigmoid gave, or better give what comes before the sigmoid to "
+                "binary_cross_entropy_with_logits; if it is NaN, look for the operation with "
+                "watched.first_nonfinite",
+                (
+                    r"all elements of (?:input|target) should be between 0 and 1|"
+                    r"`?input_val >= zero && input_val <= one`? failed",
+                    "binary_cross_entropy was not given probabilities",
+                ),
+            ),
             "diverged": (
                 "a loss or a gradient is NaN or infinite: steps that are too large let the weights "
                 "grow until something overflows, or a formula met a zero, or the data have NaN",
@@ -2292,7 +2307,9 @@ KINDS: dict[str, Kind] = {
                     "the loss is NaN or infinite",
                 ),
                 (
-                    rf"\b[Gg]rad(?:ient)?s?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Gg]rad(?:ient)?s?\b",
+                    # A person types such words too, of a loss that is well: that is NaN risk.
+                    rf"[Gg]radients are {_NAN}/|"
+                    rf"(?:[Dd]etected|[Ff]ound) {_NAN}[^\n]{{0,20}}\b[Gg]rad(?:ient)?s?\b",
                     "gradients are NaN or infinite",
                 ),
                 (

@@ -7,7 +7,7 @@ another one under ``watch`` or ``record_backward``, a ``.grad`` that ``play`` ch
 
 Then it puts special points into the inputs of 2 samples at most, all of ``POINTS`` or those that it
 is given the names of, and prints a line where ``diagnose`` does not tell just whether gradients are
-infinite or NaN somewhere.
+infinite or NaN somewhere, or tells of one that is zero where none is.
 """
 
 import contextlib
@@ -201,9 +201,14 @@ def _wrongly_told(
         return ""
     if not output.isfinite():
         return ""
-    told = {"nan-risk", "non-finite"} & {each.code for each in found}
-    is_spoilt = any(not g.to_dense().isfinite().all() for g in gradients if g is not None)
-    return "" if is_spoilt == bool(told) else f"told {told or 'nothing'}"
+    codes, dense = {each.code for each in found}, [g.to_dense() for g in gradients if g is not None]
+    told = {"nan-risk", "non-finite"} & codes
+    is_spoilt = any(not gradient.isfinite().all() for gradient in dense)
+    if is_spoilt != bool(told):
+        return f"told {told or 'nothing'}"
+    sloped = [gradient for gradient in dense if (gradient.abs() > 1e-9).any()]
+    is_wrong = "zero-derivative" in codes and len(sloped) == len(dense) and not is_spoilt
+    return "told zero" if is_wrong else ""
 
 
 def _gradients(output: Tensor, leaves: list[Tensor]) -> Gradients:

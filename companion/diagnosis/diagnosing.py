@@ -299,6 +299,11 @@ def _about_the_inputs(case: Case) -> Iterator[Finding]:
     yield from about_inputs(every)
 
 
+def _about_grads_left(case: Case) -> Iterator[Finding]:
+    can_have = [given for given in case.inputs if given.tensor.requires_grad and not given.trouble]
+    yield from about_inputs(one for given in can_have for one in _ask(_OF_A_GRAD, case, given))
+
+
 def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
     if not given.tensor.requires_grad:
         yield _without_grad(case, given)
@@ -377,11 +382,10 @@ _OF_AN_INPUT: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (
     about_an_unreached,
     _constant_somewhere,
     _not_a_leaf,
-    _accumulates,
-    _cycle,
     _complex,
     _hooked,
 )
+_OF_A_GRAD: tuple[Callable[[Case, Input], Iterator[Said]], ...] = (_accumulates, _cycle)
 
 
 # ---- the Nodes
@@ -461,10 +465,9 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
         if look := look_at(node, saved, case.reached):
             looks[node.index] = look
-    found = list(about_nan(case, looks))
+    found, spoiling = about_nan(case, looks)
     yield from _causes_first(found, list(_about_the_loss(case)))
-    risky = {each.node for each in found if each.node is not None}
-    yield from about_zeros(case, looks, risky)
+    yield from about_zeros(case, looks, spoiling)
 
 
 def _about_the_loss(case: Case) -> Iterator[Finding]:
@@ -517,6 +520,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_mutations,
     _about_choices,
     _about_the_values,
+    _about_grads_left,  # as in any loop: after what spoils a gradient
     _about_precision,
     _about_custom_functions,
     about_doubts,

@@ -18,6 +18,7 @@ from companion.diagnosis.diagnosing import diagnose
 from companion.diagnosis.none_grads import about_none, about_none_in_text
 from companion.diagnosis.nonfinite import born_in
 from companion.diagnosis.tracebacks import (
+    chain_of,
     distributed_module,
     engine_call,
     errors_in,
@@ -40,8 +41,8 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
     Args:
         error: an exception that torch raised, or a warning of it that was caught or made an error.
             Of one that left ``record_backward`` the steps that ran are looked at. Or the text of
-            one, as in a log, also where its lines were broken; of a whole traceback the last
-            message counts that is known.
+            one, as in a log, also where its lines were broken. Of a whole traceback the last
+            message counts that is known, and so it is of errors that led to one another.
         watch: what ``with watch() as watched:`` saw of the forward pass. With it the cut is found
             for which there is no graph, and the line that changed a saved tensor.
 
@@ -75,14 +76,18 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
             "except RuntimeError as error"
         )
     _check_watch(watch)
+    explained = (_explained(each, watch) for each in chain_of(error))
+    return next(filter(None, explained), None)
+
+
+def _explained(error: BaseException, watch: Watch | None) -> Finding | None:
+    """What ``explain`` says of one error, whatever led to it."""
     frame, source = users_frame(error) or (None, None)
     if frame and source and (cause := about_none(error, frame, source)):
         return cause
-    match = _match(error)
-    if match is None:
-        return None
-    matched = Matched(error, watch, source, *match)
-    return _CAUSES.get(matched.code, _finding_of)(matched)
+    if match := _match(error):
+        return _found(Matched(error, watch, source, *match))
+    return None
 
 
 def _check_watch(watch: Watch | None) -> None:
@@ -99,8 +104,7 @@ def _explained_text(text: str, watch: Watch | None) -> Finding | None:
         if cause := about_none_in_text(error, line):
             return cause
         if match := _match(error):
-            matched = Matched(error, watch, None, *match)
-            return _CAUSES.get(matched.code, _finding_of)(matched)
+            return _found(Matched(error, watch, None, *match))
     return None
 
 
@@ -124,6 +128,10 @@ def _match(error: BaseException) -> tuple[str, str, str] | None:
                 fields = {name: value or "" for name, value in match.groupdict().items()}
                 return code, variant, message.format(**fields)
     return None
+
+
+def _found(matched: Matched) -> Finding:
+    return _CAUSES.get(matched.code, _finding_of)(matched)
 
 
 def _finding_of(matched: Matched) -> Finding:

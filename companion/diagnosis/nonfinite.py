@@ -28,12 +28,15 @@ from companion.graph.nodes import shape_or_none
 from companion.source import Source
 
 
-def about_nan(case: Case, looks: Mapping[int, Look]) -> Iterator[Finding]:
+def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set[int]]:
     """A finding for each Node that is the cause of infinities or NaN among the gradients.
 
     Args:
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
+
+    Returns:
+        The findings, and all Nodes with infinities or NaN, those of consequences too.
     """
     risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
     for index, look in looks.items():
@@ -46,12 +49,18 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> Iterator[Finding]:
         risks |= shown | _given_nothing(case) | _brought(case)
     elif risks or any(look.is_extreme for look in looks.values()):
         risks = _arriving(case, risks, shown)  # some of it may be overwritten further on
-    for index, (code, message, variant) in risks.items():
-        if code == "nan-risk":
-            yield finding(code, message, variant=variant, **case.at(index))
+    found = [
+        finding(code, message, variant=variant, **case.at(index))
+        for index, (code, message, variant) in risks.items()
+        if code == "nan-risk"
+    ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
     giving = {i for i, r in risks.items() if gives_them(case.nodes[i].name, r)}
-    yield from _about_the_spoilt(case, of_values, giving | of_values.keys())
+    found += _about_the_spoilt(case, of_values, giving | of_values.keys())
+    if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
+        depth = {index: depth for depth, index in enumerate(case.graph.order)}
+        found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
+    return found, set(risks)
 
 
 def _brought(case: Case) -> dict[int, Risk]:

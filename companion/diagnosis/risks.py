@@ -118,8 +118,12 @@ def of_nothing(saved: Peek) -> Risk | None:
         return Risk("non-finite", "the mean of no element is NaN", "nothing")
     if "correction" in values and is_readable(values["self"]) and not values["self"].numel():
         return Risk("non-finite", "std or var of no element is NaN", "nothing")
-    total = values.get("total_weight")
-    if is_plain(total) and values["reduction"] == _MEAN and not total.any():
+    if values.get("reduction") != _MEAN:
+        return None
+    given, total = values.get("self"), values.get("total_weight")
+    if is_readable(given) and not given.numel():
+        return Risk("non-finite", "the mean of no element is NaN", "nothing")
+    if is_plain(total) and not total.any():
         return Risk("non-finite", f"{IGNORED}, and the mean over none is NaN", "ignored")
     return None
 
@@ -132,9 +136,10 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                came = "" if value.requires_grad else ", and no graph, as data and masks have none"
+                is_given = not (value.requires_grad or argument.startswith("result"))
+                came = ", and no graph, as data and masks have none" if is_given else ""
                 message = f"{name} saved {argument}, which has {kind} values{came}"
-                return Risk("non-finite", message, "" if value.requires_grad else "data")
+                return Risk("non-finite", message, "data" if is_given else "")
     return None
 
 
@@ -294,7 +299,10 @@ _POINTS = {
     "Xlogy": Point("xlogy at (x, 0)"),
 }
 # The operations that take a mean, and how they save that it is one.
-MEANS = {"Mean", "NllLoss", "NllLoss2D", "Std", "Var"}
+MEANS = set(
+    "BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss Mean MseLoss NllLoss NllLoss2D "
+    "SmoothL1Loss Std Var".split()
+)
 _MEAN = 1
 IGNORED = "every label is ignore_index, or of a class whose weight is 0"
 # Those that give infinities themselves at their point, and not only in the gradient.

@@ -52,6 +52,16 @@ def distributed_module(error: BaseException) -> DistributedDataParallel | None:
     return next((each for each in modules if isinstance(each, DistributedDataParallel)), None)
 
 
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, as Python shows them, the last first."""
+    seen, each = list[BaseException](), error
+    while not any(each is other for other in seen):
+        yield each
+        seen.append(each)
+        before = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+        each = before or each
+
+
 def errors_in(text: str) -> Iterator[tuple[BaseException, str]]:
     """The errors of a text, the last first, each with the line of code that is quoted above it.
 

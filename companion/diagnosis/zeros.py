@@ -44,11 +44,11 @@ def about_zeros(
     Args:
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
-        spoiling: the Nodes that give NaN of a zero: of what lies below them nothing is said.
+        spoiling: the Nodes that give NaN of a zero: of these and what lies below nothing is said.
     """
     if case.graph is None or not (zeros := _edges_of_zeros(case, looks)):
         return
-    alive = reached_without(case.graph, zeros) | all_below(case, spoiling)
+    alive = reached_without(case.graph, zeros) | all_below(case, spoiling) | set(spoiling)
     told, first = defaultdict[EdgeKey, list[Input]](list), first_on_the_way(case.graph, zeros)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:

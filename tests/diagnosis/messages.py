@@ -18,6 +18,7 @@ from torch import nn
 from torch.autograd import Function, forward_ad, functional, gradcheck
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.multiprocessing.reductions import reduce_tensor
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
@@ -1128,6 +1129,11 @@ GRADCHECK = [
 
 
 PROGRAMS = [
+    Message(
+        "non-finite",
+        lambda: F.binary_cross_entropy(leaf(1.5), torch.ones(1)),
+        lambda: F.binary_cross_entropy_with_logits(leaf(1.5), torch.ones(1)).isfinite().item(),
+    ),
     *CHECKPOINT,
     *DATA_PARALLEL,
     *PARAMETERS,
@@ -1299,6 +1305,7 @@ WRITTEN = [
 
 # What other libraries say where gradients are the cause.
 OF_OTHER_LIBRARIES = [
+    ("non-finite", "Detected nan or inf in gradients"),
     ("non-finite", "Loss is nan, stopping training"),
     ("non-finite", "NaN loss encountered. Training stopped."),
     ("non-finite", "Model diverged with loss = NaN"),

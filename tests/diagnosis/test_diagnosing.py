@@ -439,7 +439,7 @@ def test_an_infinite_output_and_an_infinite_factor_are_warnings():
     c = torch.tensor([torch.inf, 1.0])
     (found,) = diagnose((x * c).tanh().sum(), x)
     assert (found.code, found.severity) == ("nan-risk", "warning")
-    assert found.message.startswith("MulBackward0 saved other, which has infinite or NaN values;")
+    assert found.message.startswith("MulBackward0 saved other, which has infinite or NaN values,")
 
 
 def test_infinities_that_mask_are_not_flagged():
@@ -461,7 +461,11 @@ def test_infinities_that_mask_are_not_flagged():
 def test_a_saved_nan_is_flagged_wherever_it_is():
     x = torch.tensor([torch.nan, 1.0], requires_grad=True)
     messages = [found.message for found in diagnose(x.reshape(2).max() * 0, x)]
-    assert "MaxBackward1 saved result, which has NaN values" in messages
+    of_output = "the output itself is infinite or NaN"
+    assert messages == ["x itself has infinite or NaN values", of_output]
+    y = leaf(1, 2) + torch.tensor([torch.nan, 0])  # which add does not save
+    messages = [found.message for found in diagnose(y.max() * 0)]
+    assert messages == ["MaxBackward1 saved result, which has NaN values", of_output]
 
 
 def test_a_relu_without_any_positive_output_is_dead():

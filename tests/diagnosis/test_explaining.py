@@ -395,6 +395,9 @@ def test_what_torch_raises_is_explained(raising, code, message):
 
 # Older wordings, and those of torch's C++ interface; from torch 2.6 on where nothing else is said.
 OLDER = [
+    ("The parameter probs has invalid values", "non-finite"),  # before 1.8
+    ("Checkpointing is not compatible with .grad() or when an `inputs` parameter is passed to "
+     ".backward().", "checkpoint"),
     ("grad can be created only for real scalar outputs but got ComplexFloat", "complex-output"),
     ("grad can be computed only for real scalar outputs but got ComplexFloat", "complex-output"),
     ("only Tensors of floating point dtype can require gradients", "integer-tensor"),
@@ -584,6 +587,24 @@ TypeError: unsupported operand type(s) for *: 'float' and 'NoneType'"""),
 def test_a_text_is_explained_as_people_paste_it(how):
     code, text = AS_PASTED[how]
     assert explain(text).code == code
+
+
+def test_an_error_that_another_one_wraps_is_explained():
+    def train():
+        try:
+            torch.ones(2).sum().backward()
+        except RuntimeError as error:
+            raise OSError("the worker has stopped") from error
+
+    with pytest.raises(OSError, match="the worker") as caught:
+        train()
+    found = explain(caught.value)
+    assert found.code == "no-graph" and found.source.text == "torch.ones(2).sum().backward()"
+    caught.value.__cause__ = None  # as after "from None"
+    assert explain(caught.value) is None
+    first, second = OSError(), OSError()
+    first.__context__, second.__context__ = second, first
+    assert explain(first) is None
 
 
 def test_of_a_text_the_last_error_counts_that_is_known():

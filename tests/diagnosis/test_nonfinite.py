@@ -128,3 +128,25 @@ def test_what_is_said_of_the_output_comes_last_without_a_line():
     cause, consequence = diagnose(loss)
     assert cause.message.startswith("log gave NaN")
     assert consequence.message == "the output itself is infinite or NaN"
+
+
+def test_of_several_causes_the_deepest_comes_first():
+    e = leaf(1000, 1).exp()  # infinite, so that the other share is 0
+    loss = -(e / e.sum()).log()[1]
+    assert causes(loss)[0].message == "ExpBackward0 saved result, which has infinite or NaN values"
+
+
+def test_what_a_norm_layer_computed_is_no_data():
+    loss = F.layer_norm(torch.ones(1, 4, requires_grad=True), (4,), eps=0.0).nan_to_num().sum()
+    (found,) = causes(loss)
+    assert found.message.startswith("NativeLayerNormBackward0 saved result2, which has infinite")
+    assert "no graph" not in found.message
+
+
+def test_a_grad_that_is_left_comes_after_what_spoils_the_gradient():
+    x = leaf(0, 1)
+    x.grad = torch.ones(2)
+    codes = [found.code for found in diagnose(x.sqrt().sum(), x)]
+    assert codes == ["nan-risk", "accumulates"]
+    codes = [found.code for found in diagnose((0 * x.new_zeros(2) * x).sum() + 1, x)]
+    assert codes == ["zero-derivative", "accumulates"]

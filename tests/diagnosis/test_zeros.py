@@ -185,6 +185,7 @@ def test_of_two_weights_that_are_zero_one_gets_no_gradient_because_of_the_other(
         (lambda y: F.cross_entropy(y, labels(-100, -100, -100, -100)), "every label is ignore"),
         (lambda y: y[nothing].mean(), "the mean of no element is NaN"),
         (lambda y: y[nothing].mean(0).sum(), "the mean of no element is NaN"),
+        (lambda y: F.smooth_l1_loss(y[nothing], zeros(0, 3)), "the mean of no element is NaN"),
     ],
 )
 def test_a_mean_over_nothing_is_told_before_the_loss_that_is_nan(loss_of, said):

@@ -19,7 +19,7 @@ FIRST = {
     "grad is none": "not-a-leaf unused-input",
     "x.grad is None after backward": "not-a-leaf unused-input",
     "gradients are zero": "dead-relu zero-derivative half-precision",
-    "vanishing gradients": "dead-relu zero-derivative half-precision",
+    "vanishing gradients": "dead-relu zero-derivative half-precision saturated",
     "gradient is always 0": "dead-relu zero-derivative half-precision",
     "exploding gradient": "exploding",
     "clip_grad_norm_": "exploding",
