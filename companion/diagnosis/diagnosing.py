@@ -225,7 +225,13 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         if case.grads_read and not (cut or variant):
             source = next(iter(case.grads_read.values()))[0].source
             because = "penalty-detached", "read"
+        if not (because or variant) and _is_all_frozen(case):
+            variant = "constants"
         yield finding("no-graph", message, source=source, variant=variant, because=because)
+
+
+def _is_all_frozen(case: Case) -> bool:
+    return bool(case.inputs) and not any(given.tensor.requires_grad for given in case.inputs)
 
 
 def _why_no_graph(case: Case) -> str:
@@ -236,7 +242,7 @@ def _why_no_graph(case: Case) -> str:
         return "it was made under torch.inference_mode()"
     if not (output.is_floating_point() or output.is_complex()):
         return f"it is {output.dtype}, and whole numbers have no derivative"
-    if case.inputs and not any(given.tensor.requires_grad for given in case.inputs):
+    if _is_all_frozen(case):
         return "none of the inputs requires grad"
     if case.watch and (cuts := first_reaching(case.watch, output)):
         return cuts[0].message.partition(";")[0]  # what follows says that it may be harmless
@@ -258,7 +264,10 @@ def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
             message += f"; the values of {names_of_all(gone)} left torch by way of "
             message += cut.operation.called
         source, variant = (cut.source, "left") if cut else (None, "")
-        yield finding("leaf-output", message, severity=severity, source=source, variant=variant)
+        is_decided = cut and cut.code == "not-differentiable"
+        because = ("not-differentiable", "harmful") if is_decided else None
+        options: dict[str, Any] = {"source": source, "variant": variant, "because": because}
+        yield finding("leaf-output", message, severity=severity, **options)
 
 
 def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
