@@ -449,6 +449,14 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "leaf": (
+                "the Node saved a weight, or another leaf, and that was updated since: by "
+                "optimizer.step(), clamp_(), copy_(), or an embedding with max_norm",
+                "call each backward() before the step() that changes its weights, or run the "
+                "forward pass again after that, in a GAN the discriminator on the fakes; where an "
+                "older graph is part of this one, as by a hidden state, detach() the state, since "
+                "retain_graph=True leads here; or use w.clone() where the old values are meant",
+            ),
             "swapped": (
                 "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
                 "place of a parameter, and the AccumulateGrad of an older graph still names it",
@@ -785,7 +793,8 @@ KINDS: dict[str, Kind] = {
         "function; or a custom Function hid that it did",
         "where the gradient is constant its derivative is zero: companion.nth_derivative and "
         "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
-        "backward of the Function with differentiable operations",
+        "backward of the Function with differentiable operations on what it was given and what "
+        "it returned: anything else that forward computed is a constant there",
         cut="{called} gave a gradient that has no graph, although create_graph=True",
         errors=[
             (

@@ -31,9 +31,10 @@ from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
-from companion.diagnosis.values import is_finite, is_plain
+from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
+from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import first_reaching, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
@@ -359,7 +360,8 @@ def _not_a_leaf(case: Case, given: Input) -> Iterator[Said]:
 
 
 def _accumulates(case: Case, given: Input) -> Iterator[Said]:
-    if given.grad is not None:
+    grad = given.grad
+    if grad is not None and not (is_readable(grad) and not grad.any()):  # zero_() leaves zeros
         yield said(given, "accumulates", "{name} {has} a .grad already: backward() adds to it")
 
 
@@ -450,7 +452,9 @@ def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
     if source := next(filter(None, written), None):  # better than where it was saved
         at |= {"where": f"{at['where']}; changed at {source}", "source": source}
-    yield finding("modified-in-place", message, **at)
+    memories = {memory_of(tensor) for tensor in saved.changed}
+    variant = "leaf" if memories and memories <= case.memory_of_leaves else ""
+    yield finding("modified-in-place", message, variant=variant, **at)
 
 
 _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (

@@ -201,7 +201,10 @@ def _from_other_leaves(case: Case, given: Input) -> Said | None:
         return None
     others = _shown(case.leaves_not_given)
     text = f"{_ABSENT}: {_STAYS_NONE}; the graph ends at other leaves than the inputs: {others}"
-    variant = "others" if isinstance(given.tensor, nn.Parameter) else "data"
+    leaves = [node.grad_fn.variable for node in case.leaves_not_given]
+    are_weights = all(isinstance(leaf, nn.Parameter) for leaf in leaves)
+    is_data = are_weights and not isinstance(given.tensor, nn.Parameter)
+    variant = "data" if is_data else "others"
     return said(given, "unused-input", text, variant=variant)
 
 
