@@ -451,6 +451,14 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "leaf": (
+                "the Node saved a weight, or another leaf, and that was updated since: by "
+                "optimizer.step(), clamp_(), copy_(), or an embedding with max_norm",
+                "call each backward() before the step() that changes its weights, or run the "
+                "forward pass again after that, in a GAN the discriminator on the fakes; where an "
+                "older graph is part of this one, as by a hidden state, detach() the state, since "
+                "retain_graph=True leads here; or use w.clone() where the old values are meant",
+            ),
             "swapped": (
                 "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
                 "place of a parameter, and the AccumulateGrad of an older graph still names it",
@@ -666,12 +674,32 @@ KINDS: dict[str, Kind] = {
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
             ),
             "left": _LEFT_TORCH,
+            "lazy": (
+                "the parameters of a lazy module, such as nn.LazyLinear, get their shape and "
+                "values from the first input; nothing was given to this one",
+                "call the module in the forward pass, or take it out of the model; make the "
+                "optimizer after one forward pass",
+            ),
+            "nested": (
+                "checkpoint(use_reentrant=True), and a custom Function that calls backward(), "
+                "compute what is inside of them again in the backward pass, with a graph of its "
+                "own: that is where its parameters get their gradient",
+                "nothing, if it is used in there; to be sure pass use_reentrant=False to the "
+                "checkpoint, or look at .grad after one backward()",
+            ),
+            "data": (
+                "the output was computed from other tensors: from a copy of this one, as to(), "
+                "float() or a loader of batches makes one, or without it",
+                "call requires_grad_() on the very tensor that goes into the model, after the last "
+                "x = x.to(device); or before all of it, and then ask for the first one's .grad",
+            ),
             "only-added": (
                 "what is only added drops out of a derivative, as the last bias of a network does "
-                "from its derivative by its input: no formula of that gradient has it",
+                "from its derivative by its input, and from a second derivative all that comes "
+                "after what is linear piece by piece, as relu: no formula of it has them",
                 "nothing, where the loss is of derivatives alone: leave it out of diagnose(), and "
                 "skip a .grad that is None; else add a term of the values themselves, such as that "
-                "of data or of a boundary",
+                "of data or of a boundary; for second derivatives tanh, softplus or SiLU, not relu",
             ),
             "asked": (
                 "no path leads from the output's Node to this tensor; or each one passes a Node "
@@ -767,7 +795,8 @@ KINDS: dict[str, Kind] = {
         "function; or a custom Function hid that it did",
         "where the gradient is constant its derivative is zero: companion.nth_derivative and "
         "materialize_grads=True give zeros, or ask for gradient.requires_grad; else write the "
-        "backward of the Function with differentiable operations",
+        "backward of the Function with differentiable operations on what it was given and what "
+        "it returned: anything else that forward computed is a constant there",
         cut="{called} gave a gradient that has no graph, although create_graph=True",
         errors=[
             (
@@ -2441,9 +2470,10 @@ KINDS: dict[str, Kind] = {
             ),
             "function": (
                 "gradients are off in the forward of a custom Function; its Node leads to what "
-                "apply() was given, and to nothing else",
-                "give apply() the tensors that should get a gradient, with gradients on, and "
-                "return a gradient for each from backward",
+                "apply() was given, and to nothing else, and not from what forward marked by "
+                "mark_non_differentiable",
+                "give apply() the tensors that should get a gradient, with gradients on, return a "
+                "gradient for each from backward, and mark only what needs none",
             ),
         },
         cut_variants={

@@ -215,7 +215,7 @@ def is_without_numbers(tensor: Tensor) -> bool:
 
 
 def mode_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """The mode in which a fake tensor may meet others, as the 0.0 of a formula, if it is one."""
+    """The mode in which a fake tensor may meet others, as the 0.0 of a formula; of others none."""
     return tensor.fake_mode if isinstance(tensor, FakeTensor) else contextlib.nullcontext()
 
 

@@ -333,6 +333,11 @@ class Case:
         return [node for node, leaf in leaves if not is_tensor(leaf) or leaf not in given]
 
     @cached_property
+    def memory_of_leaves(self) -> set[int | None]:
+        """Where the values of the leaves of the graph are."""
+        return {memory_of(node.grad_fn.variable) for node in self.nodes if node.is_leaf} - {None}
+
+    @cached_property
     def taken_early(self) -> dict[Input, Operation]:
         """The leaves among the lost inputs, with the operation that took one when it required no
         grad."""

@@ -33,9 +33,10 @@ from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
-from companion.diagnosis.values import is_finite, is_plain
+from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
+from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import first_reaching, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
@@ -232,7 +233,13 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         if case.grads_read and not (cut or variant):
             source = next(iter(case.grads_read.values()))[0].source
             because = "penalty-detached", "read"
+        if not (because or variant) and _is_all_frozen(case):
+            variant = "constants"
         yield finding("no-graph", message, source=source, variant=variant, because=because)
+
+
+def _is_all_frozen(case: Case) -> bool:
+    return bool(case.inputs) and not any(given.tensor.requires_grad for given in case.inputs)
 
 
 def _why_no_graph(case: Case) -> str:
@@ -243,7 +250,7 @@ def _why_no_graph(case: Case) -> str:
         return "it was made under torch.inference_mode()"
     if not (output.is_floating_point() or output.is_complex()):
         return f"it is {output.dtype}, and whole numbers have no derivative"
-    if case.inputs and not any(given.tensor.requires_grad for given in case.inputs):
+    if _is_all_frozen(case):
         return "none of the inputs requires grad"
     if case.watch and (cuts := first_reaching(case.watch, output)):
         return cuts[0].message.partition(";")[0]  # what follows says that it may be harmless
@@ -265,7 +272,10 @@ def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
             message += f"; the values of {names_of_all(gone)} left torch by way of "
             message += cut.operation.called
         source, variant = (cut.source, "left") if cut else (None, "")
-        yield finding("leaf-output", message, severity=severity, source=source, variant=variant)
+        is_decided = cut and cut.code == "not-differentiable"
+        because = ("not-differentiable", "harmful") if is_decided else None
+        options: dict[str, Any] = {"source": source, "variant": variant, "because": because}
+        yield finding("leaf-output", message, severity=severity, **options)
 
 
 def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
@@ -355,7 +365,8 @@ def _not_a_leaf(case: Case, given: Input) -> Iterator[Said]:
 
 
 def _accumulates(case: Case, given: Input) -> Iterator[Said]:
-    if given.grad is not None:
+    grad = given.grad
+    if grad is not None and not (is_readable(grad) and not grad.any()):  # zero_() leaves zeros
         yield said(given, "accumulates", "{name} {has} a .grad already: backward() adds to it")
 
 
@@ -445,7 +456,9 @@ def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
     written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
     if source := next(filter(None, written), None):  # better than where it was saved
         at |= {"where": f"{at['where']}; changed at {source}", "source": source}
-    yield finding("modified-in-place", message, **at)
+    memories = {memory_of(tensor) for tensor in saved.changed}
+    variant = "leaf" if memories and memories <= case.memory_of_leaves else ""
+    yield finding("modified-in-place", message, variant=variant, **at)
 
 
 _OF_A_NODE: tuple[Callable[[Case, GraphNode, Peek], Iterator[Finding]], ...] = (

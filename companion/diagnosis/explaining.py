@@ -228,13 +228,14 @@ def _index(error: BaseException) -> int:
 
 
 def _modified(matched: Matched) -> Finding:
-    """Which tensor was changed, and on which line, if a watch saw it."""
+    """Which Node saved the tensor that was changed; and on which line, if a watch saw it."""
     outputs, _ = engine_call(matched.error)
-    if matched.watch is not None and len(outputs) == 1 and is_tensor(outputs[0]):
+    if len(outputs) == 1 and is_tensor(outputs[0]):
         for cause in diagnose(outputs[0], watch=matched.watch):
             if cause.code == matched.code:
                 text = cause.message.removeprefix("backward() will raise: ")
-                return replace(cause, message=f"{matched.message}; {text}")
+                source = cause.source or matched.source
+                return replace(cause, message=f"{matched.message}; {text}", source=source)
     return _finding_of(matched)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from companion.diagnosis.case import Case, Input, trouble_of
 from companion.diagnosis.folding import Said, said
@@ -73,6 +74,14 @@ def _who_has(case: Case, node: GraphNode) -> str:
     return "made-anew" if is_new and leaf not in case.held else "not-given"
 
 
+def _without_values(case: Case, given: Input) -> Said | None:
+    """Whether it belongs to a lazy module that was not called yet."""
+    if not is_lazy(given.tensor):
+        return None
+    text = "{name} {has} no values yet: no forward pass came to the lazy module that has {them}"
+    return said(given, "unused-input", f"{text}, and {_STAYS_NONE}", variant="lazy")
+
+
 def _used_early(case: Case, given: Input) -> Said | None:
     text = f"{{name}} required no grad yet when {{it was}} used: {_STAYS_NONE}"
     if given.is_constant:
@@ -92,7 +101,9 @@ def _in_a_backward(case: Case, given: Input) -> Said | None:
     text = (
         f"{_ABSENT}; {who} runs a backward pass of its own{how}, which may give {{them}} a gradient"
     )
-    return said(given, "unused-input", text, severity="warning", **case.at(node.index))
+    variant = "nested"
+    options = {"severity": "warning", "variant": variant, **case.at(node.index)}
+    return said(given, "unused-input", text, **options)
 
 
 def _copied(case: Case, given: Input) -> Said | None:
@@ -174,6 +185,11 @@ def _left_torch(case: Case, given: Input) -> Said | None:
     cut = case.last_to_leave.get(given)
     if cut is None:
         return None
+    if cut.code == "not-differentiable":
+        reason = f"{cut.message.partition(';')[0]}, and these left torch"
+        text, variant = f"{_ABSENT}: {_STAYS_NONE}; {reason}", "harmful"
+        options = {"severity": "error", "variant": variant, "source": cut.source}
+        return said(given, "not-differentiable", text, **options)
     text = f"{_ABSENT}: {_STAYS_NONE}; {{its}} values left torch by way of {cut.operation.called}"
     return said(given, "unused-input", text, variant="left", source=cut.source)
 
@@ -185,7 +201,11 @@ def _from_other_leaves(case: Case, given: Input) -> Said | None:
         return None
     others = _shown(case.leaves_not_given)
     text = f"{_ABSENT}: {_STAYS_NONE}; the graph ends at other leaves than the inputs: {others}"
-    return said(given, "unused-input", text, variant="others")
+    leaves = [node.grad_fn.variable for node in case.leaves_not_given]
+    are_weights = all(isinstance(leaf, nn.Parameter) for leaf in leaves)
+    is_data = are_weights and not isinstance(given.tensor, nn.Parameter)
+    variant = "data" if is_data else "others"
+    return said(given, "unused-input", text, variant=variant)
 
 
 def _replaced(case: Case, given: Input) -> Said | None:
@@ -207,6 +227,7 @@ def _unused(case: Case, given: Input) -> Said:
 
 
 _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
+    _without_values,
     _used_early,
     _in_a_backward,
     _apart,

@@ -212,10 +212,12 @@ class Recorder(TorchFunctionMode):
         value = Value(shape, tensor.dtype, requires_grad, None, self.outside)
         if (origin := self.origin_of(tensor)) is not None:
             made_by, output_nr = origin.value[3:]
-            if origin.value.requires_grad and type(tensor) is nn.Parameter:
+            is_leaf = origin.value.requires_grad and type(tensor) is nn.Parameter
+            if is_leaf and (is_made_here or made_by is not None):
                 made_by, output_nr = len(self.notes), 0
                 self.note_parameter(origin.value, value, is_made_here)
-            value = value._replace(made_by=made_by, output_nr=output_nr)
+            if not is_leaf or made_by is not None:  # else two leaves from before share memory
+                value = value._replace(made_by=made_by, output_nr=output_nr)
         key, version = ref(tensor), version_of(tensor)
         state = self.tensors.follow(key, tensor, value, version, len(self.notes))
         new_memory = self.add_memory(tensor, state)

@@ -26,7 +26,7 @@ from torch.distributions import Bernoulli, Categorical, Gamma, Normal
 from torch.utils.checkpoint import checkpoint
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
-from companion import Diagnosis, Finding, Graph, diagnose, watch
+from companion import Diagnosis, Finding, Graph, diagnose, explain, watch
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
 from companion.graph.saved import peek
 from tests.programs import Once, Square, Twice
@@ -322,6 +322,17 @@ def test_a_gradient_that_is_there_is_told_as_one_that_is_added_to():
     (found,) = diagnose(x.sum(), x)
     assert (found.code, found.severity) == ("accumulates", "warning")
     assert found.message == "x has a .grad already: backward() adds to it"
+
+
+def test_a_gradient_of_zeros_is_nothing_to_add_to():
+    x = leaf(1, 2)
+    x.sum().backward()
+    x.grad.zero_()
+    assert not diagnose(x.sum(), x)
+    x.grad[0] = float("nan")
+    assert [found.code for found in diagnose(x.sum(), x)] == ["accumulates"]
+    x.grad = torch.zeros(2).to_sparse()
+    assert [found.code for found in diagnose(x.sum(), x)] == ["accumulates"]  # not looked at
 
 
 def test_hooks_on_an_input_are_counted():
@@ -1740,3 +1751,48 @@ def test_what_was_saved_in_few_bits_is_no_obstacle(dtype):
     with watch() as watched:
         y = InFewBits.apply(x).sum()
     assert [found.code for found in diagnose(y, x, watch=watched)] == ["custom-gradients"]
+
+
+def generator_after_a_step_of_the_discriminator(model, step):
+    fake = model["make"](torch.ones(4, 2))
+    loss = -model["judge"](fake).mean()
+    model["judge"](fake.detach()).mean().backward()
+    step()
+    return loss
+
+
+def state_that_is_handed_on(model, step):
+    state = torch.tanh(model["make"](torch.ones(4, 2)))
+    state = torch.tanh(model["judge"][0](state))
+    state.sum().backward(retain_graph=True)
+    step()
+    return model["judge"](state).mean()
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize(
+    "train", [generator_after_a_step_of_the_discriminator, state_that_is_handed_on]
+)
+def test_a_weight_that_was_updated_before_backward_has_the_cure_of_that(train, is_watched):
+    torch.manual_seed(0)
+    judge = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))
+    model = nn.ModuleDict({"make": nn.Linear(2, 3), "judge": judge})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch() as watched:
+        loss = train(model, optimizer.step)
+    diagnosis = diagnose(loss, model, watch=watched if is_watched else None)
+    first = diagnosis[0]
+    assert first.code == "modified-in-place" and first.cure.startswith("call each backward()")
+    assert not is_watched or first.source.text == "step()"
+    with pytest.raises(RuntimeError, match="modified by an inplace operation") as caught:
+        loss.backward()
+    found = explain(caught.value, watch=watched if is_watched else None)
+    assert found.cure == first.cure and "AddmmBackward0 saved mat2" in found.message
+
+
+def test_a_result_that_was_changed_is_not_told_as_a_weight():
+    w = torch.ones(3, requires_grad=True)
+    y = w.exp()
+    y += 1
+    first = diagnose(y.sum(), w)[0]
+    assert first.code == "modified-in-place" and first.cure.startswith("change a copy")

@@ -162,12 +162,14 @@ RAISED = [
     (
         lambda: change(leaf(1, 2) * 2),
         "modified-in-place",
-        "a saved tensor of shape [2] is at version 1 and was saved at version 0",
+        "a saved tensor of shape [2] is at version 1 and was saved at version 0; MulBackward0 "
+        "saved other and self, which was changed since",
     ),
     (
         lambda: take_out(leaf(1, 2) * 2),
         "modified-in-place",
-        "a saved tensor was taken out of its graph by detach_()",
+        "a saved tensor was taken out of its graph by detach_(); MulBackward0 saved other and "
+        "self, which was changed since",
     ),
     (
         lambda: leaf(1).add_(1),

@@ -568,3 +568,64 @@ def test_parameters_of_a_layer_that_was_replaced_by_another_shape_are_told_with_
     unused = nn.ModuleDict({"table": nn.Embedding(7, 4), "head": nn.Linear(4, 1)})
     loss = unused["head"](torch.ones(2, 4)).sum()
     assert "no module here" not in diagnose(loss, *unused.parameters())[0].message
+
+
+def test_a_lazy_layer_that_was_never_called_is_told_as_such():
+    model = nn.ModuleDict({"used": nn.LazyLinear(3), "spare": nn.LazyLinear(2)})
+    loss = model["used"](torch.ones(2, 5)).sum()
+    (found,) = diagnose(loss, model)
+    assert found.code == "unused-input" and "spare.weight and spare.bias have no values yet" in (
+        found.message
+    )
+    assert "call the module in the forward pass" in found.cure
+    assert diagnose(loss + model["spare"](torch.ones(2, 5)).sum(), model).ok  # the cure
+
+
+def test_where_all_is_frozen_the_cure_is_to_thaw_it():
+    layer = nn.Linear(2, 1).requires_grad_(False)
+    first = diagnose(layer(torch.ones(3, 2)).sum(), layer)[0]
+    assert first.code == "no-graph" and "if they are frozen" in first.cure
+
+
+def test_data_that_was_copied_before_it_required_grad_is_told_with_the_cure_of_that():
+    layer, x = nn.Linear(2, 1), torch.ones(3, 2, dtype=torch.float64)
+    batch = x.float()
+    x.requires_grad_()
+    (found,) = diagnose(layer(batch).sum(), x)
+    assert "graph ends at other leaves" in found.message and "x.to(device)" in found.cure
+    assert "optimizer" not in found.cure
+    assert diagnose(layer(x.float()).sum(), x).ok  # the cure
+
+
+def test_parameters_in_a_reentrant_checkpoint_need_no_use_elsewhere():
+    layer, x = nn.Linear(2, 1), torch.ones(3, 2, requires_grad=True)
+    loss = checkpoint(layer, x, use_reentrant=True).sum()
+    found = diagnose(loss, layer)[0]
+    assert (found.severity, found.code) == ("warning", "unused-input")
+    assert found.cure.startswith("nothing, if it is used in there")
+    loss.backward()
+    assert layer.weight.grad is not None
+
+
+def test_two_parameters_that_share_memory_are_each_a_leaf_and_no_copy():
+    table, out = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+    out.weight.data = table.weight.data
+    with watch() as watched:
+        loss = out(table(torch.tensor([0, 4]))).square().sum()
+    assert not diagnose(loss, table, out, watch=watched)
+
+
+def test_a_decision_whose_numbers_left_torch_has_the_cure_of_a_decision():
+    layer, x = nn.Linear(2, 3), torch.ones(4, 2)
+    with watch() as watched:
+        wrong = sum(label != 1 for label in layer(x).argmax(1).tolist())
+        loss = torch.tensor(float(wrong), requires_grad=True)
+    first = diagnose(loss, layer, watch=watched)[0]
+    assert first.code == "leaf-output" and "smooth stand-in" in first.cure
+    with watch() as watched:
+        wrong = sum(label != 1 for label in layer(x).argmax(1).tolist())
+        other = nn.Linear(1, 1)
+        loss = other(torch.tensor([float(wrong)])).sum()
+    first = diagnose(loss, layer, other, watch=watched)[0]
+    assert first.code == "not-differentiable" and "smooth stand-in" in first.cure
+    assert "argmax() gives int64 values, which carry no gradient, and these left" in first.message
