@@ -75,7 +75,7 @@ _LOOKS = {
 }
 _STUB = {"style": "dashed", "arrowhead": "none"}  # an edge that leads to no box
 # A leaf that is used in every step of a loop takes Graphviz minutes to lay out well.
-_QUICK = {"nslimit": "1", "nslimit1": "5"}
+_QUICK = {"nslimit": "4", "nslimit1": "5"}
 
 
 def dot_of(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion import Graph, draw, modules, record_backward, watch
+from companion.drawing.drawing import tagged
 from companion.graph.text import indented
 from tests.drawing.pictures import SVG, boxes, pills, the_pass
 from tests.programs import Double
@@ -102,6 +103,23 @@ def test_arrows_run_along_next_functions():
     dot = draw(x.exp().sum()).dot
     assert re.findall(r"(\d+) -> (\d+)", dot) == [("0", "1"), ("1", "2")]
     assert "arrowhead" not in dot and "dir=" not in dot
+
+
+def test_each_operation_of_a_large_tree_stands_between_the_two_below_it():
+    results = [torch.ones(1, requires_grad=True) for _ in range(64)]
+    while len(results) > 1:
+        results = [a * b for a, b in zip(results[::2], results[1::2], strict=True)]
+    graph = Graph.of(results[0])
+    groups = fromstring(tagged(graph, {}).svg).iter(f"{SVG}g")
+    texts = {
+        group.get("class").split()[-1]: group.find(f"{SVG}text")
+        for group in groups
+        if group.get("class", "").startswith("node ")
+    }
+    across = [float(texts[f"n{node.index}"].get("x")) for node in graph.nodes]
+    for node in graph.nodes:
+        below = [across[edge.target] for edge in graph.slots(node.index)]
+        assert not below or min(below) <= across[node.index] <= max(below)
 
 
 def test_several_roots_are_all_marked():
