@@ -259,7 +259,8 @@ class Recorder(TorchFunctionMode):
                 self.nonfinite[len(self.notes), 0] = worst
             state.value = state.value._replace(made_by=len(self.notes), output_nr=0)
             self.notes.append(note._replace(stands_for=writer.made_by))
-        state.version, state.fingerprint = version_of(tensor), None
+        state.version = version_of(tensor)
+        state.fingerprint = state.changed = None
         state.worst = UNSET if state.worst == UNSET else None
         state.next_note = len(self.notes)
 
@@ -287,8 +288,11 @@ class Recorder(TorchFunctionMode):
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
         has_graph = live and with_grad > 0
-        if has_graph:
-            self.tensors.take_fingerprints(inputs + outputs, index + 1)
+        if has_graph and numbers[0] != numbers[1]:  # else no Node was made that saves anything
+            tracked = inputs + outputs
+            if written and name in SILENT:  # running statistics, which no formula reads in training
+                tracked = [each for each in tracked if not any([each[0] is t for t in written])]
+            self.tensors.take_fingerprints(tracked, index + 1, first)
         may_be = has_graph and (bool(written) or made[0].is_leaf)
         severed = may_be and self.is_severed(call, outputs, written)
         mode_code = "" if has_graph else _mode_code(call)
@@ -391,7 +395,8 @@ class Recorder(TorchFunctionMode):
             return state
         state.value = value
         if state.version != version:  # after .data = ... it is the same: the fingerprint counts
-            state.version, state.next_note, state.fingerprint = version, index + 1, None
+            state.version, state.next_note = version, index + 1
+            state.fingerprint = state.changed = None
         return state
 
     def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:

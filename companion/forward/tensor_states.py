@@ -12,9 +12,9 @@ from weakref import ref
 
 import torch
 
-from companion.forward.fingerprints import DUE, PLAIN, ShownMemory, fingerprint
-from companion.forward.notes import TensorState, TrackedTensors, Value
-from companion.internals import base_of
+from companion.forward.fingerprints import DUE, PLAIN, ShownMemory, fingerprint, memory_of
+from companion.forward.notes import Change, TensorState, TrackedTensors, Value
+from companion.internals import base_of, version_of
 
 Tensor = torch.Tensor
 
@@ -34,7 +34,8 @@ class TensorStates:
         """Keep what is known of a tensor for as long as it lives; of its memory nothing yet."""
         state = self.by_tensor[key] = TensorState(tensor, self.drop)
         state.key, state.value, state.version, state.next_note = key, value, version, next_note
-        state.fingerprint = state.due_views = state.worst = state.shown = None
+        state.fingerprint = state.due_views = None
+        state.worst = state.shown = state.changed = None
         state.is_made_here = state.is_private = False
         return state
 
@@ -75,15 +76,22 @@ class TensorStates:
             state = self.by_memory.get(ref(storage))
         return state
 
-    def take_fingerprints(self, tensors: TrackedTensors, next_note: int) -> None:
+    def take_fingerprints(self, tensors: TrackedTensors, next_note: int, next_number: int) -> None:
         """Take the fingerprint of each tensor, to see later whether its memory was changed.
 
         As long as nobody else can write there, it is due, but not taken: it will not be needed if
         the tensor is gone before, since no Node has saved it. A view needs none if its base has
-        one.
+        one. One that was taken before is compared.
+
+        Args:
+            tensors: those of a call.
+            next_note: the index of the note after that of the call.
+            next_number: the number that the next Node had before the call.
         """
         for tensor, state in tensors:
             if state.fingerprint is not None:
+                if state.shown:
+                    self.compare(tensor, state, next_note, next_number)
                 continue
             if state.is_private:
                 state.fingerprint, state.next_note = DUE, next_note
@@ -98,6 +106,52 @@ class TensorStates:
                 base.due_views.append(state)
             else:
                 self.take(tensor, state)
+
+    def changes(self, note_count: int) -> list[tuple[Tensor, Change]]:
+        """The tensors whose memory was changed unseen, but for those that were given before.
+
+        Of those with the same memory it is the one of the last change, and of views their base.
+
+        Args:
+            note_count: how many notes there are.
+        """
+        found = list[tuple[Tensor, Change]]()
+        for state in list(self.by_tensor.values()):
+            if state.fingerprint is None or (tensor := state()) is None:
+                continue
+            if state.fingerprint == DUE:
+                state.fingerprint = fingerprint(tensor)
+            elif state.version == version_of(tensor):
+                if state.fingerprint != fingerprint(tensor):
+                    state.changed = Change(state.next_note, note_count, None)
+                    state.fingerprint = None  # so that it is found once
+                if state.changed:
+                    found.append((tensor, state.changed))
+                    state.changed = None
+        for state in self.gone:
+            if state.shown is None or state.shown.was_written_to(state.version):
+                continue
+            if (now := state.shown.fingerprint_now()) is None:
+                continue
+            if now != state.fingerprint:
+                state.changed = Change(state.next_note, note_count, None)
+            if state.changed and (tensor := state.shown.tensor()) is not None:
+                found.append((tensor, state.changed))
+                state.shown = None
+        found.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
+        return list({memory_of(tensor): (tensor, change) for tensor, change in found}.values())
+
+    def compare(self, tensor: Tensor, state: TensorState, next_note: int, next_number: int) -> None:
+        """See whether memory was changed since it was used last: Nodes from now on save what it is.
+
+        Of large memory this is not seen at each note, for it would take long.
+        """
+        if next_note - state.next_note < tensor.nbytes // _AT_EACH_NOTE:
+            return
+        if (now := fingerprint(tensor)) is not None and now != state.fingerprint:
+            state.changed = Change(state.next_note, next_note, next_number)
+            self.take(tensor, state)
+        state.next_note = next_note
 
     def expose_all(self, tensors: Iterable[Tensor]) -> None:
         """From now on the memory of tensors can be changed unseen."""
@@ -120,6 +174,9 @@ class TensorStates:
         state.fingerprint = fingerprint(tensor)
         if state.fingerprint is not None and not tensor.is_nested:
             state.shown = ShownMemory.of(tensor)
+
+
+_AT_EACH_NOTE = 1024 * 1024  # so many bytes are compared in a tenth of a millisecond
 
 
 def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

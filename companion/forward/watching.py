@@ -13,11 +13,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from companion.findings import cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
-from companion.forward.fingerprints import DUE, fingerprint, memory_of
-from companion.forward.notes import Note, Value
+from companion.forward.fingerprints import memory_of
+from companion.forward.notes import Change, Note, Value
 from companion.forward.recorder import Recorder, shape_of
 from companion.forward.torch_functions import DECIDING, LEAVING, SILENT, VALUELESS
-from companion.internals import base_of, unseen, version_of
+from companion.internals import unseen
 from companion.naming import counted
 
 Tensor = torch.Tensor
@@ -297,44 +297,22 @@ class Watch:
 
     def _look_for_mutations(self) -> None:
         """Compare tensors with their fingerprints, and the memory of those that are gone."""
-        changed: dict[int | None, tuple[Tensor, int]] = {}
+        recorder = self._recorder
         with unseen():
-            for reference, state in list(self._recorder.states.items()):
-                tensor = reference()
-                if tensor is None or state.fingerprint is None:
-                    continue
-                if state.fingerprint == DUE:
-                    state.fingerprint = fingerprint(tensor)
-                elif state.version == version_of(tensor) and state.fingerprint != fingerprint(
-                    tensor
-                ):
-                    address = memory_of(tensor)
-                    if address not in changed or base_of(tensor) is None:  # one of all views
-                        changed[address] = tensor, state.next_note
-                    state.fingerprint = None  # so that it is found once
-            for state in self._recorder.tensors.gone:
-                shown = state.shown
-                if shown is None or shown.was_written_to(state.version):
-                    continue
-                if shown.fingerprint_now() in (None, state.fingerprint):
-                    continue
-                if (tensor := shown.tensor()) is not None:
-                    changed.setdefault(memory_of(tensor), (tensor, state.next_note))
-                    state.shown = None
-        for address, (tensor, next_note) in changed.items():
-            self._mutations.append(self._mutation(tensor, address, next_note))
+            changes = recorder.tensors.changes(len(recorder.notes))
+        self._mutations += [self._mutation(*each) for each in changes]
 
-    def _mutation(self, tensor: Tensor, address: int | None, next_note: int) -> Mutation:
+    def _mutation(self, tensor: Tensor, change: Change) -> Mutation:
         """Who changed a tensor: the last to write into its memory, or to hand the memory out."""
         with unseen():
-            shape, dtype = shape_of(tensor), tensor.dtype
+            shape, dtype, address = shape_of(tensor), tensor.dtype, memory_of(tensor)
         shape = None if shape is None else tuple(shape)
         changed = f"a tensor of shape {shape} and dtype {str(dtype).removeprefix('torch.')}"
-        notes = list(enumerate(self._recorder.notes))
+        notes = list(enumerate(self._recorder.notes[: change.until]))
         touching = [(i, note) for i, note in notes if address in note.addresses]
-        writers = [note for i, note in touching if note.in_place and i >= next_note]
+        writers = [note for i, note in touching if note.in_place and i >= change.since]
         givers = [note for _, note in touching if not note.in_place]
-        source = number = None
+        source, number = None, change.number
         if writers:
             source, number = writers[-1].source, writers[-1].numbers[0]
             message = f"{writers[-1].name} wrote into {changed}"

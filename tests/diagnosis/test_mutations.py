@@ -1,6 +1,7 @@
 """A change behind autograd's back is told if a formula of the graph will meet it, and only then."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -45,12 +46,18 @@ def trained_after(net):
     return loss
 
 
-@pytest.mark.parametrize("run", [twice, checked_first])
+def twice_after_an_evaluation(net):
+    """Training after an evaluation with a graph, whose Node has the statistics from before."""
+    net.eval()(X)
+    return twice(net.train())
+
+
+@pytest.mark.parametrize("run", [twice, checked_first, twice_after_an_evaluation])
 def test_running_statistics_are_silent_where_no_formula_meets_a_change(run):
     net = normalized()
     with watch() as watched:
         loss = run(net)
-    assert watched.mutations
+    assert bool(watched.mutations) == (run is twice_after_an_evaluation)
     assert not told(loss, watched)
 
 
@@ -93,6 +100,7 @@ def test_a_fused_optimizer_is_silent_once_the_graph_is_gone_and_told_while_it_li
     assert not told(loss, watched)
     assert any("wrote into a tensor" in message for message in told(before, watched))
     assert not watched.cuts
+    assert len(watched.mutations) == len(list(net.parameters()))  # no state of the optimizer
 
 
 def test_a_step_through_data_is_silent_for_the_graph_that_came_after_it():
@@ -106,6 +114,76 @@ def test_a_step_through_data_is_silent_for_the_graph_that_came_after_it():
         loss = (w * w).sum()
     assert not told(loss, watched)
     assert told(before, watched)
+
+
+def array_of(x):
+    array = x.detach().numpy()
+    return lambda: array.fill(7)
+
+
+def storage_of(x):
+    storage, other = x.untyped_storage(), torch.full_like(x, 7).untyped_storage()
+    return lambda: storage.copy_(other)
+
+
+def data_in_a_thread_of(x):
+    alias = x.data
+
+    def run():
+        thread = threading.Thread(target=alias.fill_, args=(7,))
+        thread.start()
+        thread.join()
+
+    return run
+
+
+TAKEN = [(array_of, True), (array_of, False), (data_in_a_thread_of, True)]
+TAKEN += [(data_in_a_thread_of, False), (storage_of, True)]
+
+
+@pytest.mark.parametrize(("change_of", "is_inside"), TAKEN)
+@pytest.mark.parametrize("size", [3, 40_000])
+def test_a_change_out_of_sight_is_silent_for_what_used_the_memory_afterwards(
+    change_of, is_inside, size
+):
+    """As where the array of a data loader is filled again, between two steps."""
+    w, x = torch.rand(size, requires_grad=True), torch.rand(size)
+    change = None if is_inside else change_of(x)
+    with watch() as watched:
+        change = change or change_of(x)
+        before = (w * x).sum()
+        change()
+        loss = (w * x).sum()
+    assert told(before, watched)
+    assert not told(loss, watched)
+    assert told(before + loss, watched)
+    before.backward(), loss.backward()
+    assert w.grad.eq(14).all()  # should be 7 and what x was before
+
+
+@pytest.mark.parametrize("change_of", [array_of, storage_of])
+def test_the_last_change_counts_for_all_that_used_the_memory_before(change_of):
+    w, x = torch.rand(3, requires_grad=True), torch.rand(3)
+    with watch() as watched:
+        change = change_of(x)
+        first = (w * x).sum()
+        change()
+        second = (w * x).sum()
+        x.untyped_storage().fill_(0)
+    assert told(first, watched) and told(second, watched)
+    assert len(watched.mutations) == 1
+
+
+def test_a_change_out_of_sight_is_forgotten_once_a_write_counts():
+    w, x = torch.rand(3, requires_grad=True), torch.rand(3)
+    with watch() as watched:
+        change = array_of(x)
+        (w * x).sum()
+        change()
+        (w * x).sum()
+        x.zero_()  # autograd refuses to differentiate either
+        loss = (w * x).sum()
+    assert not watched.mutations and not told(loss, watched)
 
 
 def test_a_change_of_what_no_node_saved_is_silent():
