@@ -100,7 +100,8 @@ def diagnose(
     No backward pass runs, no hook is called, no ``.grad`` is touched. Saved tensors are looked at,
     but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint). A Node
     of torch that may give infinities or NaN is asked for them: its formula is computed alone, and
-    where one does and the output is finite, those of all Nodes, to see whether it arrives.
+    where one does and the output is finite, those of all Nodes, to see whether it arrives. Modes,
+    counters of FLOPs and profilers do not see that.
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.

@@ -25,6 +25,7 @@ from companion.forward.cuts import Operation
 from companion.forward.tracing import births_before, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
+from companion.naming import listed
 from companion.source import Source
 
 
@@ -55,8 +56,12 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
         if code == "nan-risk"
     ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
-    giving = {i for i, r in risks.items() if gives_them(case.nodes[i].name, r)}
-    found += _about_the_spoilt(case, of_values, giving | of_values.keys())
+    giving = {
+        index
+        for index, risk in risks.items()
+        if risk.code != "nan-risk" or gives_them(case.nodes[index].name, risk)
+    }
+    found += _about_the_spoilt(case, of_values, giving)
     if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
         depth = {index: depth for depth, index in enumerate(case.graph.order)}
         found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
@@ -64,15 +69,21 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
 
 
 def _brought(case: Case) -> dict[int, Risk]:
-    """The leaves that are infinite or NaN themselves."""
-    risks = dict[int, Risk]()
-    for node in case.graph.leaves if case.graph else ():
-        leaf = node.grad_fn.variable
-        if is_readable(leaf) and not is_finite(leaf):
-            message = f"{case.name_of(leaf)} itself has infinite or NaN values"
-            is_trained = isinstance(leaf, torch.nn.Parameter)
-            risks[node.index] = Risk("non-finite", message, "trained" if is_trained else "data")
-    return risks
+    """The leaves that are infinite or NaN themselves: of all one thing is said, at the first."""
+    nodes = case.graph.leaves if case.graph else ()
+    leaves = [(node.index, node.grad_fn.variable) for node in nodes]
+    bad = {i: leaf for i, leaf in leaves if is_readable(leaf) and not is_finite(leaf)}
+    if not bad:
+        return {}
+    names = [case.name_of(leaf) for leaf in bad.values()]
+    is_trained = all(isinstance(leaf, torch.nn.Parameter) for leaf in bad.values())
+    message = f"{names[0]} itself has infinite or NaN values"
+    if names[1:]:
+        called = listed(names, "parameters" if is_trained else "leaves")
+        message = f"{called} have infinite or NaN values themselves"
+    first, *others = bad
+    told = Risk("non-finite", message, "trained" if is_trained else "data")
+    return {first: told} | dict.fromkeys(others, _TOLD_ELSEWHERE)
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
@@ -165,3 +176,6 @@ def born_in(watch: Watch) -> tuple[str, Source | None]:
     if first is None:
         return "every result in the watched block was finite, or no worse than what it took", None
     return f"the first result that was not finite is that of {_placed(first)}", first.source
+
+
+_TOLD_ELSEWHERE = Risk("", "")  # what gave infinities or NaN, and is told with others like it

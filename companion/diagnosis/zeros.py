@@ -81,7 +81,8 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
             found = _equal(node, saved, case.slots(node.index))
         factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
         if not found and (look.zeros or not set(factors).isdisjoint(look.of_zeros)):
-            found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved)}
+            used = [number for number in range(3) if (node.index, number) in case.reached]
+            found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved, used)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
 
@@ -330,6 +331,7 @@ _FACTORS = {
     "Addmm": ("mat1", "mat2"),
     "Addmv": ("mat", "vec"),
     "Dot": ("self", "tensor"),
+    "Vdot": ("self", "other"),
     "Mul": ("self", "other"),
     "Mv": ("self", "vec"),
     "NativeDropout": ("input", "result1"),

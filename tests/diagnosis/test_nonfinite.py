@@ -111,6 +111,12 @@ def test_where_the_weights_are_nan_already_they_are_told_and_nothing_above_them(
     (found,) = causes(loss, model)
     assert found.message == "0.weight itself has infinite or NaN values"
     assert "a step before this one" in found.cause
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(nan)
+    (found,) = causes(model(torch.ones(4, 2)).square().mean(), model)
+    assert found.message.startswith("4 parameters (")
+    assert found.message.endswith("and 2 more) have infinite or NaN values themselves")
 
 
 def test_data_with_nan_are_told_as_what_came_without_a_graph():
