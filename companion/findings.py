@@ -768,6 +768,12 @@ KINDS: dict[str, Kind] = {
                 "nothing, if it is to stay as it is; else call requires_grad_() on it before the "
                 "forward pass, and hand it to the optimizer",
             ),
+            "module": (
+                "requires_grad is an attribute of tensors: set on a module it is a name like any "
+                "other, and freezes none of its parameters",
+                "module.requires_grad_(False), with the underscore; or loop over its parameters: "
+                "p.requires_grad_(False) for each",
+            ),
             "transform": _IN_A_TRANSFORM,
             "inference": (
                 "in inference mode a tensor gets no Node, whatever its requires_grad says",

@@ -31,6 +31,7 @@ from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
+from companion.diagnosis.switches import about_switches
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
 from companion.diagnosis.values import is_finite, is_plain, is_readable
@@ -540,4 +541,5 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_doubts,
     about_slow_slices,
     about_uncalled_hooks,
+    about_switches,
 )

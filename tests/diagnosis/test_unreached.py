@@ -629,3 +629,14 @@ def test_a_decision_whose_numbers_left_torch_has_the_cure_of_a_decision():
     first = diagnose(loss, layer, other, watch=watched)[0]
     assert first.code == "not-differentiable" and "smooth stand-in" in first.cure
     assert "argmax() gives int64 values, which carry no gradient, and these left" in first.message
+
+
+def test_a_module_that_only_seems_frozen_is_told():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    net[0].requires_grad = False
+    (found,) = diagnose(net(torch.ones(4, 2)).sum(), net)
+    assert (found.severity, found.code) == ("warning", "input-without-grad")
+    assert found.message.startswith("the module net.0 has an attribute requires_grad")
+    net[0].requires_grad_(False)  # the cure
+    found = diagnose(net(torch.ones(4, 2)).sum(), net)
+    assert [each.severity for each in found] == ["info"]
