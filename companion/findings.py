@@ -370,6 +370,10 @@ KINDS: dict[str, Kind] = {
                 "and a module gives some when it is called",
                 "compute one number of them, such as the sum of the losses, and take that",
             ),
+            "itself": (
+                "a graph begins at a tensor, and only a tensor has a grad_fn",
+                "give the tensor itself, such as the loss",
+            ),
         },
     ),
     "half-updated": Kind(
