@@ -416,6 +416,10 @@ KINDS: dict[str, Kind] = {
                     "backward() was called on an int, to which no tensor was added",
                 ),
             ),
+            "itself": (
+                "a graph begins at a tensor, and only a tensor has a grad_fn",
+                "give the tensor itself, such as the loss",
+            ),
         },
     ),
     "half-updated": Kind(

@@ -41,7 +41,7 @@ from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import first_reaching, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
-from companion.graph.not_a_tensor import how_to_take_apart
+from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_out
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
@@ -215,9 +215,13 @@ def _about_the_output(case: Case) -> Iterator[Finding]:
         yield from _ask(_OF_THE_OUTPUT, case, case.output)
     else:
         message = f"the output is a {type(case.output).__name__}, not a tensor"
-        way_out = how_to_take_apart(case.output)
-        message += f"; {way_out}" if way_out else ""
-        variant = "none" if case.output is None else "several" * bool(way_out)
+        if is_of_numbers(case.output):
+            yield finding("not-a-tensor", message)
+            return
+        words = way_out(case.output)
+        message += f"; {words}" if words else ""
+        variant = "several" if how_to_take_apart(case.output) else "itself"
+        variant = "none" if case.output is None else variant
         yield finding("not-a-tensor", message, variant=variant)
 
 

@@ -36,23 +36,34 @@ def how_to_take_apart(output: object, *graphs: type) -> str:
     return ""
 
 
-def refused(output: object, *graphs: type) -> str:
-    """The type of what was given in place of a tensor, and the way out, for an error.
+def is_of_numbers(output: object) -> bool:
+    """Whether it is a number or an array, which has left PyTorch."""
+    return isinstance(output, int | float | complex) or hasattr(type(output), "__array__")
+
+
+def way_out(output: object, *graphs: type) -> str:
+    """What to give in place of what is no tensor, in words; "" if that is not known.
 
     Args:
         output: what was given.
         *graphs: classes whose objects would have done as well, and so would a Node.
     """
-    way_out = how_to_take_apart(output, *graphs)
     if output is None:
-        way_out = "does the function that computes it return it?"
-    elif isinstance(output, int | float | complex) or hasattr(type(output), "__array__"):
-        way_out = "numbers have no graph; give the tensor that they were read from"
-    elif inspect.isroutine(output):
-        way_out = "call it, and give what it returns"
-    elif not way_out and any(is_node(part) for _, part in _parts(output)):
-        way_out = "give the tensor that it is the graph of"
-    return type(output).__name__ + (f"; {way_out}" if way_out else "")
+        return "does the function that computes it return it?"
+    if is_of_numbers(output):
+        return "numbers have no graph; give the tensor that they were read from"
+    if inspect.isroutine(output):
+        return "call it, and give what it returns"
+    if words := how_to_take_apart(output, *graphs):
+        return words
+    has_nodes = any(is_node(part) for _, part in _parts(output))
+    return "give the tensor that it is the graph of" if has_nodes else ""
+
+
+def refused(output: object, *graphs: type) -> str:
+    """The type of what was given in place of a tensor, and the way out, for an error."""
+    words = way_out(output, *graphs)
+    return type(output).__name__ + (f"; {words}" if words else "")
 
 
 def check_what(what: object, *graphs: type, kinds: str = " or a Graph") -> None:

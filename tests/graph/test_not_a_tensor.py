@@ -81,6 +81,28 @@ def test_diagnose_says_how_to_take_an_output_apart_too(kind):
     assert "item()" not in found.cure
 
 
+@pytest.mark.parametrize(
+    ("output", "way_out"),
+    [
+        (Graph.of(LOSS), "give the tensor that it is the graph of"),
+        (LOSS.grad_fn, "give the tensor that it is the graph of"),
+        (record_backward(LOSS, retain_graph=True), "give the tensor that it is the graph of"),
+        (None, "does the function that computes it return it?"),
+        (LOSS.backward, "call it, and give what it returns"),
+        ("loss", ""),
+    ],
+    ids=["graph", "node", "recording", "none", "method", "text"],
+)
+def test_diagnose_tells_of_numbers_only_where_the_output_is_some(output, way_out):
+    (found,) = diagnose(output)
+    assert found.message == f"the output is a {type(output).__name__}, not a tensor" + (
+        f"; {way_out}" if way_out else ""
+    )
+    assert found.cure == "give the tensor itself, such as the loss"
+    (found,) = diagnose(3.0)
+    assert "item()" in found.cure
+
+
 @pytest.mark.parametrize("output", [3.0, "text", None, [], [1, 2], {}, (torch.ones(2),), object()])
 def test_what_holds_no_tensor_with_a_graph_has_no_way_out(output):
     assert how_to_take_apart(output) == ""
