@@ -31,7 +31,7 @@ def sentence_lengths(parts: Sequence[Part]) -> list[int]:
     paragraphs = re.split(r"\n\s*\n|\n(?=\*\*[A-D]\*\* )|\n(?=[-|] )", text)
     lengths = [
         count_words(sentence)
-        for paragraph in map(str.strip, paragraphs)
+        for paragraph in paragraphs
         if not NO_SENTENCE.match(paragraph)
         for sentence in END_OF_SENTENCE.split(LABEL.sub("", paragraph))
     ]

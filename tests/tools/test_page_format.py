@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.tools.test_lessons import prints, python
-from tools.grammar import EXPECTED
+from tools.grammar import EXPECTED, PINNED
 from tools.page_format import problems
 
 FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
@@ -65,6 +65,12 @@ def test_a_snippet_with_its_output_and_figure_is_let_through(figure, before, aft
     assert list(problems(text, run=[1 + before.count("\n")])) == []
 
 
-def test_a_player_with_text_in_its_paragraph_is_found_with_its_line():
+def test_a_mark_above_its_snippet_is_let_through():
+    text = f"<!--pytest.mark.xfail(raises=E)-->\n{PINNED}\n\n{python('1')}"
+    assert list(problems(text, run=[4])) == []
+
+
+def test_a_player_with_text_in_its_paragraph_is_found_with_its_line_and_a_drawing_may_have_some():
+    assert list(problems(f"{python('1')}\n![a](figures/x.svg)\nText.\n", run=[1])) == []
     ((line, what),) = problems(f"{python('1')}\n[a](figures/x.html)\nText.\n", run=[1])
     assert line == 5 and "figures/x.html does not stand in a paragraph of its own" in what
