@@ -276,7 +276,7 @@ LONGEST = [
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files. The second has no site to wait for, which the first one builds."""
+    """Begin with the longest files. The second needs no site, which the first has built."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
