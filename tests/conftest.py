@@ -186,16 +186,23 @@ class Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-class WithSmallIndex(Handler):
-    """Says of the search that it finds one lesson.
+class ForTests(Handler):
+    """Says of the search that it finds one lesson, and has pages that tests made.
 
-    A browser makes an index for the search on each page, which takes a tenth of its time.
+    A browser makes an index for the search on each page, which takes a tenth of its time; and where
+    it asks a test for a page, it keeps no style sheet and no script for the next one.
     """
 
     def translate_path(self, path: str) -> str:
-        little = str(Path(self.directory).with_name("little_to_find.json"))
-        is_index = path.endswith("/search_index.json")
-        return little if is_index else super().translate_path(path)
+        if path.endswith("/search_index.json"):
+            return str(Path(self.directory).with_name("little_to_find.json"))
+        made = made_for(self.directory, path.partition("?")[0])
+        return str(made) if made.is_file() else super().translate_path(path)
+
+
+def made_for(site: str | Path, path: str) -> Path:
+    """The file of a page that a test makes to be served with the site."""
+    return Path(site).with_name("made") / path.lstrip("/") / "index.html"
 
 
 @contextmanager
@@ -210,8 +217,8 @@ def served(directory: Path, handler: type[Handler]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def address(site) -> Iterator[str]:
-    """The site, of which the search finds one lesson."""
-    with served(site, WithSmallIndex) as address:
+    """The site, of which the search finds one lesson, with pages that tests make."""
+    with served(site, ForTests) as address:
         yield address
 
 
@@ -250,22 +257,26 @@ def plain(new_page):
 # The files that take longest, so that they begin first and the workers end together.
 LONGEST = [
     "tests/site/test_lessons.py",
-    "tests/tools/test_notebooks.py",
-    "tests/test_site.py",
-    "tests/diagnosis/test_diagnosing.py",
-    "tests/site/test_reader.py",
-    "tests/site/test_start.py",
-    "tests/site/test_publish.py",
-    "tests/site/test_search.py",
     "tests/backward/test_player_js.py",
+    "tests/site/test_reader.py",
+    "tests/test_site.py",
+    "tests/higher_order/test_taylor.py",
     "tests/backward/test_player_layout.py",
+    "tests/site/test_start.py",
+    "tests/drawing/test_saved_page.py",
+    "tests/backward/test_player_scenes.py",
+    "tests/diagnosis/test_diagnosing.py",
+    "tests/site/test_publish.py",
     "tests/tools/test_lessons.py",
+    "tests/graph/test_freeing.py",
+    "tests/tools/test_notebooks.py",
+    "tests/test_operations.py",
 ]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the longest files. The first two have one browser and no site to wait for."""
+    """Begin with the longest files. The second needs no site, which the first has built."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 

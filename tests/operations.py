@@ -179,6 +179,8 @@ def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[st
     for name, compute, leaves in programs(step, samples):
         if name.partition(" ")[0] in NOT_ASKED or "complex" in name:
             continue
+        if any(leaf.layout is not torch.strided for leaf in leaves):
+            continue  # no element of it can be set
         values = [leaf.detach().clone() for leaf in leaves]
         for point, hiding in product(points or POINTS, HIDING):
             with torch.no_grad():

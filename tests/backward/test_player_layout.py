@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import companion
 from companion.backward.player import Player
 from tests.conftest import listening
+from tests.slices import every
 
 FIGURES = sorted((Path(__file__).parents[2] / "course/figures").glob("*.html"))
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
@@ -355,18 +357,19 @@ def test_on_a_phone_tabs_choose_what_is_told_below_the_drawing(open_player):
     assert wide.locator(".player-engine").is_visible()
 
 
-@pytest.mark.parametrize(
-    ("body", "dark"),
-    [
-        ('data-jp-theme-light="false"', True),
-        ('data-jp-theme-light="true"', False),
-        ('style="background: #111"', True),
-        ('style="background: #fff"', False),
-        ("", None),
-    ],
-)
-@pytest.mark.parametrize("system", ["dark", "light"])
-def test_in_a_notebook_it_follows_the_theme_and_fills_its_frame(open_player, body, dark, system):
+# What a notebook says of its theme, and whether it is dark, unless the system says so.
+THEMES = [
+    ('data-jp-theme-light="false"', True),
+    ('data-jp-theme-light="true"', False),
+    ('style="background: #111"', True),
+    ('style="background: #fff"', False),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("system", "theme"), every(3, product(("light", "dark"), THEMES)), ids=str)
+def test_in_a_notebook_it_follows_the_theme_and_fills_its_frame(open_player, system, theme):
+    body, dark = theme
     notebook = f"<!DOCTYPE html><body {body}>{READY._repr_html_()}"
     page = open_player(READY, html=notebook, color_scheme=system)
     inner = page.frame_locator("iframe").locator("html")

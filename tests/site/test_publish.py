@@ -47,7 +47,8 @@ def visit(noting, address):
             body = route.fetch().text().replace("</h1>", f"</h1>{more}", 1)
             route.fulfill(content_type="text/html", body=body)
 
-        noting.route(f"{address}{path}", answer)
+        if more:
+            noting.route(f"{address}{path}", answer)
         noting.goto(address + path)
         return noting
 

@@ -10,6 +10,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from markdown import markdown
 from playwright.sync_api import expect
 
+from tests.conftest import made_for
 from tests.pages import SHIFTS
 from tools.publish import POLICY, published
 
@@ -162,8 +163,8 @@ assert 1
 """.replace("LONG", " ".join(["a long output"] * 20))
 
 
-@pytest.fixture(scope="session")
-def made(site) -> str:
+@pytest.fixture(scope="module", autouse=True)
+def made(site) -> None:
     """The page, with the text of a lesson replaced, as it is published."""
     built = (site / "01-nodes/index.html").read_text(encoding="utf-8")
     article = markdown(TEXT, extensions=EXTENSIONS, extension_configs=CONFIGS)
@@ -171,19 +172,18 @@ def made(site) -> str:
     page = re.sub(
         r"(<article.*?>).*(</article>)", lambda m: m[1] + article + m[2], built, flags=re.S
     )
-    return published(page, None, "", "")
+    file = made_for(site, PATH)
+    file.parent.mkdir(parents=True)
+    file.write_text(published(page, None, "", ""), encoding="utf-8")
 
 
 @pytest.fixture
-def open_page(open_window, new_page, address, made):
+def open_page(open_window, new_page, address):
     """Opens the page, in a window of its own where that is to be prepared."""
     own = []
 
     def open_page(fragment="", prepare=None, **options):
         page = new_page() if prepare else open_window(**options)
-        page.route(
-            re.compile(f"/{PATH}"), lambda to: to.fulfill(content_type="text/html", body=made)
-        )
         if prepare:
             own.append(page)
             prepare(page)
