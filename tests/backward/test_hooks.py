@@ -202,6 +202,17 @@ def test_the_grad_after_a_step_is_what_hooks_of_the_user_left(how, has_grad, as_
     assert same(step.grad_after, x.grad)
 
 
+def test_a_leaf_that_did_not_come_to_its_end_has_no_grad_after(as_if_large):
+    x = torch.ones(3, requires_grad=True)
+    x.grad = torch.full((3,), 0.5)
+    x.register_post_accumulate_grad_hook(lambda p: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        record_backward(x.sin().sum())
+    step = raised.value.recording.steps[-1]
+    assert step.grad_before.tolist() == [0.5] * 3
+    assert (step.grad_inputs, step.grad_after, step.time) == (None, None, None)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_grad_is_added_to_as_the_engine_does(sparse, as_if_large):
     table = nn.Embedding(5, 2, sparse=sparse)
