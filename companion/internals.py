@@ -358,6 +358,11 @@ def has_dispatch_mode() -> bool:
     return bool(torch._C._len_torch_dispatch_stack())
 
 
+def unseen_by_dispatch_modes() -> contextlib.AbstractContextManager[None]:
+    """In the block no ``__torch_dispatch__`` mode sees a call, such as a counter of FLOPs."""
+    return _disable_current_modes() if has_dispatch_mode() else contextlib.nullcontext()
+
+
 # ---- vmap
 
 
@@ -409,6 +414,10 @@ def is_of_compiled_function(frame: FrameType) -> bool:
     """Whether a frame is that of the wrapper which ``torch.compile`` puts around a function."""
     module = frame.f_globals.get("__name__")
     return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == "compile_wrapper"
+
+
+# What torch.jit.trace notes of the calls of this thread; None outside of one.
+tracing_state = torch._C._get_tracing_state
 
 
 def may_compile() -> bool:

@@ -12,7 +12,7 @@ from weakref import ref
 
 import torch
 
-from companion.internals import base_of, has_dispatch_mode, has_memory, version_of
+from companion.internals import base_of, has_memory, unseen_by_dispatch_modes, version_of
 
 Tensor = torch.Tensor
 
@@ -33,9 +33,15 @@ def fingerprint(tensor: Tensor) -> int | None:
     The memory is read as bytes, so that NaN equals NaN.
     """
     if (span := span_of(tensor)) is None:
-        packed = _packed(tensor)  # which has to live while it is read
+        with unseen_by_dispatch_modes():
+            packed = _packed(tensor)  # which has to live while it is read
         span = None if packed is None else span_of(packed)
     return None if span is None else _hash(*span)
+
+
+def fingerprint_of(storage: torch.UntypedStorage) -> int:
+    """The same of all memory of a tensor on the CPU."""
+    return _hash(storage.data_ptr(), storage.nbytes())
 
 
 class ShownMemory(NamedTuple):
@@ -103,8 +109,8 @@ def bytes_at(address: int, size: int) -> Array[c_char]:
 def _packed(tensor: Tensor) -> Tensor | None:
     """A copy without gaps, with the elements of an expanded dimension once; None where there are no
     gaps, or it cannot be read."""
-    if type(tensor) not in PLAIN or not tensor.is_cpu or has_dispatch_mode():
-        return None  # a mode of the user's would see the copy
+    if type(tensor) not in PLAIN or not tensor.is_cpu:
+        return None
     try:
         if tensor.is_contiguous() or not has_memory(tensor):
             return None
@@ -129,11 +135,12 @@ def _hash_of_sums(address: int, size: int) -> int:
     any two rows of 1024 numbers would.
     """
     sums_hash, summed = 0, 0
-    if address % 8 == 0 and not has_dispatch_mode():
+    if address % 8 == 0:
         rows = size // (8 * _COLUMNS)
         summed = rows * 8 * _COLUMNS
-        numbers = torch.frombuffer(_memory(address, summed), dtype=torch.int64)
-        sums = numbers.view(rows, _COLUMNS).sum(0)
+        with unseen_by_dispatch_modes():
+            numbers = torch.frombuffer(_memory(address, summed), dtype=torch.int64)
+            sums = numbers.view(rows, _COLUMNS).sum(0)
         sums_hash = zlib.crc32(_memory(sums.data_ptr(), sums.nbytes))
     return zlib.crc32(_memory(address + summed, size - summed), sums_hash)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from companion.forward.fingerprints import PLAIN, bytes_at, span_of
-from companion.internals import has_dispatch_mode, has_memory
+from companion.internals import has_memory, unseen_by_dispatch_modes
 
 Tensor = torch.Tensor
 UNSET, FINITE, INFINITE, NAN = -1, 0, 1, 2  # how bad the worst value is; UNSET: from empty()
@@ -27,14 +27,19 @@ def worst_of(tensor: Tensor) -> int | None:
         return None
     if not (signs or tensor.is_floating_point() or tensor.is_complex()):
         return FINITE
-    if has_dispatch_mode() or not has_memory(tensor):  # the mode would see the sum
+    if not has_memory(tensor):
         return None
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():  # which must not be waited for
         return None
+    with unseen_by_dispatch_modes():
+        return _worst_by_operations(tensor)
+
+
+def _worst_by_operations(tensor: Tensor) -> int | None:
     try:
-        if isfinite(tensor.detach().sum().item()):
-            return FINITE
         values = tensor.detach()
+        if isfinite(values.sum().item()):
+            return FINITE
         if values.isfinite().all().item():  # their sum overflows
             return FINITE
         return NAN if values.isnan().any().item() else INFINITE

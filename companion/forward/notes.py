@@ -44,7 +44,7 @@ class TensorState(ref[Tensor]):
 
     __slots__ = (
         *("key", "value", "version", "next_note", "fingerprint", "is_made_here", "is_private"),
-        *("due_views", "worst", "shown", "changed"),
+        *("due_views", "worst", "shown"),
     )
 
     key: ref[Tensor]  # a reference without a callback, by which this state is found
@@ -57,7 +57,6 @@ class TensorState(ref[Tensor]):
     due_views: list[TensorState] | None  # as long as it is private: its views that are due
     worst: int | None  # how bad its worst value is: see ``finiteness``; None: not asked
     shown: ShownMemory | None  # where the fingerprint was taken, if others can write there
-    changed: Change | None  # the last time that it was another when the tensor was used again
 
 
 class Change(NamedTuple):

@@ -58,6 +58,7 @@ from companion.internals import (
     leave_mode,
     next_number,
     running_pass,
+    tracing_state,
     unseen,
     unwrapped,
     version_of,
@@ -120,7 +121,8 @@ class Recorder(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if is_dynamo_compiling():  # which would compile what stands below
+        # Who compiles or traces would take what stands below for a part of the program.
+        if is_dynamo_compiling() or tracing_state() is not None:
             return func(*args, **kwargs)
         name = name_of(func)
         if name in NOT_NOTED or self.closed or running_pass() != self.backward_pass:
@@ -259,8 +261,7 @@ class Recorder(TorchFunctionMode):
                 self.nonfinite[len(self.notes), 0] = worst
             state.value = state.value._replace(made_by=len(self.notes), output_nr=0)
             self.notes.append(note._replace(stands_for=writer.made_by))
-        state.version = version_of(tensor)
-        state.fingerprint = state.changed = None
+        state.version, state.fingerprint = version_of(tensor), None
         state.worst = UNSET if state.worst == UNSET else None
         state.next_note = len(self.notes)
 
@@ -395,8 +396,7 @@ class Recorder(TorchFunctionMode):
             return state
         state.value = value
         if state.version != version:  # after .data = ... it is the same: the fingerprint counts
-            state.version, state.next_note = version, index + 1
-            state.fingerprint = state.changed = None
+            state.version, state.next_note, state.fingerprint = version, index + 1, None
         return state
 
     def floats_in(self, result: Any, values: list[Value], index: int) -> list[Value]:

@@ -8,15 +8,33 @@ torch has not handed it to anybody else. Until then the fingerprint is due, but 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from weakref import ref
 
 import torch
 
-from companion.forward.fingerprints import DUE, PLAIN, ShownMemory, fingerprint, memory_of
+from companion.forward.fingerprints import (
+    DUE,
+    PLAIN,
+    ShownMemory,
+    fingerprint,
+    fingerprint_of,
+    memory_of,
+)
 from companion.forward.notes import Change, TensorState, TrackedTensors, Value
 from companion.internals import base_of, version_of
 
 Tensor = torch.Tensor
+
+
+@dataclass(slots=True)
+class Look:
+    """How memory was when it was used, and since when."""
+
+    fingerprint: int
+    next_note: int  # the index of the note after that of the last look
+    until: int  # the same of the first look at which it was so
+    number: int  # of the next Node at that time
 
 
 class TensorStates:
@@ -27,6 +45,7 @@ class TensorStates:
         self.gone: list[TensorState] = []  # of tensors whose memory others could write into
         # By memory that is in use: a Parameter shares that of the tensor it is made of.
         self.by_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
+        self.looks: dict[ref[torch.UntypedStorage], Look] = {}  # at what others can write into
 
     def follow(
         self, key: ref[Tensor], tensor: Tensor, value: Value, version: int | None, next_note: int
@@ -34,8 +53,7 @@ class TensorStates:
         """Keep what is known of a tensor for as long as it lives; of its memory nothing yet."""
         state = self.by_tensor[key] = TensorState(tensor, self.drop)
         state.key, state.value, state.version, state.next_note = key, value, version, next_note
-        state.fingerprint = state.due_views = None
-        state.worst = state.shown = state.changed = None
+        state.fingerprint = state.due_views = state.worst = state.shown = None
         state.is_made_here = state.is_private = False
         return state
 
@@ -81,7 +99,7 @@ class TensorStates:
 
         As long as nobody else can write there, it is due, but not taken: it will not be needed if
         the tensor is gone before, since no Node has saved it. A view needs none if its base has
-        one. One that was taken before is compared.
+        one. Who uses memory that others can write into, looks whether it is another than before.
 
         Args:
             tensors: those of a call.
@@ -91,21 +109,37 @@ class TensorStates:
         for tensor, state in tensors:
             if state.fingerprint is not None:
                 if state.shown:
-                    self.compare(tensor, state, next_note, next_number)
+                    self.look(tensor, next_note, next_number)
                 continue
             if state.is_private:
                 state.fingerprint, state.next_note = DUE, next_note
                 continue
             base = self.of_base(tensor)
-            if base and base.fingerprint is not None and base.version == state.version:
-                continue
-            state.next_note = next_note
-            if base and base.is_private:
-                state.fingerprint = DUE
-                base.due_views = base.due_views or []
-                base.due_views.append(state)
-            else:
+            if not (base and base.fingerprint is not None and base.version == state.version):
+                state.next_note = next_note
+                if base and base.is_private:
+                    state.fingerprint = DUE
+                    base.due_views = base.due_views or []
+                    base.due_views.append(state)
+                    continue
                 self.take(tensor, state)
+            self.look(tensor, next_note, next_number)
+
+    def look(self, tensor: Tensor, next_note: int, next_number: int) -> None:
+        """Note since which Node the memory of a tensor has been as it is; of large memory not at
+        each use, which would take long."""
+        if (storage := _storage_of(tensor)) is None or not tensor.is_cpu:
+            return
+        look = self.looks.get(ref(storage))
+        size = storage.nbytes()
+        if look and next_note - look.next_note < size // _AT_EACH_NOTE:
+            return
+        now = fingerprint_of(storage)
+        if look and look.fingerprint == now:
+            look.next_note = next_note
+        else:
+            memory = ref(storage, self.looks.pop)
+            self.looks[memory] = Look(now, next_note, next_note, next_number)
 
     def changes(self, note_count: int) -> list[tuple[Tensor, Change]]:
         """The tensors whose memory was changed unseen, but for those that were given before.
@@ -121,37 +155,27 @@ class TensorStates:
                 continue
             if state.fingerprint == DUE:
                 state.fingerprint = fingerprint(tensor)
-            elif state.version == version_of(tensor):
-                if state.fingerprint != fingerprint(tensor):
-                    state.changed = Change(state.next_note, note_count, None)
-                    state.fingerprint = None  # so that it is found once
-                if state.changed:
-                    found.append((tensor, state.changed))
-                    state.changed = None
+            elif state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
+                found.append((tensor, self.change_of(tensor, state, note_count)))
+                state.fingerprint = None  # so that it is found once
         for state in self.gone:
             if state.shown is None or state.shown.was_written_to(state.version):
                 continue
-            if (now := state.shown.fingerprint_now()) is None:
+            if state.shown.fingerprint_now() in (None, state.fingerprint):
                 continue
-            if now != state.fingerprint:
-                state.changed = Change(state.next_note, note_count, None)
-            if state.changed and (tensor := state.shown.tensor()) is not None:
-                found.append((tensor, state.changed))
+            if (tensor := state.shown.tensor()) is not None:
+                found.append((tensor, self.change_of(tensor, state, note_count)))
                 state.shown = None
         found.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
         return list({memory_of(tensor): (tensor, change) for tensor, change in found}.values())
 
-    def compare(self, tensor: Tensor, state: TensorState, next_note: int, next_number: int) -> None:
-        """See whether memory was changed since it was used last: Nodes from now on save what it is.
-
-        Of large memory this is not seen at each note, for it would take long.
-        """
-        if next_note - state.next_note < tensor.nbytes // _AT_EACH_NOTE:
-            return
-        if (now := fingerprint(tensor)) is not None and now != state.fingerprint:
-            state.changed = Change(state.next_note, next_note, next_number)
-            self.take(tensor, state)
-        state.next_note = next_note
+    def change_of(self, tensor: Tensor, state: TensorState, note_count: int) -> Change:
+        """When it was that the memory of a tensor was changed."""
+        storage = tensor.untyped_storage()
+        look = self.looks.get(ref(storage))
+        if look and look.fingerprint == fingerprint_of(storage):
+            return Change(state.next_note, look.until, look.number)
+        return Change(state.next_note, note_count, None)
 
     def expose_all(self, tensors: Iterable[Tensor]) -> None:
         """From now on the memory of tensors can be changed unseen."""

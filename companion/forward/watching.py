@@ -98,7 +98,8 @@ class Watch:
         fingerprint, if it or its memory is alive, on the CPU and dense. One that took part in no
         such operation, one of a class of its own, and one made in inference mode are not compared.
         A change in the block through an address, a storage or DLPack that was taken before it may
-        be missed, and so may one by C++ code that torch does not know.
+        be missed, and so may one by a hook of a backward pass or by C++ code that torch does not
+        know. Whether a backward pass needs what was there before, ``diagnose`` knows.
         """
         self._look_for_mutations()
         return tuple(self._mutations)
@@ -340,7 +341,7 @@ def watch() -> Watch:
 
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
-    compiled code does. A ``TransformerEncoder`` or ``MultiheadAttention`` in evaluation that makes
+    compiled code does or ``torch.jit.trace`` traces. A ``TransformerEncoder`` or ``MultiheadAttention`` in evaluation that makes
     no graph is one operation: torch computes it in another way where anyone looks into it. Inside
     the ``forward`` of a ``torch.autograd.Function``, where gradients are always off, nothing is
     listed, but the data is followed through it. A number that ``item()`` gave is followed as long

@@ -161,6 +161,21 @@ def test_a_change_out_of_sight_is_silent_for_what_used_the_memory_afterwards(
     assert w.grad.eq(14).all()  # should be 7 and what x was before
 
 
+@pytest.mark.parametrize("used", [["rows", "rows"], ["rows", "all"], ["all", "rows"]])
+def test_a_step_is_silent_that_takes_other_parts_of_the_memory_than_the_one_before(used):
+    w, x = torch.rand(3, requires_grad=True), torch.rand(4, 3)
+    losses = []
+    with watch() as watched:
+        change = array_of(x)
+        for parts in used:
+            losses.append(sum((w * row).sum() for row in (x if parts == "rows" else [x])))
+            change()
+            change = storage_of(x)  # the second time nothing changes
+    before, loss = losses
+    assert told(before, watched)
+    assert not told(loss, watched)
+
+
 @pytest.mark.parametrize("change_of", [array_of, storage_of])
 def test_the_last_change_counts_for_all_that_used_the_memory_before(change_of):
     w, x = torch.rand(3, requires_grad=True), torch.rand(3)

@@ -1,9 +1,12 @@
 """Changes that autograd does not count, as ``Watch.mutations`` finds them."""
 
+import contextlib
+import ctypes
 import warnings
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion import Mutation, watch
 
@@ -135,3 +138,40 @@ def test_what_cannot_be_read_is_left_out():
         with watch() as watched:
             q.dequantize()
         assert len(watched.operations) == 1
+
+
+class Seeing(TorchDispatchMode):
+    """Counts what it sees, as a counter of FLOPs does."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (200, 200)])
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_mode_of_the_user_sees_no_look_and_makes_no_change(shape, turn):
+    w, x = torch.ones(shape, requires_grad=True), torch.ones(shape)
+    x = x.t() if turn else x
+    with Seeing() as alone:
+        (w * x).log().sum()
+    for is_inside in (True, False):
+        mode, x = Seeing(), x.clone()
+        with watch() as watched:
+            alias = x.data
+            with mode:
+                y = (w * x).log().sum()
+            assert watched.mutations == () and mode.seen == alone.seen
+            with mode if is_inside else contextlib.nullcontext():
+                ctypes.c_float.from_address(alias.data_ptr()).value += 1
+                assert len(watched.mutations) == 1
+        del y
+
+
+def test_where_nan_was_born_is_told_under_a_mode_of_the_user():
+    x = torch.full((3000,), -1.0)
+    with Seeing() as mode, watch() as watched:
+        x.sqrt()
+    assert watched.first_nonfinite.name == "sqrt" and mode.seen == 1

@@ -913,3 +913,16 @@ def test_the_forward_of_a_module_is_not_looked_for_among_all_functions(monkeypat
     with watch() as watched:
         model(torch.ones(1, 2))
     assert len(watched.operations) == 3  # that of ones() is one
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_traced_is_the_same():
+    """With what watch asks of each tensor, two traces of a model differed."""
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(5, 4)
+    plain = torch.jit.trace(model, x).inlined_graph
+    with watch():
+        traced = torch.jit.trace(model, x)  # which traces twice, and compares
+        y = traced(x)
+    kinds = [[node.kind() for node in g.nodes()] for g in (plain, traced.inlined_graph)]
+    assert kinds[0] == kinds[1]
+    assert torch.allclose(y, model(x))
