@@ -41,10 +41,13 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
     """
     risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
     for index, look in looks.items():
-        name, saved = case.nodes[index].name, case.peeks[index]
+        node, saved = case.nodes[index], case.peeks[index]
         if look.spoilt:
-            risks[index] = risk_of(name, saved, look.spoilt)
-        elif risk := (outside_of_domain if hidden else shown_by)(name, saved):
+            risks[index] = risk_of(node.name, saved, look.spoilt)
+        elif node.is_custom:  # which cannot be asked
+            if risk := shown_by(node.name, saved):
+                risks[index] = risk
+        elif risk := (outside_of_domain if hidden else shown_by)(node.name, saved):
             shown[index] = risk
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
@@ -96,7 +99,8 @@ def _given_nothing(case: Case) -> dict[int, Risk]:
 def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) -> dict[int, Risk]:
     """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
     sending = spoiling(case)
-    arriving = {index: risk for index, risk in risks.items() if index in sending}
+    sure = {index for index in risks if index in sending or case.nodes[index].is_custom}
+    arriving = {index: risk for index, risk in risks.items() if index in sure}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
     below = all_below(case, spoilt) if len(arriving) < len(risks) + len(shown) else ()
     # The gradient of one of these may be overwritten, and what it gave spoils a Node above.

@@ -136,7 +136,8 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                is_given = not (value.requires_grad or argument.startswith("result"))
+                is_computed = argument.startswith(("result", "saved_tensors"))  # by the forward
+                is_given = not (value.requires_grad or is_computed)
                 came = ", and no graph, as data and masks have none" if is_given else ""
                 message = f"{name} saved {argument}, which has {kind} values{came}"
                 return Risk("non-finite", message, "data" if is_given else "")

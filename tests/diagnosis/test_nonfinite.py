@@ -156,3 +156,26 @@ def test_a_grad_that_is_left_comes_after_what_spoils_the_gradient():
     assert codes == ["nan-risk", "accumulates"]
     codes = [found.code for found in diagnose((0 * x.new_zeros(2) * x).sum() + 1, x)]
     assert codes == ["zero-derivative", "accumulates"]
+
+
+class TimesLog(torch.autograd.Function):
+    """Gives what it takes; its gradient is the logarithm of that."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.log())
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (log,) = ctx.saved_tensors
+        return gradient * log
+
+
+def test_a_custom_function_cannot_be_asked_and_is_told_by_the_nan_that_it_saved():
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    first = diagnose(TimesLog.apply(x).sum(), x)[0]
+    assert (first.code, first.severity, first.node) == ("nan-risk", "warning", 1)
+    assert "TimesLogBackward saved saved_tensors, which has NaN values" in first.message
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert [found.code for found in diagnose(TimesLog.apply(x).sum(), x)] == ["custom-gradients"]
