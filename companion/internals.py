@@ -410,10 +410,14 @@ VERSION: Final = "_version"  # the attribute that version_of reads
 # ---- torch.compile
 
 
+# What that wrapper is called.
+COMPILE_WRAPPER: Final = "compile_wrapper"
+
+
 def is_of_compiled_function(frame: FrameType) -> bool:
     """Whether a frame is that of the wrapper which ``torch.compile`` puts around a function."""
     module = frame.f_globals.get("__name__")
-    return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == "compile_wrapper"
+    return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == COMPILE_WRAPPER
 
 
 # What torch.jit.trace notes of the calls of this thread; None outside of one.

@@ -7,10 +7,12 @@ rule of the operation (table.py) and applies it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -18,8 +20,10 @@ from torch.compiler import is_dynamo_compiling
 
 import companion.higher_order.series as series
 from companion.higher_order.deferred import Deferred
+from companion.higher_order.partials import Later, Partials
 from companion.higher_order.series import Series
 from companion.internals import (
+    COMPILE_WRAPPER,
     hidden,
     hiding,
     is_of_compiled_function,
@@ -34,7 +38,7 @@ Lookup = Callable[[Any], tuple[str, Rule]]  # the name and the rule of a functio
 
 # The position of an operand, and the keywords that torch's functions have for it.
 _OPERANDS = ((0, "input"), (0, "self"), (0, "x"), (1, "other"), (1, "exponent"))
-_RUNS = "companion.higher_order.taylor"  # the module that calls f
+_RUNS = "companion.higher_order.taylor"  # the module whose series_of calls f
 _NUMPY_KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -48,12 +52,24 @@ class Run:
     dimension. It is hidden from the rules, but from those that broadcast over it. If the run
     collapses, the last coefficient is the mean over the directions: each operation is linear in the
     last coefficient, so what it makes of the mean is the mean of what it would make of each.
+
+    With ``partials``, the series is one in several variables. ``by_rows`` asks whether a row of the
+    result may depend on another row of the argument, as it also does of a run with directions.
     """
 
-    def __init__(self, lookup: Lookup, directions: int = 0, collapses: bool = False) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        directions: int = 0,
+        collapses: bool = False,
+        partials: Partials | None = None,
+        by_rows: bool = False,
+    ) -> None:
         self.lookup = lookup
         self.directions = directions
         self.collapses = collapses
+        self.partials = partials
+        self.by_rows = by_rows
         self.records = torch.is_grad_enabled()
         self.in_rule = False
         self.level = 0  # the number of the dimension that is hidden; 0 if none is
@@ -70,9 +86,12 @@ class Run:
             self.in_rule = False
 
     def _apply(self, rule: Rule, func: Any, args: Any, kwargs: Any) -> Any:
-        if not self.directions or self.level or _broadcasts(rule, args, kwargs):
+        asks = self.directions or self.by_rows
+        if not asks or self.level or _broadcasts(rule, args, kwargs):
             return rule(func, args, kwargs)
         self.may_mix |= rule is not plain
+        if not self.directions:
+            return rule(func, args, kwargs)
         with hiding(self.directions) as level:
             self.level = level
             try:
@@ -140,13 +159,21 @@ class Carrier(Tensor):
     @property
     def series(self) -> Series:
         carried = self.series_or_deferred
-        if len(carried) == 3 and isinstance(carried[1], Deferred):
-            carried[1:] = carried[1].both(carried[0])
+        if len(carried) > 1 and isinstance(carried[1], Deferred):
+            carried[1:] = carried[1].coefficients(carried[0])
         level = 0 if self.run is None else self.run.level
         if not level:
             return carried
         rank = carried[0].dim()
         return series.each(carried, lambda c: c if c.dim() == rank else hidden(c, level))
+
+    @property
+    def narrow_series(self) -> Series:
+        """The series, for rules that broadcast: what is the same in all rows may stand once."""
+        carried = self.series_or_deferred
+        if len(carried) > 1 and isinstance(carried[1], Later):
+            return [carried[0], *carried[1].narrow()]
+        return self.series
 
     @classmethod
     def __torch_function__(
@@ -193,11 +220,13 @@ def _arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 def carry(coefficients: Series) -> Any:
     """A tensor that carries a series, whose coefficients are brought to one shape and dtype."""
+    if len(coefficients) > 1 and isinstance(coefficients[1], Deferred):
+        return carrier_of(coefficients)  # the others get shape and dtype when they are computed
     value, run = coefficients[0], _RUN.get()
     shape, dtype, rank = value.shape, value.dtype, value.dim()
     for k, c in enumerate(coefficients):
-        if c is None or isinstance(c, Deferred) or (c.shape == shape and c.dtype == dtype):
-            continue  # what is Deferred gets shape and dtype when it is computed
+        if c is None or (c.shape == shape and c.dtype == dtype):
+            continue
         if c.shape[c.dim() - rank :] != shape or c.dtype != dtype:
             coefficients[k] = c.to(dtype).expand(*c.shape[: max(c.dim() - rank, 0)], *shape)
     if run is not None and run.directions:
@@ -219,6 +248,29 @@ def value_of(argument: Any) -> Any:
     return argument.value if isinstance(argument, Carrier) else argument
 
 
+def elementary(
+    recurrence: Callable[[Series], Series],
+    a: Series,
+    curve: Callable[[Tensor, int], Series] | None = None,
+) -> Series:
+    """An elementary function of a series, by its recurrence.
+
+    In several variables it is found from the series of the function itself: ``curve`` gives that at
+    a value, up to an order, if it has a faster way than the recurrence.
+    """
+    partials = several_variables()
+    if partials is None:
+        return recurrence(a)
+
+    return partials.elementary(curve or functools.partial(series.curve, recurrence), a)
+
+
+def several_variables() -> Partials | None:
+    """How to compute with the series of this run, if they are series in several variables."""
+    run = _RUN.get()
+    return None if run is None else run.partials
+
+
 def plain(func: Any, args: Any, kwargs: Any) -> Any:
     """The rule of what depends on the value alone: shapes, comparisons, random numbers."""
     return func(*value_of(args), **{key: value_of(x) for key, x in kwargs.items()})
@@ -236,11 +288,14 @@ def refuse(reason: str) -> NoReturn:
 
 def _inside_compiled_function() -> bool:
     """Whether f has called a compiled function, which is running."""
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__") != _RUNS:
-        if is_of_compiled_function(frame):
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_name  # which is quick to ask, as each operation does
+        if name == "series_of" and frame.f_globals.get("__name__") == _RUNS:
+            return False
+        if name == COMPILE_WRAPPER and is_of_compiled_function(frame):
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

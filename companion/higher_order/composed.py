@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import sys
@@ -18,8 +19,8 @@ from companion.higher_order.carrier import (
     Rule,
     Run,
     broadcasting,
-    carrier_of,
     carry,
+    elementary,
     plain,
     refuse,
     running,
@@ -72,16 +73,18 @@ def pointwise(function: Callable[..., Any]) -> Rule:
         x, *options = args
         if not isinstance(x, Carrier) or x.run is None:
             return general(func, args, kwargs)
-        if not is_bent_along_many(x) or value_of(x).dtype in HALF:
+        many = is_bent_along_many(x)
+        if not (many or x.run.partials) or value_of(x).dtype in HALF:
             return x.run.apply(general, func, args, kwargs)
         outer = x.run
 
-        def curve(value: Tensor) -> Series:
+        def recurrence(a: Series) -> Series:
             with running(Run(outer.lookup)), torch.enable_grad():
-                start = carrier_of([value, torch.ones_like(value), None])
-                return function(start, *options, **kwargs).series  # type: ignore[no-any-return]
+                return function(carry(a), *options, **kwargs).series  # type: ignore[no-any-return]
 
-        return bent_along_many(curve, x)
+        if many:
+            return bent_along_many(functools.partial(series.curve, recurrence), x)
+        return carry(elementary(recurrence, x.narrow_series))
 
     return broadcasting(rule)
 
@@ -255,7 +258,8 @@ def _of_channels(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def hypot(a: Any, b: Any) -> Any:
-    return carry(series.sqrt((a * a + b * b).series, torch.hypot(value_of(a), value_of(b))))
+    value = torch.hypot(value_of(a), value_of(b))
+    return carry(elementary(lambda c: series.sqrt(c, value), (a * a + b * b).series))
 
 
 def mse_loss(
@@ -343,7 +347,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
     value = F.softplus(value_of(x), beta, threshold)
-    curved = carry([value, *(series.softplus((x * beta).series)[1:])])
+    curved = carry([value, *elementary(series.softplus, (x * beta).series)[1:]])
     curved = carry([value, *series.scale(curved.series, 1 / beta)[1:]])
     return torch.where(value_of(x) * beta > threshold, x, curved)
 

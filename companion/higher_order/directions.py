@@ -1,97 +1,83 @@
-"""Derivatives along many directions at once, of a function whose rows do not meet.
+"""Operators of a function whose rows do not meet: each is a coefficient of one run.
 
-The directions stand along a first dimension of all coefficients but the value, which is computed
-once. It is hidden from the rules, as ``torch.vmap`` does it, but from those that broadcast. Where
-the sum of the last coefficients is asked for, each operation hands on their mean in place of all of
-them. This is collapsed Taylor mode: F. Dangel, T. Siebert, M. Zeinhofer and A. Walther, Collapsing
-Taylor Mode Automatic Differentiation, NeurIPS 2025.
+In a Laplacian, many directions go through the function at once. They stand along a first dimension
+of all coefficients but the value, which is computed once. It is hidden from the rules, as
+``torch.vmap`` does it, but from those that broadcast. In place of the last coefficients, each
+operation hands on their mean. This is collapsed Taylor mode: F. Dangel, T. Siebert, M. Zeinhofer
+and A. Walther, Collapsing Taylor Mode Automatic Differentiation, NeurIPS 2025.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from companion.higher_order.carrier import Run
-from companion.higher_order.deferred import Deferred
+from companion.higher_order.deferred import Collapsed, Deferred
+from companion.higher_order.series import Series
 from companion.higher_order.table import lookup
 from companion.higher_order.taylor import series_of
 
 Tensor = torch.Tensor
 PROBES = 4
-# Rows of one run, counted for each direction and order. More directions are split into runs, each
-# of which computes the value anew. What a usual network computes of ROWS stays in the cache of a
-# processor. A collapsing run goes through the cache in pieces, and so its bound is one of memory.
-ROWS = 8192
-ROWS_IN_PIECES = 2**17
+# Rows of one run, counted for each direction. More directions are split into runs, each of which
+# computes the value anew; the bound is one of memory.
+ROWS = 2**16
 FEWEST = 8  # directions in a run
 
 
-def sum_along(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    directions: Tensor,
-    order: int,
-    weights: Tensor | float,
-) -> Tensor:
-    """The sum, over some directions, of the last coefficient of the series along each.
+def sum_of_second(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> Tensor:
+    """The sum of the second derivatives along some directions, of shape ``(m, d)``."""
+    count, rank = len(directions), x.dim()
+    size = max(FEWEST, ROWS // max(x.shape[:-1].numel(), 1))
+    run, total = Run(lookup, collapses=True), None
+    for i in range(0, count, size):
+        part = directions[i : i + size] if size < count else directions
+        run.directions = min(size, count - i)
+        along = Collapsed(part.view(run.directions, *[1] * (rank - 1), -1))
+        found = last_of(f, [x, along, along], run) * (2 * run.directions)  # of a mean of halves
+        total = found if total is None else total + found
+    check_rows(f, x, run)
+    return total  # type: ignore[return-value]
+
+
+def last_of(f: Callable[[Tensor], Tensor], start: Series, run: Run) -> Tensor:
+    """The last coefficient of ``f`` of a series.
 
     Args:
         f: maps ``(*rows, d)`` to ``(*rows, ...)``, each row by itself.
-        x: shape ``(*rows, d)``.
-        directions: shape ``(m, d)``.
-        order: of the coefficient.
-        weights: of the directions in the sum, real, shape ``(m,)``, or one number for all, with
-            which the run collapses.
+        start: begins with a value of shape ``(*rows, d)``.
+        run: in which ``f`` runs.
 
     Returns:
-        Shape and dtype of ``f(x)``.
+        Shape and dtype of ``f`` of the value.
 
     Raises:
-        ValueError: the result has other rows, or a row of it depends on another row of ``x``.
+        ValueError: the result has other rows.
     """
-    count, rows = len(directions), x.shape[:-1]
-    run = Run(lookup, collapses=not isinstance(weights, Tensor))
-    bound = ROWS_IN_PIECES if run.collapses else ROWS
-    size = max(FEWEST, bound // max(rows.numel() * order, 1))
-    total: Any = None
-    for first in range(0, count, size):
-        part = directions[first : first + size]
-        run.directions = len(part)
-        along: Any = part.view(len(part), *[1] * len(rows), -1)
-        if run.collapses:
-            changes: list[Any] = [Deferred(along)] * 2
-        else:
-            changes = [along.expand(len(part), *x.shape), *[None] * (order - 1)]
-        value, *_, last = series_of(f, [[x, *changes]], run)
-        if isinstance(last, Deferred):
-            last = last.mean(value)
-        if value.shape[: len(rows)] != rows:
-            raise ValueError(
-                f"f must map each row of x to a row, so that x of shape {tuple(x.shape)} gives "
-                f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
-            )
-        if last is None:
-            found = torch.zeros_like(value)
-        elif isinstance(weights, Tensor):
-            weight = weights[first : first + size].to(last.dtype)
-            found = (weight.view(-1, *[1] * (last.dim() - 1)) * last).sum(0)
-        else:
-            found = last * (weights * len(part))
-        total = found if total is None else total + found
-    if run.may_mix and rows.numel() > 1:
-        _check_rows(f, x)
-    return total  # type: ignore[no-any-return]
+    x, rows = start[0], start[0].shape[:-1]
+    value, *_, last = series_of(f, [start], run)
+    if value.shape[: len(rows)] != rows:
+        raise ValueError(
+            f"f must map each row of x to a row, so that x of shape {tuple(x.shape)} gives "
+            f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
+        )
+    if isinstance(last, Deferred):
+        last = last.last(value)
+    return torch.zeros_like(value) if last is None else last
 
 
-def _check_rows(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
+def check_rows(f: Callable[[Tensor], Tensor], x: Tensor, run: Run) -> None:
     """Raise if a row of ``f(x)`` depends on another row of ``x``, judged by first derivatives.
+
+    Nothing is computed if the operations of a run of ``f`` rule it out.
 
     In each of several runs at once, some rows rest while the others move. What depends on a row
     that rests alone has the derivative 0 then, exactly.
     """
+    if not run.may_mix or x.shape[:-1].numel() < 2:
+        return
     x, rows = x.detach(), x.shape[:-1]
     generator = torch.Generator().manual_seed(0)  # the global one is the caller's
     deal = torch.randperm(rows.numel(), generator=generator, device="cpu") % PROBES

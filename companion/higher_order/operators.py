@@ -1,15 +1,17 @@
-"""Operators of partial derivatives, as differential equations have them: from many directions."""
+"""Operators of partial derivatives, as differential equations have them."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 
-from companion.higher_order.directions import sum_along
+from companion.higher_order.carrier import Run
+from companion.higher_order.directions import check_rows, last_of, sum_of_second
+from companion.higher_order.partials import Partials
+from companion.higher_order.table import lookup
 from companion.higher_order.taylor import check_function, check_order
 
 Tensor = torch.Tensor
@@ -58,8 +60,7 @@ rows of x, as after a normalisation over the batch; call f on one row at a time,
     Differentiation, NeurIPS 2025.
     """
     size = _size(f, x)
-    each = torch.eye(size, dtype=x.dtype, device=x.device)
-    return sum_along(f, x, each, 2, 2.0)  # a coefficient is half a derivative
+    return sum_of_second(f, x, torch.eye(size, dtype=x.dtype, device=x.device))
 
 
 def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -68,14 +69,17 @@ def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tens
     ``mixed(f, x, (0, 0, 1))`` is the derivative by the first coordinate twice and by the second
     once. ``f`` maps ``(..., d)`` to ``(..., k)``, each row by itself, as in ``laplacian``.
 
-    It is found from ordinary derivatives along several directions at once (polarization): 1 for one
-    coordinate, however often, and 128 for eight different ones, at most half the product of the
-    numbers of times that each is named, each plus 1. Rounding errors grow with the order.
+    ``f`` runs once, and carries all partial derivatives that are part of this one: 8 for
+    ``(0, 0, 1, 1)``, and 255 for eight different coordinates. With one more different coordinate
+    these are twice as many, and the products that a nonlinear operation takes of them three times.
+    Behind the last such operation this one alone is computed. Once more ``f`` runs where an
+    operation might mix rows.
 
     Args:
         f: takes a tensor of the shape of ``x`` and returns one of shape ``(..., k)``, or ``(...)``.
         x: shape ``(..., d)``, floating or complex; need not require grad.
-        dims: the coordinates, from ``-d`` to ``d - 1``, at least one of them, in any order.
+        dims: the coordinates, from ``-d`` to ``d - 1``, at least one of them, in any order. As in
+            ``derivatives``, more than 34 may overflow in float32, and more than 8 in float16.
 
     Returns:
         Shape and dtype of ``f(x)``. It can be differentiated by the parameters of ``f``, and by
@@ -92,14 +96,24 @@ def mixed(f: Callable[[Tensor], Tensor], x: Tensor, dims: Sequence[int]) -> Tens
         >>> mixed(lambda x: x[..., 0] ** 3 * x[..., 1] ** 2, x, (0, 0, 1))
         tensor([ 24., 144.])
 
-    Source: A. Griewank, J. Utke and A. Walther, Evaluating higher derivative tensors by forward
-    propagation of univariate Taylor series, Mathematics of Computation 69, 2000.
+    Source: A. Griewank and A. Walther, Evaluating Derivatives, 2nd ed., SIAM 2008, chapter 13, by
+    each coordinate in turn.
     """
     size = _size(f, x)
-    found = _polarized(_coordinates(dims, size), size)
-    directions = torch.tensor([*found], dtype=x.dtype, device=x.device)
-    weights = torch.tensor([*found.values()], dtype=x.dtype.to_real(), device=x.device)
-    return sum_along(f, x, directions, len(dims), weights)
+    times = Counter(_coordinates(dims, size))
+    directions = torch.eye(size, dtype=x.dtype, device=x.device)
+    if len(dims) == 2 and len(times) == 1:
+        return sum_of_second(f, x, directions[[*times]])
+    if len(times) > 1:
+        partials = Partials([*times.values()])
+        start = partials.start(x, [directions[dim] for dim in times])
+    else:
+        partials = None
+        start = [x, directions[dims[0]].expand(x.shape), *[None] * (len(dims) - 1)]
+    run = Run(lookup, by_rows=True, partials=partials)
+    last = last_of(f, start, run)
+    check_rows(f, x, run)
+    return last * math.prod(math.factorial(degree) for degree in times.values())
 
 
 def _size(f: Callable[[Tensor], Tensor], x: Tensor) -> int:
@@ -128,24 +142,3 @@ def _coordinates(dims: Sequence[int], size: int) -> list[int]:
                 f"x has {size} coordinates, so dims must be from {-size} to {size - 1}, got {dim}"
             )
     return [dim % size for dim in dims]
-
-
-def _polarized(dims: Sequence[int], size: int) -> dict[tuple[int, ...], float]:
-    """Directions, and their weights in the sum that is the mixed derivative along ``dims``.
-
-    The sum goes over the last coefficients of the series. It takes each coordinate with each of the
-    two signs, once for each time that it is named; signs that sum up to a multiple of the same
-    direction are taken together. All signs the other way round would add the same once more.
-    """
-    counts = Counter(dims)
-    signs = itertools.product(*(range(times + 1) for times in counts.values()))
-    half = math.prod(times + 1 for times in counts.values()) // 2
-    found: Counter[tuple[int, ...]] = Counter()
-    for minus in itertools.islice(signs, half):
-        direction, weight = [0] * size, 1
-        for (dim, times), negative in zip(counts.items(), minus, strict=True):
-            direction[dim] = times - 2 * negative
-            weight *= (-1) ** negative * math.comb(times, negative)
-        longest = math.gcd(*direction)
-        found[tuple(part // longest for part in direction)] += weight * longest ** len(dims)
-    return {along: 2 * weight / 2 ** len(dims) for along, weight in found.items() if weight}

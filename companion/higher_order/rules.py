@@ -10,7 +10,6 @@ is where an argument stands: a position in args, or a name in kwargs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -25,11 +24,14 @@ from companion.higher_order.carrier import (
     broadcasting,
     carrier_of,
     carry,
+    elementary,
     plain,
     refuse,
+    several_variables,
     value_of,
 )
-from companion.higher_order.deferred import Bend, Deferred, Linear
+from companion.higher_order.deferred import Bend, Collapsed, Deferred, Linear, in_shape_of
+from companion.higher_order.partials import Later
 from companion.higher_order.series import Coefficient, Series
 from companion.internals import is_wrapped, nothing_hidden
 
@@ -66,7 +68,12 @@ def call_with(func: Any, args: Any, kwargs: Any, new: Mapping[Any, Any]) -> Any:
 def elementwise(
     recurrence: Callable[[Series], Series], curve: Callable[[Tensor], Series] | None = None
 ) -> Rule:
-    curve = curve or series.curve_by(recurrence)
+    """The rule of an elementary function; ``curve`` is its own series of order 2, if known."""
+
+    def curve_of(value: Tensor, order: int) -> Series:
+        if order == 2 and curve is not None:
+            return curve(value)
+        return series.curve(recurrence, value, order)
 
     def rule(func: Any, args: Any, kwargs: Any) -> Any:
         if len(args) != 1 or kwargs:
@@ -74,41 +81,47 @@ def elementwise(
         dtype = value_of(args[0]).dtype
         x = args[0].float() if dtype in HALF else args[0]
         if is_bent_along_many(x):
-            result = bent_along_many(curve, x)
+            result = bent_along_many(curve_of, x)
         else:
-            result = carry(recurrence(x.series))
+            result = carry(elementary(recurrence, x.narrow_series, curve_of))
         return result.to(dtype) if dtype in HALF else result
 
     return broadcasting(rule)
 
 
 def is_bent_along_many(x: Any) -> bool:
-    """Whether it is a series of order 2 whose directions differ and are not hidden."""
+    """Whether it is a series that the chain rule of order 2 goes through at once.
+
+    Such a one is that of a Laplacian whose directions are not hidden, and that of a mixed
+    derivative by two coordinates.
+    """
     if not isinstance(x, Carrier) or x.run is None or x.run.level:
         return False
-    value, *changes = x.series_or_deferred
-    if len(changes) != 2 or changes[0] is None:
+    if x.run.partials is not None:
+        return x.run.partials.order == 2
+    value, first, *_ = (*x.series_or_deferred, None)
+    if not x.run.collapses or first is None:
         return False
-    return isinstance(changes[0], Deferred) or changes[0].dim() > value.dim()
+    return isinstance(first, Deferred) or first.dim() > value.dim()
 
 
-def bent_along_many(curve: Callable[[Tensor], Series], x: Any) -> Any:
+def bent_along_many(curve: Callable[[Tensor, int], Series], x: Any) -> Any:
     """An elementary function of such a series, by the chain rule.
 
     That is much less work than its recurrence along each direction. ``curve`` gives the series of
-    the function itself, of order 2.
+    the function itself at a value, up to an order.
     """
     a = x.series_or_deferred
-    value, slope, half = curve(a[0])
-    if not x.run.collapses:
-        along = series.narrow(a[1], a[0].dim())
-        last = series.plus(series.times(a[2], slope), series.times(half, along * along))
-        return carry([value, along * slope, last])
+    value, slope, half = curve(a[0], 2)
     before = a[1]
-    if not isinstance(before, Deferred):
-        before = Deferred(series.narrow(before, a[0].dim()), a[2])
+    if not isinstance(before, Collapsed):
+        a = x.series
+        if x.run.partials is None:
+            before = Collapsed(series.narrow(a[1], a[0].dim()), a[2])
+        else:
+            before = Collapsed(series.filled(a[:3])[1:], a[3], crossed=True)  # of both variables
     behind = before.behind(Bend(slope, half))
-    return carrier_of([value, behind, behind])
+    return carrier_of([value, *[behind] * (len(a) - 1)])
 
 
 # ---- linear in one argument
@@ -134,14 +147,29 @@ def linear(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _linear_in(slot: Slot, func: Any, args: Any, kwargs: Any) -> Any:
-    results = series.each(
-        series_in(slot, args, kwargs), lambda c: call_with(func, args, kwargs, {slot: c})
-    )
+    def apply(c: Any) -> Any:
+        return call_with(func, args, kwargs, {slot: c})
+
+    carrier = args[slot] if isinstance(slot, int) else kwargs[slot]
+    value, *changes = carrier.series_or_deferred
+    if changes and isinstance(changes[0], Later) and not _holds_tensors(slot, args, kwargs):
+        result = apply(value)
+        if isinstance(result, Tensor) and (result.is_floating_point() or result.is_complex()):
+            behind = changes[0].behind(lambda c: apply(in_shape_of(value, c)))
+            return carrier_of([result, *[behind] * len(changes)])
+    results = series.each(series_in(slot, args, kwargs), apply)
     if not isinstance(results[0], Tensor):
         return _carry_parts(results)
     if not (results[0].is_floating_point() or results[0].is_complex()):
         return results[0]  # whole numbers, whose derivative is zero
     return carry(results)
+
+
+def _holds_tensors(slot: Slot, args: Any, kwargs: Any) -> bool:
+    """Whether another argument is a tensor, which ``f`` may change later, or has one in it."""
+    others = [x for i, x in (*enumerate(args), *kwargs.items()) if i != slot]
+    parts = [part for x in others for part in (x if isinstance(x, list | tuple) else (x,))]
+    return any(isinstance(part, Tensor) for part in parts)
 
 
 def _carry_parts(results: list[Any]) -> tuple[Any, ...]:
@@ -351,9 +379,16 @@ def add(sign: int = 1, swapped: bool = False) -> Rule:
 def multiply(func: Any, args: Any, kwargs: Any) -> Any:
     a, b = args
     if isinstance(a, Carrier) and isinstance(b, Carrier):
-        return carry(series.multiply(a.series, b.series))
-    carrier, factor = (a, b) if isinstance(a, Carrier) else (b, a)
-    return carry(series.scale(carrier.series, factor))
+        return carry(product(a.series, b.series))
+    slot = 0 if isinstance(a, Carrier) else 1
+    if not isinstance(args[1 - slot], Tensor):
+        return _linear_in(slot, func, args, kwargs)
+    return carry(series.scale(args[slot].series, args[1 - slot]))
+
+
+def product(a: Series, b: Series) -> Series:
+    partials = several_variables()
+    return partials.multiply(a, b) if partials else series.multiply(a, b)
 
 
 def divide(swapped: bool = False) -> Rule:
@@ -363,6 +398,9 @@ def divide(swapped: bool = False) -> Rule:
         a, b = args[::-1] if swapped else args
         if not isinstance(b, Carrier):
             return carry(series.each(a.series, lambda c: c / b))
+        if several_variables():
+            quotient = a * carry(elementary(series.reciprocal, b.series))
+            return carry([plain(func, args, kwargs), *quotient.series_or_deferred[1:]])
         return carry(series.divide(*_as_series((a, b))))
 
     return rule
@@ -373,7 +411,8 @@ def power(swapped: bool = False) -> Rule:
         base, exponent = args[::-1] if swapped else args
         value = plain(func, args, kwargs)
         if not isinstance(exponent, Carrier):
-            return carry([value, *_constant_power(_cast(base, value), exponent)[1:]])
+            found = elementary(lambda a: _constant_power(a, exponent), _cast(base, value))
+            return carry([value, *found[1:]])
         if not isinstance(base, Carrier):
             return carry(_exponential(base, _cast(exponent, value), value))
         return carry(_power_of_both(_cast(base, value), _cast(exponent, value), value))
@@ -407,13 +446,15 @@ def _exponential(base: Any, exponent: Series, value: Tensor) -> Series:
     """A constant to the power of a series: e to the exponent times the logarithm."""
     base = torch.as_tensor(base, dtype=value.dtype, device=value.device)
     inside = series.scale(exponent, torch.log(base).masked_fill(base == 0, 0))
-    return series.solve(inside, value, lambda y, k: y[k])
+    return elementary(lambda a: series.solve(a, value, lambda y, k: y[k]), inside)
 
 
 def _power_of_both(base: Series, exponent: Series, value: Tensor) -> Series:
     """A series to the power of a series: e to the exponent times the logarithm."""
-    inside = series.multiply(exponent, series.log(base))
-    y = series.solve(inside, value, lambda y, k: y[k])
+    inside = carry(product(exponent, carry(elementary(series.log, base)).series)).series
+    y: Series = carry(
+        elementary(lambda a: series.solve(a, value, lambda y, k: y[k]), inside)
+    ).series
     if len(y) > 1:  # at 0, where there is no logarithm, the slope of torch
         slope = (exponent[0] * base[0] ** (exponent[0] - 1)).masked_fill(exponent[0] == 0, 0)
         at_zero = series.times(base[1], slope)
@@ -433,13 +474,25 @@ def multilinear(func: Any, args: Any, kwargs: Any) -> Any:
         return _linear_in(slots[0], func, args, kwargs)
     factors = [series_in(slot, args, kwargs) for slot in slots]
     total: Series = [None] * len(factors[0])
-    known = [[k for k, c in enumerate(a) if c is not None] for a in factors]
-    for numbers in itertools.product(*known):
-        order = sum(numbers)
-        if order < len(total):
-            new = {slot: a[k] for slot, a, k in zip(slots, factors, numbers, strict=True)}
-            total[order] = series.plus(total[order], call_with(func, args, kwargs, new))
+    for k in range(len(total)):
+        for numbers in _splits(k, len(slots)):
+            new = {slot: a[j] for slot, a, j in zip(slots, factors, numbers, strict=True)}
+            if all(c is not None for c in new.values()):
+                total[k] = series.plus(total[k], call_with(func, args, kwargs, new))
     return carry(total)
+
+
+def _splits(k: int, count: int) -> list[tuple[int, ...]]:
+    """The numbers of coefficients, one of each of some factors, whose product has the number k."""
+    partials = several_variables()
+    found: list[tuple[tuple[int, ...], int]] = [((), k)]
+    for _ in range(count - 1):
+        found = [
+            ((*numbers, j), rest - j)
+            for numbers, rest in found
+            for j in (partials.below[rest] if partials else range(rest + 1))
+        ]
+    return [(*numbers, rest) for numbers, rest in found]
 
 
 def matmul(func: Any, args: Any, kwargs: Any) -> Any:
@@ -451,23 +504,25 @@ def matmul(func: Any, args: Any, kwargs: Any) -> Any:
 
 @broadcasting
 def linear_layer(func: Any, args: Any, kwargs: Any) -> Any:
-    def apply(input: Any, weight: Any, bias: Any = None) -> Any:
-        if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
-            a = input.series_or_deferred
-            if len(a) == 3 and isinstance(a[1], Deferred) and not isinstance(bias, Carrier):
-                behind = a[1].behind(Linear(F.linear, weight))
-                return carrier_of([F.linear(a[0], weight, bias), behind, behind])
-            a, rank = input.series, input.value.dim()
-            rows = series.stacked(a, lambda c: F.linear(series.narrow(c, rank), weight))
-            if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:
-                rows[0] = rows[0] + bias
-                bias = None
-            result = carry(rows)
-        else:
-            result = multilinear(func, (input, weight), {})
-        return result if bias is None else result + bias
+    return _linear_layer(*args, **kwargs)
 
-    return apply(*args, **kwargs)
+
+def _linear_layer(input: Any, weight: Any, bias: Any = None) -> Any:
+    if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
+        a = input.series_or_deferred
+        if len(a) > 1 and isinstance(a[1], Deferred) and not isinstance(bias, Carrier):
+            behind = a[1].behind(Linear(F.linear, weight))
+            return carrier_of([F.linear(a[0], weight, bias), *[behind] * (len(a) - 1)])
+        a, rank = input.series, input.value.dim()
+        changes = [None if c is None else series.narrow(c, rank) for c in a[1:]]
+        rows = series.stacked([a[0], *changes], lambda c: F.linear(c, weight))
+        if bias is not None and not isinstance(bias, Carrier) and bias.dim() <= rank:
+            rows[0] = rows[0] + bias
+            bias = None
+        result = carry(rows)
+    else:
+        result = multilinear(F.linear, (input, weight), {})
+    return result if bias is None else result + bias
 
 
 def convolution(func: Any, args: Any, kwargs: Any) -> Any:

@@ -28,6 +28,9 @@ Terms = list[tuple[int, Tensor]]
 # A whole power up to here is a product, which is right at 0 as well. No order is above it.
 WHOLE = 170
 
+# Elements from which on copying coefficients together takes longer than it saves.
+LARGE = 4096
+
 
 # ---- sums of products
 
@@ -120,15 +123,17 @@ def each(a: Series, of: Callable[[Tensor], Any]) -> Series:
 
 
 def narrow(c: Tensor, rank: int) -> Tensor:
-    """A coefficient along many directions, without repeating what is the same in all rows.
+    """A coefficient without repeating what is the same in all rows, as at first it is.
 
-    So the directions themselves are at first. Operations that broadcast need no more. The value
-    has ``rank`` dimensions, and a coefficient that is the same in all directions has no more.
+    Operations that broadcast need no more. The value has ``rank`` dimensions, and a coefficient
+    that differs along many directions has one more before them.
     """
-    strides = c.stride()[1:-1] if c.dim() > rank else ()
+    strides = c.stride()[:-1]
+    if c.dim() > rank:
+        strides = (1, *strides[1:])
     if all(strides):
         return c
-    return c[(slice(None), *[slice(None if stride else 1) for stride in strides])]
+    return c[tuple(slice(None if stride else 1) for stride in strides)]
 
 
 def add(a: Series, b: Series, alpha: Any = 1) -> Series:
@@ -298,11 +303,11 @@ def sigmoid(a: Series) -> Series:
     return solve(a, start, rate, -1.0)
 
 
-# ---- the series of a function itself, of order 2: its value, slope, and half its second derivative
+# ---- the series of a function itself; of order 2: its value, slope, half its second derivative
 
 
-def curve_by(recurrence: Callable[[Series], Series]) -> Callable[[Tensor], Series]:
-    return lambda x: recurrence([x, x.new_ones(()), None])
+def curve(recurrence: Callable[[Series], Series], x: Tensor, order: int) -> Series:
+    return recurrence([x, x.new_ones(()), *[None] * (order - 1)])
 
 
 def curve_of_exp(x: Tensor) -> Series:
@@ -323,7 +328,7 @@ def curve_of_cos(x: Tensor) -> Series:
 def curve_of_tanh(x: Tensor) -> Series:
     y, double, zero = x.tanh(), x + x, x.new_zeros(())
     # 1 - y², and no digit is lost.
-    slope = torch.addcmul(zero, double.sigmoid(), (-double).sigmoid(), value=4)
+    slope = torch.addcmul(zero, double.neg().sigmoid_(), double.sigmoid_(), value=4)
     return [y, slope, torch.addcmul(zero, y, slope, value=-1)]
 
 
@@ -401,7 +406,9 @@ def stacked(a: Series, of: Callable[[Tensor], Tensor]) -> Series:
     Large ones are not copied together, which would take longer than it saves.
     """
     known = [p for p in a if p is not None]
-    if a[0].numel() >= 4096 or any(is_batched(p) or p.shape != a[0].shape for p in known):
+    if not known or known[0].numel() >= LARGE or known[0].numel() * len(known) >= LARGE * 32:
+        return each(a, of)
+    if any(is_batched(p) or p.shape != known[0].shape for p in known):
         return each(a, of)
     results = iter(of(torch.stack(known)).unbind(0))
     return [None if p is None else next(results) for p in a]

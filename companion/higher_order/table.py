@@ -208,7 +208,7 @@ def lookup(func: Any) -> tuple[str, Rule]:
     Raises:
         NotImplementedError: it has no rule. The message says what to do instead.
     """
-    name = getattr(func, "__name__", str(func))
+    name = getattr(func, "__name__", None) or str(func)
     if name == "__get__":
         name = getattr(func.__self__, "__name__", "a property")
         rule = PROPERTIES.get(name)

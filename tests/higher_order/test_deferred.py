@@ -5,25 +5,30 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from companion import laplacian
+from companion import laplacian, mixed
 from companion.higher_order import deferred
-from companion.higher_order.deferred import Bend, Deferred, Linear
+from companion.higher_order.deferred import Bend, Collapsed, Linear
 
 X = torch.linspace(-1, 1, 60, dtype=torch.float64).view(12, 5)
 
 
-def network():
+def network(hidden=2):
     torch.manual_seed(0)
-    layers = [nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)]
-    return nn.Sequential(*layers).double()
+    layers = [layer for _ in range(hidden) for layer in (nn.Tanh(), nn.Linear(8, 8))]
+    return nn.Sequential(nn.Linear(5, 8), *layers[:-1], nn.Linear(8, 2)).double()
 
 
 def whole_hessian(f, x):
-    return torch.func.vmap(torch.func.hessian(f))(x).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return torch.func.vmap(torch.func.hessian(f))(x)
+
+
+def trace(hessian):
+    return hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 FUNCTIONS = {
     "network": network(),
+    "deep network": network(hidden=4),
     "bent twice in a row": lambda x: F.linear(x.tanh().exp().sin(), torch.ones(3, 5).to(x)).cos(),
     "used twice": lambda x: (y := F.linear(x, torch.ones(3, 5).to(x)).tanh()) * y.sin() + y,
     "by a rule without pieces": lambda x: F.linear((x.tanh() * x).flip(-1).sin(), x.new_ones(2, 5)),
@@ -35,22 +40,28 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize(("elements", "few"), [(1, 0), (100, 2**12), (2**16, 0)])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_pieces_of_any_size_give_the_trace_of_the_hessian(name, elements, few, monkeypatch):
+def test_pieces_of_any_size_give_what_the_hessian_has(name, elements, few, monkeypatch):
     monkeypatch.setattr(deferred, "ELEMENTS", elements)
+    monkeypatch.setattr(deferred, "IN_PRODUCT", 2 * elements)
     monkeypatch.setattr(deferred, "FEW", few)
     f = FUNCTIONS[name]
-    torch.testing.assert_close(laplacian(f, X), whole_hessian(f, X), rtol=1e-12, atol=1e-12)
+    hessian = whole_hessian(f, X)
+    torch.testing.assert_close(laplacian(f, X), trace(hessian), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixed(f, X, (1, 3)), hessian[..., 1, 3], rtol=1e-12, atol=1e-12)
 
 
-def test_the_gradient_through_pieces_is_that_through_the_hessian(monkeypatch):
+@pytest.mark.parametrize("folds", [True, False])
+def test_the_gradient_through_pieces_is_that_through_the_hessian(folds, monkeypatch):
     monkeypatch.setattr(deferred, "ELEMENTS", 100)
+    monkeypatch.setattr(deferred, "IN_PRODUCT", 300)
     monkeypatch.setattr(deferred, "FEW", 0)
+    monkeypatch.setattr(Linear, "folds", lambda self, rows: folds)
     net = network()
     weights = [*net.parameters()][:-1]
     x = X.clone().requires_grad_()
     found, expected = (
         torch.autograd.grad(of(net, x).square().sum(), [x, *weights])
-        for of in (laplacian, whole_hessian)
+        for of in (laplacian, lambda f, x: trace(whole_hessian(f, x)))
     )
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -105,15 +116,15 @@ def test_a_weight_that_f_writes_into_after_its_use_is_told():
 @pytest.mark.parametrize("with_first", [True, False])
 def test_the_mean_is_the_same_with_and_without_the_first_coefficient(with_first):
     first, last = torch.randn(4, 3, 2), torch.randn(3, 2)
-    start = Deferred(first, last)
+    start = Collapsed(first, last)
     behind = start.behind(Bend(torch.full((3, 2), 2.0), torch.full((3, 2), 3.0)))
     behind = behind.behind(Linear(F.linear, torch.eye(2)))
     value = torch.zeros(3, 2)
-    found = behind.both(value)[1] if with_first else behind.mean(value)
+    found = behind.coefficients(value)[1] if with_first else behind.last(value)
     torch.testing.assert_close(found, 2 * last + 3 * (first**2).mean(0))
 
 
 def test_what_led_to_a_known_coefficient_is_let_go():
-    behind = Deferred(torch.ones(3, 2)).behind(Linear(F.linear, torch.eye(2)))
-    behind.both(torch.zeros(2))
+    behind = Collapsed(torch.ones(3, 2)).behind(Linear(F.linear, torch.eye(2)))
+    behind.coefficients(torch.zeros(2))
     assert behind.before is behind.step is None
