@@ -108,6 +108,7 @@ def who_keeps(what: Any) -> Keepers:
         TypeError: ``what`` is none of these.
 
     Examples:
+        >>> import torch
         >>> def train(steps):
         ...     w, losses = torch.ones(3, requires_grad=True), []
         ...     for _ in range(steps):
