@@ -138,7 +138,7 @@ class Case:
         """Whether a gradient comes to an input, as far as there is a graph to tell."""
         return self.graph is None or (given.node, given.output_nr) in self.reached
 
-    @property
+    @cached_property
     def is_a_leaf_apart(self) -> bool:
         """Whether the output is a leaf, and none of the inputs."""
         inputs = [given.tensor for given in self.inputs]
@@ -316,8 +316,12 @@ class Case:
     @cached_property
     def unreached(self) -> set[Input]:
         """The inputs that require grad, and that no path of the graph leads to."""
-        asked = [given for given in self.inputs if given.tensor.requires_grad]
-        return {given for given in asked if not (given.trouble or self.is_reached(given))}
+        return {i for i in self.inputs_with_grad if not (i.trouble or self.is_reached(i))}
+
+    @cached_property
+    def inputs_with_grad(self) -> list[Input]:
+        """The inputs that require grad."""
+        return [given for given in self.inputs if given.tensor.requires_grad]
 
     @cached_property
     def running_backward(self) -> GraphNode | None:

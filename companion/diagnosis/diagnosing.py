@@ -496,8 +496,9 @@ def _about_the_loss(case: Case) -> Iterator[Finding]:
 
 
 def _causes_first(causes: list[Finding], loss: list[Finding]) -> list[Finding]:
-    """What is said of Nodes before what is said of the output, unless that has the line."""
-    return loss + causes if any(found.source for found in loss) else causes + loss
+    """What is said of Nodes before what is said of the output, unless that alone has the line."""
+    lines = {None, *(found.source for found in causes)}
+    return loss + causes if any(found.source not in lines for found in loss) else causes + loss
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from companion.diagnosis.case import Case
 from companion.diagnosis.risks import RUNNING
 from companion.findings import Finding, finding
-from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
 from companion.internals import address_of, has_memory, number_of, parts_of
 
@@ -28,11 +27,11 @@ def _saved_at(case: Case) -> dict[int, list[int]]:
     numbers = defaultdict[int, list[int]](list)
     for node, saved in case.nodes_and_peeks:
         for name, tensor in saved.tensors:
-            if not _is_unread(node, saved, name):
+            if not _is_unread(saved, name):
                 for part in filter(has_memory, parts_of(tensor)):  # FSDP brings the others back
                     numbers[address_of(part.untyped_storage())].append(number_of(node.grad_fn))
     return numbers
 
 
-def _is_unread(node: GraphNode, saved: Peek, name: str) -> bool:
+def _is_unread(saved: Peek, name: str) -> bool:
     return name in RUNNING and saved.values.get("training") is True

@@ -8,6 +8,7 @@ import torch
 
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
+from companion.diagnosis.paths import below
 from companion.diagnosis.rehearsing import spoiling
 from companion.diagnosis.risks import (
     MEANS,
@@ -102,10 +103,10 @@ def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) 
     sure = {index for index in risks if index in sending or case.nodes[index].is_custom}
     arriving = {index: risk for index, risk in risks.items() if index in sure}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
-    below = all_below(case, spoilt) if len(arriving) < len(risks) + len(shown) else ()
     # The gradient of one of these may be overwritten, and what it gave spoils a Node above.
-    giving = {**risks, **shown}
-    arriving |= {i: r for i, r in giving.items() if i in below and r.code == "non-finite"}
+    others = {i: r for i, r in {**risks, **shown}.items() if i not in arriving}
+    gave = below(case.graph, spoilt) if case.graph and others else ()
+    arriving |= {i: r for i, r in others.items() if i in gave and r.code == "non-finite"}
     return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
 
 
@@ -149,15 +150,6 @@ def _above(case: Case, nodes: Collection[int]) -> set[int]:
         if any(e and (e.target in above or e.target in nodes) for e in case.slots(index)):
             above.add(index)
     return above
-
-
-def all_below(case: Case, nodes: Collection[int]) -> set[int]:
-    """The Nodes to which a path leads from one of these."""
-    below = set[int]()
-    for index in case.graph.order if case.graph else ():  # before all that it leads to
-        if index in below or index in nodes:
-            below |= {edge.target for edge in case.slots(index) if edge}
-    return below
 
 
 def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, Source | None]:

@@ -196,8 +196,7 @@ def _left_torch(case: Case, given: Input) -> Said | None:
 
 def _from_other_leaves(case: Case, given: Input) -> Said | None:
     """Whether none of the inputs is in the graph, and other leaves are."""
-    asked = sum(other.tensor.requires_grad for other in case.inputs)
-    if len(case.unreached) < asked or not case.leaves_not_given:
+    if len(case.unreached) < len(case.inputs_with_grad) or not case.leaves_not_given:
         return None
     others = _shown(case.leaves_not_given)
     text = f"{_ABSENT}: {_STAYS_NONE}; the graph ends at other leaves than the inputs: {others}"

@@ -17,8 +17,7 @@ from companion.diagnosis.asking import Look, zero_slots
 from companion.diagnosis.case import Case, Input
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
-from companion.diagnosis.nonfinite import all_below
-from companion.diagnosis.paths import EdgeKey, first_on_the_way, reached_without
+from companion.diagnosis.paths import EdgeKey, below, first_on_the_way, reached_without
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
 from companion.findings import Finding, Severity, finding
@@ -48,7 +47,7 @@ def about_zeros(
     """
     if case.graph is None or not (zeros := _edges_of_zeros(case, looks)):
         return
-    alive = reached_without(case.graph, zeros) | all_below(case, spoiling) | set(spoiling)
+    alive = reached_without(case.graph, zeros) | below(case.graph, spoiling) | set(spoiling)
     told, first = defaultdict[EdgeKey, list[Input]](list), first_on_the_way(case.graph, zeros)
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
@@ -248,7 +247,7 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
     if "normalized_shape" in values:
         return bool(prod(values["normalized_shape"]) == 1)
     result = values.get("result")
-    if not (is_readable(result) and is_plain(result)) or not is_finite(result):
+    if not is_plain(result) or not is_finite(result):
         return False
     return (result.shape[values["dim"]] if result.dim() else 1) == 1
 
