@@ -116,17 +116,18 @@ class TensorStates:
                 state.fingerprint, state.next_note = DUE, next_note
                 continue
             base = self.of_base(tensor)
-            if not (base and base.fingerprint is not None and base.version == state.version):
-                state.next_note = next_note
-                if base and base.is_private:
-                    state.fingerprint = DUE
-                    base.due_views = base.due_views or []
-                    base.due_views.append(state)
-                    continue
+            if base and base.fingerprint is not None and base.version == state.version:
+                if base.shown:
+                    self.look(tensor, next_note, next_number)
+                continue
+            state.next_note = next_note
+            if base and base.is_private:
+                state.fingerprint = DUE
+                base.due_views = base.due_views or []
+                base.due_views.append(state)
+            else:
                 self.take(tensor, state)
                 self.look(tensor, next_note, next_number, state.fingerprint)
-                continue
-            self.look(tensor, next_note, next_number)
 
     def look(
         self, tensor: Tensor, next_note: int, next_number: int, taken: int | None = None
