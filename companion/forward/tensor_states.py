@@ -20,6 +20,7 @@ from companion.forward.fingerprints import (
     fingerprint,
     fingerprint_of,
     memory_of,
+    span_of,
 )
 from companion.forward.notes import Change, TensorState, TrackedTensors, Value
 from companion.internals import base_of, version_of
@@ -115,26 +116,37 @@ class TensorStates:
                 state.fingerprint, state.next_note = DUE, next_note
                 continue
             base = self.of_base(tensor)
-            if not (base and base.fingerprint is not None and base.version == state.version):
-                state.next_note = next_note
-                if base and base.is_private:
-                    state.fingerprint = DUE
-                    base.due_views = base.due_views or []
-                    base.due_views.append(state)
-                    continue
+            if base and base.fingerprint is not None and base.version == state.version:
+                if base.shown:
+                    self.look(tensor, next_note, next_number)
+                continue
+            state.next_note = next_note
+            if base and base.is_private:
+                state.fingerprint = DUE
+                base.due_views = base.due_views or []
+                base.due_views.append(state)
+            else:
                 self.take(tensor, state)
-            self.look(tensor, next_note, next_number)
+                self.look(tensor, next_note, next_number, state.fingerprint)
 
-    def look(self, tensor: Tensor, next_note: int, next_number: int) -> None:
+    def look(
+        self, tensor: Tensor, next_note: int, next_number: int, taken: int | None = None
+    ) -> None:
         """Note since which Node the memory of a tensor has been as it is; of large memory not at
-        each use, which would take long."""
+        each use, which would take long.
+
+        Args:
+            tensor, next_note, next_number: see ``take_fingerprints``.
+            taken: the fingerprint of the tensor, if it was taken just now.
+        """
         if (storage := _storage_of(tensor)) is None or not tensor.is_cpu:
             return
         look = self.looks.get(ref(storage))
         size = storage.nbytes()
         if look and next_note - look.next_note < size // _AT_EACH_NOTE:
             return
-        now = fingerprint_of(storage)
+        is_all = taken is not None and span_of(tensor) == (storage.data_ptr(), size)
+        now = taken if taken is not None and is_all else fingerprint_of(storage)
         if look and look.fingerprint == now:
             look.next_note = next_note
         else:
