@@ -30,16 +30,15 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
         behind[cut].append(given)
     order = {given: i for i, given in enumerate(case.inputs)}
     taking = _taking_from_inputs(case)
-    told = {cut.source for cut in (*case.last_to_leave.values(), case.left_before) if cut}
     for cuts in _by_line(dict.fromkeys([*case.cuts_reaching, *behind])):
-        told.add(cuts[0].source)
         inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
         if inputs or case.graph is None:
             yield _harmful(case, cuts, inputs)
         elif not all(cut.by_library for cut in cuts):
             yield _perhaps_harmless(case, cuts, taking)
-    for cuts in _by_line(case.not_followed):  # as those of the steps before, on the same lines
-        if cuts[0].source is None or cuts[0].source not in told:
+    told = {cut.source for cut in (*case.last_to_leave.values(), case.left_before) if cut}
+    for cuts in _by_line(case.not_followed):
+        if cuts[0].source not in told:
             yield _about_line(cuts, "; whether it came back into the output is not known", "info")
 
 

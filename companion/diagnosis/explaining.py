@@ -234,8 +234,9 @@ def _modified(matched: Matched) -> Finding:
         for cause in diagnose(outputs[0], watch=matched.watch):
             if cause.code == matched.code:
                 text = cause.message.removeprefix("backward() will raise: ")
-                source = cause.source or matched.source
-                return replace(cause, message=f"{matched.message}; {text}", source=source)
+                message, source = f"{matched.message}; {text}", cause.source or matched.source
+                where = cause.where if cause.source else str(source or "")
+                return replace(cause, message=message, where=where, source=source)
     return _finding_of(matched)
 
 

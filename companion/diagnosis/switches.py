@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from companion.diagnosis.case import Case
 from companion.diagnosis.paths import listed
 from companion.findings import Finding, finding
+from companion.naming import is_tensor
 
 
 def about_switches(case: Case) -> Iterator[Finding]:
     """One finding for all modules of the caller that only seem to be frozen."""
-    leaves = {node.grad_fn.variable for node in case.nodes if node.is_leaf}
+    leaves = set(filter(is_tensor, (n.grad_fn.variable for n in case.nodes if n.is_leaf)))
     named = {
         part: f"{name}.{path}" if path else name
         for name, module in reversed(list(case.modules.items()))  # the first name counts
@@ -21,7 +22,7 @@ def about_switches(case: Case) -> Iterator[Finding]:
     unfrozen = [
         name
         for part, name in named.items()
-        if any(p in leaves for p in part.parameters() if p.requires_grad)
+        if any(p in leaves for p in filter(is_tensor, part.parameters()) if p.requires_grad)
     ]
     if unfrozen:
         s, have = ("", "has") if len(unfrozen) == 1 else ("s", "have")

@@ -137,17 +137,3 @@ def test_a_sum_of_a_thousand_terms_is_looked_through():
             loss = loss + w.sum() + w.sum().detach()
     (found,) = diagnose(loss, w, watch=watched)
     assert "(1000 times)" in found.message and "changes no gradient" in found.message
-
-
-def test_a_line_that_is_told_of_one_step_is_not_told_again_of_those_before():
-    net, x, target = classifier()
-    head = nn.Linear(3, 1)
-    with watch() as watched:
-        for _ in range(3):
-            logits = net(x)
-            loss = F.cross_entropy(logits, target) + head(logits.detach()).mean().item()
-    found = diagnose(loss, net, head, watch=watched)
-    assert [(each.severity, each.code) for each in found] == [
-        ("error", "left-torch"),
-        ("warning", "detached"),
-    ]
