@@ -309,11 +309,16 @@ unseen = torch._C.DisableTorchFunction
 unseen_by_subclasses = torch._C.DisableTorchFunctionSubclass
 
 
+def unseen_by_dispatch_modes() -> contextlib.AbstractContextManager[None]:
+    """In the block no ``__torch_dispatch__`` mode sees a call, such as a counter of FLOPs."""
+    return _disable_current_modes() if has_dispatch_mode() else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def unseen_by_all() -> Iterator[None]:
     """In the block neither modes of any kind nor a profiler see a call, nor counters of FLOPs."""
     is_profiled = torch._C._autograd._profiler_enabled()
-    with unseen(), _disable_current_modes() if has_dispatch_mode() else contextlib.nullcontext():
+    with unseen(), unseen_by_dispatch_modes():
         if is_profiled:
             torch._C._autograd._enable_record_function(False)
         try:
@@ -356,11 +361,6 @@ def _replace_modes(old: list[TorchFunctionMode], new: list[TorchFunctionMode]) -
 def has_dispatch_mode() -> bool:
     """Whether a ``__torch_dispatch__`` mode is on, which would see our operations."""
     return bool(torch._C._len_torch_dispatch_stack())
-
-
-def unseen_by_dispatch_modes() -> contextlib.AbstractContextManager[None]:
-    """In the block no ``__torch_dispatch__`` mode sees a call, such as a counter of FLOPs."""
-    return _disable_current_modes() if has_dispatch_mode() else contextlib.nullcontext()
 
 
 # ---- vmap

@@ -17,7 +17,7 @@ from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.recorded_pass import RecordedPass
 from companion.graph.saved import nbytes_of, peek
-from companion.internals import unseen
+from companion.internals import unseen_by_all
 from companion.naming import counted
 
 
@@ -77,7 +77,7 @@ def _of_node(node: GraphNode, known: Known) -> Iterator[Row]:
 
 def _saved(node: GraphNode, before: Mapping[str, Any] | None) -> str:
     """How many bytes a Node saved, or had saved before a recorded pass."""
-    with unseen(), torch.no_grad():
+    with unseen_by_all(), torch.no_grad():
         now = peek(node.grad_fn)
         values = now.values if before is None else before
         sizes = {name: _nbytes(value) for name, value in values.items()}

@@ -17,7 +17,7 @@ from companion.graph.nodes import GraphNode, node_of, shape_as_text, shape_or_no
 from companion.graph.reading import Graph
 from companion.graph.recorded_pass import Gradients, RecordedPass
 from companion.graph.saved import peek
-from companion.internals import has_memory, is_wrapped, output_count, saved_names, unseen
+from companion.internals import has_memory, is_wrapped, output_count, saved_names, unseen_by_all
 
 Tensor = torch.Tensor
 Row = tuple[str, str]  # what the number is, and the number
@@ -64,7 +64,7 @@ def numbers_of_tensors(graph: Graph, shown: Iterable[int], tensors: Iterable[Ten
         tensors: some that may be outputs of the Nodes.
     """
     nodes = [graph.nodes[i] for i in shown]
-    with unseen(), torch.no_grad():
+    with unseen_by_all(), torch.no_grad():
         known = _values(nodes, tensors)
         return Numbers({node.index: _rows(node, known, _saved_result(node)) for node in nodes})
 
@@ -72,7 +72,7 @@ def numbers_of_tensors(graph: Graph, shown: Iterable[int], tensors: Iterable[Ten
 def numbers_of_pass(recorded: RecordedPass, shown: Iterable[int]) -> Numbers:
     """Values of some Nodes of a recorded pass, and the gradients that came to them and left."""
     numbers, steps = Numbers(), {step.node: step for step in recorded.steps}
-    with unseen(), torch.no_grad():
+    with unseen_by_all(), torch.no_grad():
         for node in (recorded.graph.nodes[i] for i in shown):
             step = steps.get(node.index)
             if step is None:
