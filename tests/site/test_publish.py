@@ -243,6 +243,16 @@ def test_the_workflow_may_do_little_and_runs_official_actions_alone():
     assert used and all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in used)
 
 
+def test_what_make_test_leaves_out_runs_every_week_as_a_change_is_tested():
+    texts = [(ROOT / f".github/workflows/{name}.yml").read_text() for name in ("deep", "pages")]
+    deep, pages = map(yaml.safe_load, texts)
+    assert deep[True].keys() == {"schedule", "workflow_dispatch"}  # its key is on
+    assert deep["permissions"] == pages["permissions"]
+    job, test = deep["jobs"]["deep"], pages["jobs"]["test"]
+    assert job["container"] == test["container"] and job["steps"][:2] == test["steps"][:2]
+    assert [step["run"] for step in job["steps"][2:]] == ["make deep"]
+
+
 # ---- a tiny site: pages that moved, and all of it with a repository
 
 TINY = """
