@@ -203,6 +203,14 @@ _IN_A_TRANSFORM = (
     "and differentiate what the transform gives, outside of it",
 )
 
+# Why a function gives NaN for what it does not take, and what to do.
+_OUTSIDE_OF_DOMAIN = (
+    "the function takes real numbers from a part of the line alone, and gives NaN for all others",
+    "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, sqrt or a "
+    "power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, atanh or erfinv; a "
+    "power that keeps the sign is x.sign() * x.abs() ** p",
+)
+
 KINDS: dict[str, Kind] = {
     # ---- error-backward.md
     "no-graph": Kind(
@@ -2192,13 +2200,7 @@ KINDS: dict[str, Kind] = {
                 "pass zero_infinity=True, which leaves such samples out; or give the network more "
                 "steps, by less striding or pooling, and look at input_lengths",
             ),
-            "domain": (
-                "the function takes real numbers from a part of the line alone, and gives NaN for "
-                "all others",
-                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
-                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
-                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
-            ),
+            "domain": _OUTSIDE_OF_DOMAIN,
             "all-masked": (
                 "the exp of -inf is 0, and where there is nothing else the formula divides by "
                 "their sum, which is 0 too",
@@ -2277,13 +2279,7 @@ KINDS: dict[str, Kind] = {
                     "a library stopped at a NaN in the gradients",
                 ),
             ),
-            "domain": (
-                "the function takes real numbers from a part of the line alone, and gives NaN for "
-                "all others",
-                "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, "
-                "sqrt or a power with a fraction, x.clamp(-1 + 1e-6, 1 - 1e-6) before acos, asin, "
-                "atanh or erfinv; a power that keeps the sign is x.sign() * x.abs() ** p",
-            ),
+            "domain": _OUTSIDE_OF_DOMAIN,
             "data": (
                 "what came in without a graph is infinite or NaN: data, a mask, or what something "
                 "frozen gave; and so is all that is computed from it",

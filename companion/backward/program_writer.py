@@ -69,7 +69,7 @@ class Writer:
         for edge in graph.edges:
             self._entering[edge.target, edge.input_nr] += 1
         self._nodes = dict[int, str]()  # what the text calls the Nodes that it uses
-        self._saved_names = dict[Any, str]()  # by tensor, or by Node and output that made it
+        self._names_of_saved = dict[Any, str]()  # by tensor, or by Node and output that made it
         # Custom Functions that are still to run; one may write into what it is given.
         self._functions = sum(isinstance(fn, BackwardCFunction) for fn in graph._fns)
         self.space: dict[str, Any] = {
@@ -320,10 +320,10 @@ class Writer:
         """What the text calls a tensor that a Node saved, and that the reader has no name for."""
         result = self.readers.result(value)
         key = result or value
-        if key not in self._saved_names:
+        if key not in self._names_of_saved:
             wish = self._result_name(*result) if result else f"saved_{i}_{identifier(name)}"
-            self._saved_names[key] = self._new(wish)
-        return self._saved_names[key]
+            self._names_of_saved[key] = self._new(wish)
+        return self._names_of_saved[key]
 
     # ---- by a call
 
