@@ -319,7 +319,8 @@ def record_backward(
     afterwards, whatever happened. The pass runs in the calling thread alone. Every gradient is
     kept, so a recording of a large model takes a lot of memory. In a graph of more than 150 Nodes a
     hook that writes to a gradient where autograd does not see it, as through ``.data``, may not be
-    seen.
+    seen; and a tensor that a hook keeps and returns may get new memory when it is written to, which
+    an array of NumPy on the old memory does not show.
 
     What happens inside of a Node is not seen: a reentrant ``torch.utils.checkpoint`` is one Node.
     Saved tensors that went through ``torch.autograd.graph.saved_tensors_hooks`` are not looked at,
