@@ -74,7 +74,8 @@ def _alive() -> list[Any]:
 def _nodes_at(target: Any) -> Iterator[tuple[str, Node]]:
     """The Node of a tensor and that of its ``.grad``, each after the way to it; a Node itself."""
     if not is_tensor(target):
-        yield "", target
+        if _is_in_a_graph(target):
+            yield "", target
         return
     with suppress(RuntimeError):  # a view whose base was changed in place, which nobody may use
         if target.grad_fn is not None:
@@ -82,6 +83,14 @@ def _nodes_at(target: Any) -> Iterator[tuple[str, Node]]:
         has_grad = target.is_leaf or target.retains_grad
         if has_grad and target.grad is not None and target.grad.grad_fn is not None:
             yield ".grad", target.grad.grad_fn
+
+
+def _is_in_a_graph(node: Node) -> bool:
+    """Whether a Node has edges: a Function that somebody made an object of, ``F()``, has none."""
+    try:
+        return node.next_functions is not None
+    except RuntimeError:  # in torch 2.12
+        return False
 
 
 def _leading_to(

@@ -366,3 +366,12 @@ def test_a_view_that_nobody_may_use_any_more_does_not_stop_the_search():
 def test_what_is_no_part_of_a_graph_is_refused():
     with pytest.raises(TypeError, match="what must be a tensor, a Node .* or a Graph, got list; g"):
         who_keeps([loss_of(leaf())])
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+def test_an_object_of_a_function_is_in_no_graph_and_does_not_stop_the_search():
+    """In torch 2.12 its ``next_functions`` raises."""
+    function = Square()
+    losses = [torch.ones(2, requires_grad=True).sum()]
+    assert "losses" in str(who_keeps(losses[0]))
+    del function
