@@ -19,7 +19,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from tests.slices import every
 from tests.tools.kernels import Kernels
-from tools.lessons import torch_is_pinned
+from tools.lessons import TOO_DEEP, torch_is_pinned
 from tools.notebooks import AFTER_PREDICT, BOX, notebook, repository, storyboard, write_all
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def facts(cell: nbformat.NotebookNode, players: list[str]) -> list[tuple[str, st
         if output.output_type == "stream":
             found.append((output.name, output.text))
         elif output.output_type == "error":
-            found.append((output.ename, output.evalue))
+            found.append((output.ename, output.evalue.removesuffix(TOO_DEEP)))
         elif "image/png" in output.data:  # of a figure of matplotlib
             found.append(("plot", ""))
         elif "image/svg+xml" in output.data:
