@@ -85,10 +85,9 @@ class Recorder(TorchFunctionMode):
         self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
         self.in_transform = False  # such as torch.vmap: tensors are wrapped
-        self.thread = get_ident()
+        self.thread = self.backward_pass = -1  # where the block is; the pass -1 is none
         self.places: Places | None = None  # while the block is open
         self.parameter_hook: Any = None
-        self.backward_pass = running_pass()  # -1 outside of any
         self.closed = False
         self.fast_paths: FastPaths | None = None  # while the block is open
         self.library_switched = False  # a library switched gradients off, not the user
@@ -96,6 +95,7 @@ class Recorder(TorchFunctionMode):
 
     def enter(self, entry_code: CodeType) -> None:
         """Begin to note."""
+        self.thread, self.backward_pass = get_ident(), running_pass()
         self.places = Places(entry_code)
         self.parameter_hook = register_module_parameter_registration_hook(self.see_parameter)
         self.__enter__()  # type: ignore[no-untyped-call]
@@ -202,6 +202,15 @@ class Recorder(TorchFunctionMode):
         if requires_grad != state.value[2]:  # requires_grad_(), Function.apply
             state.value = state.value._replace(requires_grad=requires_grad)
         return state
+
+    def values_alive(self) -> list[Value]:
+        """The values of the tensors that are alive, with whether they require grad by now."""
+        with unseen():
+            return [
+                state.value._replace(requires_grad=tensor.requires_grad)
+                for state in list(self.states.values())
+                if (tensor := state()) is not None
+            ]
 
     def requires_grad(self, tensor: Tensor) -> bool:
         """Whether a tensor requires grad, or inside a transform the one that it wraps."""

@@ -259,17 +259,21 @@ class Watch:
         upstream = self._upstream(value for i in last for value in notes[i].inputs)
         self._leaving = {i for i, _ in upstream}.union(last)
         self._has_functions = any(note.is_in_a_function for note in notes)
-        self._lost = self._results_without_a_node() if self._has_functions else set()
+        self._lost = set()
+        if self._has_functions:
+            inside = {value[3:] for note in notes if note.is_in_a_function for value in note.inputs}
+            alive = [value for value in self._recorder.values_alive() if value[3:] not in inside]
+            self._lost = self._results_without_a_node(alive)
         self._classified = len(notes)
 
-    def _results_without_a_node(self, used: Iterable[Value] = ()) -> set[Origin]:
+    def _results_without_a_node(self, used: Iterable[Value]) -> set[Origin]:
         """Results of ``Function.apply`` without a graph, though what ran inside took one's values.
 
         The Function got no Node: gradients were off around it, or nothing that it was given
         required grad. One that has a Node has marked them as not differentiable, and is left out.
 
         Args:
-            used: values that were used after the last note.
+            used: values that were used after the last note, or may be.
         """
         notes = self._recorder.notes
         call_of, calls = dict[int, int](), 0  # for each note inside of a Function, which call
