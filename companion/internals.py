@@ -407,15 +407,15 @@ FUSED_STEPS: Final = {f"_fused_{name}_" for name in ("adagrad", "adam", "adamw",
 VERSION: Final = "_version"  # the attribute that version_of reads
 
 
-# ---- torch.compile
+# ---- torch.compile and torch.jit
 
 
-# What that wrapper is called.
+# The function that ``torch.compile`` puts around another.
 COMPILE_WRAPPER: Final = "compile_wrapper"
 
 
 def is_of_compiled_function(frame: FrameType) -> bool:
-    """Whether a frame is that of the wrapper which ``torch.compile`` puts around a function."""
+    """Whether a frame is that of this wrapper."""
     module = frame.f_globals.get("__name__")
     return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == COMPILE_WRAPPER
 
@@ -439,8 +439,11 @@ def has_backward_hook(module: nn.Module) -> bool:
 
 
 def remove_hook_on_all(handle: RemovableHandle) -> None:
-    """Remove a hook on all modules. In torch 2.13 ``remove()`` leaves behind that it was given
-    keywords, for which ``torch.compile`` then warns of hooks on all modules."""
+    """Remove a hook on all modules.
+
+    In torch 2.13 ``remove()`` leaves behind that the hook was given keywords, for which
+    ``torch.compile`` then warns of hooks on all modules.
+    """
     handle.remove()
     nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
 

@@ -10,9 +10,8 @@ import math
 
 import torch
 
-from companion.forward.notes import Value
+from companion.forward.notes import Origin, Value
 from companion.forward.torch_functions import LEAVING
-from companion.forward.tracing import Origin
 from companion.forward.watching import Watch
 
 Tensor = torch.Tensor
@@ -52,7 +51,7 @@ def cuts_to_scales(watch: Watch, output: Tensor) -> set[int]:
     beside = [
         (i, 0)
         for i in leaving
-        if all(value[3:] in with_graph for value in notes[i].inputs if value.requires_grad)
+        if all(value.origin in with_graph for value in notes[i].inputs if value.requires_grad)
     ]
     return {cut.index for cut in watch._cuts_at(beside)}
 
@@ -63,9 +62,9 @@ def _constant_terms(watch: Watch, output: Value) -> dict[Origin, Value]:
     seen, waiting = set[Origin](), [output]
     while waiting:
         value = waiting.pop()
-        if value.made_by is None or value[3:] in seen:
+        if value.made_by is None or value.origin in seen:
             continue
-        seen.add(value[3:])
+        seen.add(value.origin)
         note = notes[value.made_by]
         name = note.name.strip("_")
         with_graph = [each for each in note.inputs if each.requires_grad]
@@ -75,7 +74,7 @@ def _constant_terms(watch: Watch, output: Value) -> dict[Origin, Value]:
             waiting += with_graph
             for term in note.inputs:
                 if not (term.requires_grad or _replaces(watch, term, with_graph)):
-                    terms[term[3:]] = term
+                    terms[term.origin] = term
     return terms
 
 
@@ -87,7 +86,7 @@ def _replaces(watch: Watch, term: Value, others: list[Value]) -> bool:
     """Whether a term was computed from what it is added to, and so gives that another value."""
     first = min((-1 if other.made_by is None else other.made_by for other in others), default=0)
     upstream = watch._upstream([term], lambda i, nr: i > first)  # what came before it is not asked
-    return any(other[3:] in upstream for other in others)
+    return any(other.origin in upstream for other in others)
 
 
 _ADDING = set("add radd iadd sub rsub isub stack cat".split())

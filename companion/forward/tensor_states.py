@@ -77,6 +77,12 @@ class TensorStates:
         self.expose(known)
         return None
 
+    def values(self) -> list[Value]:
+        """The values of the tensors that are alive, with whether they require grad by now."""
+        states = list(self.by_tensor.values())
+        alive = [(state, tensor) for state in states if (tensor := state()) is not None]
+        return [state.value._replace(requires_grad=t.requires_grad) for state, t in alive]
+
     def drop(self, state: TensorState) -> None:
         """Forget a tensor that is gone, but for its memory if others can write into that."""
         self.by_tensor.pop(state.key, None)
@@ -132,8 +138,9 @@ class TensorStates:
     def look(
         self, tensor: Tensor, next_note: int, next_number: int, taken: int | None = None
     ) -> None:
-        """Note since which Node the memory of a tensor has been as it is; of large memory not at
-        each use, which would take long.
+        """Note since which Node the memory of a tensor has been as it is.
+
+        Large memory is not looked at for each use, which would take long.
 
         Args:
             tensor, next_note, next_number: see ``take_fingerprints``.
@@ -154,7 +161,7 @@ class TensorStates:
             self.looks[memory] = Look(now, next_note, next_note, next_number)
 
     def changes(self, note_count: int) -> list[tuple[Tensor, Change]]:
-        """The tensors whose memory was changed unseen, but for those that were given before.
+        """The tensors whose memory was changed unseen since the last call of this.
 
         Of those with the same memory it is the one of the last change, and of views their base.
 
@@ -220,5 +227,5 @@ def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
         return None
     try:
         return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # sparse
+    except RuntimeError:  # sparse
         return None

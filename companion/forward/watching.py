@@ -14,14 +14,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from companion.findings import cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
 from companion.forward.fingerprints import memory_of
-from companion.forward.notes import Change, Note, Value
-from companion.forward.recorder import Recorder, shape_of
+from companion.forward.notes import Change, Note, Value, shape_of
+from companion.forward.recorder import Recorder
 from companion.forward.torch_functions import DECIDING, LEAVING, SILENT, VALUELESS
 from companion.internals import unseen
 from companion.naming import counted
 
 Tensor = torch.Tensor
-Origin = tuple[int, int]  # of a value: the index of the note that made it, and which output it is
+Output = tuple[int, int]  # of a note: its index, and which of its outputs; the origin of values
 
 
 class Watch:
@@ -33,10 +33,10 @@ class Watch:
         self._operations: list[Operation] = []
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
-        self._classified = -1  # how many notes there were when the next three were found out
+        self._classified = -1  # how many notes there were when the next four were found out
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
-        self._lost: set[Origin] = set()  # results of Functions that should have had a Node
+        self._lost: set[Output] = set()  # results of Functions that should have had a Node
         self._has_functions = False  # whether a torch.autograd.Function ran in the block
 
     def __enter__(self) -> Watch:
@@ -54,8 +54,10 @@ class Watch:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """Every operation, in the order in which they ran. Those inside ``Function.forward`` are
-        not among them."""
+        """Every operation, in the order in which they ran.
+
+        Those inside ``Function.forward`` are not among them.
+        """
         self._update_operations()
         return tuple(self._operations)
 
@@ -196,12 +198,12 @@ class Watch:
 
     def _upstream(
         self, values: Iterable[Value], past: Callable[[int, int], bool] | None = None
-    ) -> set[Origin]:
+    ) -> set[Output]:
         """The origins of values, and of all that went into them.
 
         What went into an origin that ``past`` says no to is left out.
         """
-        found = set[Origin]()
+        found = set[Output]()
         waiting = list(values)
         while waiting:
             value = waiting.pop()
@@ -225,7 +227,7 @@ class Watch:
         alone = not any(value.requires_grad for value in note.outputs)
         return alone or not is_continuous(note.outputs[nr].dtype)
 
-    def _cuts_at(self, origins: Iterable[Origin]) -> tuple[Cut, ...]:
+    def _cuts_at(self, origins: Iterable[Output]) -> tuple[Cut, ...]:
         """The cuts at some outputs of notes, one for each operation, in order."""
         self._classify()
         outputs: dict[int, int] = {}
@@ -245,8 +247,7 @@ class Watch:
         return Cut(operation.index, code, operation, message, follows, variant, by_library)
 
     def _classify(self) -> None:
-        """Find the notes whose outputs only decided, those whose values left torch, and what came
-        out of Functions without a Node."""
+        """Find out what ``_deciding``, ``_leaving``, ``_lost`` and ``_has_functions`` say."""
         notes = self._recorder.notes
         if self._classified == len(notes):
             return
@@ -261,12 +262,15 @@ class Watch:
         self._has_functions = any(note.is_in_a_function for note in notes)
         self._lost = set()
         if self._has_functions:
-            inside = {value[3:] for note in notes if note.is_in_a_function for value in note.inputs}
-            alive = [value for value in self._recorder.values_alive() if value[3:] not in inside]
-            self._lost = self._results_without_a_node(alive)
+            inside = [note for note in notes if note.is_in_a_function]
+            taken = {value.origin for note in inside for value in note.inputs}
+            with unseen():
+                alive = self._recorder.tensors.values()
+            results = [value for value in alive if value.origin not in taken]
+            self._lost = self._results_without_a_node(results)
         self._classified = len(notes)
 
-    def _results_without_a_node(self, used: Iterable[Value]) -> set[Origin]:
+    def _results_without_a_node(self, used: Iterable[Value]) -> set[Output]:
         """Results of ``Function.apply`` without a graph, though what ran inside took one's values.
 
         The Function got no Node: gradients were off around it, or nothing that it was given
@@ -289,7 +293,7 @@ class Watch:
             elif not note.hidden:
                 previous = None
                 results += note.inputs
-        lost, with_node = set[tuple[Origin, int]](), set[int]()
+        lost, with_node = set[tuple[Output, int]](), set[int]()
         for value in results:
             if value.made_by is None or value.made_by not in call_of:
                 continue
