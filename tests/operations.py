@@ -148,12 +148,12 @@ def _recorded(output: Tensor, leaves: list[Tensor], gradients: Gradients) -> Ite
 # ---- special points
 
 INF = float("inf")
-_FIRST = {str(value): value for value in (0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 1e200)}
+_VALUES = {str(value): value for value in (0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 1e200)}
 # By name, what is made of each leaf: one element or all of them are set, or rows are made equal.
 POINTS: dict[str, Callable[[Tensor], Tensor]] = {
     **{
         f"one {name}": lambda x, v=v: x[(slice(1),) * x.dim()].fill_(v)
-        for name, v in _FIRST.items()
+        for name, v in _VALUES.items()
     },
     **{f"all {v}": lambda x, v=v: x.fill_(v) for v in (0.0, 1.0, -INF, 1e-310, 1e200)},
     "equal rows": lambda x: x.copy_(x[:1].clone()) if x.dim() and len(x) else x,
@@ -168,7 +168,7 @@ HIDING: dict[str, Callable[[Tensor], Tensor]] = {
 NOT_ASKED = {"nn.functional.linear_cross_entropy", "sparse.mm"}
 
 
-def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[str]:
+def wrong_diagnoses(step: int, samples: int, points: Collection[str] = ()) -> Iterator[str]:
     """The programs, at some of the special points, of whose gradients ``diagnose`` is wrong.
 
     Args:
@@ -187,12 +187,12 @@ def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[st
                 for leaf, value in zip(leaves, values, strict=True):
                     leaf.copy_(value)
                     POINTS[point](leaf)
-            said = _wrongly_told(compute, leaves, HIDING[hiding])
+            said = _fault_of_diagnosis(compute, leaves, HIDING[hiding])
             if said:
                 yield f"{name} at {point}, {hiding}: {said}"
 
 
-def _wrongly_told(
+def _fault_of_diagnosis(
     compute: Callable[..., Tensor], leaves: list[Tensor], hide: Callable[[Tensor], Tensor]
 ) -> str:
     try:
@@ -238,5 +238,5 @@ if __name__ == "__main__":
     for name, compute, leaves in programs(step, samples):
         for fault in faults(compute, leaves):
             print(f"{name}: {fault}", flush=True)
-    for line in untold(step, min(samples, 2), sys.argv[3:]):
+    for line in wrong_diagnoses(step, min(samples, 2), sys.argv[3:]):
         print(line, flush=True)
