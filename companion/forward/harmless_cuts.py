@@ -1,4 +1,4 @@
-"""What part the constants have in an output that cuts made of tensors: a term, or a factor.
+"""Which cuts take nothing from the gradients of an output: they made a constant term, or a scale.
 
 A constant that is only added to a loss changes its value and none of its gradients. One that stands
 beside the tensor whose value it is, as in ``loss / loss.item()``, is a scale on purpose.
