@@ -350,11 +350,11 @@ def watch() -> Watch:
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
     compiled code does or ``torch.jit.trace`` traces. A ``TransformerEncoder`` or
-    ``MultiheadAttention`` in evaluation that makes no graph is one operation: torch computes it in
-    another way where anyone looks into it. Inside the ``forward`` of a
-    ``torch.autograd.Function``, where gradients are always off, nothing is listed, but the data is
-    followed through it. A number that ``item()`` gave is followed as long as it is that very float;
-    what Python or NumPy compute from it is not.
+    ``MultiheadAttention`` in evaluation is one operation if neither its parameters nor its
+    positional arguments require grad: torch computes it in another way where anyone looks into it.
+    Inside the ``forward`` of a ``torch.autograd.Function``, where gradients are always off, nothing
+    is listed, but the data is followed through it. A number that ``item()`` gave is followed as
+    long as it is that very float; what Python or NumPy compute from it is not.
 
     Returns:
         A ``Watch``, to be entered once: ``with watch() as watched``.
