@@ -168,14 +168,14 @@ class TensorStates:
         Args:
             note_count: how many notes there are.
         """
-        found = list[tuple[Tensor, Change]]()
+        changes = list[tuple[Tensor, Change]]()
         for state in list(self.by_tensor.values()):
             if state.fingerprint is None or (tensor := state()) is None:
                 continue
             if state.fingerprint == DUE:
                 state.fingerprint = fingerprint(tensor)
             elif state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
-                found.append((tensor, self.change_of(tensor, state, note_count)))
+                changes.append((tensor, self.change_of(tensor, state, note_count)))
                 state.fingerprint = None  # so that it is found once
         for state in self.gone:
             if state.shown is None or state.shown.was_written_to(state.version):
@@ -183,10 +183,10 @@ class TensorStates:
             if state.shown.fingerprint_now() in (None, state.fingerprint):
                 continue
             if (tensor := state.shown.tensor()) is not None:
-                found.append((tensor, self.change_of(tensor, state, note_count)))
+                changes.append((tensor, self.change_of(tensor, state, note_count)))
                 state.shown = None
-        found.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
-        return list({memory_of(tensor): (tensor, change) for tensor, change in found}.values())
+        changes.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
+        return list({memory_of(tensor): (tensor, change) for tensor, change in changes}.values())
 
     def change_of(self, tensor: Tensor, state: TensorState, note_count: int) -> Change:
         """When it was that the memory of a tensor was changed."""

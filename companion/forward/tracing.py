@@ -54,18 +54,18 @@ def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> 
     for node in nodes:
         waiting += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
     watch._classify()
-    found = set[tuple[int, int]]()
+    ways = set[tuple[int, int]]()
     while waiting:
         value = waiting.pop()
-        if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+        if value.made_by is None or (origin := (value.made_by, value.output_nr)) in ways:
             continue
         note = notes[value.made_by]
         if note.is_meant:
             continue
-        found.add(origin)
+        ways.add(origin)
         if not (note.is_update or note.name in VALUELESS):
             waiting += [each for each in note.inputs if not _is_frozen_copy(notes, note, each)]
-    return {cut.index for cut in watch._cuts_at(way for way in found if watch._is_cut(*way))}
+    return {cut.index for cut in watch._cuts_at(way for way in ways if watch._is_cut(*way))}
 
 
 def _is_frozen_copy(notes: list[Note], note: Note, value: Value) -> bool:
@@ -112,7 +112,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     inputs = [value for i in with_graph for value in notes[i].inputs if value.made_by not in own]
     slots = node.next_functions
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
-    found = list[tuple[int | None, Cut]]()
+    cuts = list[tuple[int | None, Cut]]()
     for position, value in enumerate(inputs):
         if value.requires_grad:
             continue
@@ -122,8 +122,8 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
             slot = position
         if value.dtype in (torch.bool, torch.long):  # a mask, an index
             slot = None
-        found += [(slot, cut) for cut in watch._cuts_before([value], watch._is_no_cut)]
-    return tuple(dict.fromkeys(found))
+        cuts += [(slot, cut) for cut in watch._cuts_before([value], watch._is_no_cut)]
+    return tuple(dict.fromkeys(cuts))
 
 
 def made_at(watch: Watch, tensor: Tensor) -> int | None:
@@ -172,7 +172,7 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
     straight, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, value in enumerate(values):
         straight[value.origin] |= value.requires_grad << position
-    found = list[Taken]()
+    all_taken = list[Taken]()
     for i, note in enumerate(watch._recorder.notes):
         if note.name in VALUELESS:
             continue
@@ -188,10 +188,10 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
             is_cut = watch._is_cut(i, nr) if note.outputs else note.live
             if is_cut or (note.live and note.is_in_a_function):
                 (cut,) = watch._cuts_at([(i, nr)])
-                found.append(Taken(cut, first, last, not is_cut))
+                all_taken.append(Taken(cut, first, last, not is_cut))
             straight[i, nr] |= 0 if is_cut else first
             past[i, nr] |= last | (first if is_cut else 0)
-    return found
+    return all_taken
 
 
 def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
@@ -235,13 +235,13 @@ def taken_as_constants(
     Raises:
         TypeError: one of them is not a tensor.
     """
-    notes, found = watch._recorder.notes, dict[Tensor, Operation]()
+    notes, first_taking = watch._recorder.notes, dict[Tensor, Operation]()
     waiting = {watch._value_of(tensor).origin: tensor for tensor in tensors}
     for i in sorted({i for i, _ in watch._upstream([watch._value_of(output)])}):
         constants = {value.origin for value in notes[i].inputs if not value.requires_grad}
         for origin in constants & waiting.keys():
-            found[waiting.pop(origin)] = watch._operation_at(i)
-    return found
+            first_taking[waiting.pop(origin)] = watch._operation_at(i)
+    return first_taking
 
 
 def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor) -> set[Tensor]:
@@ -285,13 +285,14 @@ def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
         TypeError: ``output`` is not a tensor.
     """
     recorder = watch._recorder
-    found, waiting = set[int](), [watch._value_of(output)]
+    upstream, waiting = set[int](), [watch._value_of(output)]
     while waiting:
         value = waiting.pop()
-        if recorder.nonfinite.get(value.origin) and value.made_by not in found:
-            found.add(value.made_by)  # type: ignore[arg-type]
-            waiting += recorder.notes[value.made_by].inputs  # type: ignore[index]
-    births = [i for i in recorder.births if i in found]
+        i = value.made_by if recorder.nonfinite.get(value.origin) else None
+        if i is not None and i not in upstream:
+            upstream.add(i)
+            waiting += recorder.notes[i].inputs
+    births = [i for i in recorder.births if i in upstream]
     with_nan = {i for (i, _), worst in recorder.nonfinite.items() if worst == NAN}
     first_nan = [i for i in births if i in with_nan][:1]
     return tuple(map(watch._operation_at, dict.fromkeys(births[:1] + first_nan)))

@@ -203,17 +203,17 @@ class Watch:
 
         What went into an origin that ``past`` says no to is left out.
         """
-        found = set[Output]()
+        upstream = set[Output]()
         waiting = list(values)
         while waiting:
             value = waiting.pop()
-            if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+            if value.made_by is None or (origin := (value.made_by, value.output_nr)) in upstream:
                 continue
-            found.add(origin)
+            upstream.add(origin)
             note = self._recorder.notes[value.made_by]
             if note.name not in VALUELESS and (past is None or past(*origin)):
                 waiting += note.inputs
-        return found
+        return upstream
 
     def _is_cut(self, i: int, nr: int) -> bool:
         """Whether no Node leads from output ``nr`` of note ``i`` to an input that required grad."""
