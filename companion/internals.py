@@ -385,7 +385,8 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    plain = tensor.resolve_conj().resolve_neg()  # torch.vmap knows no view that negates
+    # The imaginary part of a conjugate is a view that negates, which torch.vmap cannot make.
+    plain = tensor.resolve_conj()
     return _functorch._add_batch_dim(plain, 0, level)  # type: ignore[no-any-return]
 
 
