@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from ctypes import Array, c_char
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 from weakref import ref
@@ -146,7 +146,7 @@ def _hash_of_sums(address: int, size: int) -> int:
     return zlib.crc32(_memory(address + summed, size - summed), sums_hash)
 
 
-@cache
+@lru_cache(1000)  # not of each size that ever came: a type takes 3 KB
 def _bytes_type(size: int) -> type[Array[c_char]]:
     """The type of some bytes of memory, which takes long to make."""
     return c_char * size
