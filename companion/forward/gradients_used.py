@@ -14,7 +14,7 @@ import torch
 
 from companion.forward.cuts import Cut, Operation
 from companion.forward.notes import DETACHING, Note, Origin
-from companion.forward.torch_functions import VALUELESS
+from companion.forward.torch_functions import ADDING, VALUELESS
 from companion.forward.tracing import leaves_seen
 from companion.forward.watching import Watch
 from companion.internals import unseen
@@ -106,7 +106,7 @@ def _are_steps(
                 constants |= results
             continue
         others = {value.origin for value in note.inputs if value.requires_grad}
-        is_adding = note.name.strip("_") in _ADDING
+        is_adding = note.name.strip("_") in ADDING
         if not others & (stepped if is_adding else model - moved):
             return False
     return were_used
@@ -114,14 +114,6 @@ def _are_steps(
 
 def _upstream(watch: Watch, output: Tensor) -> list[int]:
     """The notes before an output, in order, but for updates of weights and what went into them."""
-    notes, waiting, upstream = watch._recorder.notes, [watch._value_of(output)], set[int]()
-    while waiting:
-        i = waiting.pop().made_by
-        if i is None or i in upstream or notes[i].is_update or notes[i].name in VALUELESS:
-            continue
-        upstream.add(i)
-        waiting += notes[i].inputs
-    return sorted(upstream)
-
-
-_ADDING = set("add sub radd rsub iadd isub".split())
+    notes, value = watch._recorder.notes, watch._value_of(output)
+    upstream = {i for i, _ in watch._upstream([value], lambda i, nr: not notes[i].is_update)}
+    return sorted(i for i in upstream if not notes[i].is_update and notes[i].name not in VALUELESS)

@@ -11,7 +11,7 @@ import math
 import torch
 
 from companion.forward.notes import Origin, Value
-from companion.forward.torch_functions import LEAVING
+from companion.forward.torch_functions import ADDING, LEAVING
 from companion.forward.watching import Watch
 
 Tensor = torch.Tensor
@@ -70,7 +70,7 @@ def _constant_terms(watch: Watch, output: Value) -> dict[Origin, Value]:
         with_graph = [each for each in note.inputs if each.requires_grad]
         if name in _SCALING and len(with_graph) == 1 or name in _RESHAPING:
             waiting += with_graph
-        elif name in _ADDING and all(map(_is_one_number, note.inputs)):
+        elif (name in ADDING or name in _JOINING) and all(map(_is_one_number, note.inputs)):
             waiting += with_graph
             for term in note.inputs:
                 if not (term.requires_grad or _replaces(watch, term, with_graph)):
@@ -89,7 +89,7 @@ def _replaces(watch: Watch, term: Value, others: list[Value]) -> bool:
     return any(other.origin in upstream for other in others)
 
 
-_ADDING = set("add radd iadd sub rsub isub stack cat".split())
+_JOINING = {"stack", "cat"}
 _RESHAPING = set(
     "sum mean neg squeeze unsqueeze view reshape flatten clone to float double".split()
 )
