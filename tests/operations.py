@@ -168,7 +168,7 @@ HIDING: dict[str, Callable[[Tensor], Tensor]] = {
 NOT_ASKED = {"nn.functional.linear_cross_entropy", "sparse.mm"}
 
 
-def wrong_diagnoses(step: int, samples: int, points: Collection[str] = ()) -> Iterator[str]:
+def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[str]:
     """The programs, at some of the special points, of whose gradients ``diagnose`` is wrong.
 
     Args:
@@ -187,12 +187,12 @@ def wrong_diagnoses(step: int, samples: int, points: Collection[str] = ()) -> It
                 for leaf, value in zip(leaves, values, strict=True):
                     leaf.copy_(value)
                     POINTS[point](leaf)
-            said = _fault_of_diagnosis(compute, leaves, HIDING[hiding])
+            said = _wrongly_told(compute, leaves, HIDING[hiding])
             if said:
                 yield f"{name} at {point}, {hiding}: {said}"
 
 
-def _fault_of_diagnosis(
+def _wrongly_told(
     compute: Callable[..., Tensor], leaves: list[Tensor], hide: Callable[[Tensor], Tensor]
 ) -> str:
     try:
@@ -238,5 +238,5 @@ if __name__ == "__main__":
     for name, compute, leaves in programs(step, samples):
         for fault in faults(compute, leaves):
             print(f"{name}: {fault}", flush=True)
-    for line in wrong_diagnoses(step, min(samples, 2), sys.argv[3:]):
+    for line in untold(step, min(samples, 2), sys.argv[3:]):
         print(line, flush=True)
