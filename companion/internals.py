@@ -274,7 +274,7 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 lazy_copy = Tensor._lazy_clone
 
 
-def is_lazy(tensor: Tensor) -> bool:
+def is_shared_lazily(tensor: Tensor) -> bool:
     """Whether a tensor was copied lazily, or is such a copy, and was not written to since."""
     return tensor.layout is torch.strided and bool(_C._is_cow_tensor(tensor))
 
@@ -401,7 +401,8 @@ def shown(tensor: Tensor, level: int) -> Tensor:
     return _functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
 
 
-# The names by which a ``__torch_function__`` sees what has another name in public.
+# ---- names by which a ``__torch_function__`` sees what has another name in public
+
 SET_GRAD_ENABLED: Final = "_set_grad_enabled"  # torch.set_grad_enabled
 THRESHOLD: Final = "_threshold"  # torch.nn.functional.threshold
 FUSED_STEPS: Final = {f"_fused_{name}_" for name in ("adagrad", "adam", "adamw", "sgd")}

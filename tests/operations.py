@@ -26,7 +26,7 @@ import torch
 
 import companion
 import companion.backward.recording
-from companion.internals import is_lazy
+from companion.internals import is_shared_lazily
 
 # The list imports a package for tests of another kind, which needs not be there for it.
 sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))  # type: ignore[arg-type]
@@ -108,7 +108,9 @@ def faults(compute: Callable[[], Tensor], leaves: list[Tensor]) -> Iterator[str]
         saved = [t for node in companion.Graph.of(output).nodes for t in _saved(node.grad_fn)]
         yield from _recorded(output, leaves, gradients)
         known = [*saved, *leaves]
-        yield from ("record_backward shares what is not its own" for t in known if is_lazy(t))
+        yield from (
+            "record_backward shares what is not its own" for t in known if is_shared_lazily(t)
+        )
 
 
 def _saved(fn: Any) -> list[Tensor]:
