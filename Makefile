@@ -16,7 +16,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 LAB    := $(VENV)/lab-ready
 BENCH  := $(VENV)/bench-ready
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile # nobody imports the most of torch
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile # most of torch is never imported
 
 export NO_MKDOCS_2_WARNING := 1
 export PYTHONDONTWRITEBYTECODE := # else each run compiles the tests again

@@ -274,7 +274,7 @@ _SPARSE: Final[dict[torch.layout, tuple[str, ...]]] = {
 lazy_copy = Tensor._lazy_clone
 
 
-def is_lazy(tensor: Tensor) -> bool:
+def is_shared_lazily(tensor: Tensor) -> bool:
     """Whether a tensor was copied lazily, or is such a copy, and was not written to since."""
     return tensor.layout is torch.strided and bool(_C._is_cow_tensor(tensor))
 
@@ -385,7 +385,8 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    plain = tensor.resolve_conj().resolve_neg()  # torch.vmap knows no view that negates
+    # The imaginary part of a conjugate is a view that negates, which torch.vmap cannot make.
+    plain = tensor.resolve_conj()
     return _functorch._add_batch_dim(plain, 0, level)  # type: ignore[no-any-return]
 
 
@@ -400,22 +401,23 @@ def shown(tensor: Tensor, level: int) -> Tensor:
     return _functorch._remove_batch_dim(tensor, level, 0, 0)  # type: ignore[no-any-return]
 
 
-# The names by which a ``__torch_function__`` sees what has another name in public.
+# ---- names by which a ``__torch_function__`` sees what has another name in public
+
 SET_GRAD_ENABLED: Final = "_set_grad_enabled"  # torch.set_grad_enabled
 THRESHOLD: Final = "_threshold"  # torch.nn.functional.threshold
 FUSED_STEPS: Final = {f"_fused_{name}_" for name in ("adagrad", "adam", "adamw", "sgd")}
 VERSION: Final = "_version"  # the attribute that version_of reads
 
 
-# ---- torch.compile
+# ---- torch.compile and torch.jit
 
 
-# What that wrapper is called.
+# The function that ``torch.compile`` puts around another.
 COMPILE_WRAPPER: Final = "compile_wrapper"
 
 
 def is_of_compiled_function(frame: FrameType) -> bool:
-    """Whether a frame is that of the wrapper which ``torch.compile`` puts around a function."""
+    """Whether a frame is that of this wrapper."""
     module = frame.f_globals.get("__name__")
     return module == "torch._dynamo.eval_frame" and frame.f_code.co_name == COMPILE_WRAPPER
 
@@ -439,8 +441,11 @@ def has_backward_hook(module: nn.Module) -> bool:
 
 
 def remove_hook_on_all(handle: RemovableHandle) -> None:
-    """Remove a hook on all modules. In torch 2.13 ``remove()`` leaves behind that it was given
-    keywords, for which ``torch.compile`` then warns of hooks on all modules."""
+    """Remove a hook on all modules.
+
+    In torch 2.13 ``remove()`` leaves behind that the hook was given keywords, for which
+    ``torch.compile`` then warns of hooks on all modules.
+    """
     handle.remove()
     nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
 

@@ -97,8 +97,12 @@ def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
 
 
 @contextmanager
-def listening(page: Page, **listeners: Callable[[Any], object]) -> Iterator[None]:
-    """Hear of the events of a window for a while."""
+def hearing_errors(
+    page: Page, wrong: list[str], **listeners: Callable[[Any], object]
+) -> Iterator[None]:
+    """Note for a while what goes wrong in a window; others may listen to its other events."""
+    listeners["console"] = lambda m: m.type in ("error", "warning") and wrong.append(m.text)
+    listeners["pageerror"] = lambda error: wrong.append(str(error))
     for event, listener in listeners.items():
         page.on(event, listener)
     yield
@@ -302,6 +306,15 @@ def pytest_terminal_summary(terminalreporter):
             table.items(), key=lambda item: (item[0][:8] == "not told", -item[1])
         ):
             terminalreporter.write_line(f"{count:6}   {kind}")
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """What nobody holds is gone at once, or not at all: nothing looks for cycles meanwhile."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

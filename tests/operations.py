@@ -26,7 +26,7 @@ import torch
 
 import companion
 import companion.backward.recording
-from companion.internals import is_lazy
+from companion.internals import is_shared_lazily
 
 # The list imports a package for tests of another kind, which needs not be there for it.
 sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))  # type: ignore[arg-type]
@@ -108,7 +108,9 @@ def faults(compute: Callable[[], Tensor], leaves: list[Tensor]) -> Iterator[str]
         saved = [t for node in companion.Graph.of(output).nodes for t in _saved(node.grad_fn)]
         yield from _recorded(output, leaves, gradients)
         known = [*saved, *leaves]
-        yield from ("record_backward shares what is not its own" for t in known if is_lazy(t))
+        yield from (
+            "record_backward shares what is not its own" for t in known if is_shared_lazily(t)
+        )
 
 
 def _saved(fn: Any) -> list[Tensor]:
@@ -148,12 +150,12 @@ def _recorded(output: Tensor, leaves: list[Tensor], gradients: Gradients) -> Ite
 # ---- special points
 
 INF = float("inf")
-_FIRST = {str(value): value for value in (0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 1e200)}
+_VALUES = {str(value): value for value in (0.0, -0.0, 1.0, -1.0, INF, -INF, float("nan"), 1e200)}
 # By name, what is made of each leaf: one element or all of them are set, or rows are made equal.
 POINTS: dict[str, Callable[[Tensor], Tensor]] = {
     **{
         f"one {name}": lambda x, v=v: x[(slice(1),) * x.dim()].fill_(v)
-        for name, v in _FIRST.items()
+        for name, v in _VALUES.items()
     },
     **{f"all {v}": lambda x, v=v: x.fill_(v) for v in (0.0, 1.0, -INF, 1e-310, 1e200)},
     "equal rows": lambda x: x.copy_(x[:1].clone()) if x.dim() and len(x) else x,

@@ -66,6 +66,20 @@ class Once(Square):
         return 2 * a * gradient
 
 
+class Cube(Function):
+    """The cube, with a derivative computed from a saved tensor."""
+
+    @staticmethod
+    def forward(ctx, a):
+        ctx.save_for_backward(a)
+        return a**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (a,) = ctx.saved_tensors
+        return gradient * 3 * a * a
+
+
 class Pair(Function):
     """Three outputs, of which the second takes no part in the backward pass."""
 

@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from companion.internals import (
     end_sharing,
     has_memory,
-    is_lazy,
+    is_shared_lazily,
     lazy_copy,
     saved_names,
     saved_value,
@@ -103,7 +103,7 @@ def test_a_batch_of_vmap_has_memory():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", [*WITH, *WITHOUT])
 def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
-    assert not is_lazy((WITH | WITHOUT)[name]())
+    assert not is_shared_lazily((WITH | WITHOUT)[name]())
 
 
 @pytest.mark.parametrize("end", [end_sharing, lambda t: t.data.add_(0), lambda t: t.numpy()])
@@ -111,11 +111,12 @@ def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
 def test_a_lazy_copy_shares_memory_until_either_is_written_to(end, of_copy):
     source = torch.ones(3)
     copy = lazy_copy(source)
-    assert is_lazy(source) and is_lazy(copy)
+    assert is_shared_lazily(source) and is_shared_lazily(copy)
     assert torch._C._data_address(source) == torch._C._data_address(copy)
     one, other = (copy, source) if of_copy else (source, copy)
     end(one)
-    assert not is_lazy(one) and torch._C._data_address(source) != torch._C._data_address(copy)
+    assert not is_shared_lazily(one)
+    assert torch._C._data_address(source) != torch._C._data_address(copy)
     one.zero_()
     assert other.tolist() == [1.0] * 3
 

@@ -65,7 +65,7 @@ def set_settings(saved: dict[str, Any] | None) -> None:
 
 
 def close_all() -> list[Figure]:
-    """Close the figures that pyplot holds open; these are they."""
+    """Close the figures that pyplot holds open, and give them."""
     figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
     pyplot.close("all")
     return figures

@@ -31,8 +31,8 @@ from companion.internals import (
     end_sharing,
     has_dispatch_mode,
     has_memory,
-    is_lazy,
     is_of_torch_in_cpp,
+    is_shared_lazily,
     next_number,
     running_pass,
     version_of,
@@ -275,7 +275,7 @@ class LazyHooks(Hooks):
         if grad is not None and grad is self._before and self._version is not None:
             if version_of(grad) == self._version + 1:
                 return ()
-        if grad is None or not is_lazy(grad):
+        if grad is None or not is_shared_lazily(grad):
             return copies_of((grad,), False)
         copies = lazy_copies_of((grad,))  # the engine took for it what it gave the leaf
         end_sharing(grad)

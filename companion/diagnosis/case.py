@@ -17,10 +17,10 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.unregistered import unregistered_in
 from companion.diagnosis.values import is_readable
-from companion.forward.constants import cuts_only_added, cuts_to_scales
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
+from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
 from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
 from companion.forward.tracing import (
     Taken,

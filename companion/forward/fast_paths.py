@@ -52,6 +52,7 @@ class FastPaths:
             return
         if is_dynamo_compiling() or get_ident() != self._thread:
             return
+        # Torch gives keywords to no hook on all modules: their tensors are not looked at.
         tensors = [t for t in (*args, *module.parameters()) if isinstance(t, torch.Tensor)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return  # it will not take its fast path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from ctypes import Array, c_char
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 from weakref import ref
@@ -23,7 +23,7 @@ def memory_of(tensor: Tensor) -> int | None:
         return None
     try:
         return tensor.untyped_storage().data_ptr() or None
-    except (RuntimeError, NotImplementedError):  # sparse, or wrapped by vmap
+    except RuntimeError:  # sparse, or wrapped by vmap
         return None
 
 
@@ -86,8 +86,7 @@ class ShownMemory(NamedTuple):
 
 
 def span_of(tensor: Tensor) -> tuple[int, int] | None:
-    """The address of a tensor's memory, and how many bytes it has; None where it has gaps, or
-    cannot be read."""
+    """The address of a tensor's memory, and its bytes; None with gaps, or if it cannot be read."""
     if type(tensor) not in PLAIN or not tensor.is_cpu:
         return None
     try:
@@ -96,7 +95,7 @@ def span_of(tensor: Tensor) -> tuple[int, int] | None:
         address, size = tensor.data_ptr(), tensor.nbytes
         if not size or tensor.untyped_storage().nbytes() < size and not has_memory(tensor):
             return None
-    except (RuntimeError, NotImplementedError):  # sparse, nested, or wrapped by vmap
+    except RuntimeError:  # sparse, nested, or wrapped by vmap
         return None
     return address, size
 
@@ -107,8 +106,10 @@ def bytes_at(address: int, size: int) -> Array[c_char]:
 
 
 def _packed(tensor: Tensor) -> Tensor | None:
-    """A copy without gaps, with the elements of an expanded dimension once; None where there are no
-    gaps, or it cannot be read."""
+    """A copy without gaps, with the elements of an expanded dimension once.
+
+    None where there are no gaps, or it cannot be read.
+    """
     if type(tensor) not in PLAIN or not tensor.is_cpu:
         return None
     try:
@@ -119,7 +120,7 @@ def _packed(tensor: Tensor) -> Tensor | None:
             if stride == 0:  # expanded
                 tensor = tensor.narrow(dim, 0, min(1, tensor.shape[dim]))
         return tensor.contiguous()
-    except (RuntimeError, NotImplementedError):  # as in span_of
+    except RuntimeError:  # as in span_of
         return None
 
 
@@ -145,7 +146,7 @@ def _hash_of_sums(address: int, size: int) -> int:
     return zlib.crc32(_memory(address + summed, size - summed), sums_hash)
 
 
-@cache
+@lru_cache(1000)  # not of each size that ever came: a type takes 3 KB
 def _bytes_type(size: int) -> type[Array[c_char]]:
     """The type of some bytes of memory, which takes long to make."""
     return c_char * size

@@ -13,9 +13,9 @@ from weakref import ref
 import torch
 
 from companion.forward.cuts import Cut, Operation
-from companion.forward.notes import DETACHING, Note
-from companion.forward.torch_functions import VALUELESS
-from companion.forward.tracing import Origin, leaves_seen
+from companion.forward.notes import DETACHING, Note, Origin
+from companion.forward.torch_functions import ADDING, VALUELESS
+from companion.forward.tracing import leaves_seen
 from companion.forward.watching import Watch
 from companion.internals import unseen
 
@@ -36,22 +36,28 @@ def reads_of_grads(watch: Watch, output: Tensor) -> dict[Tensor, tuple[Operation
     with unseen():
         leaves = leaves_seen(watch)
         grads = {leaf: leaf.grad for leaf in leaves if leaf.grad is not None}
-        parts = {watch._value_of(leaf)[3:] for leaf in leaves}
-        known = {leaf: recorder.states.get(ref(grad)) for leaf, grad in grads.items()}
-    read = {s.value[3:]: leaf for leaf, s in known.items() if s and not s.value.requires_grad}
-    upstream = _upstream(watch, output) if read else []
-    found = dict[Tensor, tuple[Operation, bool]]()
+        parts = {watch._value_of(leaf).origin for leaf in leaves}
+        states = {leaf: recorder.states.get(ref(grad)) for leaf, grad in grads.items()}
+    values = {leaf: state.value for leaf, state in states.items() if state}
+    leaf_of = {value.origin: leaf for leaf, value in values.items() if not value.requires_grad}
+    upstream = _upstream(watch, output) if leaf_of else []
+    reads = dict[Tensor, tuple[Operation, bool]]()
     for i in upstream:
-        for gradient in {value[3:] for value in recorder.notes[i].inputs} & read.keys():
-            own = watch._value_of(read[gradient])[3:]
-            are_steps = _are_steps(recorder.notes, upstream, {gradient}, {own}, parts, parts)
-            found.setdefault(read[gradient], (watch._operation_at(i), are_steps))
-    return found
+        for gradient in {value.origin for value in recorder.notes[i].inputs} & leaf_of.keys():
+            leaf = leaf_of[gradient]
+            taken_of = {watch._value_of(leaf).origin}
+            are_steps = _are_steps(recorder.notes, upstream, {gradient}, taken_of, parts, parts)
+            reads.setdefault(leaf, (watch._operation_at(i), are_steps))
+    return reads
 
 
 def is_a_step(watch: Watch, output: Tensor, cut: Cut) -> bool:
-    """Whether the gradients that ``torch.autograd.grad`` gave at a cut went on as steps alone, or
-    as what the user had detached.
+    """Whether gradients of ``torch.autograd.grad`` went on as steps alone, or detached by the user.
+
+    Args:
+        watch: what saw the forward pass.
+        output: a tensor, computed from the gradients.
+        cut: the cut at the call that gave them.
 
     Raises:
         TypeError: ``output`` is not a tensor.
@@ -59,8 +65,8 @@ def is_a_step(watch: Watch, output: Tensor, cut: Cut) -> bool:
     notes = watch._recorder.notes
     i = next(i for i, index in enumerate(watch._operation_of) if index == cut.index)
     before = [notes[j] for j in {j for j, _ in watch._upstream(notes[i].inputs)}]
-    parts = {value[3:] for note in before if note.name not in VALUELESS for value in note.inputs}
-    taken_of = {value[3:] for value in notes[i].inputs} & parts  # not what was differentiated
+    parts = {value.origin for note in before if note.name not in VALUELESS for value in note.inputs}
+    taken_of = {value.origin for value in notes[i].inputs} & parts  # not what was differentiated
     gradients = set[Origin]((i, nr) for nr in range(len(notes[i].outputs)))
     return _are_steps(notes, _upstream(watch, output), gradients, taken_of, taken_of, parts)
 
@@ -79,14 +85,14 @@ def _are_steps(
         notes: all notes.
         upstream: the indices of those before the output, in order.
         gradients: the origins of the gradients.
-        taken_of: of what the gradients were taken of.
-        stepped: of what a step is added to.
-        parts: of all that went into what was differentiated.
+        taken_of: the origins of what the gradients were taken of.
+        stepped: the origins of what a step is added to.
+        parts: the origins of all that went into what was differentiated.
     """
-    constants, moved, model, found = set(gradients), set(taken_of), parts - taken_of, False
+    constants, moved, model, were_used = set(gradients), set(taken_of), parts - taken_of, False
     for i in upstream:
         note = notes[i]
-        taken = {value[3:] for value in note.inputs}
+        taken = {value.origin for value in note.inputs}
         results = {(i, nr) for nr in range(len(note.outputs))}
         if taken & moved:  # a result of the model, as u beside its derivative by x
             moved |= results
@@ -94,28 +100,20 @@ def _are_steps(
             model |= results
         if constants.isdisjoint(taken):
             continue
-        found = True
+        were_used = True
         if not any(value.requires_grad for value in note.outputs):
             if not (note.name in DETACHING and note.is_meant):
                 constants |= results
             continue
-        others = {value[3:] for value in note.inputs if value.requires_grad}
-        is_adding = note.name.strip("_") in _ADDING
+        others = {value.origin for value in note.inputs if value.requires_grad}
+        is_adding = note.name.strip("_") in ADDING
         if not others & (stepped if is_adding else model - moved):
             return False
-    return found
+    return were_used
 
 
 def _upstream(watch: Watch, output: Tensor) -> list[int]:
     """The notes before an output, in order, but for updates of weights and what went into them."""
-    notes, waiting, found = watch._recorder.notes, [watch._value_of(output)], set[int]()
-    while waiting:
-        i = waiting.pop().made_by
-        if i is None or i in found or notes[i].is_update or notes[i].name in VALUELESS:
-            continue
-        found.add(i)
-        waiting += notes[i].inputs
-    return sorted(found)
-
-
-_ADDING = set("add sub radd rsub iadd isub".split())
+    notes, value = watch._recorder.notes, watch._value_of(output)
+    upstream = {i for i, _ in watch._upstream([value], lambda i, nr: not notes[i].is_update)}
+    return sorted(i for i in upstream if not notes[i].is_update and notes[i].name not in VALUELESS)

@@ -10,9 +10,9 @@ import torch
 
 from companion.forward.cuts import Operation
 from companion.forward.fingerprints import memory_of
-from companion.forward.notes import Value
+from companion.forward.notes import Origin, Value
 from companion.forward.torch_functions import VALUELESS
-from companion.forward.tracing import Origin, positions_in
+from companion.forward.tracing import positions_in
 from companion.forward.watching import Watch
 from companion.internals import unseen
 
@@ -46,29 +46,29 @@ def leaves_with_values_of(
     with unseen():
         by_memory = {memory_of(leaf): (leaf, watch._value_of(leaf)) for leaf in leaves}
     by_memory.pop(None, None)
-    by_origin = {value[3:]: leaf for leaf, value in by_memory.values()}
+    by_origin = {value.origin: leaf for leaf, value in by_memory.values()}
     came_from = defaultdict[Origin, int](int)  # by origin, the positions of tensors as bits
     for position, tensor in enumerate(tensors):
-        came_from[watch._value_of(tensor)[3:]] |= 1 << position
-    found = dict[Tensor, NewLeaf]()
+        came_from[watch._value_of(tensor).origin] |= 1 << position
+    first_leaf = dict[Tensor, NewLeaf]()
     for i, note in enumerate(watch._recorder.notes):
         bits = 0
         for value in note.inputs if note.name not in VALUELESS else ():
-            bits |= came_from[value[3:]]
+            bits |= came_from[value.origin]
         origins = [(i, nr) for nr in range(max(1, len(note.outputs)))] if bits else []
         for origin in origins:
             came_from[origin] |= bits
-        hit = [by_origin[origin] for origin in origins if origin in by_origin]
-        hit += [
+        leaves_hit = [by_origin[origin] for origin in origins if origin in by_origin]
+        leaves_hit += [
             by_memory[address][0]
             for address in (note.addresses if bits and note.in_place else ())
             if address in by_memory and _is_older(by_memory[address][1], i)
         ]
-        for position in positions_in(bits) if hit else ():
+        for position in positions_in(bits) if leaves_hit else ():
             is_written = note.in_place or note.stands_for is not None
-            new_leaf = NewLeaf(hit[0], watch._operation_at(i), is_written)
-            found.setdefault(tensors[position], new_leaf)
-    return found
+            new_leaf = NewLeaf(leaves_hit[0], watch._operation_at(i), is_written)
+            first_leaf.setdefault(tensors[position], new_leaf)
+    return first_leaf
 
 
 def _is_older(value: Value, i: int) -> bool:

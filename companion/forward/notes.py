@@ -14,6 +14,7 @@ from companion.source import Place, Source, source_at
 
 Tensor = torch.Tensor
 DETACHING = {"detach", "detach_"}
+Origin = tuple[int | None, int]  # of a value: its ``made_by`` and its ``output_nr``
 
 
 class Value(NamedTuple):
@@ -34,6 +35,17 @@ class Value(NamedTuple):
     requires_grad: bool
     made_by: int | None = None
     output_nr: int = 0
+
+    @property
+    def origin(self) -> Origin:  # not for users, so that it has no docstring
+        return self[3:]
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
+    try:
+        return tensor.shape
+    except RuntimeError:  # nested
+        return None
 
 
 class TensorState(ref[Tensor]):
@@ -116,8 +128,10 @@ class Note(NamedTuple):
 
     @property
     def is_meant(self) -> bool:
-        """Whether the user asked for a constant in so many words: by detach() or no_grad(), or of
-        what is one anyway, by item() and its like."""
+        """Whether the user asked for a constant in so many words, by detach() or no_grad().
+
+        Of what is a constant anyway, item() and its like ask for nothing else either.
+        """
         asked = self.name in DETACHING or self.mode_code == "no-grad"
         return (asked and not self.by_library) or (self.name in LEAVING and not self.live)
 

@@ -26,7 +26,16 @@ from torch.overrides import TorchFunctionMode
 from companion.forward.fast_paths import FastPaths
 from companion.forward.fingerprints import PLAIN, memory_of
 from companion.forward.finiteness import FINITE, UNSET, are_finite, worst_of
-from companion.forward.notes import DETACHING, Note, TensorState, TorchCall, TrackedTensors, Value
+from companion.forward.notes import (
+    DETACHING,
+    Note,
+    Origin,
+    TensorState,
+    TorchCall,
+    TrackedTensors,
+    Value,
+    shape_of,
+)
 from companion.forward.places import FUNCTIONS, Places
 from companion.forward.tensor_states import TensorStates
 from companion.forward.tensors_of_calls import (
@@ -82,13 +91,12 @@ class Recorder(TorchFunctionMode):
         # A float that item() gave is known by identity; it is looked up by value.
         self.floats: dict[complex, list[tuple[complex, Value]]] = {}
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
-        self.nonfinite: dict[tuple[int | None, int], int] = {}  # by origin, the worst value
+        self.nonfinite: dict[Origin, int] = {}  # the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
         self.in_transform = False  # such as torch.vmap: tensors are wrapped
-        self.thread = get_ident()
+        self.thread = self.backward_pass = -1  # where the block is; the pass -1 is none
         self.places: Places | None = None  # while the block is open
         self.parameter_hook: Any = None
-        self.backward_pass = running_pass()  # -1 outside of any
         self.closed = False
         self.fast_paths: FastPaths | None = None  # while the block is open
         self.library_switched = False  # a library switched gradients off, not the user
@@ -96,6 +104,7 @@ class Recorder(TorchFunctionMode):
 
     def enter(self, entry_code: CodeType) -> None:
         """Begin to note."""
+        self.thread, self.backward_pass = get_ident(), running_pass()
         self.places = Places(entry_code)
         self.parameter_hook = register_module_parameter_registration_hook(self.see_parameter)
         self.__enter__()  # type: ignore[no-untyped-call]
@@ -168,7 +177,7 @@ class Recorder(TorchFunctionMode):
                 state = self.state_of(argument)
                 inputs.append((argument, state))
                 values.append(state.value)
-                live = live or state.value[2]
+                live = live or state.value.requires_grad
             elif kind in _NUMBERS:
                 floats.append(argument)
             elif kind not in _SIMPLE:
@@ -181,7 +190,7 @@ class Recorder(TorchFunctionMode):
             self.tensors.expose_all(written_silently(name, args, kwargs))
         if floats and self.floats:
             of_floats = self.values_of_floats(floats)
-            live = live or any([value[2] for value in of_floats])
+            live = live or any([value.requires_grad for value in of_floats])
             values = of_floats + values
         live = live and name not in VALUELESS
         call: TorchCall = _new(TorchCall, (name, args, kwargs, inputs, values, live, next_number()))
@@ -199,7 +208,7 @@ class Recorder(TorchFunctionMode):
         if version_of(tensor) != state.version:
             self.catch_up(tensor, state)
         requires_grad = self.requires_grad(tensor) if self.in_transform else tensor.requires_grad
-        if requires_grad != state.value[2]:  # requires_grad_(), Function.apply
+        if requires_grad != state.value.requires_grad:  # requires_grad_(), Function.apply
             state.value = state.value._replace(requires_grad=requires_grad)
         return state
 
@@ -212,12 +221,12 @@ class Recorder(TorchFunctionMode):
         self.outside += 1
         shape, requires_grad = shape_of(tensor), self.requires_grad(tensor)
         value = Value(shape, tensor.dtype, requires_grad, None, self.outside)
-        if (origin := self.origin_of(tensor)) is not None:
-            made_by, output_nr = origin.value[3:]
-            is_leaf = origin.value.requires_grad and type(tensor) is nn.Parameter
+        if (owner := self.owner_of_memory(tensor)) is not None:
+            made_by, output_nr = owner.value.origin
+            is_leaf = owner.value.requires_grad and type(tensor) is nn.Parameter
             if is_leaf and (is_made_here or made_by is not None):
                 made_by, output_nr = len(self.notes), 0
-                self.note_parameter(origin.value, value, is_made_here)
+                self.note_parameter(owner.value, value, is_made_here)
             if not is_leaf or made_by is not None:  # else two leaves from before share memory
                 value = value._replace(made_by=made_by, output_nr=output_nr)
         key, version = ref(tensor), version_of(tensor)
@@ -226,7 +235,7 @@ class Recorder(TorchFunctionMode):
         state.is_private = new_memory is not None and has_one_owner(new_memory)
         return state
 
-    def origin_of(self, tensor: Tensor) -> TensorState | None:
+    def owner_of_memory(self, tensor: Tensor) -> TensorState | None:
         """What is known of the tensor whose memory an unknown one shows.
 
         It may be a view, as ``Function.apply`` makes them, a Parameter, or what a transform wraps.
@@ -257,7 +266,7 @@ class Recorder(TorchFunctionMode):
         if writer is not None and writer.made_by is not None and writer.made_by >= state.next_note:
             last = self.notes[-1].numbers[1]
             note = Note("", None, [state.value, writer], [writer], (last, last), hidden=True)
-            if worst := self.nonfinite.get((writer.made_by, writer.output_nr)):
+            if worst := self.nonfinite.get(writer.origin):
                 self.nonfinite[len(self.notes), 0] = worst
             state.value = state.value._replace(made_by=len(self.notes), output_nr=0)
             self.notes.append(note._replace(stands_for=writer.made_by))
@@ -284,7 +293,7 @@ class Recorder(TorchFunctionMode):
             state = self.update(tensor, index, nr)
             outputs.append((tensor, state))
             values.append(value := state.value)
-            with_grad += value[2]
+            with_grad += value.requires_grad
         self.look_at_values(call, outputs, written)
         if name in LEAVING:
             values += self.floats_in(result, input_values, index)
@@ -318,10 +327,10 @@ class Recorder(TorchFunctionMode):
                 return False
             others = [s.value for t, s in call.inputs if not any([t is w for w in written])]
             others += call.values[: -len(call.inputs)]  # of floats
-            return any([value[2] for value in others])
+            return any([value.requires_grad for value in others])
         if self.in_transform:
             return False
-        leaves = [t for t, state in outputs if t.is_leaf and state.value[2]]
+        leaves = [t for t, state in outputs if t.is_leaf and state.value.requires_grad]
         taken = [tensor for tensor, _ in call.inputs]
         # A view that no_grad() made is no new leaf.
         return any([base_of(t) is None and not any([t is x for x in taken]) for t in leaves])
@@ -441,13 +450,6 @@ def _mode_code(call: TorchCall) -> str:
     if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
         return "inference-mode"
     return "" if torch.is_grad_enabled() else "no-grad"
-
-
-def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
-    try:
-        return tensor.shape
-    except RuntimeError:  # nested
-        return None
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time

@@ -77,6 +77,12 @@ class TensorStates:
         self.expose(known)
         return None
 
+    def values(self) -> list[Value]:
+        """The values of the tensors that are alive, with whether they require grad by now."""
+        states = list(self.by_tensor.values())
+        alive = [(state, tensor) for state in states if (tensor := state()) is not None]
+        return [state.value._replace(requires_grad=t.requires_grad) for state, t in alive]
+
     def drop(self, state: TensorState) -> None:
         """Forget a tensor that is gone, but for its memory if others can write into that."""
         self.by_tensor.pop(state.key, None)
@@ -132,8 +138,9 @@ class TensorStates:
     def look(
         self, tensor: Tensor, next_note: int, next_number: int, taken: int | None = None
     ) -> None:
-        """Note since which Node the memory of a tensor has been as it is; of large memory not at
-        each use, which would take long.
+        """Note since which Node the memory of a tensor has been as it is.
+
+        Large memory is not looked at for each use, which would take long.
 
         Args:
             tensor, next_note, next_number: see ``take_fingerprints``.
@@ -154,21 +161,21 @@ class TensorStates:
             self.looks[memory] = Look(now, next_note, next_note, next_number)
 
     def changes(self, note_count: int) -> list[tuple[Tensor, Change]]:
-        """The tensors whose memory was changed unseen, but for those that were given before.
+        """The tensors whose memory was changed unseen since the last call of this.
 
         Of those with the same memory it is the one of the last change, and of views their base.
 
         Args:
             note_count: how many notes there are.
         """
-        found = list[tuple[Tensor, Change]]()
+        changes = list[tuple[Tensor, Change]]()
         for state in list(self.by_tensor.values()):
             if state.fingerprint is None or (tensor := state()) is None:
                 continue
             if state.fingerprint == DUE:
                 state.fingerprint = fingerprint(tensor)
             elif state.version == version_of(tensor) and state.fingerprint != fingerprint(tensor):
-                found.append((tensor, self.change_of(tensor, state, note_count)))
+                changes.append((tensor, self.change_of(tensor, state, note_count)))
                 state.fingerprint = None  # so that it is found once
         for state in self.gone:
             if state.shown is None or state.shown.was_written_to(state.version):
@@ -176,10 +183,10 @@ class TensorStates:
             if state.shown.fingerprint_now() in (None, state.fingerprint):
                 continue
             if (tensor := state.shown.tensor()) is not None:
-                found.append((tensor, self.change_of(tensor, state, note_count)))
+                changes.append((tensor, self.change_of(tensor, state, note_count)))
                 state.shown = None
-        found.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
-        return list({memory_of(tensor): (tensor, change) for tensor, change in found}.values())
+        changes.sort(key=lambda each: (each[1].until, base_of(each[0]) is None))
+        return list({memory_of(tensor): (tensor, change) for tensor, change in changes}.values())
 
     def change_of(self, tensor: Tensor, state: TensorState, note_count: int) -> Change:
         """When it was that the memory of a tensor was changed."""
@@ -220,5 +227,5 @@ def _storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
         return None
     try:
         return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # sparse
+    except RuntimeError:  # sparse
         return None

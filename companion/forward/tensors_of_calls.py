@@ -41,8 +41,6 @@ def written_by(call: TorchCall, result: Any) -> list[Tensor]:
 
 def given_or_written(given: list[Tensor], written: list[Tensor]) -> list[Tensor]:
     """What a call gave, and what it wrote into and did not give."""
-    if not written:
-        return given
     # Not ``in``, which would compare the elements.
     return [*given, *[t for t in written if not any(t is other for other in given)]]
 

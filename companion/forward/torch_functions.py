@@ -16,6 +16,7 @@ LEAVING = set(
     "item tolist numpy __float__ __int__ __complex__ __index__ __array__ __dlpack__".split()
 )
 NOTED_WITHOUT_TENSORS = DECIDING | LEAVING
+ADDING = set("add radd iadd sub rsub isub".split())  # without the underscores around them
 ALIASING = set("data numpy __array__ __dlpack__".split())
 # They let memory be written into, by others or by themselves, without a change of the version.
 EXPOSING = ALIASING | set("set_ data_ptr untyped_storage storage share_memory_".split())

@@ -16,7 +16,7 @@ import torch
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.finiteness import NAN
-from companion.forward.notes import Note, Value
+from companion.forward.notes import Note, Origin, Value
 from companion.forward.places import DEEPCOPY
 from companion.forward.torch_functions import VALUELESS
 from companion.forward.watching import Watch
@@ -25,7 +25,6 @@ from companion.source import Source
 
 Tensor = torch.Tensor
 Node = Any  # torch.autograd.graph.Node, whose C++ classes have more attributes than its stub
-Origin = tuple[int | None, int]  # of a value: its ``made_by`` and its ``output_nr``
 
 
 def first_reaching(watch: Watch, output: Tensor) -> tuple[Cut, ...]:
@@ -55,18 +54,18 @@ def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> 
     for node in nodes:
         waiting += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
     watch._classify()
-    found = set[tuple[int, int]]()
+    ways = set[tuple[int, int]]()
     while waiting:
         value = waiting.pop()
-        if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+        if value.made_by is None or (origin := (value.made_by, value.output_nr)) in ways:
             continue
         note = notes[value.made_by]
         if note.is_meant:
             continue
-        found.add(origin)
+        ways.add(origin)
         if not (note.is_update or note.name in VALUELESS):
             waiting += [each for each in note.inputs if not _is_frozen_copy(notes, note, each)]
-    return {cut.index for cut in watch._cuts_at(way for way in found if watch._is_cut(*way))}
+    return {cut.index for cut in watch._cuts_at(way for way in ways if watch._is_cut(*way))}
 
 
 def _is_frozen_copy(notes: list[Note], note: Note, value: Value) -> bool:
@@ -113,7 +112,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     inputs = [value for i in with_graph for value in notes[i].inputs if value.made_by not in own]
     slots = node.next_functions
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
-    found = list[tuple[int | None, Cut]]()
+    cuts = list[tuple[int | None, Cut]]()
     for position, value in enumerate(inputs):
         if value.requires_grad:
             continue
@@ -123,8 +122,8 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
             slot = position
         if value.dtype in (torch.bool, torch.long):  # a mask, an index
             slot = None
-        found += [(slot, cut) for cut in watch._cuts_before([value], watch._is_no_cut)]
-    return tuple(dict.fromkeys(found))
+        cuts += [(slot, cut) for cut in watch._cuts_before([value], watch._is_no_cut)]
+    return tuple(dict.fromkeys(cuts))
 
 
 def made_at(watch: Watch, tensor: Tensor) -> int | None:
@@ -172,34 +171,34 @@ def cuts_taking(watch: Watch, tensors: Sequence[Tensor]) -> list[Taken]:
     # By origin, the tensors that went into a value before any cut, and past one.
     straight, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, value in enumerate(values):
-        straight[value[3:]] |= value.requires_grad << position
-    found = list[Taken]()
+        straight[value.origin] |= value.requires_grad << position
+    all_taken = list[Taken]()
     for i, note in enumerate(watch._recorder.notes):
         if note.name in VALUELESS:
             continue
         for value in note.inputs:
-            if value.made_by is None and value[3:] not in straight and value[3:] not in apart:
-                straight[value[3:]] = value.requires_grad << len(tensors)
+            if value.made_by is None and value.origin not in straight and value.origin not in apart:
+                straight[value.origin] = value.requires_grad << len(tensors)
         first = last = 0
         for value in note.inputs:
-            first |= straight[value[3:]]
-            last |= past[value[3:]]
+            first |= straight[value.origin]
+            last |= past[value.origin]
         for nr in range(max(1, len(note.outputs))) if first or last else ():
             # Inside a Function the last operation is the cut; what it took may not require grad.
             is_cut = watch._is_cut(i, nr) if note.outputs else note.live
             if is_cut or (note.live and note.is_in_a_function):
                 (cut,) = watch._cuts_at([(i, nr)])
-                found.append(Taken(cut, first, last, not is_cut))
+                all_taken.append(Taken(cut, first, last, not is_cut))
             straight[i, nr] |= 0 if is_cut else first
             past[i, nr] |= last | (first if is_cut else 0)
-    return found
+    return all_taken
 
 
 def _other_leaves(watch: Watch, tensors: Sequence[Tensor]) -> set[Origin]:
     """The origins of the values of all leaves but these tensors."""
     given = set(tensors)
     leaves = [leaf for leaf in leaves_seen(watch) if leaf not in given]
-    return {watch._value_of(leaf)[3:] for leaf in leaves}
+    return {watch._value_of(leaf).origin for leaf in leaves}
 
 
 def positions_as_bits(flags: Iterable[bool]) -> int:
@@ -236,18 +235,19 @@ def taken_as_constants(
     Raises:
         TypeError: one of them is not a tensor.
     """
-    notes, found = watch._recorder.notes, dict[Tensor, Operation]()
-    waiting = {watch._value_of(tensor)[3:]: tensor for tensor in tensors}
+    notes, first_taking = watch._recorder.notes, dict[Tensor, Operation]()
+    waiting = {watch._value_of(tensor).origin: tensor for tensor in tensors}
     for i in sorted({i for i, _ in watch._upstream([watch._value_of(output)])}):
-        constants = {value[3:] for value in notes[i].inputs if not value.requires_grad}
+        constants = {value.origin for value in notes[i].inputs if not value.requires_grad}
         for origin in constants & waiting.keys():
-            found[waiting.pop(origin)] = watch._operation_at(i)
-    return found
+            first_taking[waiting.pop(origin)] = watch._operation_at(i)
+    return first_taking
 
 
 def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor) -> set[Tensor]:
-    """Those of some tensors that went into what ``torch.autograd.grad`` was asked about, to give
-    what an output was computed from.
+    """Those of some tensors that went into what an output has a gradient of.
+
+    Such a gradient is one that ``torch.autograd.grad`` gave.
 
     Raises:
         TypeError: one of them is not a tensor.
@@ -255,8 +255,8 @@ def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor)
     notes = watch._recorder.notes
     upstream = {i for i, _ in watch._upstream([watch._value_of(output)])}
     given = [value for i in upstream if notes[i].name == "grad" for value in notes[i].inputs]
-    taken = {value[3:] for i, _ in watch._upstream(given) for value in notes[i].inputs}
-    return {tensor for tensor in tensors if watch._value_of(tensor)[3:] in taken}
+    taken = {value.origin for i, _ in watch._upstream(given) for value in notes[i].inputs}
+    return {tensor for tensor in tensors if watch._value_of(tensor).origin in taken}
 
 
 def written_at(watch: Watch, tensor: Tensor) -> Source | None:
@@ -276,21 +276,23 @@ def written_at(watch: Watch, tensor: Tensor) -> Source | None:
 
 
 def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
-    """Where the NaN or infinity of a tensor was born: the first operation, and if that gave an
-    infinity and the tensor has NaN, the one that made NaN of it. Empty if it came from before the
-    block.
+    """The operations that gave birth to the NaN or infinity of a tensor, in order.
+
+    That is the first one, and if it gave an infinity and the tensor has NaN, the one that made NaN
+    of it. Empty if it came from before the block.
 
     Raises:
         TypeError: ``output`` is not a tensor.
     """
     recorder = watch._recorder
-    found, waiting = set[int](), [watch._value_of(output)]
+    upstream, waiting = set[int](), [watch._value_of(output)]
     while waiting:
         value = waiting.pop()
-        if recorder.nonfinite.get((value.made_by, value.output_nr)) and value.made_by not in found:
-            found.add(value.made_by)  # type: ignore[arg-type]
-            waiting += recorder.notes[value.made_by].inputs  # type: ignore[index]
-    births = [i for i in recorder.births if i in found]
+        i = value.made_by if recorder.nonfinite.get(value.origin) else None
+        if i is not None and i not in upstream:
+            upstream.add(i)
+            waiting += recorder.notes[i].inputs
+    births = [i for i in recorder.births if i in upstream]
     with_nan = {i for (i, _), worst in recorder.nonfinite.items() if worst == NAN}
     first_nan = [i for i in births if i in with_nan][:1]
     return tuple(map(watch._operation_at, dict.fromkeys(births[:1] + first_nan)))
@@ -306,7 +308,7 @@ def hidden_by(watch: Watch, node: Node) -> Operation | None:
     own = _notes_of(notes, node)
     spoilt = {origin for origin in nonfinite if origin[0] in own}
     for i in range(own.stop, len(notes)) if spoilt else ():
-        if any((value.made_by, value.output_nr) in spoilt for value in notes[i].inputs):
+        if any(value.origin in spoilt for value in notes[i].inputs):
             numbered = enumerate(notes[i].outputs)
             given = [(i, nr) for nr, value in numbered if value.dtype.is_floating_point]
             if given and not any(origin in nonfinite for origin in given):

@@ -14,14 +14,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from companion.findings import cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
 from companion.forward.fingerprints import memory_of
-from companion.forward.notes import Change, Note, Value
-from companion.forward.recorder import Recorder, shape_of
+from companion.forward.notes import Change, Note, Value, shape_of
+from companion.forward.recorder import Recorder
 from companion.forward.torch_functions import DECIDING, LEAVING, SILENT, VALUELESS
 from companion.internals import unseen
 from companion.naming import counted
 
 Tensor = torch.Tensor
-Origin = tuple[int, int]  # of a value: the index of the note that made it, and which output it is
+Output = tuple[int, int]  # of a note: its index, and which of its outputs; the origin of values
 
 
 class Watch:
@@ -33,10 +33,10 @@ class Watch:
         self._operations: list[Operation] = []
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
-        self._classified = -1  # how many notes there were when the next three were found out
+        self._classified = -1  # how many notes there were when the next four were found out
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
-        self._lost: set[Origin] = set()  # results of Functions that should have had a Node
+        self._lost: set[Output] = set()  # results of Functions that should have had a Node
         self._has_functions = False  # whether a torch.autograd.Function ran in the block
 
     def __enter__(self) -> Watch:
@@ -54,8 +54,10 @@ class Watch:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """Every operation, in the order in which they ran. Those inside ``Function.forward`` are
-        not among them."""
+        """Every operation, in the order in which they ran.
+
+        Those inside ``Function.forward`` are not among them.
+        """
         self._update_operations()
         return tuple(self._operations)
 
@@ -196,22 +198,22 @@ class Watch:
 
     def _upstream(
         self, values: Iterable[Value], past: Callable[[int, int], bool] | None = None
-    ) -> set[Origin]:
+    ) -> set[Output]:
         """The origins of values, and of all that went into them.
 
         What went into an origin that ``past`` says no to is left out.
         """
-        found = set[Origin]()
+        upstream = set[Output]()
         waiting = list(values)
         while waiting:
             value = waiting.pop()
-            if value.made_by is None or (origin := (value.made_by, value.output_nr)) in found:
+            if value.made_by is None or (origin := (value.made_by, value.output_nr)) in upstream:
                 continue
-            found.add(origin)
+            upstream.add(origin)
             note = self._recorder.notes[value.made_by]
             if note.name not in VALUELESS and (past is None or past(*origin)):
                 waiting += note.inputs
-        return found
+        return upstream
 
     def _is_cut(self, i: int, nr: int) -> bool:
         """Whether no Node leads from output ``nr`` of note ``i`` to an input that required grad."""
@@ -225,7 +227,7 @@ class Watch:
         alone = not any(value.requires_grad for value in note.outputs)
         return alone or not is_continuous(note.outputs[nr].dtype)
 
-    def _cuts_at(self, origins: Iterable[Origin]) -> tuple[Cut, ...]:
+    def _cuts_at(self, origins: Iterable[Output]) -> tuple[Cut, ...]:
         """The cuts at some outputs of notes, one for each operation, in order."""
         self._classify()
         outputs: dict[int, int] = {}
@@ -245,8 +247,7 @@ class Watch:
         return Cut(operation.index, code, operation, message, follows, variant, by_library)
 
     def _classify(self) -> None:
-        """Find the notes whose outputs only decided, those whose values left torch, and what came
-        out of Functions without a Node."""
+        """Find out what ``_deciding``, ``_leaving``, ``_lost`` and ``_has_functions`` say."""
         notes = self._recorder.notes
         if self._classified == len(notes):
             return
@@ -259,17 +260,24 @@ class Watch:
         upstream = self._upstream(value for i in last for value in notes[i].inputs)
         self._leaving = {i for i, _ in upstream}.union(last)
         self._has_functions = any(note.is_in_a_function for note in notes)
-        self._lost = self._results_without_a_node() if self._has_functions else set()
+        self._lost = set()
+        if self._has_functions:
+            inside = [note for note in notes if note.is_in_a_function]
+            taken = {value.origin for note in inside for value in note.inputs}
+            with unseen():
+                alive = self._recorder.tensors.values()
+            results = [value for value in alive if value.origin not in taken]
+            self._lost = self._results_without_a_node(results)
         self._classified = len(notes)
 
-    def _results_without_a_node(self, used: Iterable[Value] = ()) -> set[Origin]:
+    def _results_without_a_node(self, used: Iterable[Value]) -> set[Output]:
         """Results of ``Function.apply`` without a graph, though what ran inside took one's values.
 
         The Function got no Node: gradients were off around it, or nothing that it was given
         required grad. One that has a Node has marked them as not differentiable, and is left out.
 
         Args:
-            used: values that were used after the last note.
+            used: values that were used after the last note, or may be.
         """
         notes = self._recorder.notes
         call_of, calls = dict[int, int](), 0  # for each note inside of a Function, which call
@@ -285,7 +293,7 @@ class Watch:
             elif not note.hidden:
                 previous = None
                 results += note.inputs
-        lost, with_node = set[tuple[Origin, int]](), set[int]()
+        lost, with_node = set[tuple[Output, int]](), set[int]()
         for value in results:
             if value.made_by is None or value.made_by not in call_of:
                 continue
@@ -342,11 +350,11 @@ def watch() -> Watch:
     An operation is a call that gives a tensor, writes into one or reads the values of one, but for
     printing, ``.grad`` and ``requires_grad_()``. What runs inside such a call is not seen, nor what
     compiled code does or ``torch.jit.trace`` traces. A ``TransformerEncoder`` or
-    ``MultiheadAttention`` in evaluation that makes no graph is one operation: torch computes it in
-    another way where anyone looks into it. Inside the ``forward`` of a
-    ``torch.autograd.Function``, where gradients are always off, nothing is listed, but the data is
-    followed through it. A number that ``item()`` gave is followed as long as it is that very float;
-    what Python or NumPy compute from it is not.
+    ``MultiheadAttention`` in evaluation is one operation if neither its parameters nor its
+    positional arguments require grad: torch computes it in another way where anyone looks into it.
+    Inside the ``forward`` of a ``torch.autograd.Function``, where gradients are always off, nothing
+    is listed, but the data is followed through it. A number that ``item()`` gave is followed as
+    long as it is that very float; what Python or NumPy compute from it is not.
 
     Returns:
         A ``Watch``, to be entered once: ``with watch() as watched``.

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import companion.backward.recording
 from companion import record_backward
-from companion.internals import is_lazy
+from companion.internals import is_shared_lazily
 from tests.backward.test_recording import all_same, copying, same
 from tests.programs import Double
 
@@ -84,13 +84,13 @@ def tanh_of_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 )
 def test_elsewhere_every_copy_is_one_at_once(record, as_if_large):
     x = torch.ones(3, requires_grad=True)
-    assert any(map(is_lazy, copies_of(record_backward(x.sin().sum()))))
-    assert not any(map(is_lazy, copies_of(record(x))))
+    assert any(map(is_shared_lazily, copies_of(record_backward(x.sin().sum()))))
+    assert not any(map(is_shared_lazily, copies_of(record(x))))
 
 
 def test_in_a_small_graph_every_copy_is_one_at_once():
     x = torch.ones(3, requires_grad=True)
-    assert not any(map(is_lazy, copies_of(record_backward(x.sin().sum()))))
+    assert not any(map(is_shared_lazily, copies_of(record_backward(x.sin().sum()))))
 
 
 def test_who_gave_a_gradient_may_write_to_it_past_torch(as_if_large):
@@ -172,7 +172,7 @@ def test_afterwards_all_that_is_the_users_is_his_alone(has_grads, as_if_large):
     recording = record_backward(loss())
     before = bits(recording)
     grads = [parameter.grad for parameter in model.parameters()]
-    assert not any(map(is_lazy, [*model.parameters(), *grads]))
+    assert not any(map(is_shared_lazily, [*model.parameters(), *grads]))
     torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1).step()
     for grad in grads:
         grad.zero_()
@@ -267,7 +267,7 @@ def test_grads_have_the_strides_of_a_pass_that_nobody_recorded(name, as_if_large
         ours, plain = (made(torch.ones(shape)).requires_grad_() for _ in range(2))
         LAYOUTS[name](plain).sum().backward()
         recording = record_backward(LAYOUTS[name](ours).sum())
-        assert any(map(is_lazy, copies_of(recording)))
+        assert any(map(is_shared_lazily, copies_of(recording)))
         assert same(ours.grad, plain.grad) and ours.grad.stride() == plain.grad.stride()
 
 
@@ -281,7 +281,7 @@ def test_both_kinds_of_hooks_write_down_the_same(has_grads, as_if_large, monkeyp
             loss().backward()
         recordings.append(record_backward(loss()))
     lazy, copied = map(copies_of, recordings)
-    assert any(map(is_lazy, lazy)) and not any(map(is_lazy, copied))
+    assert any(map(is_shared_lazily, lazy)) and not any(map(is_shared_lazily, copied))
     assert all_same(lazy, copied)
 
 
@@ -291,4 +291,4 @@ def test_on_another_device_every_copy_is_one_at_once(as_if_large):
     x = torch.ones(3, requires_grad=True)
     for output in (x.cuda().sin().cpu().exp().sum(), x.cuda().sin().sum()):
         copies = [copy for copy in copies_of(record_backward(output)) if copy.is_cuda]
-        assert copies and not any(map(is_lazy, copies))
+        assert copies and not any(map(is_shared_lazily, copies))

@@ -14,7 +14,7 @@ from companion.backward.player import Player
 from companion.backward.player_data import node_names, player_data
 from companion.backward.player_steps import engine_steps
 from tests.backward.models import data_of, diamond
-from tests.conftest import listening
+from tests.conftest import hearing_errors
 
 
 @pytest.fixture
@@ -28,14 +28,8 @@ def open_page(open_window, tmp_path):
         first = players[0].fragment
         path.write_text(page_html.replace(first, "".join(p.fragment for p in players)))
         page = open_window(**options)
-        heard.enter_context(
-            listening(
-                page,
-                console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
-                pageerror=lambda error: wrong.append(str(error)),
-                request=lambda r: r.url.startswith("file:") or wrong.append(r.url),
-            )
-        )
+        elsewhere = lambda r: r.url.startswith("file:") or wrong.append(r.url)  # noqa: E731
+        heard.enter_context(hearing_errors(page, wrong, request=elsewhere))
         page.goto(path.as_uri() + hash)
         return page
 

@@ -11,7 +11,7 @@ import torch
 
 import companion
 from companion.backward.player import Player
-from tests.conftest import listening
+from tests.conftest import hearing_errors
 from tests.slices import every
 
 FIGURES = sorted((Path(__file__).parents[2] / "course/figures").glob("*.html"))
@@ -45,13 +45,7 @@ def open_player(open_window, tmp_path):
         path = tmp_path / "page.html"
         path.write_text(html or player.html.replace("</head>", f"{column}</head>"))
         page = open_window(viewport=viewport, **options)
-        heard.enter_context(
-            listening(
-                page,
-                console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
-                pageerror=lambda error: wrong.append(str(error)),
-            )
-        )
+        heard.enter_context(hearing_errors(page, wrong))
         page.goto(path.as_uri() + hash)
         return page
 

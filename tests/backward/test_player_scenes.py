@@ -10,7 +10,7 @@ from companion import play, record_backward
 from companion.backward.blocks import scenes
 from companion.backward.player_scenes import SceneView, norm_of, scenes_data
 from tests.backward.models import PROGRAMS, encoder
-from tests.conftest import listening
+from tests.conftest import hearing_errors
 
 
 def recording_of(program):
@@ -191,11 +191,7 @@ def saved(tmp_path_factory):
 def page(open_window, saved):
     page = open_window(viewport={"width": 1000, "height": 900})
     wrong = []
-    with listening(
-        page,
-        console=lambda m: m.type in ("error", "warning") and wrong.append(m.text),
-        pageerror=lambda error: wrong.append(str(error)),
-    ):
+    with hearing_errors(page, wrong):
         page.goto(saved.as_uri())
         yield page
     assert wrong == []

@@ -841,14 +841,6 @@ def test_an_exception_that_takes_no_attribute_comes_out_as_it_is():
 # ---- afterwards, and meanwhile
 
 
-@pytest.fixture
-def no_gc():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @all_ways
 def test_no_hook_is_left_and_nothing_kept_alive(no_gc, large):
     x = torch.ones(2, requires_grad=True)

@@ -62,6 +62,16 @@ def test_attention_computes_under_watch_to_the_bit_what_it_computes_without(name
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_only_positional_arguments_are_asked_whether_they_require_grad():
+    module, x = layer().eval().requires_grad_(False), torch.randn(2, 4, 8, requires_grad=True)
+    with watch() as watched:
+        y = module(src=x)
+        module(x)
+    names = [operation.name for operation in watched.operations]
+    assert names[0] == "TransformerEncoderLayer" and names.count(names[0]) == 1 and len(names) > 5
+    assert watched.cuts == watched.reaching(y) == ()
+
+
 def test_a_cut_by_attention_without_gradients_is_found_at_its_line():
     encoder = nn.TransformerEncoder(layer(), 2).eval()
     x = torch.randn(2, 4, 8, requires_grad=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import warnings
 
 import pytest
@@ -175,3 +176,11 @@ def test_where_nan_was_born_is_told_under_a_mode_of_the_user():
     with Seeing() as mode, watch() as watched:
         x.sqrt()
     assert watched.first_nonfinite.name == "sqrt" and mode.seen == 1
+
+
+def test_of_the_many_sizes_of_tensors_not_every_one_is_kept_for_good():
+    with watch():
+        for size in range(1, 2000):
+            torch.ones(size) + 1
+    gc.collect()
+    assert len(ctypes.Array.__subclasses__()) < 1500

@@ -400,6 +400,20 @@ def test_inside_a_custom_function_nothing_is_listed_and_the_data_is_followed():
     assert source_of(watched, a.grad_fn).text == "Two.apply(y, d)"
 
 
+def test_a_result_of_a_function_without_a_node_is_a_cut_whoever_asks_first():
+    x = leaf(1, 2)
+    with watch() as watched, torch.no_grad():
+        y = WithSetup.apply(x)
+        WithSetup.apply(x)  # whose result is gone: nothing can come of it
+    assert [(cut.code, cut.source.text) for cut in watched.cuts] == [
+        ("no-grad", "WithSetup.apply(x)")
+    ]
+    assert watched.reaching(y) == watched.cuts
+    with watch() as watched:
+        z = WithSetup.apply(x)
+    assert watched.cuts == watched.reaching(z) == ()
+
+
 def test_a_watch_inside_a_custom_function_sees_it():
     seen = []
 
@@ -591,6 +605,27 @@ def test_a_backward_pass_in_the_block_is_not_listed():
         z = x * 2
     assert [o.name for o in watched.operations] == ["sum", "mul"]
     assert watched.cuts == watched.reaching(z) == ()
+
+
+def test_what_counts_is_where_a_block_is_entered_and_not_where_watch_was_called():
+    in_a_hook, in_a_thread = watch(), watch()
+
+    def hook(gradient):
+        with in_a_hook:
+            return gradient * 2
+
+    def make_module():
+        with in_a_thread:
+            nn.Module().register_parameter("weight", nn.Parameter(leaf(1, 2) * 2))
+
+    y = leaf(1, 2) * 1
+    y.register_hook(hook)
+    y.sum().backward()
+    assert [o.source.text for o in in_a_hook.operations] == ["gradient * 2"]
+    thread = threading.Thread(target=make_module)
+    thread.start()
+    thread.join()
+    assert [cut.code for cut in in_a_thread.cuts] == ["copied"]
 
 
 def test_other_threads_are_not_watched():

@@ -146,14 +146,6 @@ def test_reading_changes_nothing_of_what_it_reads():
     assert x.grad.tolist() == [2.0, 2.0]
 
 
-@pytest.fixture
-def no_gc():
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.mark.parametrize("look", [Graph.of, draw, walk_grad_fn])
 def test_looking_keeps_nothing_alive_once_the_caller_lets_go(no_gc, look):
     x = torch.ones(2, requires_grad=True)

@@ -18,7 +18,7 @@ from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 from companion import internals
 from companion.higher_order.nth_derivative import nth_derivative
-from tests.programs import GivesNone, Once, Twice
+from tests.programs import Cube, GivesNone, Once, Twice
 
 
 class HiddenCube(torch.autograd.Function):
@@ -32,20 +32,6 @@ class HiddenCube(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad * ctx.slope
-
-
-class OpenCube(torch.autograd.Function):
-    """The cube, with a derivative computed from a saved tensor."""
-
-    @staticmethod
-    def forward(ctx, a):
-        ctx.save_for_backward(a)
-        return a**3
-
-    @staticmethod
-    def backward(ctx, grad):
-        (a,) = ctx.saved_tensors
-        return grad * 3 * a * a
 
 
 class OpenExp(torch.autograd.Function):
@@ -773,7 +759,7 @@ def test_a_long_row_of_functions_needs_no_recursion():
 
 def test_threads_that_share_a_graph_with_a_function_do_not_disturb_each_other():
     x = torch.linspace(0.5, 2, 8, dtype=torch.float64, requires_grad=True)
-    y = OpenCube.apply(x) * x.sin()
+    y = Cube.apply(x) * x.sin()
     wanted = nth_derivative(y, x, 3).detach()
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: nth_derivative(y, x, 3).detach(), range(40)))
@@ -810,9 +796,9 @@ def test_a_function_that_saves_its_result_has_every_derivative(n):
 @pytest.mark.parametrize("n", range(1, 7))
 def test_a_function_that_saves_its_input_has_every_derivative_and_then_zeros(n):
     x = torch.tensor([0.5, -2.0], dtype=torch.float64, requires_grad=True)
-    assert torch.equal(nth_derivative(OpenCube.apply(x), x, n), nth_derivative(x**3, x, n))
+    assert torch.equal(nth_derivative(Cube.apply(x), x, n), nth_derivative(x**3, x, n))
     torch.testing.assert_close(
-        nth_derivative(OpenCube.apply(OpenCube.apply(x)), x, n), nth_derivative(x**9, x, n)
+        nth_derivative(Cube.apply(Cube.apply(x)), x, n), nth_derivative(x**9, x, n)
     )
 
 

@@ -4,19 +4,9 @@ import pytest
 import torch
 
 from companion import derivatives, laplacian, mixed, taylor_rule
+from tests.programs import Cube
 
 X = torch.tensor([[0.5, -1.0], [1.5, 2.0]], dtype=torch.float64)
-
-
-class Cube(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        return grad_output * 3 * ctx.saved_tensors[0] ** 2
 
 
 def test_a_custom_function_with_a_rule_has_all_derivatives():

@@ -1,4 +1,4 @@
-"""What part the constants have in an output that cuts made of tensors: a term, or a factor.
+"""Which cuts take nothing from the gradients of an output: they made a constant term, or a scale.
 
 A constant that is only added to a loss changes its value and none of its gradients. One that stands
 beside the tensor whose value it is, as in ``loss / loss.item()``, is a scale on purpose.
@@ -10,9 +10,8 @@ import math
 
 import torch
 
-from companion.forward.notes import Value
-from companion.forward.torch_functions import LEAVING
-from companion.forward.tracing import Origin
+from companion.forward.notes import Origin, Value
+from companion.forward.torch_functions import ADDING, LEAVING
 from companion.forward.watching import Watch
 
 Tensor = torch.Tensor
@@ -52,7 +51,7 @@ def cuts_to_scales(watch: Watch, output: Tensor) -> set[int]:
     beside = [
         (i, 0)
         for i in leaving
-        if all(value[3:] in with_graph for value in notes[i].inputs if value.requires_grad)
+        if all(value.origin in with_graph for value in notes[i].inputs if value.requires_grad)
     ]
     return {cut.index for cut in watch._cuts_at(beside)}
 
@@ -63,19 +62,19 @@ def _constant_terms(watch: Watch, output: Value) -> dict[Origin, Value]:
     seen, waiting = set[Origin](), [output]
     while waiting:
         value = waiting.pop()
-        if value.made_by is None or value[3:] in seen:
+        if value.made_by is None or value.origin in seen:
             continue
-        seen.add(value[3:])
+        seen.add(value.origin)
         note = notes[value.made_by]
         name = note.name.strip("_")
         with_graph = [each for each in note.inputs if each.requires_grad]
         if name in _SCALING and len(with_graph) == 1 or name in _RESHAPING:
             waiting += with_graph
-        elif name in _ADDING and all(map(_is_one_number, note.inputs)):
+        elif (name in ADDING or name in _JOINING) and all(map(_is_one_number, note.inputs)):
             waiting += with_graph
             for term in note.inputs:
                 if not (term.requires_grad or _replaces(watch, term, with_graph)):
-                    terms[term[3:]] = term
+                    terms[term.origin] = term
     return terms
 
 
@@ -87,10 +86,10 @@ def _replaces(watch: Watch, term: Value, others: list[Value]) -> bool:
     """Whether a term was computed from what it is added to, and so gives that another value."""
     first = min((-1 if other.made_by is None else other.made_by for other in others), default=0)
     upstream = watch._upstream([term], lambda i, nr: i > first)  # what came before it is not asked
-    return any(other[3:] in upstream for other in others)
+    return any(other.origin in upstream for other in others)
 
 
-_ADDING = set("add radd iadd sub rsub isub stack cat".split())
+_JOINING = {"stack", "cat"}
 _RESHAPING = set(
     "sum mean neg squeeze unsqueeze view reshape flatten clone to float double".split()
 )
