@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
 from companion.diagnosis.values import is_readable
 from companion.forward.constants import cuts_only_added, cuts_to_scales
@@ -38,7 +39,7 @@ from companion.forward.tracing import (
     was_made_in,
 )
 from companion.forward.watching import Watch
-from companion.graph.nodes import Edge, GraphNode, shape_or_none
+from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import counted, is_tensor, one_line
@@ -48,33 +49,6 @@ Values = tuple[tuple[int, ...], torch.dtype, int]
 _SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
 
 
-@dataclass(slots=True, eq=False)
-class Input:
-    """A tensor that should get a gradient, and its place in the graph."""
-
-    name: str  # what findings call it
-    tensor: Tensor
-    saved_by: Sequence[int]  # the Nodes that saved it
-    node: int | None = None  # the Node that its gradient comes to
-    output_nr: int = 0  # and which output of its operation the tensor is
-    trouble: str = ""  # why torch has no Node for it, although it requires grad
-
-    @property
-    def first_saved_by(self) -> int | None:
-        return self.saved_by[0] if self.saved_by else None
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is a leaf that was used as a constant, at least in one place."""
-        return self.tensor.is_leaf and bool(self.saved_by)
-
-    @property
-    def grad(self) -> Tensor | None:
-        """Its ``.grad``. Torch warns where one asks for a ``.grad`` that always is None."""
-        tensor = self.tensor
-        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
-
-
 @dataclass(eq=False)
 class Case:
     """What is diagnosed: an output, the inputs that should get a gradient, the graph between."""
@@ -82,10 +56,10 @@ class Case:
     output: Any
     inputs: list[Input]
     watch: Watch | None
+    modules: Mapping[str, torch.nn.Module]  # the caller's and those given, by name
+    names: Mapping[str, Tensor]
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
-    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # the caller's, by name
-    names: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -365,18 +339,21 @@ class Case:
 
         That those of a tensor of one number are equal may be chance, unless others have copies.
         """
-        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        leaves = [(_values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
         by_values = dict[Values | None, GraphNode](leaves)
         by_values.pop(None, None)
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
-        copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
+        copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
-        return found if any(not is_one_number(given.tensor) for given in found) else {}
+        return found if any(not _is_one_number(given.tensor) for given in found) else {}
+
+    @cached_property
+    def _names_of_tensors(self) -> dict[Tensor, str]:
+        return {tensor: name for name, tensor in self.names.items()}
 
     def name_of(self, leaf: Tensor) -> str:
         """A leaf by its name, or by its shape."""
-        names = {tensor: name for name, tensor in self.names.items()}
-        return names.get(leaf) or f"a leaf of shape {tuple(leaf.shape)}"
+        return self._names_of_tensors.get(leaf) or f"a leaf of shape {tuple(leaf.shape)}"
 
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""
@@ -389,70 +366,13 @@ class Case:
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
 
 
-def values_of(tensor: Tensor) -> Values | None:
+def _values_of(tensor: Tensor) -> Values | None:
     """What is equal for two tensors of equal values; None where they cannot be read."""
     if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
         return None
     return tuple(tensor.shape), tensor.dtype, number
 
 
-def is_one_number(tensor: Tensor) -> bool:
+def _is_one_number(tensor: Tensor) -> bool:
     """Whether all values of a tensor that can be read are equal."""
     return bool((tensor == tensor.flatten()[0]).all())
-
-
-def placed(
-    tensors: Sequence[Tensor],
-    names: Mapping[str, Tensor],
-    nodes: Sequence[GraphNode] = (),
-    peeks: Sequence[Peek] = (),
-) -> list[Input]:
-    """The inputs by the names of the caller, each with its place in the graph of these Nodes."""
-    called: dict[Any, str] = {tensor: name for name, tensor in names.items()}
-    index = {node.grad_fn: node.index for node in nodes}
-    leaf_index, saved_by = _leaf_index(nodes), _saved_by(nodes, peeks)
-    inputs = []
-    for number, tensor in enumerate(tensors):
-        key = tensor if is_tensor(tensor) else None  # None is in none of the dicts
-        shape = shape_or_none(tensor)
-        unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
-        given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()))
-        inputs.append(given)
-        if not tensor.requires_grad:
-            continue
-        # A leaf may have another Node now than in the graph, such as since its dtype was changed.
-        if key in leaf_index:
-            given.node = leaf_index[key]
-        elif trouble := trouble_of(tensor):
-            given.trouble = trouble
-        else:
-            fn, given.output_nr = edge_of(tensor)[:2]
-            given.node = index.get(fn)
-    return inputs
-
-
-def _leaf_index(nodes: Sequence[GraphNode]) -> dict[Any, int]:
-    """By leaf tensor the Node that accumulates into its ``.grad``."""
-    leaves = [(node.grad_fn.variable, node.index) for node in nodes if node.is_leaf]
-    return {tensor: index for tensor, index in leaves if is_tensor(tensor)}
-
-
-def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, list[int]]:
-    """By tensor the Nodes that saved it."""
-    saved_by = defaultdict[Any, list[int]](list)
-    for node, saved in zip(nodes, peeks, strict=True):
-        for _, tensor in saved.tensors:
-            if is_tensor(tensor):
-                saved_by[tensor].append(node.index)
-    return saved_by
-
-
-def trouble_of(tensor: Tensor) -> str:
-    """Why a tensor that requires grad has no place in a graph; "" if it has one."""
-    try:
-        edge_of(tensor)
-    except RuntimeError as error:  # a view whose base was changed in place
-        return str(error).partition(". ")[0]
-    except ValueError as error:
-        return str(error)
-    return ""

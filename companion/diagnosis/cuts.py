@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from companion.diagnosis.case import Case, Input
+from companion.diagnosis.case import Case
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.unreached import how_it_ended
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut

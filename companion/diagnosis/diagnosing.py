@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from companion.diagnosis.asking import Look, look_at
-from companion.diagnosis.case import Case, Input, placed, trouble_of
+from companion.diagnosis.case import Case
 from companion.diagnosis.choices import CHOOSING, choice_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
@@ -27,7 +27,14 @@ from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
 from companion.diagnosis.grads_read import about_grads_read, grads_read_in_words
-from companion.diagnosis.inputs import names_of, tensors_of
+from companion.diagnosis.inputs import (
+    Input,
+    modules_around,
+    names_of,
+    placed,
+    tensors_of,
+    trouble_of,
+)
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
@@ -45,7 +52,7 @@ from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_o
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
-from companion.naming import callers_modules, one_line
+from companion.naming import one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -179,22 +186,26 @@ def diagnose(
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    called, modules = names_of(inputs, names), callers_modules()
+    called, modules = names_of(inputs, names), modules_around(inputs)
     with unseen_by_all(), torch.no_grad():
-        case = _look(output, tensors, called, watch)
-        case.modules, case.names = modules, called
+        case = _look(output, tensors, watch, modules, called)
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
 def _look(
-    output: Any, inputs: Sequence[Tensor], names: Mapping[str, Tensor], watch: Watch | None
+    output: Any,
+    inputs: Sequence[Tensor],
+    watch: Watch | None,
+    modules: Mapping[str, nn.Module],
+    names: Mapping[str, Tensor],
 ) -> Case:
     """Read the graph and what its Nodes saved, all that the questions ask about."""
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
-        return Case(output, placed(inputs, names), watch)
+        return Case(output, placed(inputs, names), watch, modules, names)
     graph = Graph.of(output, names=names)
     peeks = [peek_at(node) for node in graph.nodes]
-    return Case(output, placed(inputs, names, graph.nodes, peeks), watch, graph, peeks)
+    given = placed(inputs, names, graph.nodes, peeks)
+    return Case(output, given, watch, modules, names, graph, peeks)
 
 
 def _code_of(trouble: str, otherwise: str) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from companion.diagnosis.case import Case, Input, trouble_of
+from companion.diagnosis.case import Case
 from companion.diagnosis.folding import Said, said
-from companion.diagnosis.grads_read import at, grads_read_in_words
+from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
+from companion.diagnosis.inputs import Input, trouble_of
 from companion.findings import Finding, Severity, finding
 from companion.forward.new_leaves import NewLeaf
 from companion.forward.tracing import was_begun_in
@@ -177,7 +178,7 @@ def _in_a_grad(case: Case, given: Input) -> Said | None:
     if given.grad is None or not case.grads_read:
         return None
     text = f"no gradient comes to {{name}}; {grads_read_in_words(case)}"
-    return said(given, "penalty-detached", text, severity="error", **at(case))
+    return said(given, "penalty-detached", text, severity="error", **variant_and_line(case))
 
 
 def _left_torch(case: Case, given: Input) -> Said | None:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from companion.diagnosis.asking import Look, zero_slots
-from companion.diagnosis.case import Case, Input
+from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.paths import EdgeKey, below, first_on_the_way, reached_without
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
