@@ -18,6 +18,7 @@ from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
 from companion.diagnosis.values import is_readable
+from companion.forward.aliases import written_past
 from companion.forward.constants import cuts_only_added, cuts_to_scales
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
@@ -30,6 +31,7 @@ from companion.forward.tracing import (
     cuts_taking,
     first_reaching,
     leaves_seen,
+    leaving_after,
     made_at,
     positions_as_bits,
     positions_in,
@@ -37,6 +39,7 @@ from companion.forward.tracing import (
     taken_as_constants,
     taken_for_gradients,
     was_made_in,
+    was_used_in,
 )
 from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode
@@ -235,6 +238,26 @@ class Case:
         return reads_of_grads(self.watch, self.output)
 
     @cached_property
+    def cut_before(self) -> Cut | None:
+        """The cut that took the graph of the output, one that inputs went into if there is such."""
+        if self.graph is not None or self.watch is None or not isinstance(self.output, Tensor):
+            return None
+        cuts = first_reaching(self.watch, self.output)
+        given = (1 << len(self.inputs)) - 1
+        taking = {t.cut for t in self.taking or () if (t.first | t.later) & given}
+        return next((cut for cut in cuts if cut in taking), cuts[0] if cuts else None)
+
+    def way_out(self, cut: Cut) -> str:
+        """By which operation a value left torch that went into a cut: numpy() of x.detach()."""
+        last = leaving_after(self.watch, cut) if self.watch else None
+        return (last or cut.operation).called
+
+    def why_left(self, cut: Cut) -> tuple[str, str]:
+        """Whose cause and cure fit where values left torch: those of the cut, or of leaving."""
+        is_itself = self.way_out(cut) == cut.operation.called or cut.code == "not-differentiable"
+        return (cut.code, cut.variant or "harmful") if is_itself else ("unused-input", "left")
+
+    @cached_property
     def left_before(self) -> Cut | None:
         """Where values left torch last before an output without a graph, if no cut that can be
         followed took its graph."""
@@ -276,6 +299,28 @@ class Case:
             return {}
         found = leaves_with_values_of(self.watch, list(lost), parameters)
         return {lost[tensor]: (leaves[new.leaf], new) for tensor, new in found.items()}
+
+    @cached_property
+    def written_aside(self) -> dict[Input, Operation]:
+        """The inputs without a gradient whose values somebody wrote into memory that the output was
+        computed from, by way of another tensor that shows it, with the operation that did."""
+        lost = self.lost if self.graph else set(self.inputs_with_grad)
+        tensors = {given.tensor: given for given in lost if is_tensor(given.tensor)}
+        if self.watch is None or not tensors or not isinstance(self.output, Tensor):
+            return {}
+        found = written_past(self.watch, list(tensors), self.output)
+        return {tensors[tensor]: operation for tensor, operation in found.items()}
+
+    @cached_property
+    def unseen(self) -> list[Input]:
+        """The inputs that require grad and that nothing used in the block that made the output."""
+        if self.watch is None or not is_tensor(self.output):
+            return []
+        if not was_made_in(self.watch, self.output) or any(not c.follows for c in self.watch.cuts):
+            return []
+        given = [each for each in self.inputs_with_grad if is_tensor(each.tensor)]
+        used = was_used_in(self.watch, [each.tensor for each in given])
+        return [each for each in given if each.tensor not in used]
 
     @cached_property
     def lost(self) -> set[Input]:
