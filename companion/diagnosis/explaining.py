@@ -249,12 +249,18 @@ def _modified(matched: Matched) -> Finding:
 
 
 def _freed(matched: Matched) -> Finding:
-    """Which part of the graph is older than the watched block in which the forward pass ran.
+    """Whether the output is the sum of many steps; or which part of it is older than the block.
 
-    The pass that raised has freed what it ran too, so that alone tells what it did not run.
+    The pass that raised has freed what it ran too, so without a watch no part can be told.
     """
     outputs, _ = engine_call(matched.error)
-    if matched.watch is None or len(outputs) != 1 or not is_tensor(outputs[0]):
+    if len(outputs) != 1 or not is_tensor(outputs[0]):
+        return _finding_of(matched)
+    grown = [each for each in diagnose(outputs[0]) if each.code == "growing-graph"]
+    if grown:
+        message = f"{matched.message}; {grown[0].message}"
+        return _finding_of(matched._replace(variant="sum", message=message))
+    if matched.watch is None:
         return _finding_of(matched)
     watch, graph = matched.watch, Graph.of(outputs[0])
     older = {

@@ -778,6 +778,17 @@ def test_a_part_that_is_older_than_the_watched_block_is_named_after_the_error_to
     assert "; ExpBackward0 was computed earlier, before the watched block" in found.message
 
 
+def test_a_sum_of_steps_is_told_as_such_after_the_error_too():
+    net, total = nn.Linear(2, 1), torch.zeros(())
+    for _ in range(3):
+        loss = net(torch.ones(2)).exp().sum()
+        loss.backward()
+        total = total + loss
+    found = explain(raised_by(total.backward))
+    assert found.code == "freed" and "loss.item() or loss.detach()" in found.cure
+    assert found.message.endswith("a sum keeps the graphs of 3 forward passes, and grows with each")
+
+
 def test_no_part_of_a_graph_is_called_older_that_was_made_in_the_block():
     x = leaf(1, 2)
     with watch() as watched:
