@@ -259,9 +259,10 @@ class Case:
 
     @cached_property
     def left_before(self) -> Cut | None:
-        """Where values left torch last before an output without a graph, if no cut that can be
-        followed took its graph."""
-        is_unexplained = self.graph is None and not self.cuts_reaching
+        """Where values left torch last before an output without a graph, or that is a leaf, if no
+        cut that can be followed took its graph."""
+        is_without_graph = self.graph is None or self.is_a_leaf_apart
+        is_unexplained = is_without_graph and not self.cuts_reaching
         return self.not_followed[-1] if is_unexplained and self.not_followed else None
 
     @cached_property

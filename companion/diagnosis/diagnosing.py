@@ -300,11 +300,11 @@ def _about_a_leaf_output(case: Case) -> Iterator[Finding]:
         message = "the output is itself a leaf: no other tensor can get a gradient from it"
         # Without inputs to fill, this backward does what it says.
         severity: Severity = "error" if case.inputs else "warning"
-        cut = next(iter(case.last_to_leave.values()), None)
+        cut = next(iter(case.last_to_leave.values()), case.left_before)
         if cut:
             gone = [given for given, last in case.last_to_leave.items() if last is cut]
-            message += f"; the values of {names_of_all(gone)} left torch by way of "
-            message += case.way_out(cut)
+            whose = f"the values of {names_of_all(gone)}" if gone else "values"
+            message += f"; {whose} left torch by way of {case.way_out(cut)}"
         is_decided = cut and cut.code == "not-differentiable"
         because = ("not-differentiable", "harmful") if is_decided else None
         variant = "left" if cut else ""

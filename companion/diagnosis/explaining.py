@@ -224,7 +224,8 @@ def _no_gradient(matched: Matched) -> Finding:
     cause = next((each for each in findings if each.code in _OF_AN_INPUT), None)
     if cause is None:
         return _finding_of(matched._replace(variant="sends-none"))
-    if cause.code in (matched.code, "reassigned"):  # a guess, which the error does not confirm
+    # Equal values are a guess, which the error does not confirm.
+    if cause.code == "reassigned" or cause.cause in (KINDS[matched.code].cause, *_NO_REASONS):
         return _finding_of(matched)
     return replace(cause, severity="error", source=cause.source or matched.source)
 
@@ -311,6 +312,8 @@ def some_of(names: Sequence[str]) -> str:
 
 
 _MOST_NAMES = 6
+# Causes of an unused input that say no more than the error.
+_NO_REASONS = [KINDS["unused-input"].variants[variant][0] for variant in ("unwatched", "others")]
 _OF_AN_INPUT = {
     "unused-input",
     "reassigned",

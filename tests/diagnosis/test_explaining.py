@@ -838,6 +838,15 @@ def test_an_input_of_equal_shape_that_was_not_used_is_no_proof_of_a_new_one():
     assert found.code == "unused-input" and "sends None" not in found.cause
 
 
+def test_a_view_that_was_taken_afterwards_is_told_with_its_base():
+    x = torch.ones(2, 2, requires_grad=True)
+    y = x.exp().sum()
+    part = x[:, :1]
+    found = explain(raised_by(lambda: torch.autograd.grad(y, part)))
+    assert found.code == "unused-input" and "a view of x, made apart" in found.message
+    assert "take the gradient by the base" in found.cure
+
+
 def test_a_path_whose_node_sends_none_is_told_as_such():
     x = leaf(1, 2)
     y = function(lambda g: None)(x).sum()

@@ -325,6 +325,18 @@ def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
     assert net.weight.grad is None
 
 
+def test_a_loss_of_numbers_is_told_with_the_line_without_inputs_too():
+    net, x = nn.Linear(2, 1), torch.rand(3, 2)
+    with watch() as watched:
+        loss = loss_of_numbers(net, x)
+    (found,) = diagnose(loss, watch=watched)
+    assert (found.severity, found.code) == ("warning", "leaf-output")
+    assert found.message.endswith("; values left torch by way of item()")
+    assert found.source.text == "row.item()"
+    (found,) = diagnose(loss)
+    assert "requires_grad=True away" in found.cure and found.source is None
+
+
 def test_what_left_torch_by_numpy_is_told_with_that_and_not_with_detach():
     net, head, x = nn.Linear(2, 2), nn.Linear(2, 1), torch.rand(3, 2)
     with watch() as watched:
