@@ -179,15 +179,16 @@ _LEFT_TORCH = (
     "a Python number, list or NumPy array has no grad_fn, and what is computed from it has none "
     "either, whatever tensor is made of it",
     "if the output is computed from that, compute on with the tensor itself: no item(), numpy() "
-    "or detach() on the way, and torch's functions in place of NumPy's, or a "
-    "torch.autograd.Function with a backward around them; if it was only looked at, "
-    "use the tensor in the output as well, or leave it out of diagnose()",
+    "or detach() on the way, torch.stack to put tensors together, and torch's functions in place "
+    "of NumPy's, or a torch.autograd.Function with a backward around these; if it was only looked "
+    "at, use the tensor in the output as well, or leave it out of diagnose()",
 )
 
 # Cause and cure where the block that made the output did not take an input at all.
 _NOT_IN_THE_BLOCK = (
-    "no operation of the block took it; what was computed from it before, with gradients off, as "
-    "in __init__, is a constant by now",
+    "no operation took it in the block, but for those of other threads and of scripts, which a "
+    "watch does not see; what was computed from it before, with gradients off, as in __init__, is "
+    "a constant by now",
     "compute what depends on it in each forward pass, with gradients on; if it should have no "
     "part in this output, leave it out of diagnose()",
 )

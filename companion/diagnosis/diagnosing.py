@@ -291,7 +291,7 @@ def _why_no_graph(case: Case) -> str:
         return grads_read_in_words(case).replace("the output", "it", 1)
     if case.unseen:
         names = names_of_all(case.unseen)
-        return f"nothing that went into it required grad, and the watched block did not use {names}"
+        return f"nothing that went into it required grad, and the watch saw nothing use {names}"
     return "its history was cut, or no tensor in it required grad"
 
 

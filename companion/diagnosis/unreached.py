@@ -245,7 +245,7 @@ def _replaced(case: Case, given: Input) -> Said | None:
 
 def _unused(case: Case, given: Input) -> Said:
     if given in case.unseen:
-        text = f"{_ABSENT}: {_STAYS_NONE}; nothing in the watched block used {{them}}"
+        text = f"{_ABSENT}: {_STAYS_NONE}; the watch saw nothing use {{them}}"
         return said(given, "unused-input", text, variant="unseen")
     is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
     variant = "unwatched" if is_parameter else ""

@@ -451,9 +451,9 @@ def test_a_weight_that_was_computed_before_the_block_is_told_as_not_used_in_it()
         loss, alone = net.head(net(x)).sum(), net(x).sum()
     (found,) = diagnose(loss, net, watch=watched)
     assert found.message.startswith("raw is not in the graph")
-    assert found.message.endswith("; nothing in the watched block used it")
+    assert found.message.endswith("; the watch saw nothing use it")
     found = diagnose(alone, net, watch=watched)[0]
-    assert found.code == "no-graph" and found.message.endswith("block did not use raw")
+    assert found.code == "no-graph" and found.message.endswith("saw nothing use raw")
     assert "in each forward pass" in found.cure
     net.weight = net.raw.exp()  # the cure
     assert diagnose(net.head(net(x)).sum(), net).ok
@@ -465,11 +465,11 @@ def test_what_the_block_used_in_vain_or_did_not_compute_is_not_told_as_unused():
         (w * 2).sum()
         loss = x.sum()
     (found,) = diagnose(loss, w, watch=watched)
-    assert "watched block" not in found.message
+    assert "the watch saw" not in found.message
     with watch() as watched:
         pass
     (found,) = diagnose(loss, w, watch=watched)
-    assert "watched block" not in found.message
+    assert "the watch saw" not in found.message
 
 
 def test_what_was_only_logged_beside_another_cut_is_not_blamed():
