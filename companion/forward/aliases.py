@@ -37,7 +37,7 @@ def written_past(
     came_from, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, tensor in enumerate(tensors):
         came_from[watch._value_of(tensor)[3:]] |= 1 << position
-    shown = defaultdict[int | None, list[Origin]](list)  # by address, what .data was asked of
+    shown = defaultdict[int | None, set[Origin]](set)  # by address, what .data was asked of
     caught_up = dict[Origin, int]()  # what may have been written by way of detach(), by which note
     writers = dict[int, int]()  # by position the first note that wrote past
     for i, note in enumerate(notes):
@@ -56,7 +56,7 @@ def written_past(
         if note.stands_for is not None and bits:
             caught_up[i, 0] = note.stands_for
         elif note.name == "data" and not note.in_place:
-            shown[note.addresses[0]] += _shown_by(notes, note)
+            shown[note.addresses[0]].update(_shown_by(notes, note))
         elif note.in_place and bits:
             for origin in (origin for address in note.addresses for origin in shown[address]):
                 past[origin] |= bits

@@ -1,5 +1,7 @@
 """What is said of a constant, by the part that it has in the output."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -169,3 +171,15 @@ def test_of_two_cuts_before_an_output_that_of_an_input_is_told():
     assert first.code == "no-graph" and first.source.text == "queries(x).detach()"
     first = diagnose(loss, keys, watch=watched)[0]
     assert first.code == "no-graph" and first.source.text == "keys(x)"
+
+
+def test_of_a_deep_copy_that_is_given_nothing_is_told():
+    layer, x, target = classifier()
+    with watch() as watched:
+        twin = copy.deepcopy(layer)
+        loss = F.cross_entropy(twin(x), target)
+    assert not diagnose(loss, twin, watch=watched)
+    (found,) = diagnose(loss, layer, watch=watched)
+    assert (found.severity, found.code) == ("error", "copied")
+    (found,) = diagnose(loss, watch=watched)
+    assert (found.severity, found.code) == ("warning", "copied")
