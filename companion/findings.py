@@ -2424,7 +2424,9 @@ KINDS: dict[str, Kind] = {
                 "the graph of what is written goes to the tensor that .data or detach() gave; the "
                 "tensor whose memory that is has the values, and no Node of them",
                 "write into the tensor itself, out[i] = result for out.data[i] = result, where no "
-                "Node saved it; or put results together with torch.stack or torch.cat",
+                "Node saved it; or put results together with torch.stack or torch.cat; where the "
+                "values are constants on purpose, as a teacher's weights, compute the loss from "
+                "what is to learn",
             ),
             "written": (
                 "what is written through .data, or with gradients off, leaves no Node: the tensor "
