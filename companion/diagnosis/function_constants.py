@@ -11,7 +11,7 @@ from typing import Any
 
 from companion.diagnosis.case import Case
 from companion.findings import Finding, finding
-from companion.forward.tracing import computed_in_functions
+from companion.forward.tracing import computed_in_functions, has_functions
 from companion.naming import is_tensor
 
 
@@ -20,7 +20,7 @@ def about_function_constants(case: Case) -> Iterator[Finding]:
 
     A custom Function's own Node has what it saved for the first derivative.
     """
-    if case.watch is None:
+    if case.watch is None or not has_functions(case.watch):
         return
     saved_by = {
         tensor: node

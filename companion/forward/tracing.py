@@ -154,6 +154,12 @@ def leaves_seen(watch: Watch) -> list[Tensor]:
     return [tensor for tensor in alive if tensor.is_leaf]
 
 
+def has_functions(watch: Watch) -> bool:
+    """Whether a ``torch.autograd.Function`` ran in the block."""
+    watch._classify()
+    return watch._has_functions
+
+
 def computed_in_functions(watch: Watch, tensors: Sequence[Tensor]) -> dict[Tensor, Source | None]:
     """Those of some tensors that the forward of a ``torch.autograd.Function`` computed from what
     requires grad and did not return, each with the line that called it.
@@ -163,9 +169,6 @@ def computed_in_functions(watch: Watch, tensors: Sequence[Tensor]) -> dict[Tenso
     Raises:
         TypeError: one of them is not a tensor.
     """
-    watch._classify()
-    if not watch._has_functions:
-        return {}
     notes = watch._recorder.notes
     given_out = {value[3:] for note in notes if not note.hidden for value in note.inputs}
     moving = set[Origin]()  # the origins of values that change with what requires grad
