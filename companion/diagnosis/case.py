@@ -313,6 +313,16 @@ class Case:
         return {tensors[tensor]: operation for tensor, operation in found.items()}
 
     @cached_property
+    def partly_aside(self) -> dict[Input, Operation]:
+        """The inputs that get a gradient and of which values with a graph were written so too."""
+        reached = {i.tensor: i for i in self.inputs_with_grad if is_tensor(i.tensor)}
+        reached = {t: i for t, i in reached.items() if i not in self.unreached}
+        if self.watch is None or self.graph is None or not reached:
+            return {}
+        found = written_past(self.watch, list(reached), self.output, with_graph=True)
+        return {reached[tensor]: operation for tensor, operation in found.items()}
+
+    @cached_property
     def unseen(self) -> list[Input]:
         """The inputs that require grad and that nothing used in the block that made the output."""
         if self.watch is None or not is_tensor(self.output):

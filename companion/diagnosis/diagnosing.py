@@ -48,6 +48,7 @@ from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
 from companion.diagnosis.unreached import (
     about_an_unreached,
     about_leaves_not_given,
+    about_what_was_written_aside,
     written_aside_in_words,
 )
 from companion.diagnosis.values import is_finite, is_plain, is_readable
@@ -554,14 +555,12 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
         yield finding("custom-gradients", message, severity="info", **case.at(node.index))
 
 
-# ---- what a watch saw
-
-
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
     _about_a_leaf_output,  # its graph was cut before it was made a leaf
     about_grads_read,
+    about_what_was_written_aside,
     _about_the_inputs,
     about_leaves_not_given,
     _about_the_nodes,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from companion.diagnosis.case import Case
-from companion.diagnosis.folding import Said, said
+from companion.diagnosis.folding import Said, names_of_all, said
 from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import Input, trouble_of
 from companion.findings import Finding, Severity, finding
@@ -34,6 +34,17 @@ def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
     is_unreached = given in case.unreached and not case.is_a_leaf_apart  # which is said of that
     if is_unreached and given not in case.behind_a_cut:
         yield next(filter(None, (reason(case, given) for reason in _REASONS)))
+
+
+def about_what_was_written_aside(case: Case) -> Iterator[Finding]:
+    """A part of a gradient that is missing since results were written through ``.data``."""
+    if case.partly_aside:
+        operation = next(iter(case.partly_aside.values()))
+        message = (
+            f"{_written_aside_by(operation, 'the output')}; the graph of these is lost, and "
+            f"{names_of_all(list(case.partly_aside))} can only get a gradient by another way"
+        )
+        yield finding("copied", message, variant="alias", source=operation.source)
 
 
 def about_leaves_not_given(case: Case) -> Iterator[Finding]:

@@ -21,17 +21,25 @@ Tensor = torch.Tensor
 
 
 def written_past(
-    watch: Watch, tensors: Sequence[Tensor], output: Tensor
+    watch: Watch, tensors: Sequence[Tensor], output: Tensor, with_graph: bool = False
 ) -> dict[Tensor, Operation]:
     """By tensor the operation that wrote what was computed from it into memory that an output was
     computed from, by way of a tensor that ``.data`` or ``detach()`` gave.
 
     Tensors of which nothing came to the output in this way are left out.
 
+    Args:
+        watch: what saw the forward pass.
+        tensors: the tensors.
+        output: a tensor.
+        with_graph: whether only what had a graph when it was written counts.
+
     Raises:
         TypeError: one of them is not a tensor.
     """
     notes = watch._recorder.notes
+    if not any(note.name == "data" or note.stands_for is not None for note in notes):
+        return {}  # as a rule
     # By origin, as bits, the tensors whose values are in it, and those whose values were written
     # into its memory past its graph.
     came_from, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
@@ -41,7 +49,7 @@ def written_past(
     caught_up = dict[Origin, int]()  # what may have been written by way of detach(), by which note
     writers = dict[int, int]()  # by position the first note that wrote past
     for i, note in enumerate(notes):
-        bits = passed = 0
+        bits = passed = wrote = 0
         for value in note.inputs if note.name not in VALUELESS else ():
             origin = value[3:]
             if origin in caught_up and not value.requires_grad:
@@ -50,17 +58,18 @@ def written_past(
                     writers.setdefault(position, caught_up[origin])
             bits |= came_from[origin]
             passed |= past[origin]
+            wrote |= came_from[origin] if value.requires_grad or not with_graph else 0
         for nr in range(max(1, len(note.outputs))) if bits or passed else ():
             came_from[i, nr] |= bits
             past[i, nr] |= passed
-        if note.stands_for is not None and bits:
+        if note.stands_for is not None and wrote:
             caught_up[i, 0] = note.stands_for
         elif note.name == "data" and not note.in_place:
             shown[note.addresses[0]].update(_shown_by(notes, note))
-        elif note.in_place and bits:
+        elif note.in_place and wrote:
             for origin in (origin for address in note.addresses for origin in shown[address]):
-                past[origin] |= bits
-                for position in positions_in(bits):
+                past[origin] |= wrote
+                for position in positions_in(wrote):
                     writers.setdefault(position, i)
     reached = past[watch._value_of(output)[3:]]
     return {tensors[i]: watch._operation_at(writers[i]) for i in positions_in(reached)}

@@ -412,6 +412,25 @@ def test_what_was_written_past_the_graph_is_told_of_an_output_without_one(write)
     assert first.source.line > write.__code__.co_firstlineno
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_a_part_of_a_gradient_that_was_written_past_the_graph_is_a_warning(write):
+    net, x = nn.Linear(2, 2), torch.rand(3, 2)
+    with watch() as watched:
+        rows, out = net(x), torch.zeros(3, 2)
+        write(out, rows)
+        loss = (out * rows).sum()
+    found = [each for each in diagnose(loss, net, watch=watched) if each.severity == "warning"]
+    if write is first_detached:  # a constant was asked for
+        assert not found
+        return
+    (found,) = found
+    assert found.code == "copied" and "can only get a gradient by another way" in found.message
+    assert found.source.line > write.__code__.co_firstlineno
+    loss.backward()
+    (whole,) = torch.autograd.grad(net(x).pow(2).sum(), net.bias)
+    assert torch.allclose(2 * net.bias.grad, whole)
+
+
 def test_of_what_was_written_into_the_tensor_itself_nothing_is_told():
     net, spare, x = nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(3, 2)
     with watch() as watched:
