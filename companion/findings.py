@@ -179,8 +179,18 @@ _LEFT_TORCH = (
     "a Python number, list or NumPy array has no grad_fn, and what is computed from it has none "
     "either, whatever tensor is made of it",
     "if the output is computed from that, compute on with the tensor itself: no item(), numpy() "
-    "or detach() on the way, and torch's functions in place of NumPy's; if it was only looked at, "
-    "use the tensor in the output as well, or leave it out of diagnose()",
+    "or detach() on the way, torch.stack to put tensors together, and torch's functions in place "
+    "of NumPy's, or a torch.autograd.Function with a backward around these; if it was only looked "
+    "at, use the tensor in the output as well, or leave it out of diagnose()",
+)
+
+# Cause and cure where the block that made the output did not take an input at all.
+_NOT_IN_THE_BLOCK = (
+    "no operation took it in the block, but for those of other threads and of scripts, which a "
+    "watch does not see; what was computed from it before, with gradients off, as in __init__, is "
+    "a constant by now",
+    "compute what depends on it in each forward pass, with gradients on; if it should have no "
+    "part in this output, leave it out of diagnose()",
 )
 
 # Cure where a value moves in jumps, and a gradient is wanted.
@@ -249,6 +259,7 @@ KINDS: dict[str, Kind] = {
                 "find the cut with diagnose(..., watch=watched) after a forward pass in `with "
                 "watch() as watched:`",
             ),
+            "unseen": _NOT_IN_THE_BLOCK,
             "constants": (
                 "no tensor that went into the output required grad, so no operation left a Node",
                 "call requires_grad_() on an input, or on the parameters if they are frozen, "
@@ -686,6 +697,7 @@ KINDS: dict[str, Kind] = {
                 "in `with watch() as watched:`, and diagnose(..., watch=watched) names the cut",
             ),
             "left": _LEFT_TORCH,
+            "unseen": _NOT_IN_THE_BLOCK,
             "lazy": (
                 "the parameters of a lazy module, such as nn.LazyLinear, get their shape and "
                 "values from the first input; nothing was given to this one",
@@ -816,6 +828,15 @@ KINDS: dict[str, Kind] = {
         "backward of the Function with differentiable operations on what it was given and what "
         "it returned: anything else that forward computed is a constant there",
         cut="{called} gave a gradient that has no graph, although create_graph=True",
+        variants={
+            "saved": (
+                "no graph is made inside of forward, and a second derivative needs one: what was "
+                "computed there from the inputs, and saved, does not depend on them there",
+                "compute it again in backward, with differentiable operations on what apply was "
+                "given or what it returned; or return it from forward as a further output, and "
+                "save that; torch.autograd.gradgradcheck shows whether it is right",
+            ),
+        },
         errors=[
             (
                 r"(?:jacobian|hessian|gradient)[^\n]* is independent of [^\n]* strict mode",
@@ -2010,7 +2031,9 @@ KINDS: dict[str, Kind] = {
         _LOST,
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
-        "take requires_grad_() away from the result, and fix the cut before it",
+        "take requires_grad_() or requires_grad=True away from the result, and fix the cut before "
+        "it, as by item(), numpy(), detach() or torch.tensor(results): diagnose(..., "
+        "watch=watched) names it after a forward pass in `with watch() as watched:`",
         variants={"left": _LEFT_TORCH},
     ),
     "not-differentiable": Kind(
@@ -2085,10 +2108,18 @@ KINDS: dict[str, Kind] = {
     "zero-derivative": Kind(
         "warning",
         _LOST,
-        "round, floor, sign, bernoulli and the like are flat between their jumps; their Nodes send "
-        "zero",
+        "round, floor, sign and the like are flat between their jumps; their Nodes send zero",
         "a smooth stand-in, or a straight-through estimator: x + (x.round() - x).detach()",
         variants={
+            "drawn": (
+                "what is drawn is a constant for autograd, whatever it was drawn with; the Node of "
+                "the drawing sends zero",
+                "draw from a fixed distribution and compute on from that, as mu + std * "
+                "torch.randn_like(std) for torch.normal(mu, std), or rsample() of "
+                "torch.distributions; for bernoulli, poisson and others without (has_rsample) the "
+                "score function, -dist.log_prob(sample) * reward, a relaxed distribution such as "
+                "RelaxedBernoulli, or a straight-through estimator, p + (sample - p).detach()",
+            ),
             "flat": (
                 "the slope of this function is zero where all of its input lies, as that of clamp "
                 "is outside of its bounds",
@@ -2388,6 +2419,14 @@ KINDS: dict[str, Kind] = {
                 "nn.Parameter(result) is a new leaf with the values of the result: the graph ends "
                 "at it, and it gets the gradient",
                 _CALL_WITH_RESULTS,
+            ),
+            "alias": (
+                "the graph of what is written goes to the tensor that .data or detach() gave; the "
+                "tensor whose memory that is has the values, and no Node of them",
+                "write into the tensor itself, out[i] = result for out.data[i] = result, where no "
+                "Node saved it; or put results together with torch.stack or torch.cat; where the "
+                "values are constants on purpose, as a teacher's weights, compute the loss from "
+                "what is to learn",
             ),
             "written": (
                 "what is written through .data, or with gradients off, leaves no Node: the tensor "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
 from companion.diagnosis.values import is_readable
+from companion.forward.aliases import written_past
 from companion.forward.cuts import Cut, Operation
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
@@ -29,6 +31,7 @@ from companion.forward.tracing import (
     cuts_taking,
     first_reaching,
     leaves_seen,
+    leaving_after,
     made_at,
     positions_as_bits,
     positions_in,
@@ -36,9 +39,10 @@ from companion.forward.tracing import (
     taken_as_constants,
     taken_for_gradients,
     was_made_in,
+    was_used_in,
 )
 from companion.forward.watching import Watch
-from companion.graph.nodes import Edge, GraphNode, shape_or_none
+from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.naming import counted, is_tensor, one_line
@@ -48,33 +52,6 @@ Values = tuple[tuple[int, ...], torch.dtype, int]
 _SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
 
 
-@dataclass(slots=True, eq=False)
-class Input:
-    """A tensor that should get a gradient, and its place in the graph."""
-
-    name: str  # what findings call it
-    tensor: Tensor
-    saved_by: Sequence[int]  # the Nodes that saved it
-    node: int | None = None  # the Node that its gradient comes to
-    output_nr: int = 0  # and which output of its operation the tensor is
-    trouble: str = ""  # why torch has no Node for it, although it requires grad
-
-    @property
-    def first_saved_by(self) -> int | None:
-        return self.saved_by[0] if self.saved_by else None
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is a leaf that was used as a constant, at least in one place."""
-        return self.tensor.is_leaf and bool(self.saved_by)
-
-    @property
-    def grad(self) -> Tensor | None:
-        """Its ``.grad``. Torch warns where one asks for a ``.grad`` that always is None."""
-        tensor = self.tensor
-        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
-
-
 @dataclass(eq=False)
 class Case:
     """What is diagnosed: an output, the inputs that should get a gradient, the graph between."""
@@ -82,10 +59,10 @@ class Case:
     output: Any
     inputs: list[Input]
     watch: Watch | None
+    modules: Mapping[str, torch.nn.Module]  # the caller's and those given, by name
+    names: Mapping[str, Tensor]
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
-    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # the caller's, by name
-    names: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def subject(self) -> str:
@@ -261,10 +238,31 @@ class Case:
         return reads_of_grads(self.watch, self.output)
 
     @cached_property
+    def cut_before(self) -> Cut | None:
+        """The cut that took the graph of the output, one that inputs went into if there is such."""
+        if self.graph is not None or self.watch is None or not isinstance(self.output, Tensor):
+            return None
+        cuts = first_reaching(self.watch, self.output)
+        given = (1 << len(self.inputs)) - 1
+        taking = {t.cut for t in self.taking or () if (t.first | t.later) & given}
+        return next((cut for cut in cuts if cut in taking), cuts[0] if cuts else None)
+
+    def way_out(self, cut: Cut) -> str:
+        """By which operation a value left torch that went into a cut: numpy() of x.detach()."""
+        last = leaving_after(self.watch, cut) if self.watch else None
+        return (last or cut.operation).called
+
+    def why_left(self, cut: Cut) -> tuple[str, str]:
+        """Whose cause and cure fit where values left torch: those of the cut, or of leaving."""
+        is_itself = self.way_out(cut) == cut.operation.called or cut.code == "not-differentiable"
+        return (cut.code, cut.variant or "harmful") if is_itself else ("unused-input", "left")
+
+    @cached_property
     def left_before(self) -> Cut | None:
-        """Where values left torch last before an output without a graph, if no cut that can be
-        followed took its graph."""
-        is_unexplained = self.graph is None and not self.cuts_reaching
+        """Where values left torch last before an output without a graph, or that is a leaf, if no
+        cut that can be followed took its graph."""
+        is_without_graph = self.graph is None or self.is_a_leaf_apart
+        is_unexplained = is_without_graph and not self.cuts_reaching
         return self.not_followed[-1] if is_unexplained and self.not_followed else None
 
     @cached_property
@@ -302,6 +300,38 @@ class Case:
             return {}
         found = leaves_with_values_of(self.watch, list(lost), parameters)
         return {lost[tensor]: (leaves[new.leaf], new) for tensor, new in found.items()}
+
+    @cached_property
+    def written_aside(self) -> dict[Input, Operation]:
+        """The inputs without a gradient whose values somebody wrote into memory that the output was
+        computed from, by way of another tensor that shows it, with the operation that did."""
+        lost = self.lost if self.graph else set(self.inputs_with_grad)
+        tensors = {given.tensor: given for given in lost if is_tensor(given.tensor)}
+        if self.watch is None or not tensors or not isinstance(self.output, Tensor):
+            return {}
+        found = written_past(self.watch, list(tensors), self.output)
+        return {tensors[tensor]: operation for tensor, operation in found.items()}
+
+    @cached_property
+    def partly_aside(self) -> dict[Input, Operation]:
+        """The inputs that get a gradient and of which values with a graph were written so too."""
+        reached = {i.tensor: i for i in self.inputs_with_grad if is_tensor(i.tensor)}
+        reached = {t: i for t, i in reached.items() if i not in self.unreached}
+        if self.watch is None or self.graph is None or not reached:
+            return {}
+        found = written_past(self.watch, list(reached), self.output, with_graph=True)
+        return {reached[tensor]: operation for tensor, operation in found.items()}
+
+    @cached_property
+    def unseen(self) -> list[Input]:
+        """The inputs that require grad and that nothing used in the block that made the output."""
+        if self.watch is None or not is_tensor(self.output):
+            return []
+        if not was_made_in(self.watch, self.output) or any(not c.follows for c in self.watch.cuts):
+            return []
+        given = [each for each in self.inputs_with_grad if is_tensor(each.tensor)]
+        used = was_used_in(self.watch, [each.tensor for each in given])
+        return [each for each in given if each.tensor not in used]
 
     @cached_property
     def lost(self) -> set[Input]:
@@ -365,18 +395,21 @@ class Case:
 
         That those of a tensor of one number are equal may be chance, unless others have copies.
         """
-        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        leaves = [(_values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
         by_values = dict[Values | None, GraphNode](leaves)
         by_values.pop(None, None)
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
-        copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
+        copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
-        return found if any(not is_one_number(given.tensor) for given in found) else {}
+        return found if any(not _is_one_number(given.tensor) for given in found) else {}
+
+    @cached_property
+    def _names_of_tensors(self) -> dict[Tensor, str]:
+        return {tensor: name for name, tensor in self.names.items()}
 
     def name_of(self, leaf: Tensor) -> str:
         """A leaf by its name, or by its shape."""
-        names = {tensor: name for name, tensor in self.names.items()}
-        return names.get(leaf) or f"a leaf of shape {tuple(leaf.shape)}"
+        return self._names_of_tensors.get(leaf) or f"a leaf of shape {tuple(leaf.shape)}"
 
     def at(self, index: int | None) -> dict[str, Any]:
         """Where a finding about a Node is, for ``finding``."""
@@ -389,70 +422,13 @@ class Case:
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
 
 
-def values_of(tensor: Tensor) -> Values | None:
+def _values_of(tensor: Tensor) -> Values | None:
     """What is equal for two tensors of equal values; None where they cannot be read."""
     if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
         return None
     return tuple(tensor.shape), tensor.dtype, number
 
 
-def is_one_number(tensor: Tensor) -> bool:
+def _is_one_number(tensor: Tensor) -> bool:
     """Whether all values of a tensor that can be read are equal."""
     return bool((tensor == tensor.flatten()[0]).all())
-
-
-def placed(
-    tensors: Sequence[Tensor],
-    names: Mapping[str, Tensor],
-    nodes: Sequence[GraphNode] = (),
-    peeks: Sequence[Peek] = (),
-) -> list[Input]:
-    """The inputs by the names of the caller, each with its place in the graph of these Nodes."""
-    called: dict[Any, str] = {tensor: name for name, tensor in names.items()}
-    index = {node.grad_fn: node.index for node in nodes}
-    leaf_index, saved_by = _leaf_index(nodes), _saved_by(nodes, peeks)
-    inputs = []
-    for number, tensor in enumerate(tensors):
-        key = tensor if is_tensor(tensor) else None  # None is in none of the dicts
-        shape = shape_or_none(tensor)
-        unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
-        given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()))
-        inputs.append(given)
-        if not tensor.requires_grad:
-            continue
-        # A leaf may have another Node now than in the graph, such as since its dtype was changed.
-        if key in leaf_index:
-            given.node = leaf_index[key]
-        elif trouble := trouble_of(tensor):
-            given.trouble = trouble
-        else:
-            fn, given.output_nr = edge_of(tensor)[:2]
-            given.node = index.get(fn)
-    return inputs
-
-
-def _leaf_index(nodes: Sequence[GraphNode]) -> dict[Any, int]:
-    """By leaf tensor the Node that accumulates into its ``.grad``."""
-    leaves = [(node.grad_fn.variable, node.index) for node in nodes if node.is_leaf]
-    return {tensor: index for tensor, index in leaves if is_tensor(tensor)}
-
-
-def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, list[int]]:
-    """By tensor the Nodes that saved it."""
-    saved_by = defaultdict[Any, list[int]](list)
-    for node, saved in zip(nodes, peeks, strict=True):
-        for _, tensor in saved.tensors:
-            if is_tensor(tensor):
-                saved_by[tensor].append(node.index)
-    return saved_by
-
-
-def trouble_of(tensor: Tensor) -> str:
-    """Why a tensor that requires grad has no place in a graph; "" if it has one."""
-    try:
-        edge_of(tensor)
-    except RuntimeError as error:  # a view whose base was changed in place
-        return str(error).partition(". ")[0]
-    except ValueError as error:
-        return str(error)
-    return ""

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from companion.diagnosis.case import Case, Input
+from companion.diagnosis.case import Case
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.unreached import how_it_ended
 from companion.findings import Finding, Severity, cut_message, finding
 from companion.forward.cuts import Cut
@@ -34,12 +35,19 @@ def about_the_cuts(case: Case) -> Iterator[Finding]:
         inputs = sorted([given for cut in cuts for given in behind[cut]], key=order.__getitem__)
         if inputs or case.graph is None:
             yield _harmful(case, cuts, inputs)
-        elif not all(cut.by_library for cut in cuts):
+        elif not (all(cut.by_library for cut in cuts) or _is_given(case, cuts, taking)):
             yield _perhaps_harmless(case, cuts, taking)
-    told = {cut.source for cut in (*case.last_to_leave.values(), case.left_before) if cut}
+    elsewhere = (*case.last_to_leave.values(), case.left_before)
+    told_elsewhere = {cut.source for cut in elsewhere if cut}
     for cuts in _by_line(case.not_followed):
-        if cuts[0].source not in told:
+        if cuts[0].source not in told_elsewhere:
             yield _about_line(cuts, "; whether it came back into the output is not known", "info")
+
+
+def _is_given(case: Case, cuts: list[Cut], taking: set[Cut]) -> bool:
+    """Whether the cuts are a deep copy that is given itself, as are all leaves of the graph."""
+    is_copy = cuts[0].variant == DEEPCOPY and taking.isdisjoint(cuts)
+    return is_copy and bool(case.inputs) and not case.leaves_not_given
 
 
 def _perhaps_harmless(case: Case, cuts: list[Cut], taking: set[Cut]) -> Finding:

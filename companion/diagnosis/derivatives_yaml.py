@@ -30,12 +30,12 @@ def sends_zero(node: GraphNode) -> bool:
     return operation_of(name) in ZERO or name in ("FillBackward0", "FillBackward2")
 
 
-# The operations whose formula is zeros. Of the four Nodes of Fill two send something: a sum, to
-# the value that fills.
-ZERO = set(
-    "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
-    "Poisson Random Round Sgn Sign Trunc Uniform Zero".split()
+# The operations whose formula is zeros: those that draw random numbers, and all. Of the four Nodes
+# of Fill two send something: a sum, to the value that fills.
+DRAWING = set(
+    "Bernoulli Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform".split()
 )
+ZERO = DRAWING | set("Ceil Eq Floor Ge Gt Le Lt Ne Round Sgn Sign Trunc Zero".split())
 # By Node the slots whose formula is not_implemented: of all first derivatives, and of those second
 # ones that take no lists of tensors.
 NOT_IMPLEMENTED = {

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from companion.diagnosis.asking import Look, look_at
-from companion.diagnosis.case import Case, Input, placed, trouble_of
+from companion.diagnosis.case import Case
 from companion.diagnosis.choices import CHOOSING, choice_of
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.cuts import about_the_cuts
@@ -26,26 +26,43 @@ from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
 from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
-from companion.diagnosis.grads_read import about_grads_read, grads_read_in_words
-from companion.diagnosis.inputs import names_of, tensors_of
+from companion.diagnosis.function_constants import about_function_constants
+from companion.diagnosis.grads_read import (
+    about_grads_read,
+    grads_read_in_words,
+    variant_and_line,
+)
+from companion.diagnosis.inputs import (
+    Input,
+    modules_around,
+    names_of,
+    placed,
+    tensors_of,
+    trouble_of,
+)
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.switches import about_switches
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
-from companion.diagnosis.unreached import about_an_unreached, about_leaves_not_given
+from companion.diagnosis.unreached import (
+    about_an_unreached,
+    about_leaves_not_given,
+    about_what_was_written_aside,
+    written_aside_in_words,
+)
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
-from companion.forward.tracing import first_reaching, written_at
+from companion.forward.tracing import written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_out
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
-from companion.naming import callers_modules, one_line
+from companion.naming import one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -179,22 +196,26 @@ def diagnose(
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    called, modules = names_of(inputs, names), callers_modules()
+    called, modules = names_of(inputs, names), modules_around(inputs)
     with unseen_by_all(), torch.no_grad():
-        case = _look(output, tensors, called, watch)
-        case.modules, case.names = modules, called
+        case = _look(output, tensors, watch, modules, called)
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
 
 
 def _look(
-    output: Any, inputs: Sequence[Tensor], names: Mapping[str, Tensor], watch: Watch | None
+    output: Any,
+    inputs: Sequence[Tensor],
+    watch: Watch | None,
+    modules: Mapping[str, nn.Module],
+    names: Mapping[str, Tensor],
 ) -> Case:
     """Read the graph and what its Nodes saved, all that the questions ask about."""
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
-        return Case(output, placed(inputs, names), watch)
+        return Case(output, placed(inputs, names), watch, modules, names)
     graph = Graph.of(output, names=names)
     peeks = [peek_at(node) for node in graph.nodes]
-    return Case(output, placed(inputs, names, graph.nodes, peeks), watch, graph, peeks)
+    given = placed(inputs, names, graph.nodes, peeks)
+    return Case(output, given, watch, modules, names, graph, peeks)
 
 
 def _code_of(trouble: str, otherwise: str) -> str:
@@ -231,16 +252,19 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
     elif case.graph is None:
         message = f"the output does not require grad: {_why_no_graph(case)}"
-        cuts = first_reaching(case.watch, output) if case.watch else ()
-        cut = cuts[0] if cuts else case.left_before
-        source = cut.source if cut else None
         variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
-        because = (cut.code, cut.variant or "harmful") if cut and not variant else None
-        if case.grads_read and not (cut or variant):
-            source = next(iter(case.grads_read.values()))[0].source
-            because = "penalty-detached", "read"
-        if not (because or variant) and _is_all_frozen(case):
-            variant = "constants"
+        because, source = None, None
+        if cut := case.cut_before:
+            because, source = (cut.code, cut.variant or "harmful"), cut.source
+        elif left := case.left_before:
+            because, source = case.why_left(left), left.source
+        elif case.written_aside:
+            because, source = ("copied", "alias"), next(iter(case.written_aside.values())).source
+        elif case.grads_read:
+            because, source = ("penalty-detached", "read"), variant_and_line(case)["source"]
+        elif not variant:
+            variant = "constants" * _is_all_frozen(case) or "unseen" * bool(case.unseen)
+        because = None if variant else because
         yield finding("no-graph", message, source=source, variant=variant, because=because)
 
 
@@ -258,30 +282,36 @@ def _why_no_graph(case: Case) -> str:
         return f"it is {output.dtype}, and whole numbers have no derivative"
     if _is_all_frozen(case):
         return "none of the inputs requires grad"
-    if case.watch and (cuts := first_reaching(case.watch, output)):
-        return cuts[0].message.partition(";")[0]  # what follows says that it may be harmless
-    if cut := case.left_before:
-        return f"values left torch before it by way of {cut.operation.called}"
+    if cut := case.cut_before:
+        return cut.message.partition(";")[0]  # what follows says that it may be harmless
+    if left := case.left_before:
+        return f"values left torch before it by way of {case.way_out(left)}"
+    if case.written_aside:
+        return written_aside_in_words(case)
     if case.grads_read:
         return grads_read_in_words(case).replace("the output", "it", 1)
+    if case.unseen:
+        names = names_of_all(case.unseen)
+        return f"nothing that went into it required grad, and the watch saw nothing use {names}"
     return "its history was cut, or no tensor in it required grad"
 
 
-def _leaf_output(case: Case, output: Tensor) -> Iterator[Finding]:
+def _about_a_leaf_output(case: Case) -> Iterator[Finding]:
     if case.graph is not None and case.is_a_leaf_apart:
         message = "the output is itself a leaf: no other tensor can get a gradient from it"
         # Without inputs to fill, this backward does what it says.
         severity: Severity = "error" if case.inputs else "warning"
-        cut = next(iter(case.last_to_leave.values()), None)
+        cut = next(iter(case.last_to_leave.values()), case.left_before)
         if cut:
             gone = [given for given, last in case.last_to_leave.items() if last is cut]
-            message += f"; the values of {names_of_all(gone)} left torch by way of "
-            message += cut.operation.called
-        source, variant = (cut.source, "left") if cut else (None, "")
+            whose = f"the values of {names_of_all(gone)}" if gone else "values"
+            message += f"; {whose} left torch by way of {case.way_out(cut)}"
         is_decided = cut and cut.code == "not-differentiable"
         because = ("not-differentiable", "harmful") if is_decided else None
-        options: dict[str, Any] = {"source": source, "variant": variant, "because": because}
-        yield finding("leaf-output", message, severity=severity, **options)
+        variant = "left" if cut else ""
+        options: dict[str, Any] = {"variant": variant, "because": because}
+        source = cut.source if cut else None
+        yield finding("leaf-output", message, severity=severity, source=source, **options)
 
 
 def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
@@ -302,7 +332,6 @@ def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
 
 _OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
     _no_graph,
-    _leaf_output,
     _first_gradient,
 )
 
@@ -526,13 +555,12 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
         yield finding("custom-gradients", message, severity="info", **case.at(node.index))
 
 
-# ---- what a watch saw
-
-
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
+    _about_a_leaf_output,  # its graph was cut before it was made a leaf
     about_grads_read,
+    about_what_was_written_aside,
     _about_the_inputs,
     about_leaves_not_given,
     _about_the_nodes,
@@ -543,6 +571,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_grads_left,  # as in any loop: after what spoils a gradient
     _about_precision,
     _about_custom_functions,
+    about_function_constants,
     about_doubts,
     about_slow_slices,
     about_uncalled_hooks,

@@ -69,13 +69,13 @@ def _about_undefined(case: Case) -> Iterator[Finding]:
     if case.graph is None or not (edges := _undefined(case)):
         return
     alive = reached_without(case.graph, edges)
-    told, first = defaultdict[int, list[str]](list), first_on_the_way(case.graph, edges)
+    names_by_node, first = defaultdict[int, list[str]](list), first_on_the_way(case.graph, edges)
     for given in case.inputs:
         if case.is_reached(given) and given.node is not None and given.node not in alive:
-            told[first[given.node][0]].append(given.name)
+            names_by_node[first[given.node][0]].append(given.name)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
-        told[min(edges)[0]] = []
-    for index, names in told.items():
+        names_by_node[min(edges)[0]] = []
+    for index, names in names_by_node.items():
         name, doubt = case.nodes[index].name, edges[index, 0]
         end = f": the .grad of {listed(names)} may stay as it is" if names else ""
         message = f"{name} gives no gradient ({doubt.reason}){end}"

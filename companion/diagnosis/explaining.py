@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 
+from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.diagnosing import diagnose
 from companion.diagnosis.none_grads import about_none, about_none_in_text
 from companion.diagnosis.nonfinite import born_in
+from companion.diagnosis.paths import below
 from companion.diagnosis.tracebacks import (
     chain_of,
     distributed_module,
@@ -25,7 +27,7 @@ from companion.diagnosis.tracebacks import (
     users_frame,
 )
 from companion.findings import KINDS, Finding, finding
-from companion.forward.tracing import first_reaching, was_made_in
+from companion.forward.tracing import first_reaching, source_of, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph
 from companion.internals import is_wrapped
@@ -163,6 +165,8 @@ def _no_graph(matched: Matched) -> Finding:
     if output.is_inference():
         message = f"{matched.message}: it was computed under torch.inference_mode()"
         return _finding_of(matched._replace(code="inference-mode", message=message))
+    if matched.watch and first_reaching(matched.watch, output):
+        return _by_the_cuts(matched, matched.watch, output)
     if not (output.is_floating_point() or output.is_complex()):
         message = f"{matched.message}: its dtype is {output.dtype}"
         return _finding_of(matched._replace(code="not-differentiable", message=message))
@@ -184,6 +188,10 @@ def _by_the_cuts(matched: Matched, watch: Watch, output: Tensor) -> Finding:
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):
         message = f"{matched.message}, and nothing that went into it in the block required grad"
         return _finding_of(matched._replace(variant="constants", message=message))
+    cause = diagnose(output, watch=watch)[0]
+    if cause.code == "no-graph" and cause.source:
+        reason = cause.message.partition(": ")[2]
+        return replace(cause, severity="error", message=f"{matched.message}: {reason}")
     # What was computed after the block, or came back from outside of torch, nobody followed.
     harmful = [cut for cut in watch.cuts if not _is_info(cut.code)]
     if len(harmful) == 1:
@@ -216,7 +224,8 @@ def _no_gradient(matched: Matched) -> Finding:
     cause = next((each for each in findings if each.code in _OF_AN_INPUT), None)
     if cause is None:
         return _finding_of(matched._replace(variant="sends-none"))
-    if cause.code in (matched.code, "reassigned"):  # a guess, which the error does not confirm
+    # Equal values are a guess, which the error does not confirm.
+    if cause.code == "reassigned" or cause.cause in (KINDS[matched.code].cause, *_NO_REASONS):
         return _finding_of(matched)
     return replace(cause, severity="error", source=cause.source or matched.source)
 
@@ -238,6 +247,35 @@ def _modified(matched: Matched) -> Finding:
                 where = cause.where if cause.source else str(source or "")
                 return replace(cause, message=message, where=where, source=source)
     return _finding_of(matched)
+
+
+def _freed(matched: Matched) -> Finding:
+    """Whether the output is the sum of many steps; or which part of it is older than the block.
+
+    The pass that raised has freed what it ran too, so without a watch no part can be told.
+    """
+    outputs, _ = engine_call(matched.error)
+    if len(outputs) != 1 or not is_tensor(outputs[0]):
+        return _finding_of(matched)
+    grown = [each for each in diagnose(outputs[0]) if each.code == "growing-graph"]
+    if grown:
+        message = f"{matched.message}; {grown[0].message}"
+        return _finding_of(matched._replace(variant="sum", message=message))
+    if matched.watch is None:
+        return _finding_of(matched)
+    watch, graph = matched.watch, Graph.of(outputs[0])
+    older = {
+        node.index
+        for node in graph.nodes
+        if not node.is_leaf and source_of(watch, node.grad_fn) is None
+        if "freed" in peek_at(node).broken.values()
+    }
+    first = min(older - below(graph, older), default=None)
+    if first is None or not was_made_in(watch, outputs[0]):
+        return _finding_of(matched)
+    name = graph.nodes[first].name
+    message = f"{matched.message}; {name} was computed earlier, before the watched block, and kept"
+    return _finding_of(matched._replace(variant="part", message=message))
 
 
 def _nan(matched: Matched) -> Finding:
@@ -274,6 +312,8 @@ def some_of(names: Sequence[str]) -> str:
 
 
 _MOST_NAMES = 6
+# Causes of an unused input that say no more than the error.
+_NO_REASONS = [KINDS["unused-input"].variants[variant][0] for variant in ("unwatched", "others")]
 _OF_AN_INPUT = {
     "unused-input",
     "reassigned",
@@ -284,6 +324,7 @@ _OF_AN_INPUT = {
 }
 _CAUSES: dict[str, Callable[[Matched], Finding]] = {
     "no-graph": _no_graph,
+    "freed": _freed,
     "unused-input": _no_gradient,
     "input-without-grad": _no_gradient,
     "modified-in-place": _modified,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from companion.diagnosis.case import Input
+from companion.diagnosis.inputs import Input
 from companion.findings import Finding, finding
 from companion.naming import listed
 

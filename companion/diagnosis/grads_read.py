@@ -16,7 +16,8 @@ def about_grads_read(case: Case) -> Iterator[Finding]:
     if case.graph is not None and case.grads_read:
         are_steps = all(is_step for _, is_step in case.grads_read.values())
         severity: Severity | None = "info" if are_steps else None
-        yield finding("penalty-detached", grads_read_in_words(case), severity=severity, **at(case))
+        options = variant_and_line(case)
+        yield finding("penalty-detached", grads_read_in_words(case), severity=severity, **options)
 
 
 def grads_read_in_words(case: Case) -> str:
@@ -24,7 +25,7 @@ def grads_read_in_words(case: Case) -> str:
     return f"the output was computed from the .grad of {names}, which has no graph"
 
 
-def at(case: Case) -> dict[str, Any]:
+def variant_and_line(case: Case) -> dict[str, Any]:
     """The variant of a finding about them, and the line that took the first, for ``finding``."""
     operation, _ = next(iter(case.grads_read.values()))
     return {"variant": "read", "source": operation.source}

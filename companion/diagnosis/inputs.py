@@ -1,15 +1,48 @@
-"""What ``diagnose`` is given, tensors and modules, and what its findings call each tensor."""
+"""What ``diagnose`` is given, tensors and modules: what findings call each, and where it is."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from companion.graph.nodes import GraphNode, shape_or_none
+from companion.graph.reading import edge_of
+from companion.graph.saved import Peek
 from companion.naming import callers_modules, callers_names, check_names, is_tensor
 
 Tensor = torch.Tensor
+
+
+@dataclass(slots=True, eq=False)
+class Input:
+    """A tensor that should get a gradient, and its place in the graph."""
+
+    name: str  # what findings call it
+    tensor: Tensor
+    saved_by: Sequence[int]  # the Nodes that saved it
+    node: int | None = None  # the Node that its gradient comes to
+    output_nr: int = 0  # and which output of its operation the tensor is
+    trouble: str = ""  # why torch has no Node for it, although it requires grad
+
+    @property
+    def first_saved_by(self) -> int | None:
+        return self.saved_by[0] if self.saved_by else None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is a leaf that was used as a constant, at least in one place."""
+        return self.tensor.is_leaf and bool(self.saved_by)
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Its ``.grad``. Torch warns where one asks for a ``.grad`` that always is None."""
+        tensor = self.tensor
+        return tensor.grad if tensor.is_leaf or tensor.retains_grad else None
 
 
 def tensors_of(inputs: Sequence[Tensor | nn.Module]) -> list[Tensor]:
@@ -66,6 +99,13 @@ def names_of(
     return {name: tensor for tensor, name in called.items()}
 
 
+def modules_around(inputs: Sequence[Tensor | nn.Module]) -> dict[str, nn.Module]:
+    """The modules that the caller's variables refer to, and those given, by their names."""
+    given = {i: module for i, module in enumerate(inputs) if isinstance(module, nn.Module)}
+    named, known = _by_name(given), callers_modules()
+    return known | {name: module for name, module in named.items() if name not in known}
+
+
 def _by_name(modules: Mapping[int, nn.Module]) -> dict[str, nn.Module]:
     """The modules given, by their variable or their path in one of the caller's modules."""
     variables = callers_modules() if modules else {}
@@ -89,3 +129,63 @@ def _name_parameters(
     for tensor, (variable, path) in found.items():
         name = path if alone and path not in taken else f"{variable}.{path}"
         called.setdefault(tensor, name)
+
+
+# ---- where an input is in the graph
+
+
+def placed(
+    tensors: Sequence[Tensor],
+    names: Mapping[str, Tensor],
+    nodes: Sequence[GraphNode] = (),
+    peeks: Sequence[Peek] = (),
+) -> list[Input]:
+    """The inputs by the names of the caller, each with its place in the graph of these Nodes."""
+    called: dict[Any, str] = {tensor: name for name, tensor in names.items()}
+    index = {node.grad_fn: node.index for node in nodes}
+    leaf_index, saved_by = _leaf_index(nodes), _saved_by(nodes, peeks)
+    inputs = []
+    for number, tensor in enumerate(tensors):
+        key = tensor if is_tensor(tensor) else None  # None is in none of the dicts
+        shape = shape_or_none(tensor)
+        unnamed = f"input {number}" if shape is None else f"input {number}, of shape {shape},"
+        given = Input(called.get(key, unnamed), tensor, saved_by.get(key, ()))
+        inputs.append(given)
+        if not tensor.requires_grad:
+            continue
+        # A leaf may have another Node now than in the graph, such as since its dtype was changed.
+        if key in leaf_index:
+            given.node = leaf_index[key]
+        elif trouble := trouble_of(tensor):
+            given.trouble = trouble
+        else:
+            fn, given.output_nr = edge_of(tensor)[:2]
+            given.node = index.get(fn)
+    return inputs
+
+
+def _leaf_index(nodes: Sequence[GraphNode]) -> dict[Any, int]:
+    """By leaf tensor the Node that accumulates into its ``.grad``."""
+    leaves = [(node.grad_fn.variable, node.index) for node in nodes if node.is_leaf]
+    return {tensor: index for tensor, index in leaves if is_tensor(tensor)}
+
+
+def _saved_by(nodes: Sequence[GraphNode], peeks: Sequence[Peek]) -> dict[Any, list[int]]:
+    """By tensor the Nodes that saved it."""
+    saved_by = defaultdict[Any, list[int]](list)
+    for node, saved in zip(nodes, peeks, strict=True):
+        for _, tensor in saved.tensors:
+            if is_tensor(tensor):
+                saved_by[tensor].append(node.index)
+    return saved_by
+
+
+def trouble_of(tensor: Tensor) -> str:
+    """Why a tensor that requires grad has no place in a graph; "" if it has one."""
+    try:
+        edge_of(tensor)
+    except RuntimeError as error:  # a view whose base was changed in place
+        return str(error).partition(". ")[0]
+    except ValueError as error:
+        return str(error)
+    return ""

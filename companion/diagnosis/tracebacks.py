@@ -53,13 +53,14 @@ def distributed_module(error: BaseException) -> DistributedDataParallel | None:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it, as Python shows them, the last first."""
-    seen, each = list[BaseException](), error
-    while not any(each is other for other in seen):
+    """An error, those that led to it, and those of a group, as Python shows them."""
+    errors = [error]
+    for each in errors:  # the list grows
         yield each
-        seen.append(each)
         before = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
-        each = before or each
+        others = [before] if before else []
+        others += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        errors += [other for other in others if not any(other is known for known in errors)]
 
 
 def errors_in(text: str) -> Iterator[tuple[BaseException, str]]:

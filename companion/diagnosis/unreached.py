@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from companion.diagnosis.case import Case, Input, trouble_of
-from companion.diagnosis.folding import Said, said
-from companion.diagnosis.grads_read import at, grads_read_in_words
+from companion.diagnosis.case import Case
+from companion.diagnosis.folding import Said, names_of_all, said
+from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
+from companion.diagnosis.inputs import Input, trouble_of
 from companion.findings import Finding, Severity, finding
+from companion.forward.cuts import Operation
 from companion.forward.new_leaves import NewLeaf
 from companion.forward.tracing import was_begun_in
 from companion.graph.nodes import GraphNode, shape_as_text
@@ -32,6 +34,17 @@ def about_an_unreached(case: Case, given: Input) -> Iterator[Said]:
     is_unreached = given in case.unreached and not case.is_a_leaf_apart  # which is said of that
     if is_unreached and given not in case.behind_a_cut:
         yield next(filter(None, (reason(case, given) for reason in _REASONS)))
+
+
+def about_what_was_written_aside(case: Case) -> Iterator[Finding]:
+    """A part of a gradient that is missing since results were written through ``.data``."""
+    if case.partly_aside:
+        operation = next(iter(case.partly_aside.values()))
+        message = (
+            f"{_written_aside_by(operation, 'the output')}; the graph of these is lost, and "
+            f"{names_of_all(list(case.partly_aside))} can only get a gradient by another way"
+        )
+        yield finding("copied", message, variant="alias", source=operation.source)
 
 
 def about_leaves_not_given(case: Case) -> Iterator[Finding]:
@@ -172,12 +185,34 @@ def how_it_ended(node: GraphNode, new: NewLeaf) -> str:
     return f"{_in_words(node)} was made of what {new.operation.called} gave"
 
 
+def _written_aside(case: Case, given: Input) -> Said | None:
+    """Whether what was computed from it was written into memory by way of ``.data``."""
+    if given not in case.written_aside:
+        return None
+    operation = case.written_aside[given]
+    text = f"{_ABSENT}: {_STAYS_NONE}; {_written_aside_by(operation, 'the output')}"
+    options = {"severity": "error", "variant": "alias", "source": operation.source}
+    return said(given, "copied", text, **options)
+
+
+def written_aside_in_words(case: Case) -> str:
+    """How values of inputs came into the output without a graph."""
+    return _written_aside_by(next(iter(case.written_aside.values())), "it")
+
+
+def _written_aside_by(operation: Operation, output: str) -> str:
+    return (
+        f"{operation.called} wrote values through .data or detach() into what {output} was "
+        "computed from"
+    )
+
+
 def _in_a_grad(case: Case, given: Input) -> Said | None:
     """Whether a pass came to it that filled a ``.grad`` from which the output was computed."""
     if given.grad is None or not case.grads_read:
         return None
     text = f"no gradient comes to {{name}}; {grads_read_in_words(case)}"
-    return said(given, "penalty-detached", text, severity="error", **at(case))
+    return said(given, "penalty-detached", text, severity="error", **variant_and_line(case))
 
 
 def _left_torch(case: Case, given: Input) -> Said | None:
@@ -190,7 +225,7 @@ def _left_torch(case: Case, given: Input) -> Said | None:
         text, variant = f"{_ABSENT}: {_STAYS_NONE}; {reason}", "harmful"
         options = {"severity": "error", "variant": variant, "source": cut.source}
         return said(given, "not-differentiable", text, **options)
-    text = f"{_ABSENT}: {_STAYS_NONE}; {{its}} values left torch by way of {cut.operation.called}"
+    text = f"{_ABSENT}: {_STAYS_NONE}; {{its}} values left torch by way of {case.way_out(cut)}"
     return said(given, "unused-input", text, variant="left", source=cut.source)
 
 
@@ -220,6 +255,9 @@ def _replaced(case: Case, given: Input) -> Said | None:
 
 
 def _unused(case: Case, given: Input) -> Said:
+    if given in case.unseen:
+        text = f"{_ABSENT}: {_STAYS_NONE}; the watch saw nothing use {{them}}"
+        return said(given, "unused-input", text, variant="unseen")
     is_parameter = isinstance(given.tensor, nn.Parameter) and case.watch is None
     variant = "unwatched" if is_parameter else ""
     return said(given, "unused-input", f"{_ABSENT}: {_STAYS_NONE}", variant=variant)
@@ -232,6 +270,7 @@ _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _apart,
     _copied,
     _into_a_parameter,
+    _written_aside,
     _in_a_grad,
     _only_added,
     _left_torch,

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from companion.diagnosis.asking import Look, zero_slots
-from companion.diagnosis.case import Case, Input
-from companion.diagnosis.derivatives_yaml import operation_of, sends_zero
+from companion.diagnosis.case import Case
+from companion.diagnosis.derivatives_yaml import DRAWING, operation_of, sends_zero
 from companion.diagnosis.folding import names_of_all
+from companion.diagnosis.inputs import Input
 from companion.diagnosis.paths import EdgeKey, below, first_on_the_way, reached_without
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
@@ -90,7 +91,8 @@ def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
     operation = operation_of(node.name)
     if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
-        return dict.fromkeys(range(len(case.slots(node.index))), Zero())
+        variant = "drawn" if operation in DRAWING else ""
+        return dict.fromkeys(range(len(case.slots(node.index))), Zero("", variant))
     if operation in _OF_ONE and _is_over_one(saved.values):
         reason = f"{operation.removeprefix('Native').lower()} over one element"
         return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))

@@ -18,7 +18,7 @@ from companion.forward.fingerprints import memory_of
 from companion.forward.finiteness import NAN
 from companion.forward.notes import Note, Origin, Value
 from companion.forward.places import DEEPCOPY
-from companion.forward.torch_functions import VALUELESS
+from companion.forward.torch_functions import LEAVING, VALUELESS
 from companion.forward.watching import Watch
 from companion.internals import number_of, unseen
 from companion.source import Source
@@ -84,6 +84,16 @@ def was_made_in(watch: Watch, tensor: Tensor) -> bool:
     return watch._value_of(tensor).made_by is not None
 
 
+def was_used_in(watch: Watch, tensors: Sequence[Tensor]) -> set[Tensor]:
+    """Those of some tensors that an operation of the block took.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    taken = {value[3:] for note in watch._recorder.notes for value in note.inputs}
+    return {tensor for tensor in tensors if watch._value_of(tensor)[3:] in taken}
+
+
 def was_begun_in(watch: Watch, parameter: Tensor) -> bool:
     """Whether a module that was made in the block got this Parameter, with values of its own."""
     state = watch._recorder.states.get(ref(parameter))
@@ -141,6 +151,53 @@ def leaves_seen(watch: Watch) -> list[Tensor]:
     """The leaves that operations of the block took or gave, as far as they are alive."""
     alive = [tensor for state in watch._recorder.states if (tensor := state()) is not None]
     return [tensor for tensor in alive if tensor.is_leaf]
+
+
+def has_functions(watch: Watch) -> bool:
+    """Whether a ``torch.autograd.Function`` ran in the block."""
+    watch._classify()
+    return watch._has_functions
+
+
+def computed_in_functions(watch: Watch, tensors: Sequence[Tensor]) -> dict[Tensor, Source | None]:
+    """Those of some tensors that the forward of a ``torch.autograd.Function`` computed from what
+    requires grad and did not return, each with the line that called it.
+
+    What moves in jumps, such as a mask, has a derivative of zero, and is left out.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    notes = watch._recorder.notes
+    given_out = {value[3:] for note in notes if not note.hidden for value in note.inputs}
+    moving = set[Origin]()  # the origins of values that change with what requires grad
+    for i, note in enumerate(notes):
+        moves = note.is_in_a_function and note.name not in VALUELESS | _JUMPING
+        if moves and any(value.requires_grad or value[3:] in moving for value in note.inputs):
+            floats = (nr for nr, v in enumerate(note.outputs) if v.dtype.is_floating_point)
+            moving.update((i, nr) for nr in floats)
+    values = [(tensor, watch._value_of(tensor)) for tensor in tensors]
+    return {
+        tensor: notes[value.made_by].source
+        for tensor, value in values
+        if value[3:] in moving - given_out and not value.requires_grad and value.made_by is not None
+    }
+
+
+_JUMPING = set("round floor ceil trunc sign sgn heaviside bernoulli".split())
+
+
+def leaving_after(watch: Watch, cut: Cut) -> Operation | None:
+    """The first operation that took out of torch what a cut gave, or what it took itself."""
+    watch._update_operations()
+    found = set[Origin]()
+    for i, note in enumerate(watch._recorder.notes):
+        is_the_cut = watch._operation_of[i] == cut.index
+        if is_the_cut or not found.isdisjoint(value[3:] for value in note.inputs):
+            if note.name in LEAVING:
+                return watch._operation_at(i)
+            found.update((i, nr) for nr in range(len(note.outputs)))
+    return None
 
 
 class Taken(NamedTuple):

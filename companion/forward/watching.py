@@ -6,12 +6,13 @@ What ``recorder`` noted while the block was open is read here, when somebody ask
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from companion.findings import cut_message
+from companion.findings import KINDS, cut_message
 from companion.forward.cuts import Cut, Cuts, Mutation, Operation, is_continuous, kind_of_cut
 from companion.forward.fingerprints import memory_of
 from companion.forward.notes import Change, Note, Value, shape_of
@@ -137,7 +138,11 @@ class Watch:
         counts = [(len(self.operations), "operation"), (len(cuts), "cut")]
         counts += [(len(mutations), "mutation")] if mutations else []
         first = ", ".join(counted(n, noun) for n, noun in counts)
-        return "\n".join([first, *map(str, cuts), *map(str, mutations)])
+        harmless = [cut for cut in cuts if cut.by_library or KINDS[cut.code].severity == "info"]
+        others = [cut for cut in cuts if cut not in harmless]
+        times = Counter(map(str, [*others, *mutations, *harmless]))  # what may do harm comes first
+        lines = [f"{line} ({n} times)" if n > 1 else line for line, n in times.items()]
+        return "\n".join([first, *lines])
 
     def __repr__(self) -> str:
         operations, cuts = len(self.operations), len(self.cuts)

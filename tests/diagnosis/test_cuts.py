@@ -1,5 +1,7 @@
 """What is said of a constant, by the part that it has in the output."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,3 +139,47 @@ def test_a_sum_of_a_thousand_terms_is_looked_through():
             loss = loss + w.sum() + w.sum().detach()
     (found,) = diagnose(loss, w, watch=watched)
     assert "(1000 times)" in found.message and "changes no gradient" in found.message
+
+
+# ---- the cause before what came of it
+
+
+def test_the_cut_comes_before_the_leaf_that_was_made_of_its_result():
+    layer, x, target = classifier()
+    with watch() as watched:
+        loss = 1 - (layer(x).argmax(1) == target).float().mean()
+        loss.requires_grad_()
+    first, second = diagnose(loss, layer, watch=watched)
+    assert (first.code, second.code) == ("not-differentiable", "leaf-output")
+    assert first.source.text == "layer(x).argmax(1)" and "smooth stand-in" in first.cure
+    loss.backward()
+    assert layer.weight.grad is None
+    with watch() as watched:
+        loss = F.cross_entropy(layer(x), target).data.requires_grad_()
+    assert [found.code for found in diagnose(loss, layer, watch=watched)][0] == "detached"
+
+
+def test_of_two_cuts_before_an_output_that_of_an_input_is_told():
+    queries, x, _ = classifier()
+    keys = nn.Linear(4, 3)
+    with watch() as watched:
+        with torch.no_grad():
+            k = keys(x)
+        q = queries(x).detach()
+        loss = (q * k).sum()
+    first = diagnose(loss, queries, watch=watched)[0]
+    assert first.code == "no-graph" and first.source.text == "queries(x).detach()"
+    first = diagnose(loss, keys, watch=watched)[0]
+    assert first.code == "no-graph" and first.source.text == "keys(x)"
+
+
+def test_of_a_deep_copy_that_is_given_nothing_is_told():
+    layer, x, target = classifier()
+    with watch() as watched:
+        twin = copy.deepcopy(layer)
+        loss = F.cross_entropy(twin(x), target)
+    assert not diagnose(loss, twin, watch=watched)
+    (found,) = diagnose(loss, layer, watch=watched)
+    assert (found.severity, found.code) == ("error", "copied")
+    (found,) = diagnose(loss, watch=watched)
+    assert (found.severity, found.code) == ("warning", "copied")

@@ -878,6 +878,27 @@ FLAT = [
 ]
 
 
+DRAWN = [
+    (lambda x: torch.normal(x, 1.0), lambda x: x + 1.0 * torch.randn_like(x)),
+    (lambda x: torch.normal(0.0, x), lambda x: 0.0 + x * torch.randn_like(x)),
+    (torch.bernoulli, lambda x: x + (torch.bernoulli(x) - x).detach()),
+    (torch.poisson, lambda x: torch.distributions.Poisson(x).log_prob(torch.tensor([2.0, 1.0]))),
+]
+
+
+@pytest.mark.parametrize(("wrong", "cured"), DRAWN)
+def test_what_is_drawn_is_told_with_a_cure_that_gives_a_gradient(wrong, cured):
+    x = leaf(0.25, 0.5)
+    loss = wrong(x).sum()
+    (found,) = diagnose(loss, x)
+    assert found.code == "zero-derivative" and found.cause.startswith("what is drawn is a constant")
+    assert "rsample()" in found.cure and "log_prob(sample) * reward" in found.cure
+    assert really(loss, x) and not x.grad.any()
+    x.grad, loss = None, cured(x).sum()
+    assert codes(diagnose(loss, x)) == []
+    assert really(loss, x) and x.grad.all()
+
+
 @pytest.mark.parametrize(("f", "at", "near", "why"), FLAT)
 def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, why):
     x, c = leaf(*at), torch.tensor([1.0, 3.0])

@@ -762,8 +762,57 @@ def test_a_number_that_left_torch_may_have_come_back():
         number = round(model(torch.ones(2)).item(), 3)
         loss = torch.ones(()) * number
     found = explain(raised_by(loss.backward), watch=watched)
-    assert "item() gives a plain value" in found.message
-    assert "if they are frozen" not in found.cure
+    assert found.message.endswith(": values left torch before it by way of item()")
+    assert found.source.text == "model(torch.ones(2)).item()"
+    assert found.cure.startswith("compute on with the tensor itself")
+
+
+def test_a_part_that_is_older_than_the_watched_block_is_named_after_the_error_too():
+    net, w = nn.Linear(2, 1), leaf(1, 2)
+    scale = w.exp()
+    (net(torch.ones(2)) * scale).sum().backward()
+    with watch() as watched:
+        loss = (net(torch.ones(2)).tanh() * scale).sum()
+    found = explain(raised_by(loss.backward), watch=watched)
+    assert found.code == "freed" and "the rest was not run yet" in found.cause
+    assert "; ExpBackward0 was computed earlier, before the watched block" in found.message
+
+
+def test_a_sum_of_steps_is_told_as_such_after_the_error_too():
+    net, total = nn.Linear(2, 1), torch.zeros(())
+    for _ in range(3):
+        loss = net(torch.ones(2)).exp().sum()
+        loss.backward()
+        total = total + loss
+    found = explain(raised_by(total.backward))
+    assert found.code == "freed" and "loss.item() or loss.detach()" in found.cure
+    assert found.message.endswith("a sum keeps the graphs of 3 forward passes, and grows with each")
+
+
+def test_no_part_of_a_graph_is_called_older_that_was_made_in_the_block():
+    x = leaf(1, 2)
+    with watch() as watched:
+        loss = (x.exp() * x).sum()
+        loss.backward()
+    again = explain(raised_by(loss.backward), watch=watched)
+    early = explain(raised_by(loss.backward), watch=no_operations())
+    for found in (again, early):
+        assert found.code == "freed" and "earlier, before" not in found.message
+
+
+def no_operations():
+    with watch() as watched:
+        pass
+    return watched
+
+
+def test_of_whole_numbers_the_line_that_made_them_is_told():
+    x = leaf(1, 2)
+    with watch() as watched:
+        loss = x.long().sum()
+    found = explain(raised_by(loss.backward), watch=watched)
+    assert (found.code, found.source.text) == ("not-differentiable", "x.long()")
+    assert found.cure.startswith("a smooth stand-in")
 
 
 def test_of_several_outputs_the_one_that_torch_names_is_looked_at():
@@ -787,6 +836,15 @@ def test_an_input_of_equal_shape_that_was_not_used_is_no_proof_of_a_new_one():
     y = leaf(1, 2).sum()
     found = explain(raised_by(lambda: torch.autograd.grad(y, leaf(3, 4))))
     assert found.code == "unused-input" and "sends None" not in found.cause
+
+
+def test_a_view_that_was_taken_afterwards_is_told_with_its_base():
+    x = torch.ones(2, 2, requires_grad=True)
+    y = x.exp().sum()
+    part = x[:, :1]
+    found = explain(raised_by(lambda: torch.autograd.grad(y, part)))
+    assert found.code == "unused-input" and "a view of x, made apart" in found.message
+    assert "take the gradient by the base" in found.cure
 
 
 def test_a_path_whose_node_sends_none_is_told_as_such():

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
-from companion.diagnosis.case import Input
 from companion.diagnosis.folding import about_inputs, said
+from companion.diagnosis.inputs import Input
 from tests.programs import RunsModule
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -324,6 +325,172 @@ def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
     assert net.weight.grad is None
 
 
+def test_a_loss_of_numbers_is_told_with_the_line_without_inputs_too():
+    net, x = nn.Linear(2, 1), torch.rand(3, 2)
+    with watch() as watched:
+        loss = loss_of_numbers(net, x)
+    (found,) = diagnose(loss, watch=watched)
+    assert (found.severity, found.code) == ("warning", "leaf-output")
+    assert found.message.endswith("; values left torch by way of item()")
+    assert found.source.text == "row.item()"
+    (found,) = diagnose(loss)
+    assert "requires_grad=True away" in found.cure and found.source is None
+
+
+def test_what_left_torch_by_numpy_is_told_with_that_and_not_with_detach():
+    net, head, x = nn.Linear(2, 2), nn.Linear(2, 1), torch.rand(3, 2)
+    with watch() as watched:
+        h = net(x)
+        array = h.detach().cpu().numpy()
+        features = torch.from_numpy(np.tanh(array))
+        loss, alone = head(features).sum(), features.sum()
+    (found,) = diagnose(loss, net, head, watch=watched)
+    assert found.message.endswith("their values left torch by way of numpy()")
+    found = diagnose(alone, net, watch=watched)[0]
+    assert found.message.endswith(": values left torch before it by way of numpy()")
+    assert "torch.autograd.Function with a backward" in found.cure
+    torch.tanh(h).sum().backward()  # the cure
+    assert net.weight.grad is not None
+
+
+# ---- values that were written past the graph
+
+
+def row_by_row(out, rows):
+    for i, row in enumerate(rows):
+        out.data[i] = row
+
+
+def into_views(out, rows):
+    for i, row in enumerate(rows):
+        out[i].data.copy_(row)
+
+
+def through_detach(out, rows):
+    for i, row in enumerate(rows):
+        out.detach()[i] = row
+
+
+def added_at_once(out, rows):
+    out.data.add_(rows)
+
+
+def first_detached(out, rows):
+    for i, row in enumerate(rows.detach()):
+        out.data[i] = row
+
+
+WRITES = [row_by_row, into_views, through_detach, added_at_once, first_detached]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("is_leaf", [False, True])
+def test_what_was_written_past_the_graph_is_told_with_its_line(write, is_leaf):
+    net, head, x = nn.Linear(2, 2), nn.Linear(2, 1), torch.rand(3, 2)
+    with watch() as watched:
+        out = torch.zeros(3, 2)
+        write(out, net(x))
+        out.requires_grad_(is_leaf)
+        loss = head(out).sum()
+    first = diagnose(loss, net, head, watch=watched)[0]
+    assert (first.severity, first.code) == ("error", "copied")
+    assert first.source.line > write.__code__.co_firstlineno
+    assert "out[i] = result for out.data[i] = result" in first.cure
+    loss.backward()
+    assert net.weight.grad is None and head.weight.grad is not None
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_was_written_past_the_graph_is_told_of_an_output_without_one(write):
+    net, x = nn.Linear(2, 2), torch.rand(3, 2)
+    with watch() as watched:
+        out = torch.zeros(3, 2)
+        write(out, net(x))
+        loss = out.sum()
+    first = diagnose(loss, net, watch=watched)[0]
+    assert first.code == "no-graph" and "through .data or detach() into what it" in first.message
+    assert first.source.line > write.__code__.co_firstlineno
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_part_of_a_gradient_that_was_written_past_the_graph_is_a_warning(write):
+    net, x = nn.Linear(2, 2), torch.rand(3, 2)
+    with watch() as watched:
+        rows, out = net(x), torch.zeros(3, 2)
+        write(out, rows)
+        loss = (out * rows).sum()
+    found = [each for each in diagnose(loss, net, watch=watched) if each.severity == "warning"]
+    if write is first_detached:  # a constant was asked for
+        assert not found
+        return
+    (found,) = found
+    assert found.code == "copied" and "can only get a gradient by another way" in found.message
+    assert found.source.line > write.__code__.co_firstlineno
+    loss.backward()
+    (whole,) = torch.autograd.grad(net(x).pow(2).sum(), net.bias)
+    assert torch.allclose(2 * net.bias.grad, whole)
+
+
+def test_of_what_was_written_into_the_tensor_itself_nothing_is_told():
+    net, spare, x = nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(3, 2)
+    with watch() as watched:
+        out, other = torch.zeros(3, 2), torch.zeros(3, 2)
+        for i in range(3):
+            out[i] = net(x[i])
+        shown = other.data
+        shown[0] = net(x[0])
+        loss = out.sum() + shown.sum()
+        other.data[0] = spare(x[0])
+    assert not diagnose(loss, net, watch=watched)
+    (found,) = diagnose(loss, net, spare, watch=watched)
+    assert found.code == "unused-input" and ".data" not in found.message
+    loss.backward()
+    assert net.weight.grad is not None and spare.weight.grad is None
+
+
+# ---- what the block did not use
+
+
+class MadeOnce(nn.Module):
+    """Computes its weight when it is made, with gradients off, and has a layer after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.raw, self.head = nn.Parameter(torch.randn(2, 2)), nn.Linear(2, 1)
+        with torch.no_grad():
+            self.weight = self.raw.exp()
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_a_weight_that_was_computed_before_the_block_is_told_as_not_used_in_it():
+    net, x = MadeOnce(), torch.rand(3, 2)
+    with watch() as watched:
+        loss, alone = net.head(net(x)).sum(), net(x).sum()
+    (found,) = diagnose(loss, net, watch=watched)
+    assert found.message.startswith("raw is not in the graph")
+    assert found.message.endswith("; the watch saw nothing use it")
+    found = diagnose(alone, net, watch=watched)[0]
+    assert found.code == "no-graph" and found.message.endswith("saw nothing use raw")
+    assert "in each forward pass" in found.cure
+    net.weight = net.raw.exp()  # the cure
+    assert diagnose(net.head(net(x)).sum(), net).ok
+
+
+def test_what_the_block_used_in_vain_or_did_not_compute_is_not_told_as_unused():
+    w, x = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    with watch() as watched:
+        (w * 2).sum()
+        loss = x.sum()
+    (found,) = diagnose(loss, w, watch=watched)
+    assert "the watch saw" not in found.message
+    with watch() as watched:
+        pass
+    (found,) = diagnose(loss, w, watch=watched)
+    assert "the watch saw" not in found.message
+
+
 def test_what_was_only_logged_beside_another_cut_is_not_blamed():
     net, x, w = nn.Linear(2, 1), torch.rand(3, 2), torch.ones(1, requires_grad=True)
     with watch() as watched:
@@ -423,6 +590,13 @@ def test_what_a_model_keeps_where_parameters_does_not_look_is_told_by_name(how):
     assert diagnosis.ok and (found.severity, found.code) == ("warning", "reassigned")
     assert "not among the inputs, but kept where" in found.message
     assert f"net.{name}" in found.message and "nn.ModuleList" in found.cure
+
+
+def test_a_model_that_is_given_is_looked_through_where_no_variable_of_the_caller_has_it():
+    models, x = [Keeping(lambda layer: [layer])], torch.rand(3, 2)
+    (found,) = diagnose(models[0](x, lambda h, rest: rest[0](h)), models[0])
+    assert (found.severity, found.code) == ("warning", "reassigned")
+    assert "inputs[0].rest[0].weight" in found.message
 
 
 def test_what_is_registered_or_given_or_needs_no_gradient_is_not_told():

@@ -819,6 +819,22 @@ def test_the_report_has_a_line_for_each_cut():
     assert repr(watched) == "<Watch: 2 operations, 2 cuts>"
 
 
+def test_the_report_has_what_may_do_harm_first_and_what_is_repeated_once():
+    model, x = nn.Linear(2, 1), torch.ones(3, 2)
+    with watch() as watched:
+        if model(x).sum() > 0:
+            pass
+        h = model(x).exp()
+        loss = h.sum()
+        for part in (h, h):
+            part.data.mul_(2)
+    assert loss.requires_grad
+    _, *rest = str(watched).splitlines()
+    assert "(detached): " in rest[0] and rest[0].endswith(" (2 times)")
+    assert rest[1].startswith("mutation at ") and "(control-flow): " in rest[2]
+    assert len(rest) == 3 and len(watched.cuts) == 3
+
+
 def test_one_operation_is_told_as_one():
     x = leaf(1, 2)
     with watch() as watched:
