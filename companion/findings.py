@@ -2129,6 +2129,12 @@ KINDS: dict[str, Kind] = {
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
             ),
+            "overwritten": (
+                "other values were written over all of the tensor: what it was before has no part "
+                "in the loss, so it gets zero",
+                "write into the part that you mean, as y[mask] = 0.0, or into a tensor of its own; "
+                "for noise add it: y + std * torch.randn_like(y)",
+            ),
             "ignored": (
                 "a label that is ignore_index (-100, unless you say another) is left out of the "
                 "loss; where all are, the sum over none is 0 and the mean NaN",
@@ -2151,6 +2157,12 @@ KINDS: dict[str, Kind] = {
                 "the loss of a tensor and itself is 0 whatever its values are, and so is its slope",
                 "compare the output with the target; look whether one was given in place of the "
                 "other, or the target was computed by the same call",
+            ),
+            "twice": (
+                "x - x is 0 and x / x is 1, whatever x is, also where it was computed twice: the "
+                "two gradients are equal but for their sign, and but for rounding nothing is left",
+                "detach() the one that is to stay as it was, as the old log-probabilities of PPO: "
+                "(logp - old_logp.detach()).exp(); its value stays 1 and its slope comes back",
             ),
             "cancels": (
                 "the two gradients are equal but for their sign; so are those of "

@@ -49,18 +49,21 @@ def answer_of(node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor]) -> 
         saved: what it saved.
         gradients: what comes to it, by the number of the output.
     """
-    if not _is_askable(node, saved):
-        return None
+    return called_with(node, gradients) if is_askable(node, saved) else None
+
+
+def called_with(node: GraphNode, gradients: Mapping[int, Tensor]) -> Gradients | None:
+    """The same of any Node. One that runs code or hooks of the user must not be called."""
     try:
         given = [gradients.get(number) for number in range(output_count(node.grad_fn))]
         sent: Any = node.grad_fn(*given)
     except Exception:  # it will raise in the pass too; other questions tell of that
         return None
     sent = sent if isinstance(sent, tuple) else (sent,)
-    return sent if all(one is None or is_readable(one) for one in sent) else None
+    return sent if all(gradient is None or is_readable(gradient) for gradient in sent) else None
 
 
-def _is_askable(node: GraphNode, saved: Peek) -> bool:
+def is_askable(node: GraphNode, saved: Peek) -> bool:
     """Whether a Node is of torch, and all that it saved is there and dense."""
     if node.is_custom or node.name in _NOT_ASKED or saved.hooked or saved.broken:
         return False

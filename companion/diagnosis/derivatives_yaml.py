@@ -6,6 +6,7 @@ A test reads that table in the torch that is installed and compares.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache
 
 import torch
@@ -22,20 +23,31 @@ def operation_of(name: str) -> str:
     return re.sub(r"Backward\d+$", "", name)
 
 
-def sends_zero(node: GraphNode) -> bool:
-    """Whether a Node sends zeros, whatever comes to it."""
-    name = node.name
-    if name == "SgnBackward0" and node.dtype.is_complex:  # z / |z|, which turns with z
-        return False
-    return operation_of(name) in ZERO or name in ("FillBackward0", "FillBackward2")
+def always_zero(node: GraphNode) -> Collection[int]:
+    """The slots along which a Node sends zeros, whatever comes to it and whatever it saved."""
+    if node.name == "SgnBackward0" and node.dtype.is_complex:  # z / |z|, which turns with z
+        return ()
+    if operation_of(node.name) in ZERO:
+        return range(len(node.grad_fn.next_functions))
+    return ZERO_SLOTS.get(node.name, ())
 
 
-# The operations whose formula is zeros. Of the four Nodes of Fill two send something: a sum, to
-# the value that fills.
+# The operations whose formula is zeros.
 ZERO = set(
     "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
     "Poisson Random Round Sgn Sign Trunc Uniform Zero".split()
 )
+# By Node the slots whose formula is zeros, where those of its other slots or of other Nodes of its
+# operation are not; of second derivatives those are left out that are zero for what is linear.
+ZERO_SLOTS = {
+    "CopyBackwards": (0,),  # in no table: what copy_() overwrote
+    "CopysignBackward0": (1,),
+    "FillBackward0": (0,),
+    "FillBackward1": (0,),
+    "FillBackward2": (0,),
+    "FillBackward3": (0,),
+    "NextafterBackward0": (1,),
+}
 # By Node the slots whose formula is not_implemented: of all first derivatives, and of those second
 # ones that take no lists of tensors.
 NOT_IMPLEMENTED = {

@@ -27,7 +27,12 @@ from torch.utils.checkpoint import checkpoint
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 from companion import Diagnosis, Finding, Graph, diagnose, explain, watch
-from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operation_of
+from companion.diagnosis.derivatives_yaml import (
+    NOT_IMPLEMENTED,
+    ZERO,
+    ZERO_SLOTS,
+    operation_of,
+)
 from companion.graph.saved import peek
 from tests.programs import Once, Square, Twice
 from tests.slices import every
@@ -1494,6 +1499,17 @@ def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
     # Two of the four that fill send zero to the tensor alone. The formula of sgn is a function,
     # which gives zeros for real numbers.
     assert found - {"Fill"} == ZERO - {"Sgn"}
+
+
+def test_the_slots_that_get_zeros_are_those_of_torchs_table():
+    zeros, found = r"zeros_like\(\w+\)|(self|other)_info\.zeros\(\)", {}
+    for info in derivatives_of_torch():
+        slots = [argument.name for argument in info.args_with_derivatives]
+        for derivative in info.derivatives:
+            if operation_of(info.op) not in ZERO and re.fullmatch(zeros, derivative.formula):
+                found.setdefault(info.op, set()).update(map(slots.index, derivative.var_names))
+    first = {name: tuple(slots) for name, slots in found.items() if "BackwardBackward" not in name}
+    assert first == {n: slots for n, slots in ZERO_SLOTS.items() if n != "CopyBackwards"}
 
 
 INSIDE = "x.clamp(-1 + 1e-6, 1 - 1e-6)"

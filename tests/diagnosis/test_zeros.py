@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from companion import diagnose
+from companion import diagnose, watch
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 ones, zeros = torch.ones, torch.zeros
@@ -104,6 +104,60 @@ PROGRAMS = {
         lambda y: F.smooth_l1_loss(y, y.detach().clone()),
         lambda y: F.smooth_l1_loss(y, y.detach() + labels(0, 0, 1)),
     ),
+    "a ratio of equal probabilities, as of PPO": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y.log_softmax(1) - y.log_softmax(1)).exp().mean(),
+        lambda y: (y.log_softmax(1) - y.log_softmax(1).detach()).exp().mean(),
+    ),
+    "one tensor for both probabilities": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (2 * y[0, 0] - y[0, 1] - (2 * y[0, 0] - y[0, 1])).exp(),
+        lambda y: (2 * y[0, 0] - y[0, 1] - (2 * y[0, 0] - y[0, 2])).exp(),
+    ),
+    "a difference whose square is taken": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y.tanh() - y.tanh()).square().sum(),
+        lambda y: (y.tanh() - y.sin()).square().sum(),
+    ),
+    "a quotient of what is equal": (
+        "a tensor divided by itself",
+        "warning",
+        lambda y: (y.exp() / y.exp()).sum(),
+        lambda y: (y.exp() / y.exp().sum()).square().sum(),
+    ),
+    "a difference of what other noise went into": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y * ones(3) - y * ones(3)).exp().sum(),
+        lambda y: (y * ones(3) - y * labels(1, 1, 2)).exp().sum(),
+    ),
+    "a difference of what is also used otherwise": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (lambda z: (z - y.tanh()).exp().sum())(y.tanh()),
+        lambda y: (lambda z: (z - y.tanh()).exp().sum() + z.sum())(y.tanh()),
+    ),
+    "numbers written over all": (
+        "every element is overwritten",
+        "warning",
+        lambda y: y.mul(2).fill_(labels(1).sum()).sum(),
+        lambda y: y.mul(2).index_fill(0, labels(1), 0.0).sum(),
+    ),
+    "a copy written over all": (
+        "every element is overwritten",
+        "warning",
+        lambda y: y.mul(2).copy_(ones(4, 3)).sum(),
+        lambda y: ones(4, 3).copy_(y).sum(),
+    ),
+    "the sign of another": (
+        "always sends zero",
+        "warning",
+        lambda y: torch.copysign(ones(4, 3), y).sum(),
+        lambda y: torch.copysign(y, ones(4, 3)).sum(),
+    ),
     "the norm of zeros": (
         "the norm of zeros alone",
         "info",
@@ -143,7 +197,10 @@ def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(k
     model = Layer()
     loss = flat(model.out)
     (found,) = [f for f in diagnose(loss, model.layer) if f.code == "zero-derivative"]
-    assert reason in found.message and found.severity == severity
+    assert found.severity == severity
+    if "parameter" not in reason:  # without inputs it is said of the Node
+        assert reason in diagnose(loss)[-1].message
+    assert reason in found.message or reason == "always sends zero"
     loss.backward()
     assert model.layer.weight.grad.abs().max() < 1e-6  # of a softmax it is rounded
 
@@ -152,6 +209,43 @@ def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(k
     assert not OF_VALUES & {found.code for found in diagnose(loss, model.layer)}
     loss.backward()
     assert model.layer.weight.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("write", "is_whole"),
+    [
+        (lambda y: y[:4].zero_(), True),
+        (lambda y: y[:3].zero_(), False),
+        (lambda y: y.view(-1).__setitem__(slice(None), 0.0), True),
+        (lambda y: y.view(-1).__setitem__(slice(1, None), 0.0), False),
+        (lambda y: y.view(-1).copy_(ones(12)), True),
+        (lambda y: y.view(-1).mul_(0.5), False),
+    ],
+)
+def test_what_is_written_over_all_of_a_view_is_told_with_a_watch(write, is_whole):
+    model = Layer()
+    with watch() as watched:
+        y = model.out * 2
+        write(y)
+        loss = y.sum()
+    assert y.grad_fn.name().endswith("CopySlices")
+    found = diagnose(loss, model.layer, watch=watched)
+    assert [each.code for each in found] == ["zero-derivative"] * is_whole
+    assert all("every element is overwritten" in each.message for each in found)
+    loss.backward()
+    assert model.layer.weight.grad.any() != is_whole
+
+
+def test_a_view_whose_writing_may_have_saved_something_is_not_asked():
+    model, calls = Layer(), []
+    hooks = (lambda t: t), (lambda t: calls.append(t) or t)
+    with watch() as watched, torch.autograd.graph.saved_tensors_hooks(*hooks):
+        y = model.out * 2
+        y.view(-1)[torch.arange(12)] = 0.0
+        y.view(-1).mul_(model.out.sum())
+        loss = y.sum()
+    assert not OF_VALUES & {f.code for f in diagnose(loss, model.layer, watch=watched)}
+    assert calls == []
 
 
 def test_an_embedding_of_padding_alone_gets_zero():
