@@ -2129,6 +2129,12 @@ KINDS: dict[str, Kind] = {
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
             ),
+            "underflow": (
+                "gradients have the dtype of the values, and in float16 what is below 3e-8 becomes "
+                "0; so a loss that is small, or a mean over many elements, has gradients of zero",
+                "scale the loss up: scaler = torch.amp.GradScaler(), scaler.scale(loss)"
+                ".backward(); or compute in bfloat16 or float32",
+            ),
             "overwritten": (
                 "other values were written over all of the tensor: what it was before has no part "
                 "in the loss, so it gets zero",
@@ -2205,6 +2211,17 @@ KINDS: dict[str, Kind] = {
                 "the dtype: it is infinite, and NaN where a zero is met further on",
                 "keep the input of the operation further away from 0: clamp(min=1e-6) before it, "
                 "in float16 clamp(min=1e-2); or compute this part in float32",
+            ),
+            "half-zero": (
+                "the formula divides by zero here, and float16 has 0 for all that is below 3e-8",
+                "compute this part in float32, as x.float().rsqrt(); or keep its input further "
+                "away from 0 than elsewhere: clamp(min=1e-2) before it",
+            ),
+            "half": (
+                "gradients have the dtype of the values, and float16 ends at 65504: what is larger "
+                "becomes infinite, and NaN where a zero is met further on",
+                "scale the loss down, or compute this part in float32 or bfloat16; a GradScaler "
+                "leaves out such a step and halves its scale, so its first steps may be like this",
             ),
             "too-long": (
                 "between equal labels a blank is needed, and so few steps have no room for all: "

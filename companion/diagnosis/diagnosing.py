@@ -30,6 +30,7 @@ from companion.diagnosis.grads_read import about_grads_read, grads_read_in_words
 from companion.diagnosis.inputs import names_of, tensors_of
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
+from companion.diagnosis.rehearsing import has_half, rehearse
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.switches import about_switches
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
@@ -484,9 +485,10 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
         if look := look_at(node, saved, case.reached):
             looks[node.index] = look
-    found, spoiling = about_nan(case, looks)
+    rehearsal = rehearse(case) if has_half(case) else None  # its range is narrow
+    found, spoiling = about_nan(case, looks, rehearsal)
     yield from _causes_first(found, list(_about_the_loss(case)))
-    yield from about_zeros(case, looks, spoiling)
+    yield from about_zeros(case, looks, spoiling, rehearsal.rounded_to_zero if rehearsal else ())
 
 
 def _about_the_loss(case: Case) -> Iterator[Finding]:

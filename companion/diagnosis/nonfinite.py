@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
 from companion.diagnosis.paths import below
-from companion.diagnosis.rehearsing import spoiling
+from companion.diagnosis.rehearsing import Rehearsal, rehearse
 from companion.diagnosis.risks import (
     MEANS,
     Risk,
@@ -30,12 +30,15 @@ from companion.naming import listed
 from companion.source import Source
 
 
-def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set[int]]:
+def about_nan(
+    case: Case, looks: Mapping[int, Look], rehearsal: Rehearsal | None = None
+) -> tuple[list[Finding], set[int]]:
     """A finding for each Node that is the cause of infinities or NaN among the gradients.
 
     Args:
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
+        rehearsal: of the pass, if there was one already.
 
     Returns:
         The findings, and all Nodes with infinities or NaN, those of consequences too.
@@ -52,8 +55,9 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
             shown[index] = risk
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
-    elif risks or any(look.is_extreme for look in looks.values()):
-        risks = _arriving(case, risks, shown)  # some of it may be overwritten further on
+    elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
+        # Some of it may be overwritten further on.
+        risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
     found = [
         finding(code, message, variant=variant, **case.at(index))
         for index, (code, message, variant) in risks.items()
@@ -97,9 +101,10 @@ def _given_nothing(case: Case) -> dict[int, Risk]:
     return {index: risk for index, risk in risks.items() if risk}
 
 
-def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) -> dict[int, Risk]:
+def _arriving(
+    case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk], sending: Sequence[int]
+) -> dict[int, Risk]:
     """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
-    sending = spoiling(case)
     sure = {index for index in risks if index in sending or case.nodes[index].is_custom}
     arriving = {index: risk for index, risk in risks.items() if index in sure}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
@@ -107,7 +112,13 @@ def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) 
     others = {i: r for i, r in {**risks, **shown}.items() if i not in arriving}
     gave = below(case.graph, spoilt) if case.graph and others else ()
     arriving |= {i: r for i, r in others.items() if i in gave and r.code == "non-finite"}
-    return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
+    return arriving or {index: _overflow(case, index) for index in sending[:1]}
+
+
+def _overflow(case: Case, index: int) -> Risk:
+    """What is to be said of a Node that makes what is infinite of a finite gradient."""
+    below = [case.nodes[edge.target] for edge in case.slots(index) if edge]
+    return overflow(case.nodes[index].name, any(node.dtype is torch.float16 for node in below))
 
 
 def _about_the_spoilt(

@@ -71,7 +71,7 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
         return risk
     at = of_finite if of_finite.any() else bad
     point = point or Point(f"{name}, of what it saved")
-    is_near = point.words.endswith((" at 0", " by 0")) and not _is_exact(saved, at)
+    is_near = point.words.endswith(_AT_ZERO) and not _is_exact(saved, at)
     return _at(_near(point) if is_near else point, spoilt.gradient[at])
 
 
@@ -92,11 +92,21 @@ def _near(point: Point) -> Point:
 
 def _at(point: Point, spoilt: Tensor) -> Risk:
     gives = "NaN" if spoilt.isnan().all() else "infinite"
+    if spoilt.dtype is torch.float16 and point.words.endswith(_AT_ZERO):
+        point = point._replace(variant="half-zero")  # 1e-6 is not far enough from it
     return Risk("nan-risk", f"{point.words}: {point.ending.format(gives=gives)}", point.variant)
 
 
-def overflow(name: str) -> Risk:
-    """What is to be said of a Node whose formula is well, and not for the gradient that comes."""
+def overflow(name: str, is_half: bool) -> Risk:
+    """What is to be said of a Node whose formula is well, and not for the gradient that comes.
+
+    Args:
+        name: the class of the Node.
+        is_half: whether what it sends is float16.
+    """
+    if is_half:
+        message = f"{name} sends a gradient that is too large for float16, which ends at 65504"
+        return Risk("nan-risk", message, "half")
     return Risk("nan-risk", f"{name}: of values as large as these the gradient overflows")
 
 
@@ -247,6 +257,7 @@ _DOMAINS_OF_RESULTS = {
     "SpecialNdtri": "ndtri gave NaN, as for values outside of 0 to 1",
     "Sqrt": "sqrt gave NaN, as for values below 0",
 }
+_AT_ZERO = (" at 0", " by 0")
 _BETWEEN = "the gradient divides by their difference"
 _POINTS = {
     "Acos": Point("acos at 1 or -1", "interval"),

@@ -37,7 +37,10 @@ Tensor = torch.Tensor
 
 
 def about_zeros(
-    case: Case, looks: Mapping[int, Look], spoiling: Collection[int] = ()
+    case: Case,
+    looks: Mapping[int, Look],
+    spoiling: Collection[int] = (),
+    rounded: Collection[EdgeKey] = (),
 ) -> Iterator[Finding]:
     """Whether every path to an input passes an edge along which only zeros go.
 
@@ -45,8 +48,10 @@ def about_zeros(
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
         spoiling: the Nodes that give NaN of a zero: of these and what lies below nothing is said.
+        rounded: the edges along which float16 has zeros in place of small numbers.
     """
-    if case.graph is None or not (zeros := _edges_of_zeros(case, looks)):
+    zeros = dict.fromkeys(rounded, _ROUNDED) | _edges_of_zeros(case, looks)
+    if case.graph is None or not zeros:
         return
     alive = reached_without(case.graph, zeros) | below(case.graph, spoiling) | set(spoiling)
     first = first_on_the_way(case.graph, zeros)
@@ -362,6 +367,7 @@ _CHOOSE = set(
     "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
 )
 _MULTIPLY = _FACTORS | dict.fromkeys(["NllLoss", "NllLoss2D"], ("total_weight",))
+_ROUNDED = Zero("float16 has no number but 0 for a gradient as small as this", "underflow")
 _NOT_LOOKED_AT = Look()
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left
 # out; a loss that is met.
