@@ -17,11 +17,11 @@ import torch
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.values import bounds_of, is_readable
 from companion.graph.nodes import GraphNode
+from companion.graph.recorded_pass import Gradients
 from companion.graph.saved import Peek
 from companion.internals import metadata_of, output_count
 
 Tensor = torch.Tensor
-Gradients = Sequence[Tensor | None]
 
 
 class Spoilt(NamedTuple):
@@ -76,8 +76,8 @@ def ones_for(node: GraphNode, numbers: Collection[int]) -> dict[int, Tensor]:
     for number in numbers:
         output = metadata_of(node.grad_fn, number)
         try:
-            one = torch.ones((), dtype=output.dtype, device=output.device)
-            found[number] = one.expand(tuple(output.shape))
+            ones = torch.ones((), dtype=output.dtype, device=output.device)
+            found[number] = ones.expand(tuple(output.shape))
         except RuntimeError:  # a nested tensor has no shape
             continue
     return found
@@ -101,10 +101,11 @@ def look_at(
         is_extreme, of_zeros = _extremes_of(saved)
         if not is_extreme:
             return Look(of_zeros=of_zeros) if of_zeros else None
-    elif not _has_numbers(saved):
+    elif not (_has_numbers(saved) or node.is_custom):
         return None
     spoilt, zeros = None, list[int]()
-    numbers = [number for number in range(3) if (node.index, number) in reached]
+    outputs = range(output_count(node.grad_fn))
+    numbers = [number for number in outputs if (node.index, number) in reached]
     for slot, sent in enumerate(answer_of(node, saved, ones_for(node, numbers)) or ()):
         if sent is None or not sent.numel():
             continue
@@ -119,11 +120,12 @@ def look_at(
 def zero_slots(node: GraphNode, saved: Peek, numbers: Collection[int] = (0,)) -> list[int]:
     """The slots along which a Node sends zeros alone, although no zeros come to it."""
     given = ones_for(node, numbers)
-    for number, one in given.items():  # of ones alone a sum in the formula may happen to be zero
-        places = torch.arange(one.numel(), device=one.device)
-        given[number] = one + (places * 0.618).frac().reshape(one.shape).to(one.dtype)
+    for number, ones in given.items():  # of ones alone a sum in the formula may happen to be zero
+        positions = torch.arange(ones.numel(), device=ones.device)
+        given[number] = ones + (positions * 0.618).frac().reshape(ones.shape).to(ones.dtype)
     sent = enumerate(answer_of(node, saved, given) or ())
-    return [slot for slot, one in sent if one is not None and one.numel() and not one.any()]
+    found = [(slot, gradient) for slot, gradient in sent if gradient is not None]
+    return [slot for slot, gradient in found if gradient.numel() and not gradient.any()]
 
 
 def _has_numbers(saved: Peek) -> bool:

@@ -101,10 +101,15 @@ def _are_alike(case: Case, left: int, right: int) -> bool:
 
 def _are_equal(left: Any, right: Any) -> bool:
     """Whether two saved values are: tensors, lists of them, numbers or None."""
+    is_list = isinstance(left, tuple | list)
+    lefts, rights = (left, right) if is_list else ((left,), (right,))
+    if type(left) is not type(right) or len(lefts) != len(rights):
+        return False
+    return all(_is_the_same(*pair) for pair in zip(lefts, rights, strict=True))
+
+
+def _is_the_same(left: Any, right: Any) -> bool:
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         is_fit = is_readable(left) and is_readable(right) and left.dtype == right.dtype
         return is_fit and torch.equal(left, right)
-    if isinstance(left, tuple | list) and isinstance(right, tuple | list):
-        pairs = zip(left, right, strict=False)
-        return len(left) == len(right) and all(_are_equal(*pair) for pair in pairs)
-    return type(left) is type(right) and left == right
+    return type(left) is type(right) and bool(left == right)

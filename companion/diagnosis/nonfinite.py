@@ -8,6 +8,7 @@ import torch
 
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
+from companion.diagnosis.custom_functions import attributes_of
 from companion.diagnosis.paths import below
 from companion.diagnosis.rehearsing import Rehearsal, rehearse
 from companion.diagnosis.risks import (
@@ -43,13 +44,15 @@ def about_nan(
     Returns:
         The findings, and all Nodes with infinities or NaN, those of consequences too.
     """
-    risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
+    risks, shown = dict[int, Risk](), dict[int, Risk]()
+    hidden = is_plain(case.output) and is_finite(case.output)  # no NaN inside of the graph shows
     for index, look in looks.items():
         node, saved = case.nodes[index], case.peeks[index]
         if look.spoilt:
             risks[index] = risk_of(node.name, saved, look.spoilt)
         elif node.is_custom:  # which cannot be asked
-            if risk := shown_by(node.name, saved):
+            name = node.name
+            if risk := shown_by(name, saved) or shown_by(name, attributes_of(node)):
                 risks[index] = risk
         elif risk := (outside_of_domain if hidden else shown_by)(node.name, saved):
             shown[index] = risk
@@ -69,7 +72,7 @@ def about_nan(
         for index, risk in risks.items()
         if risk.code != "nan-risk" or gives_them(case.nodes[index].name, risk)
     }
-    found += _about_the_spoilt(case, of_values, giving)
+    found += _about_the_spoilt(case, of_values, giving, hidden)
     if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
         depth = {index: depth for depth, index in enumerate(case.graph.order)}
         found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
@@ -122,7 +125,7 @@ def _overflow(case: Case, index: int) -> Risk:
 
 
 def _about_the_spoilt(
-    case: Case, spoilt: Mapping[int, Risk], giving: Collection[int]
+    case: Case, spoilt: Mapping[int, Risk], giving: Collection[int], hidden: bool
 ) -> Iterator[Finding]:
     """A finding for each Node with infinite or NaN values that has none below which gave them.
 
@@ -130,8 +133,8 @@ def _about_the_spoilt(
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
         giving: the Nodes that gave infinite or NaN values, or took them.
+        hidden: whether the output is finite, so that no NaN inside of the graph shows.
     """
-    hidden = _is_hidden(case)
     above = _above(case, giving) if spoilt else set()
     for index, (_, message, variant) in spoilt.items():
         if index in above:
@@ -147,11 +150,6 @@ def _about_the_spoilt(
             )
         code = "nan-risk" if hidden else "non-finite"
         yield finding(code, message, variant=variant, **case.at(index))
-
-
-def _is_hidden(case: Case) -> bool:
-    """Whether the output is finite, so that no NaN inside of the graph shows."""
-    return is_plain(case.output) and is_finite(case.output)
 
 
 def _above(case: Case, nodes: Collection[int]) -> set[int]:

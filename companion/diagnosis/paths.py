@@ -57,7 +57,7 @@ def below(graph: Graph, nodes: Container[int]) -> set[int]:
     return found
 
 
-def listed(names: list[str]) -> str:
+def shortly_listed(names: list[str]) -> str:
     """Names in words: three at most, without what stands behind a comma if there are several."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names

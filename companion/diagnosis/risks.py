@@ -60,13 +60,15 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
     if risk := rule(saved.values, spoilt) if rule else outside_of_domain(name, saved, bad):
         return risk
     point = _POINTS.get(operation)
-    of_finite = bad
+    of_finite = bad.clone()
     for argument, value in _fractions(saved):
-        if argument.startswith("result"):  # NaN there came of what the operation does not take
-            of_finite = of_finite & ~value.isnan() if value.shape == bad.shape else of_finite
-        else:
-            is_fit = ~value.isnan() if point and point.at_infinity else value.isfinite()
-            of_finite = of_finite & (is_fit if is_fit.shape == bad.shape else is_fit.all())
+        is_result = argument.startswith("result")  # whose NaN came of what the operation took
+        may_be_infinite = is_result or (point and point.at_infinity)
+        is_fit = ~value.isnan() if may_be_infinite else value.isfinite()
+        if value.shape == bad.shape:
+            of_finite &= is_fit
+        elif not is_result:
+            of_finite &= is_fit.all()
     if (point is None or not of_finite.any()) and (risk := infinite_or_nan(name, saved)):
         return risk
     at = of_finite if of_finite.any() else bad
@@ -146,10 +148,13 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                is_computed = argument.startswith(("result", "saved_tensors"))  # by the forward
+                is_computed = argument.startswith(
+                    ("result", "saved_tensors", "ctx.")
+                )  # by the forward
                 is_given = not (value.requires_grad or is_computed)
                 came = ", and no graph, as data and masks have none" if is_given else ""
-                message = f"{name} saved {argument}, which has {kind} values{came}"
+                keeps = "keeps" if argument.startswith("ctx.") else "saved"
+                message = f"{name} {keeps} {argument}, which has {kind} values{came}"
                 return Risk("non-finite", message, "data" if is_given else "")
     return None
 

@@ -98,7 +98,8 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
             found = _equal(node, saved, case.slots(node.index))
         factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
         if not found and (look.zeros or not set(factors).isdisjoint(look.of_zeros)):
-            used = [number for number in range(3) if (node.index, number) in case.reached]
+            outputs = range(output_count(node.grad_fn))
+            used = [number for number in outputs if (node.index, number) in case.reached]
             found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved, used)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     cancelled = dict(cancelling(case))
@@ -215,12 +216,12 @@ def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
     value = values.get("self", values.get("result"))
     if operation not in _FREQUENT or not is_plain(value):
         return True
-    some = _some_of(value)
+    some = _sample_of(value)
     low, high = bounds_of(some)
     return high < -9 or low > 9 or bool(((some == some.round()) & (some.abs() <= 1)).all())
 
 
-def _some_of(value: Tensor) -> Tensor:
+def _sample_of(value: Tensor) -> Tensor:
     """A few elements of a tensor, evenly from all parts of it."""
     return value[tuple(slice(None, None, max(1, length // 4)) for length in value.shape)]
 
@@ -244,7 +245,7 @@ def _is_of_equals(values: Mapping[str, Any]) -> bool:
     given, target = values.get("self"), values.get("target")
     if not is_plain(given) or not is_plain(target) or given.shape != target.shape:
         return False
-    return bool((_some_of(given) == _some_of(target)).all()) and torch.equal(given, target)
+    return bool((_sample_of(given) == _sample_of(target)).all()) and torch.equal(given, target)
 
 
 def _of_constant_sums(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:

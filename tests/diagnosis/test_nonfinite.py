@@ -189,3 +189,42 @@ def test_a_custom_function_cannot_be_asked_and_is_told_by_the_nan_that_it_saved(
     assert "TimesLogBackward saved saved_tensors, which has NaN values" in first.message
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     assert [found.code for found in diagnose(TimesLog.apply(x).sum(), x)] == ["custom-gradients"]
+
+
+class KeepsLog(TimesLog):
+    """The same, and it keeps the logarithm as an attribute."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.log = x.log()
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.log
+
+
+def test_nan_that_a_custom_function_keeps_beside_what_it_saved_is_told():
+    x = leaf(-1, 2)
+    loss = KeepsLog.apply(x).sum()
+    first = diagnose(loss, x)[0]
+    assert (first.code, first.node) == ("nan-risk", 1)
+    assert "KeepsLogBackward keeps ctx.log, which has NaN values; something" in first.message
+    loss.backward()
+    assert x.grad.isnan().any()
+    x = leaf(1, 2)
+    assert [found.code for found in diagnose(KeepsLog.apply(x).sum(), x)] == ["custom-gradients"]
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="is not in this torch")
+def test_a_function_of_torch_that_keeps_its_gradients_is_told_by_these():
+    from torch.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
+
+    labels, options = torch.tensor([0, 1]), LinearCrossEntropyOptions(batch_chunk_size=1)
+    for largest in (1.0, inf):
+        x, weight = leaf([1.0, 2], [3, 4]), leaf([1.0, 2], [largest, 4])
+        loss = masked(F.linear_cross_entropy(x, weight, labels, options=options))
+        codes = [found.code for found in diagnose(loss, x, weight)]  # nothing of its author
+        assert ("nan-risk" in codes) == (largest == inf) and "custom-gradients" not in codes
+        loss.backward()
+        assert weight.grad.isfinite().all() == (largest != inf)
