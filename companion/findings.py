@@ -2129,6 +2129,24 @@ KINDS: dict[str, Kind] = {
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
             ),
+            "second": (
+                "this function has no bends but its kinks: between them its slope is constant, and "
+                "so the derivative of that is zero",
+                "take a smooth activation where second derivatives are needed, as in a PINN: tanh, "
+                "softplus or SiLU in place of ReLU",
+            ),
+            "padding": (
+                "the row of padding_idx gets no gradient, so that it stays what it is; here no "
+                "index is that of another row",
+                "look at the indices: a batch may have nothing but padding, or padding_idx is that "
+                "of a word",
+            ),
+            "too-long": (
+                "between equal labels a blank is needed, and so few steps have no room for any "
+                "target: each loss is infinite, and zero_infinity=True makes it and its gradient 0",
+                "give the network more steps, by less striding or pooling; look at input_lengths "
+                "and target_lengths",
+            ),
             "underflow": (
                 "gradients have the dtype of the values, and in float16 what is below 3e-8 becomes "
                 "0; so a loss that is small, or a mean over many elements, has gradients of zero",
@@ -2321,6 +2339,12 @@ KINDS: dict[str, Kind] = {
                 "begin again from weights that are finite, as those of a checkpoint; and look "
                 "before each step, by diagnose(loss, watch=watched), or whether the norm that "
                 "clip_grad_norm_ gives is finite",
+            ),
+            "impossible": (
+                "the loss is minus the log-probability of the label, and that is -inf, as where a "
+                "mask of -inf leaves out the class",
+                "look at the mask, which may leave out what is right, and at the labels; a large "
+                "finite number in the mask keeps the loss finite: logits.masked_fill(mask, -1e9)",
             ),
             "ignored": (
                 "a label that is ignore_index (-100, unless you say another) is left out of the "

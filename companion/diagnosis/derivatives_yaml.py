@@ -37,9 +37,18 @@ ZERO = set(
     "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
     "Poisson Random Round Sgn Sign Trunc Uniform Zero".split()
 )
+# The same of second derivatives, of what is linear in parts, by slot 1, the values.
+LINEAR_IN_PARTS = set(
+    "AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D AvgPool2D AvgPool3D "
+    "FractionalMaxPool2D FractionalMaxPool3D Hardshrink Hardtanh LeakyRelu MaxPool2D "
+    "MaxPool2DWithIndices MaxPool3DWithIndices NllLoss NllLoss2D ReflectionPad1D ReflectionPad2D "
+    "ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D RreluWithNoise Softshrink "
+    "Threshold".split()
+)
 # By Node the slots whose formula is zeros, where those of its other slots or of other Nodes of its
-# operation are not; of second derivatives those are left out that are zero for what is linear.
+# operation are not.
 ZERO_SLOTS = {
+    **{f"{operation}BackwardBackward0": (1,) for operation in LINEAR_IN_PARTS},
     "CopyBackwards": (0,),  # in no table: what copy_() overwrote
     "CopysignBackward0": (1,),
     "FillBackward0": (0,),

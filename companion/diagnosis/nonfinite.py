@@ -15,6 +15,7 @@ from companion.diagnosis.risks import (
     MEANS,
     Risk,
     gives_them,
+    impossible,
     of_nothing,
     outside_of_domain,
     overflow,
@@ -98,9 +99,12 @@ def _brought(case: Case) -> dict[int, Risk]:
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
-    """The Nodes that gave NaN because nothing was left to take the mean of."""
+    """The Nodes that gave NaN because nothing was left to take the mean of, and the losses of
+    labels that cannot be."""
     means = [(n, saved) for n, saved in case.of(MEANS) if 0 not in (shape_or_none(n) or ())]
     risks = {node.index: of_nothing(saved) for node, saved in means}
+    labels = {node.index: impossible(saved) for node, saved in case.of({"NllLoss", "NllLoss2D"})}
+    risks |= {index: risk for index, risk in labels.items() if risk}
     return {index: risk for index, risk in risks.items() if risk}
 
 

@@ -15,6 +15,7 @@ from companion.diagnosis.asking import Spoilt
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.graph.saved import Peek
+from companion.naming import counted
 
 Tensor = torch.Tensor
 Values = Mapping[str, Any]
@@ -140,6 +141,19 @@ def of_nothing(saved: Peek) -> Risk | None:
     return None
 
 
+def impossible(saved: Peek) -> Risk | None:
+    """Whether labels are classes whose probability is 0, so that the loss is infinite."""
+    given, target = saved.values.get("self"), saved.values.get("target")
+    if not is_plain(given) or not is_readable(target) or target.shape == given.shape:
+        return None
+    dim = min(1, given.dim() - 1)
+    counts = target != saved.values["ignore_index"]
+    index = torch.where(counts, target, 0).unsqueeze(dim)
+    labels = int((given.gather(dim, index).squeeze(dim)[counts] == -inf).sum())
+    message = f"the probability of {counted(labels, 'label')} is 0, and the loss infinite"
+    return Risk("non-finite", message, "impossible") if labels else None
+
+
 def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | None:
     """The first of the tensors that a Node saved with such a value, in words."""
     for argument, value in _fractions(saved):
@@ -148,10 +162,7 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                is_computed = argument.startswith(
-                    ("result", "saved_tensors", "ctx.")
-                )  # by the forward
-                is_given = not (value.requires_grad or is_computed)
+                is_given = not (value.requires_grad or argument.startswith(_COMPUTED))
                 came = ", and no graph, as data and masks have none" if is_given else ""
                 keeps = "keeps" if argument.startswith("ctx.") else "saved"
                 message = f"{name} {keeps} {argument}, which has {kind} values{came}"
@@ -327,6 +338,7 @@ _GIVES_INFINITY = set(
     "Addcdiv Atanh Digamma Div Erfinv Lgamma Log Log10 Log1P Log2 Logit Polygamma Reciprocal Rsqrt "
     "SpecialNdtri".split()
 )
+_COMPUTED = ("result", "saved_tensors", "ctx.")  # by the operation itself, as their names tell
 # What batch normalization saves, and in training its formula leaves alone.
 RUNNING = {"running_mean", "running_var"}
 # By operation what was saved and has elements that nobody set and no formula reads.

@@ -35,10 +35,9 @@ def about_uncalled_hooks(case: Case) -> Iterator[Finding]:
             uncalled.append(name)
     if uncalled:
         s, are = ("", "is") if len(uncalled) == 1 else ("s", "are")
-        message = (
-            f"the backward hook{s} of {shortly_listed(uncalled)} {are} not called: no Node calls "
-        )
-        message += "it" if len(uncalled) == 1 else "them"
+        them = "it" if len(uncalled) == 1 else "them"
+        message = f"the backward hook{s} of {shortly_listed(uncalled)} {are} not called: "
+        message += f"no Node calls {them}"
         yield finding("hook", message, severity="warning", variant="uncalled")
 
 

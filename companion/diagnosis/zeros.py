@@ -93,7 +93,7 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
         operation, look = operation_of(node.name), looks.get(node.index, _NOT_LOOKED_AT)
         found = _always(case, node, saved)
         if not found and operation in _FLAT and (look.zeros or not look.is_asked):
-            found = _flat(node, saved)
+            found = _flat(case, node, saved)
         elif not found and operation in _OF_PAIRS:
             found = _equal(node, saved, case.slots(node.index))
         factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
@@ -121,9 +121,7 @@ def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
     operation = operation_of(node.name)
     if slots := always_zero(node):
-        is_written = operation in _OVERWRITING
-        zero = Zero("every element is overwritten", "overwritten") if is_written else Zero()
-        return dict.fromkeys(slots, zero)
+        return dict.fromkeys(slots, _why_always(operation))
     if saved.values.get("rounding_mode"):  # of torch.div
         return dict.fromkeys(range(len(case.slots(node.index))), Zero())
     if operation == "CopySlices" and _is_whole(case, node):
@@ -132,10 +130,21 @@ def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
         reason = f"{operation.removeprefix('Native').lower()} over one element"
         return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))
     if operation == "Embedding" and _is_padding(saved.values):
-        return {0: Zero("every index is padding_idx", "masked")}
+        return {0: Zero("every index is padding_idx", "padding")}
     if operation in _CHOOSE and _is_empty(case, node):
         return {0: Zero(f"the result of {operation.lower()} has no element", "nothing")}
     return {}
+
+
+def _why_always(operation: str) -> Zero:
+    """Why an operation always sends zeros along a slot."""
+    if operation in _OVERWRITING:
+        return Zero("every element is overwritten", "overwritten")
+    if operation.endswith("Backward"):
+        first = operation.removesuffix("Backward").lower()
+        name = "relu" if first == "threshold" else first  # whose Node has that name
+        return Zero(f"the second derivative of {name} is 0", "second")
+    return Zero()
 
 
 def _is_whole(case: Case, node: GraphNode) -> bool:
@@ -159,12 +168,19 @@ def _is_empty(case: Case, node: GraphNode) -> bool:
     return any(0 not in (shape_or_none(each) or ()) for each in taken)
 
 
-def _flat(node: GraphNode, saved: Peek) -> dict[int, Zero]:
+def _flat(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     """By slot why a Node sends zeros, of an operation that has flat parts."""
     operation = operation_of(node.name)
     if not _may_be_flat(operation, saved.values):
         return {}
-    return {slot: _why_flat(operation, slot) for slot in zero_slots(node, saved)}
+    found = {slot: _why_flat(operation, slot) for slot in zero_slots(node, saved)}
+    slots = case.slots(node.index)
+    left_out = [edge.slot for edge in slots if edge and _is_ctc(case.nodes[edge.target])]
+    return found | {slot: _TOO_LONG for slot in left_out if slot in found}
+
+
+def _is_ctc(node: GraphNode) -> bool:
+    return "CtcLoss" in node.name
 
 
 def _why_flat(operation: str, slot: int) -> Zero:
@@ -191,6 +207,8 @@ def _zero_here(node: GraphNode, saved: Peek, slot: int) -> Zero:
     operation, values = operation_of(node.name), saved.values
     if operation.startswith("NllLoss"):
         return Zero(IGNORED, "ignored")
+    if (operation, slot) in _PRODUCTS:
+        return Zero(_PRODUCTS[operation, slot], "zero-factor")
     if operation in _LOWEST:
         return Zero(f"{_LOWEST[operation]}, where its slope is 0", "lowest")
     if operation not in _FACTORS:
@@ -341,11 +359,20 @@ _CONSTANT = {
 # Why an operation has no slope at all of its values, where these are the lowest that it gives.
 _LOWEST = {
     "Abs": "abs of zeros alone",
+    "Cdist": "the distances of equal points alone",
+    "Dist": "the distance of equal points",
     "LinalgVectorNorm": "the norm of zeros alone",
     "Norm": "the norm of zeros alone",
+    "Pdist": "the distances of equal points alone",
     "Pow": "a power of zeros alone",
     "Std": "std of equal elements",
     "Var": "var of equal elements",
+}
+# The same of what multiplies in another way, by slot.
+_PRODUCTS = {
+    ("Div", 1): "zeros alone, divided by it",
+    ("LinalgDet", 0): "a product with minors that are all 0, as those of a matrix of zeros",
+    ("Prod", 0): "a product of which two factors or more are 0",
 }
 _OF_PAIRS = {"HuberLoss", "MseLoss", "SmoothL1Loss"}
 # What an operation multiplies, in the order of its slots, as it saved it.
@@ -368,6 +395,9 @@ _CHOOSE = set(
     "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
 )
 _MULTIPLY = _FACTORS | dict.fromkeys(["NllLoss", "NllLoss2D"], ("total_weight",))
+_TOO_LONG = Zero(
+    "zero_infinity=True leaves out every sample, whose target is too long for ctc_loss", "too-long"
+)
 _ROUNDED = Zero("float16 has no number but 0 for a gradient as small as this", "underflow")
 _NOT_LOOKED_AT = Look()
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left

@@ -103,6 +103,24 @@ def test_the_operation_is_named_first_and_its_cure_gives_a_finite_gradient(numbe
     assert loss.isfinite() and x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
+def test_a_label_that_a_mask_leaves_out_is_told(shape):
+    x, label = leaf(0).expand(shape), torch.ones(shape[:1] + shape[2:], dtype=torch.long)
+    label = label if shape[1:] else label[0]
+    left_out = torch.tensor([False, True, False]).reshape(3, *[1] * len(shape[2:]))
+
+    def loss_of(label, mask):
+        return F.cross_entropy(x.masked_fill(left_out, mask), label, reduction="sum")
+
+    first, of_the_output = diagnose(loss_of(label, -inf))
+    count = f"{label.numel()} labels" if shape[1:] else "1 label"
+    assert first.message == f"the probability of {count} is 0, and the loss infinite"
+    assert loss_of(label, -inf) == inf and "output itself" in of_the_output.message
+    others = torch.where(label.cumsum(0) > 1, -100, 0) if shape[1:] else label * 0
+    for loss in (loss_of(label, -1e9), loss_of(others, -inf)):
+        assert loss.isfinite() and not OF_VALUES & {found.code for found in diagnose(loss)}
+
+
 def test_a_product_above_a_logarithm_at_0_is_its_consequence():
     p = torch.tensor([[200.0, 0.0]], requires_grad=True).softmax(-1)
     entropy = masked(p * p.log()).sum()

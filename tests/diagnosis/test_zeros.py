@@ -24,6 +24,11 @@ def labels(*numbers):
     return torch.tensor(numbers)
 
 
+def ctc(y, target):
+    steps = y.reshape(3, 1, 4).log_softmax(-1)
+    return F.ctc_loss(steps, target[None], (3,), (len(target),), zero_infinity=True)
+
+
 nothing, one = torch.arange(4) < 0, torch.arange(4) < 1
 # Of each kind: what is said of it, its severity, a program whose gradient is zero, and a program
 # that differs in one element or number, whose gradient is not.
@@ -170,6 +175,36 @@ PROGRAMS = {
         lambda y: (y.half() * 1e-4 * 1e-4).sum(),
         lambda y: (y.half() * 1e-2 * 1e-2).sum(),
     ),
+    "samples that ctc_loss leaves out": (
+        "whose target is too long for ctc_loss",
+        "warning",
+        lambda y: ctc(y, labels(1, 1, 2)),
+        lambda y: ctc(y, labels(1, 2)),
+    ),
+    "the mean of no overlap": (
+        "zeros alone, divided by it",
+        "warning",
+        lambda y: (y.exp() * zeros(4, 3)).sum() / y.exp().sum(),
+        lambda y: (y.exp() * labels(0, 0, 1)).sum() / y.exp().sum(),
+    ),
+    "a product of several zeros": (
+        "a product of which two factors or more are 0",
+        "warning",
+        lambda y: (y - y.detach()).prod(),
+        lambda y: (y - y.detach() + 1).prod(),
+    ),
+    "the determinant of zeros": (
+        "a product with minors that are all 0",
+        "warning",
+        lambda y: (y - y.detach())[:3].det(),
+        lambda y: y[:3].det(),
+    ),
+    "the distances of equal points": (
+        "the distances of equal points alone",
+        "info",
+        lambda y: F.pdist(y - y.detach()).sum(),
+        lambda y: F.pdist(y).square().sum(),
+    ),
     "the norm of zeros": (
         "the norm of zeros alone",
         "info",
@@ -221,6 +256,18 @@ def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(k
     assert not OF_VALUES & {found.code for found in diagnose(loss, model.layer)}
     loss.backward()
     assert model.layer.weight.grad.abs().max() > 1e-6
+
+
+def test_the_second_derivative_of_a_relu_is_told_as_such():
+    x, w = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    for activation in (F.relu, F.softplus):
+        (slope,) = torch.autograd.grad(activation(x * w).sum(), w, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), w, retain_graph=True)
+        (last,) = torch.autograd.grad((slope / x.detach()).sum(), x, retain_graph=True)
+        found = [f for f in diagnose(slope.sum(), w) if f.code == "zero-derivative"]
+        assert bool(found) == (not second.any()) and last.any()
+        assert all("(the second derivative of relu is 0)" in each.message for each in found)
+        assert all("softplus" in each.cure for each in found)
 
 
 @pytest.mark.parametrize(
