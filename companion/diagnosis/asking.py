@@ -97,11 +97,12 @@ def look_at(
         None if there is nothing to tell. A Node that saved zeros alone is not asked for that.
     """
     is_extreme, of_zeros = False, list[str]()
-    if operation_of(node.name) in _SMOOTH:
+    operation = operation_of(name := node.name)
+    if operation in _SMOOTH:
         is_extreme, of_zeros = _extremes_of(saved)
         if not is_extreme:
             return Look(of_zeros=of_zeros) if of_zeros else None
-    elif not (_has_numbers(saved) or node.is_custom):
+    elif not (_has_numbers(saved) or (operation == name and node.is_custom)):
         return None
     spoilt, zeros = None, list[int]()
     outputs = range(output_count(node.grad_fn))

@@ -25,11 +25,11 @@ def operation_of(name: str) -> str:
 
 def always_zero(node: GraphNode) -> Collection[int]:
     """The slots along which a Node sends zeros, whatever comes to it and whatever it saved."""
-    if node.name == "SgnBackward0" and node.dtype.is_complex:  # z / |z|, which turns with z
-        return ()
-    if operation_of(node.name) in ZERO:
-        return range(len(node.grad_fn.next_functions))
-    return ZERO_SLOTS.get(node.name, ())
+    name = node.name
+    if operation_of(name) not in ZERO:
+        return ZERO_SLOTS.get(name, ())
+    turns = name == "SgnBackward0" and node.dtype.is_complex  # z / |z|, which turns with z
+    return () if turns else range(len(node.grad_fn.next_functions))
 
 
 # The operations whose formula is zeros.

@@ -36,8 +36,13 @@ class Rehearsal(NamedTuple):
 
 
 def has_half(case: Case) -> bool:
-    """Whether gradients pass somewhere as float16, and the output is finite."""
-    is_half = any(node.dtype is torch.float16 for node in case.nodes)
+    """Whether gradients pass somewhere as float16, and the output is finite.
+
+    Values are float16 if those of a leaf are, or where they are cast.
+    """
+    leaves = case.graph.leaves if case.graph else ()
+    nodes = (*leaves, *case.by_operation.get("ToCopy", ()))
+    is_half = any(node.dtype is torch.float16 for node in nodes)
     return is_half and is_plain(case.output) and is_finite(case.output)
 
 

@@ -91,7 +91,7 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
         operation, look = operation_of(node.name), looks.get(node.index, _NOT_LOOKED_AT)
-        found = _always(case, node, saved)
+        found = _always(case, node, saved, operation)
         if not found and operation in _FLAT and (look.zeros or not look.is_asked):
             found = _flat(case, node, saved)
         elif not found and operation in _OF_PAIRS:
@@ -117,9 +117,8 @@ def _but_of_lowest(
     return {key: zero for key, zero in zeros.items() if key not in of_others}
 
 
-def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
+def _always(case: Case, node: GraphNode, saved: Peek, operation: str) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
-    operation = operation_of(node.name)
     if slots := always_zero(node):
         return dict.fromkeys(slots, _why_always(operation))
     if saved.values.get("rounding_mode"):  # of torch.div
