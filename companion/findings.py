@@ -2340,6 +2340,13 @@ KINDS: dict[str, Kind] = {
                 "before each step, by diagnose(loss, watch=watched), or whether the norm that "
                 "clip_grad_norm_ gives is finite",
             ),
+            "overflow": (
+                "a sum or a product of finite numbers may be larger than the dtype goes: float32 "
+                "and bfloat16 end at 3.4e38, float16 at 65504",
+                "make the numbers smaller before it, as by a norm layer or a lower learning rate "
+                "where the weights grow; take mean() for sum(); or compute this part in float32, "
+                "or in float64",
+            ),
             "impossible": (
                 "the loss is minus the log-probability of the label, and that is -inf, as where a "
                 "mask of -inf leaves out the class",

@@ -9,6 +9,7 @@ import torch
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
 from companion.diagnosis.custom_functions import attributes_of
+from companion.diagnosis.overflowing import overflowing
 from companion.diagnosis.paths import below
 from companion.diagnosis.rehearsing import Rehearsal, rehearse
 from companion.diagnosis.risks import (
@@ -59,6 +60,11 @@ def about_nan(
             shown[index] = risk
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
+        for index, risk in overflowing(case).items():  # of which others may be consequences
+            has_words = index in risks and not risks[index].message.startswith(
+                case.nodes[index].name
+            )
+            risks |= {} if has_words else {index: risk}
     elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
         # Some of it may be overwritten further on.
         risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from companion import diagnose
+from companion import diagnose, watch
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 x16, x32 = torch.float16, torch.float32
@@ -246,3 +246,41 @@ def test_a_function_of_torch_that_keeps_its_gradients_is_told_by_these():
         assert ("nan-risk" in codes) == (largest == inf) and "custom-gradients" not in codes
         loss.backward()
         assert weight.grad.isfinite().all() == (largest != inf)
+
+
+# An operation each, and two leaves of large numbers.
+OVERFLOWS = {
+    "add": lambda x, y: (x + y).sum(),
+    "sub": lambda x, y: torch.sub(x, y, alpha=-2).sum(),
+    "mul": lambda x, y: (x * y).mean(),
+    "a number": lambda x, y: ((x * y) * 1e20).sum(),
+    "div": lambda x, y: (x / (y.detach() * 0 + 1e-10)).mean(),
+    "pow": lambda x, y: x.pow(2).sum(),
+    "sum": lambda x, y: (x * 1e5).sum(),
+    "sum along a dimension": lambda x, y: x.sum(1).sigmoid().log().sum() - x.sum(1).sum(),
+    "mean": lambda x, y: x.mean(),
+    "mm": lambda x, y: (x @ y.T).sum(),
+    "bmm": lambda x, y: (x[None] @ y.T[None]).sum(),
+    "addmm": lambda x, y: F.linear(x, y, torch.zeros(2)).sum(),
+    "dot": lambda x, y: x[0].dot(y[0]),
+    "mv": lambda x, y: (x @ y[0]).sum(),
+    "two products": lambda x, y: (x * y * x).sum(),
+    "a sum of exp": lambda x, y: x.clamp(max=88).exp().sum(),
+}
+
+
+@pytest.mark.parametrize("kind", OVERFLOWS)
+def test_the_operation_that_overflows_is_told_without_a_watch_as_with_one(kind):
+    told_at = list[float]()
+    for factor in (1.0, 1e19, 1e25, 3e38):
+        x, y = (torch.full((2, 64), factor, requires_grad=True) for _ in range(2))
+        with watch() as watched:
+            loss = OVERFLOWS[kind](x, y)
+        found = [f for f in diagnose(loss, watch=watched) if f.code == "non-finite"]
+        told = [f.source for f in found if f.message.endswith("too large for float32")]
+        first = watched.first_nonfinite
+        assert set(told) <= {first.source if first else None}
+        alone = [f.message for f in diagnose(loss) if "too large for float32" in f.message]
+        assert len(alone) == len(told)
+        told_at += [factor] * len(alone)
+    assert told_at and 1.0 not in told_at
