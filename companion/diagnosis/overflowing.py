@@ -6,10 +6,11 @@ nobody can tell without a watch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn.functional import mse_loss
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
@@ -82,10 +83,14 @@ def _computed(case: Case, index: int, operands: list[Tensor]) -> Tensor | None:
 def _over(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A sum or a mean, of all or along some dimensions."""
 
-    def along(saved: dict[str, Any], value: Tensor) -> Tensor:
+    def along(saved: Mapping[str, Any], value: Tensor) -> Tensor:
         return reduce(value, tuple(saved["dim"])) if saved.get("dim") else reduce(value)
 
     return along
+
+
+def _mse_loss(saved: Mapping[str, Any], value: Tensor, target: Tensor) -> Tensor:
+    return mse_loss(value, target, reduction=("none", "mean", "sum")[saved["reduction"]])
 
 
 # By operation what it computes with, by the names under which that is saved, if it is: of a Node
@@ -98,6 +103,7 @@ _OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     "Dot": (("self", "tensor"), lambda saved, x, y: x.dot(y)),
     "Mean": (("self",), _over(torch.mean)),
     "Mm": (("self", "mat2"), lambda saved, x, y: x @ y),
+    "MseLoss": (("self", "target"), _mse_loss),
     "Mul": (("self", "other"), lambda saved, x, y: x * y),
     "Mv": (("self", "vec"), lambda saved, x, y: x @ y),
     "Pow": (("self", "exponent"), lambda saved, x, y: x**y),

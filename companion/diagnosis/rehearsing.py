@@ -38,11 +38,12 @@ class Rehearsal(NamedTuple):
 def has_half(case: Case) -> bool:
     """Whether gradients pass somewhere as float16, and the output is finite.
 
-    Values are float16 if those of a leaf are, or where they are cast.
+    Values are float16 if those of a leaf are, or where they are cast, by code of the user too:
+    the names of leaves and of custom Functions are those of no operation of torch's.
     """
-    leaves = case.graph.leaves if case.graph else ()
-    nodes = (*leaves, *case.by_operation.get("ToCopy", ()))
-    is_half = any(node.dtype is torch.float16 for node in nodes)
+    by_operation = case.by_operation.items()
+    some = [nodes for name, nodes in by_operation if name in ("ToCopy", nodes[0].name)]
+    is_half = any(node.dtype is torch.float16 for nodes in some for node in nodes)
     return is_half and is_plain(case.output) and is_finite(case.output)
 
 

@@ -262,6 +262,7 @@ OVERFLOWS = {
     "mm": lambda x, y: (x @ y.T).sum(),
     "bmm": lambda x, y: (x[None] @ y.T[None]).sum(),
     "addmm": lambda x, y: F.linear(x, y, torch.zeros(2)).sum(),
+    "mse_loss": lambda x, y: F.mse_loss(x, -y) + F.mse_loss(x, y, reduction="sum"),
     "dot": lambda x, y: x[0].dot(y[0]),
     "mv": lambda x, y: (x @ y[0]).sum(),
     "two products": lambda x, y: (x * y * x).sum(),
@@ -284,3 +285,24 @@ def test_the_operation_that_overflows_is_told_without_a_watch_as_with_one(kind):
         assert len(alone) == len(told)
         told_at += [factor] * len(alone)
     assert told_at and 1.0 not in told_at
+
+
+class Half(torch.autograd.Function):
+    """Casts to float16."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.half()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.float()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e6])
+def test_what_a_custom_function_casts_to_float16_is_looked_at_too(factor):
+    x = leaf(1, 2)
+    loss = Half.apply(x).float().sum() * factor
+    codes = {found.code for found in diagnose(loss, x)}
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert ("nan-risk" in codes) == (not gradient.isfinite().all())
