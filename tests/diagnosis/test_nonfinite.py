@@ -306,3 +306,17 @@ def test_what_a_custom_function_casts_to_float16_is_looked_at_too(factor):
     codes = {found.code for found in diagnose(loss, x)}
     (gradient,) = torch.autograd.grad(loss, x)
     assert ("nan-risk" in codes) == (not gradient.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("f", "said"),
+    [
+        (lambda x: x / (x * 0), "division by 0: the gradient is infinite"),
+        (lambda x: x * torch.tensor([inf, 1.0]), "MulBackward0 saved other"),
+        (lambda x: (x * 0 - 1) ** 0.5, "a power with a fraction in its exponent gave NaN"),
+    ],
+)
+def test_an_infinity_or_nan_of_another_reason_is_no_overflow(f, said):
+    x = leaf(1, 2)
+    found = [each.message for each in diagnose(f(x).sum(), x) if each.code in OF_VALUES]
+    assert found[0].startswith(said) and not any("too large" in each for each in found)

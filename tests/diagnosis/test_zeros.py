@@ -363,3 +363,20 @@ def test_nan_that_std_of_one_element_gave_is_told_there_alone_and_is_no_dead_rel
     cause, consequence = diagnose(loss, model)
     assert "std or var of one element" in cause.message
     assert consequence.message == "the output itself is infinite or NaN"
+
+
+def test_a_zero_of_another_reason_is_not_laid_to_float16():
+    for f in (F.relu, lambda y: F.relu(y) * 1e-3):
+        model = Layer()
+        found = diagnose(f((model.out - 100).half()).float().sum(), model.layer)
+        assert {each.code for each in found} == {"dead-relu", "half-precision"}
+
+
+def test_of_many_parts_that_are_written_none_is_asked():
+    model = Layer()
+    with watch() as watched:
+        y = model.out.repeat(10, 1)
+        for row in range(40):
+            y[row] = 0.0
+        y.view(-1).zero_()
+    assert not OF_VALUES & {each.code for each in diagnose(y.sum(), model.layer, watch=watched)}
