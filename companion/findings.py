@@ -2160,6 +2160,36 @@ KINDS: dict[str, Kind] = {
                 "look at the mask: it may be turned round, as where(mask, ...) for "
                 "where(~mask, ...)",
             ),
+            "second": (
+                "this function has no bends but its kinks: between them its slope is constant, and "
+                "so the derivative of that is zero",
+                "take a smooth activation where second derivatives are needed, as in a PINN: tanh, "
+                "softplus or SiLU in place of ReLU",
+            ),
+            "padding": (
+                "the row of padding_idx gets no gradient, so that it stays what it is; here no "
+                "index is that of another row",
+                "look at the indices: a batch may have nothing but padding, or padding_idx is that "
+                "of a word",
+            ),
+            "too-long": (
+                "between equal labels a blank is needed, and so few steps have no room for any "
+                "target: each loss is infinite, and zero_infinity=True makes it and its gradient 0",
+                "give the network more steps, by less striding or pooling; look at input_lengths "
+                "and target_lengths",
+            ),
+            "underflow": (
+                "gradients have the dtype of the values, and in float16 what is below 3e-8 becomes "
+                "0; so a loss that is small, or a mean over many elements, has gradients of zero",
+                "scale the loss up: scaler = torch.amp.GradScaler(), scaler.scale(loss)"
+                ".backward(); or compute in bfloat16 or float32",
+            ),
+            "overwritten": (
+                "other values were written over all of the tensor: what it was before has no part "
+                "in the loss, so it gets zero",
+                "write into the part that you mean, as y[mask] = 0.0, or into a tensor of its own; "
+                "for noise add it: y + std * torch.randn_like(y)",
+            ),
             "ignored": (
                 "a label that is ignore_index (-100, unless you say another) is left out of the "
                 "loss; where all are, the sum over none is 0 and the mean NaN",
@@ -2182,6 +2212,12 @@ KINDS: dict[str, Kind] = {
                 "the loss of a tensor and itself is 0 whatever its values are, and so is its slope",
                 "compare the output with the target; look whether one was given in place of the "
                 "other, or the target was computed by the same call",
+            ),
+            "twice": (
+                "x - x is 0 and x / x is 1, whatever x is, also where it was computed twice: the "
+                "two gradients are equal but for their sign, and but for rounding nothing is left",
+                "detach() the one that is to stay as it was, as the old log-probabilities of PPO: "
+                "(logp - old_logp.detach()).exp(); its value stays 1 and its slope comes back",
             ),
             "cancels": (
                 "the two gradients are equal but for their sign; so are those of "
@@ -2224,6 +2260,17 @@ KINDS: dict[str, Kind] = {
                 "the dtype: it is infinite, and NaN where a zero is met further on",
                 "keep the input of the operation further away from 0: clamp(min=1e-6) before it, "
                 "in float16 clamp(min=1e-2); or compute this part in float32",
+            ),
+            "half-zero": (
+                "the formula divides by zero here, and float16 has 0 for all that is below 3e-8",
+                "compute this part in float32, as x.float().rsqrt(); or keep its input further "
+                "away from 0 than elsewhere: clamp(min=1e-2) before it",
+            ),
+            "half": (
+                "gradients have the dtype of the values, and float16 ends at 65504: what is larger "
+                "becomes infinite, and NaN where a zero is met further on",
+                "scale the loss down, or compute this part in float32 or bfloat16; a GradScaler "
+                "leaves out such a step and halves its scale, so its first steps may be like this",
             ),
             "too-long": (
                 "between equal labels a blank is needed, and so few steps have no room for all: "
@@ -2323,6 +2370,19 @@ KINDS: dict[str, Kind] = {
                 "begin again from weights that are finite, as those of a checkpoint; and look "
                 "before each step, by diagnose(loss, watch=watched), or whether the norm that "
                 "clip_grad_norm_ gives is finite",
+            ),
+            "overflow": (
+                "a sum or a product of finite numbers may be larger than the dtype goes: float32 "
+                "and bfloat16 end at 3.4e38, float16 at 65504",
+                "make the numbers smaller before it, as by a norm layer or a lower learning rate "
+                "where the weights grow; take mean() for sum(); or compute this part in float32, "
+                "or in float64",
+            ),
+            "impossible": (
+                "the loss is minus the log-probability of the label, and that is -inf, as where a "
+                "mask of -inf leaves out the class",
+                "look at the mask, which may leave out what is right, and at the labels; a large "
+                "finite number in the mask keeps the loss finite: logits.masked_fill(mask, -1e9)",
             ),
             "ignored": (
                 "a label that is ignore_index (-100, unless you say another) is left out of the "

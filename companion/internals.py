@@ -74,11 +74,13 @@ def is_of_torch_in_cpp(kind: type) -> bool:
 def is_of_torch(node: Node) -> bool:
     """Whether the Node of a custom Function is that of one that torch wrote, as for a checkpoint.
 
-    Those that torch makes of operators and Functions of the user are not.
+    Those that torch makes of operators and Functions of the user are not; the operator of torch's
+    own linear_cross_entropy is.
     """
     module: str = node._forward_cls.__module__
     made = ("torch._library.", "torch._functorch.autograd_function")
-    return module.startswith("torch.") and not module.startswith(made)
+    is_of_operator = node._forward_cls.__name__.startswith("GeneratedBackwardFor_torch_nn_")
+    return is_of_operator or (module.startswith("torch.") and not module.startswith(made))
 
 
 def is_of_compile(node: Node) -> bool:

@@ -166,8 +166,9 @@ HIDING: dict[str, Callable[[Tensor], Tensor]] = {
     "masked": lambda y: torch.where(y.isfinite(), y, torch.zeros_like(y)),
     "left out": lambda y: y.reshape(-1)[1:],
 }
-# The backward of a custom Function, and what a sparse tensor is made of, nobody can ask.
-NOT_ASKED = {"nn.functional.linear_cross_entropy", "sparse.mm"}
+# The backward of a custom Function that keeps what it was given alone, and what a sparse tensor is
+# made of, nobody can ask.
+NOT_ASKED = {"nn.functional.linear_cross_entropy chunked_none", "sparse.mm "}
 
 
 def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[str]:
@@ -179,7 +180,7 @@ def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[st
         points: the names of points; without them all.
     """
     for name, compute, leaves in programs(step, samples):
-        if name.partition(" ")[0] in NOT_ASKED or "complex" in name:
+        if name.rpartition(" torch.")[0] in NOT_ASKED or "complex" in name:
             continue
         if any(leaf.layout is not torch.strided for leaf in leaves):
             continue  # no element of it can be set

@@ -17,11 +17,11 @@ import torch
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.values import bounds_of, is_readable
 from companion.graph.nodes import GraphNode
+from companion.graph.recorded_pass import Gradients
 from companion.graph.saved import Peek
 from companion.internals import metadata_of, output_count
 
 Tensor = torch.Tensor
-Gradients = Sequence[Tensor | None]
 
 
 class Spoilt(NamedTuple):
@@ -49,18 +49,21 @@ def answer_of(node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor]) -> 
         saved: what it saved.
         gradients: what comes to it, by the number of the output.
     """
-    if not _is_askable(node, saved):
-        return None
+    return called_with(node, gradients) if is_askable(node, saved) else None
+
+
+def called_with(node: GraphNode, gradients: Mapping[int, Tensor]) -> Gradients | None:
+    """The same of any Node. One that runs code or hooks of the user must not be called."""
     try:
         given = [gradients.get(number) for number in range(output_count(node.grad_fn))]
         sent: Any = node.grad_fn(*given)
     except Exception:  # it will raise in the pass too; other questions tell of that
         return None
     sent = sent if isinstance(sent, tuple) else (sent,)
-    return sent if all(one is None or is_readable(one) for one in sent) else None
+    return sent if all(gradient is None or is_readable(gradient) for gradient in sent) else None
 
 
-def _is_askable(node: GraphNode, saved: Peek) -> bool:
+def is_askable(node: GraphNode, saved: Peek) -> bool:
     """Whether a Node is of torch, and all that it saved is there and dense."""
     if node.is_custom or node.name in _NOT_ASKED or saved.hooked or saved.broken:
         return False
@@ -73,8 +76,8 @@ def ones_for(node: GraphNode, numbers: Collection[int]) -> dict[int, Tensor]:
     for number in numbers:
         output = metadata_of(node.grad_fn, number)
         try:
-            one = torch.ones((), dtype=output.dtype, device=output.device)
-            found[number] = one.expand(tuple(output.shape))
+            ones = torch.ones((), dtype=output.dtype, device=output.device)
+            found[number] = ones.expand(tuple(output.shape))
         except RuntimeError:  # a nested tensor has no shape
             continue
     return found
@@ -94,14 +97,16 @@ def look_at(
         None if there is nothing to tell. A Node that saved zeros alone is not asked for that.
     """
     is_extreme, of_zeros = False, list[str]()
-    if operation_of(node.name) in _SMOOTH:
+    operation = operation_of(name := node.name)
+    if operation in _SMOOTH:
         is_extreme, of_zeros = _extremes_of(saved)
         if not is_extreme:
             return Look(of_zeros=of_zeros) if of_zeros else None
-    elif not _has_numbers(saved):
+    elif not (_has_numbers(saved) or (operation == name and node.is_custom)):
         return None
     spoilt, zeros = None, list[int]()
-    numbers = [number for number in range(3) if (node.index, number) in reached]
+    outputs = range(output_count(node.grad_fn))
+    numbers = [number for number in outputs if (node.index, number) in reached]
     for slot, sent in enumerate(answer_of(node, saved, ones_for(node, numbers)) or ()):
         if sent is None or not sent.numel():
             continue
@@ -116,11 +121,12 @@ def look_at(
 def zero_slots(node: GraphNode, saved: Peek, numbers: Collection[int] = (0,)) -> list[int]:
     """The slots along which a Node sends zeros alone, although no zeros come to it."""
     given = ones_for(node, numbers)
-    for number, one in given.items():  # of ones alone a sum in the formula may happen to be zero
-        places = torch.arange(one.numel(), device=one.device)
-        given[number] = one + (places * 0.618).frac().reshape(one.shape).to(one.dtype)
+    for number, ones in given.items():  # of ones alone a sum in the formula may happen to be zero
+        positions = torch.arange(ones.numel(), device=ones.device)
+        given[number] = ones + (positions * 0.618).frac().reshape(ones.shape).to(ones.dtype)
     sent = enumerate(answer_of(node, saved, given) or ())
-    return [slot for slot, one in sent if one is not None and one.numel() and not one.any()]
+    found = [(slot, gradient) for slot, gradient in sent if gradient is not None]
+    return [slot for slot, gradient in found if gradient.numel() and not gradient.any()]
 
 
 def _has_numbers(saved: Peek) -> bool:

@@ -28,6 +28,11 @@ def peek_at(node: GraphNode) -> Peek:
     return found
 
 
+def attributes_of(node: GraphNode) -> Peek:
+    """What a custom Function keeps beside what it saved: the attributes of its ``ctx``."""
+    return Peek({f"ctx.{name}": value for name, value in vars(node.grad_fn).items()}, {}, [], False)
+
+
 def reads_saved_tensors(node: Node) -> bool:
     """Whether the backward of a custom Function names ``saved_tensors`` somewhere.
 

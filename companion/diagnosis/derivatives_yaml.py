@@ -6,6 +6,7 @@ A test reads that table in the torch that is installed and compares.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache
 
 import torch
@@ -22,20 +23,40 @@ def operation_of(name: str) -> str:
     return re.sub(r"Backward\d+$", "", name)
 
 
-def sends_zero(node: GraphNode) -> bool:
-    """Whether a Node sends zeros, whatever comes to it."""
+def always_zero(node: GraphNode) -> Collection[int]:
+    """The slots along which a Node sends zeros, whatever comes to it and whatever it saved."""
     name = node.name
-    if name == "SgnBackward0" and node.dtype.is_complex:  # z / |z|, which turns with z
-        return False
-    return operation_of(name) in ZERO or name in ("FillBackward0", "FillBackward2")
+    if operation_of(name) not in ZERO:
+        return ZERO_SLOTS.get(name, ())
+    turns = name == "SgnBackward0" and node.dtype.is_complex  # z / |z|, which turns with z
+    return () if turns else range(len(node.grad_fn.next_functions))
 
 
-# The operations whose formula is zeros: those that draw random numbers, and all. Of the four Nodes
-# of Fill two send something: a sum, to the value that fills.
+# The operations whose formula is zeros: those that draw random numbers, and all.
 DRAWING = set(
     "Bernoulli Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform".split()
 )
 ZERO = DRAWING | set("Ceil Eq Floor Ge Gt Le Lt Ne Round Sgn Sign Trunc Zero".split())
+# The same of second derivatives, of what is linear in parts, by slot 1, the values.
+LINEAR_IN_PARTS = set(
+    "AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D AvgPool2D AvgPool3D "
+    "FractionalMaxPool2D FractionalMaxPool3D Hardshrink Hardtanh LeakyRelu MaxPool2D "
+    "MaxPool2DWithIndices MaxPool3DWithIndices NllLoss NllLoss2D ReflectionPad1D ReflectionPad2D "
+    "ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D RreluWithNoise Softshrink "
+    "Threshold".split()
+)
+# By Node the slots whose formula is zeros, where those of its other slots or of other Nodes of its
+# operation are not.
+ZERO_SLOTS = {
+    **{f"{operation}BackwardBackward0": (1,) for operation in LINEAR_IN_PARTS},
+    "CopyBackwards": (0,),  # in no table: what copy_() overwrote
+    "CopysignBackward0": (1,),
+    "FillBackward0": (0,),
+    "FillBackward1": (0,),
+    "FillBackward2": (0,),
+    "FillBackward3": (0,),
+    "NextafterBackward0": (1,),
+}
 # By Node the slots whose formula is not_implemented: of all first derivatives, and of those second
 # ones that take no lists of tensors.
 NOT_IMPLEMENTED = {

@@ -42,6 +42,7 @@ from companion.diagnosis.inputs import (
 )
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
+from companion.diagnosis.rehearsing import has_half, rehearse
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.switches import about_switches
 from companion.diagnosis.uncalled_hooks import about_uncalled_hooks
@@ -117,9 +118,11 @@ def diagnose(
 
     No backward pass runs, no hook is called, no ``.grad`` is touched. Saved tensors are looked at,
     but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint). A Node
-    of torch that may give infinities or NaN is asked for them: its formula is computed alone, and
-    where one does and the output is finite, those of all Nodes, to see whether it arrives. Modes,
-    counters of FLOPs and profilers do not see that.
+    of torch that may give infinities or NaN is asked for them: its formula is computed alone. Those
+    of all Nodes are where one does and the output is finite, to see whether it arrives, and where
+    gradients pass as float16, to see whether it has numbers for them. Of an output that is not
+    finite, sums and products are computed again. Modes, counters of FLOPs and profilers do not see
+    that.
 
     ``.ok`` is True exactly when ``output.backward()`` would run without an error and leave a
     gradient, not None, in every input; a ``.grad`` that is left over from before does not count.
@@ -151,7 +154,7 @@ def diagnose(
     And, without a word of it:
 
     - what was saved inside a ``CopySlices``, the Node of a change to a part of a tensor, and
-      whether an earlier backward pass freed it;
+      whether an earlier backward pass freed it; whether it overwrites all is told with a ``watch``;
     - whether a tensor that was saved through hooks can be had again;
     - what your hooks do: raise, or change the gradient;
     - what becomes of a leaf that was given other values of another shape through ``.data``;
@@ -513,9 +516,10 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
     for node, saved in case.nodes_and_peeks:
         if look := look_at(node, saved, case.reached):
             looks[node.index] = look
-    found, spoiling = about_nan(case, looks)
+    rehearsal = rehearse(case) if has_half(case) else None  # its range is narrow
+    found, spoiling = about_nan(case, looks, rehearsal)
     yield from _causes_first(found, list(_about_the_loss(case)))
-    yield from about_zeros(case, looks, spoiling)
+    yield from about_zeros(case, looks, spoiling, rehearsal.rounded_to_zero if rehearsal else ())
 
 
 def _about_the_loss(case: Case) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import torch
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.paths import EdgeKey, first_on_the_way, listed, reached_without
+from companion.diagnosis.paths import EdgeKey, first_on_the_way, reached_without, shortly_listed
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
@@ -35,11 +35,11 @@ def about_doubts(case: Case) -> Iterator[Finding]:
         message = "the output is inside a transform such as torch.func.grad; backward() raises here"
         yield finding("cannot-know", message, variant="transform")
     yield from _about_undefined(case)
-    told = set[Doubt]()
+    known = set[Doubt]()
     for node, saved in case.of({"LinalgQr", _CPP, *_OF_TORCHS_FUNCTIONS}):
         doubt = _doubt_of(node, saved)
-        if doubt and doubt not in told:
-            told.add(doubt)
+        if doubt and doubt not in known:
+            known.add(doubt)
             message = f"{node.name} {doubt.reason}"
             yield finding("cannot-know", message, variant=doubt.variant, **case.at(node.index))
     if first := next(iter(_sparse_and_untried(case)), None):
@@ -77,7 +77,7 @@ def _about_undefined(case: Case) -> Iterator[Finding]:
         names_by_node[min(edges)[0]] = []
     for index, names in names_by_node.items():
         name, doubt = case.nodes[index].name, edges[index, 0]
-        end = f": the .grad of {listed(names)} may stay as it is" if names else ""
+        end = f": the .grad of {shortly_listed(names)} may stay as it is" if names else ""
         message = f"{name} gives no gradient ({doubt.reason}){end}"
         yield finding("cannot-know", message, variant=doubt.variant, **case.at(index))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
-from companion.diagnosis.paths import below, listed
+from companion.diagnosis.paths import below, shortly_listed
 from companion.findings import Finding, finding
 from companion.forward.tracing import source_of
 from companion.graph.nodes import shape_or_none
@@ -54,7 +54,7 @@ def _part(case: Case, top: list[int], under: set[int]) -> str:
     is_older = case.watch and not any(source_of(case.watch, node) for node in nodes)
     early = ", before the watched block," if is_older else ""
     leaves = [given.name.partition(",")[0] for given in case.inputs if given.node in under]
-    to = f", and leads to {listed(leaves)}" if leaves else ""
+    to = f", and leads to {shortly_listed(leaves)}" if leaves else ""
     return f"; {names} was computed earlier{early} and kept{to}"
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 
 from companion.diagnosis.asking import Look
 from companion.diagnosis.case import Case
+from companion.diagnosis.custom_functions import attributes_of
+from companion.diagnosis.overflowing import overflowing
 from companion.diagnosis.paths import below
-from companion.diagnosis.rehearsing import spoiling
+from companion.diagnosis.rehearsing import Rehearsal, rehearse
 from companion.diagnosis.risks import (
     MEANS,
     Risk,
     gives_them,
+    impossible,
     of_nothing,
     outside_of_domain,
     overflow,
@@ -30,30 +33,41 @@ from companion.naming import listed
 from companion.source import Source
 
 
-def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set[int]]:
+def about_nan(
+    case: Case, looks: Mapping[int, Look], rehearsal: Rehearsal | None = None
+) -> tuple[list[Finding], set[int]]:
     """A finding for each Node that is the cause of infinities or NaN among the gradients.
 
     Args:
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
+        rehearsal: of the pass, if there was one already.
 
     Returns:
         The findings, and all Nodes with infinities or NaN, those of consequences too.
     """
-    risks, shown, hidden = dict[int, Risk](), dict[int, Risk](), _is_hidden(case)
+    risks, shown = dict[int, Risk](), dict[int, Risk]()
+    hidden = is_plain(case.output) and is_finite(case.output)  # no NaN inside of the graph shows
     for index, look in looks.items():
         node, saved = case.nodes[index], case.peeks[index]
         if look.spoilt:
             risks[index] = risk_of(node.name, saved, look.spoilt)
         elif node.is_custom:  # which cannot be asked
-            if risk := shown_by(node.name, saved):
+            name = node.name
+            if risk := shown_by(name, saved) or shown_by(name, attributes_of(node)):
                 risks[index] = risk
         elif risk := (outside_of_domain if hidden else shown_by)(node.name, saved):
             shown[index] = risk
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
-    elif risks or any(look.is_extreme for look in looks.values()):
-        risks = _arriving(case, risks, shown)  # some of it may be overwritten further on
+        for index, risk in overflowing(case).items():  # of which others may be consequences
+            has_words = index in risks and not risks[index].message.startswith(
+                case.nodes[index].name
+            )
+            risks |= {} if has_words else {index: risk}
+    elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
+        # Some of it may be overwritten further on.
+        risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
     found = [
         finding(code, message, variant=variant, **case.at(index))
         for index, (code, message, variant) in risks.items()
@@ -65,7 +79,7 @@ def about_nan(case: Case, looks: Mapping[int, Look]) -> tuple[list[Finding], set
         for index, risk in risks.items()
         if risk.code != "nan-risk" or gives_them(case.nodes[index].name, risk)
     }
-    found += _about_the_spoilt(case, of_values, giving)
+    found += _about_the_spoilt(case, of_values, giving, hidden)
     if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
         depth = {index: depth for depth, index in enumerate(case.graph.order)}
         found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
@@ -91,15 +105,19 @@ def _brought(case: Case) -> dict[int, Risk]:
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
-    """The Nodes that gave NaN because nothing was left to take the mean of."""
+    """The Nodes that gave NaN because nothing was left to take the mean of, and the losses of
+    labels that cannot be."""
     means = [(n, saved) for n, saved in case.of(MEANS) if 0 not in (shape_or_none(n) or ())]
     risks = {node.index: of_nothing(saved) for node, saved in means}
+    labels = {node.index: impossible(saved) for node, saved in case.of({"NllLoss", "NllLoss2D"})}
+    risks |= {index: risk for index, risk in labels.items() if risk}
     return {index: risk for index, risk in risks.items() if risk}
 
 
-def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) -> dict[int, Risk]:
+def _arriving(
+    case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk], sending: Sequence[int]
+) -> dict[int, Risk]:
     """Those of some risks that spoil the gradient of a leaf, with what gave them their values."""
-    sending = spoiling(case)
     sure = {index for index in risks if index in sending or case.nodes[index].is_custom}
     arriving = {index: risk for index, risk in risks.items() if index in sure}
     spoilt = [index for index, risk in arriving.items() if risk.code == "non-finite"]
@@ -107,11 +125,17 @@ def _arriving(case: Case, risks: Mapping[int, Risk], shown: Mapping[int, Risk]) 
     others = {i: r for i, r in {**risks, **shown}.items() if i not in arriving}
     gave = below(case.graph, spoilt) if case.graph and others else ()
     arriving |= {i: r for i, r in others.items() if i in gave and r.code == "non-finite"}
-    return arriving or {index: overflow(case.nodes[index].name) for index in sending[:1]}
+    return arriving or {index: _overflow(case, index) for index in sending[:1]}
+
+
+def _overflow(case: Case, index: int) -> Risk:
+    """What is to be said of a Node that makes what is infinite of a finite gradient."""
+    below = [case.nodes[edge.target] for edge in case.slots(index) if edge]
+    return overflow(case.nodes[index].name, any(node.dtype is torch.float16 for node in below))
 
 
 def _about_the_spoilt(
-    case: Case, spoilt: Mapping[int, Risk], giving: Collection[int]
+    case: Case, spoilt: Mapping[int, Risk], giving: Collection[int], hidden: bool
 ) -> Iterator[Finding]:
     """A finding for each Node with infinite or NaN values that has none below which gave them.
 
@@ -119,8 +143,8 @@ def _about_the_spoilt(
         case: what is diagnosed.
         spoilt: by Node what is to be said of it.
         giving: the Nodes that gave infinite or NaN values, or took them.
+        hidden: whether the output is finite, so that no NaN inside of the graph shows.
     """
-    hidden = _is_hidden(case)
     above = _above(case, giving) if spoilt else set()
     for index, (_, message, variant) in spoilt.items():
         if index in above:
@@ -136,11 +160,6 @@ def _about_the_spoilt(
             )
         code = "nan-risk" if hidden else "non-finite"
         yield finding(code, message, variant=variant, **case.at(index))
-
-
-def _is_hidden(case: Case) -> bool:
-    """Whether the output is finite, so that no NaN inside of the graph shows."""
-    return is_plain(case.output) and is_finite(case.output)
 
 
 def _above(case: Case, nodes: Collection[int]) -> set[int]:

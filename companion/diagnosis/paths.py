@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import NamedTuple
 
 from companion.graph.reading import Graph
 
 EdgeKey = tuple[int, int]  # a Node, and a slot of it
+
+
+class Zero(NamedTuple):
+    """Why no gradient but zero comes by way of an edge.
+
+    Attributes:
+        reason: in words; "" if its Node always sends zeros.
+        variant: that of the finding.
+        node: the Node above, where what goes along this edge and others that cancel it comes from.
+    """
+
+    reason: str = ""
+    variant: str = ""
+    node: int | None = None
 
 
 def reached_without(graph: Graph, edges: Container[EdgeKey]) -> set[int]:
@@ -42,7 +57,7 @@ def below(graph: Graph, nodes: Container[int]) -> set[int]:
     return found
 
 
-def listed(names: list[str]) -> str:
+def shortly_listed(names: list[str]) -> str:
     """Names in words: three at most, without what stands behind a comma if there are several."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     short = [name.partition(",")[0] for name in names[:3]] if names[1:] else names

@@ -1,15 +1,20 @@
-"""A rehearsal of the backward pass: which Nodes send infinities or NaN that arrive at a leaf."""
+"""A rehearsal of the backward pass: which Nodes send infinities or NaN that arrive at a leaf.
+
+And where float16 has no number for a gradient that is small.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
-from companion.diagnosis.asking import answer_of, ones_for
+from companion.diagnosis.asking import answer_of, ones_for, zero_slots
 from companion.diagnosis.case import Case
-from companion.diagnosis.values import is_finite
+from companion.diagnosis.paths import EdgeKey
+from companion.diagnosis.values import is_finite, is_plain
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import edge_of
 from companion.internals import metadata_of
@@ -17,60 +22,98 @@ from companion.internals import metadata_of
 Tensor = torch.Tensor
 
 
-def spoiling(case: Case) -> list[int]:
-    """The Nodes that send what is infinite or NaN, if that comes to a leaf or to an input.
+class Rehearsal(NamedTuple):
+    """What came of the gradients.
 
-    The first is the one that makes it of a finite gradient.
+    Attributes:
+        spoiling: the Nodes that send what is infinite or NaN, if that comes to a leaf or to an
+            input. The first is the one that makes it of a finite gradient.
+        rounded_to_zero: the edges along which float16 has zeros alone in place of small numbers.
+    """
 
-    Each Node is asked once, with what those above sent to it. One that cannot be asked is taken to
-    pass on what comes to it.
+    spoiling: list[int]
+    rounded_to_zero: list[EdgeKey]
+
+
+def has_half(case: Case) -> bool:
+    """Whether gradients pass somewhere as float16, and the output is finite.
+
+    Values are float16 if those of a leaf are, or where they are cast, by code of the user too:
+    the names of leaves and of custom Functions are those of no operation of torch's.
+    """
+    by_operation = case.by_operation.items()
+    some = [nodes for name, nodes in by_operation if name in ("ToCopy", nodes[0].name)]
+    is_half = any(node.dtype is torch.float16 for nodes in some for node in nodes)
+    return is_half and is_plain(case.output) and is_finite(case.output)
+
+
+def rehearse(case: Case) -> Rehearsal:
+    """Ask each Node once, with what those above sent to it.
+
+    One that cannot be asked is taken to pass on what comes to it.
     """
     if case.graph is None:
-        return []
+        return Rehearsal([], [])
     ends = {given.node for given in case.inputs}
     ends |= {node.index for node in case.graph.leaves}
     arriving = defaultdict[int, dict[int, Tensor]](dict)
     arriving[0] = ones_for(case.nodes[0], [edge_of(case.output)[1]])
-    bad = list[tuple[int, int]]()
+    bad, rounded = list[tuple[int, int]](), list[EdgeKey]()
     for index in case.graph.order:  # each after all that lead to it
         gradients = arriving.pop(index, {})
         if case.nodes[index].is_leaf or not gradients:
             continue
         for edge, gradient in _sent(case, index, gradients):
-            if not is_finite(gradient):
-                bad.append((index, edge.target))
             others, number = arriving[edge.target], edge.input_nr
-            others[number] = others[number] + gradient if number in others else gradient
-    return _leading_to(ends, bad)
+            fitted = _fitted(case.nodes[edge.target], number, gradient)
+            if not is_finite(fitted):
+                bad.append((index, edge.target))
+            if fitted.dtype is torch.float16 and not fitted.any():
+                if gradient.any() or _is_rounded(case, edge, gradients):
+                    rounded.append((index, edge.slot))
+            others[number] = others[number] + fitted if number in others else fitted
+    return Rehearsal(_leading_to(ends, bad), rounded)
 
 
 def _sent(case: Case, index: int, gradients: Mapping[int, Tensor]) -> Iterator[tuple[Edge, Tensor]]:
-    """What a Node sends along its edges."""
+    """What a Node sends along its edges, as its formula gives it."""
     sent = answer_of(case.nodes[index], case.peeks[index], gradients)
     for edge in filter(None, case.slots(index)):
-        target, number = case.nodes[edge.target], edge.input_nr
         if sent is None:
-            yield from ((edge, one) for one in _guessed(target, number, gradients))
+            guessed = _guessed(case.nodes[edge.target], edge.input_nr, gradients)
+            yield from ((edge, gradient) for gradient in guessed)
         elif edge.slot < len(sent) and (gradient := sent[edge.slot]) is not None:
-            yield edge, _fitted(target, number, gradient)
+            yield edge, gradient
 
 
 def _guessed(target: GraphNode, number: int, gradients: Mapping[int, Tensor]) -> Iterator[Tensor]:
     """What a Node that cannot be asked may send: what came to it, or the like in another shape."""
     came = next(iter(gradients.values()))
-    for one in ones_for(target, [number]).values():
-        fits = came.shape == one.shape and came.dtype == one.dtype
-        yield came if fits else one if is_finite(came) else one * torch.nan
+    for ones in ones_for(target, [number]).values():
+        fits = came.shape == ones.shape and came.dtype == ones.dtype
+        yield came if fits else ones if is_finite(came) else ones * torch.nan
 
 
 def _fitted(node: GraphNode, number: int, gradient: Tensor) -> Tensor:
-    """A gradient in the shape and the dtype of the output that it comes to, as in a real pass."""
+    """A gradient in the shape and the dtype of the output that it comes to, as in a real pass.
+
+    So does ``backward/program_nodes.py``, as text.
+    """
     output = metadata_of(node.grad_fn, number)
     shape = tuple(output.shape)
     if gradient.is_complex() and not output.dtype.is_complex:
         gradient = gradient.real
     gradient = gradient if gradient.shape == shape else gradient.sum_to_size(shape)
     return gradient.to(output.dtype)
+
+
+def _is_rounded(case: Case, edge: Edge, gradients: Mapping[int, Tensor]) -> bool:
+    """Whether the zeros that a Node sends are due to how small that is which comes to it."""
+    if not all(gradient.any() for gradient in gradients.values()):
+        return False
+    return edge.slot not in zero_slots(
+        case.nodes[edge.source], case.peeks[edge.source], gradients.keys()
+    )
 
 
 def _leading_to(ends: set[int | None], bad: list[tuple[int, int]]) -> list[int]:

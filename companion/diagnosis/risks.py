@@ -15,6 +15,7 @@ from companion.diagnosis.asking import Spoilt
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.graph.saved import Peek
+from companion.naming import counted
 
 Tensor = torch.Tensor
 Values = Mapping[str, Any]
@@ -60,18 +61,20 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
     if risk := rule(saved.values, spoilt) if rule else outside_of_domain(name, saved, bad):
         return risk
     point = _POINTS.get(operation)
-    of_finite = bad
+    of_finite = bad.clone()
     for argument, value in _fractions(saved):
-        if argument.startswith("result"):  # NaN there came of what the operation does not take
-            of_finite = of_finite & ~value.isnan() if value.shape == bad.shape else of_finite
-        else:
-            is_fit = ~value.isnan() if point and point.at_infinity else value.isfinite()
-            of_finite = of_finite & (is_fit if is_fit.shape == bad.shape else is_fit.all())
+        is_result = argument.startswith("result")  # whose NaN came of what the operation took
+        may_be_infinite = is_result or (point and point.at_infinity)
+        is_fit = ~value.isnan() if may_be_infinite else value.isfinite()
+        if value.shape == bad.shape:
+            of_finite &= is_fit
+        elif not is_result:
+            of_finite &= is_fit.all()
     if (point is None or not of_finite.any()) and (risk := infinite_or_nan(name, saved)):
         return risk
     at = of_finite if of_finite.any() else bad
     point = point or Point(f"{name}, of what it saved")
-    is_near = point.words.endswith((" at 0", " by 0")) and not _is_exact(saved, at)
+    is_near = point.words.endswith(_AT_ZERO) and not _is_exact(saved, at)
     return _at(_near(point) if is_near else point, spoilt.gradient[at])
 
 
@@ -92,11 +95,21 @@ def _near(point: Point) -> Point:
 
 def _at(point: Point, spoilt: Tensor) -> Risk:
     gives = "NaN" if spoilt.isnan().all() else "infinite"
+    if spoilt.dtype is torch.float16 and point.words.endswith(_AT_ZERO):
+        point = point._replace(variant="half-zero")  # 1e-6 is not far enough from it
     return Risk("nan-risk", f"{point.words}: {point.ending.format(gives=gives)}", point.variant)
 
 
-def overflow(name: str) -> Risk:
-    """What is to be said of a Node whose formula is well, and not for the gradient that comes."""
+def overflow(name: str, is_half: bool) -> Risk:
+    """What is to be said of a Node whose formula is well, and not for the gradient that comes.
+
+    Args:
+        name: the class of the Node.
+        is_half: whether what it sends is float16.
+    """
+    if is_half:
+        message = f"{name} sends a gradient that is too large for float16, which ends at 65504"
+        return Risk("nan-risk", message, "half")
     return Risk("nan-risk", f"{name}: of values as large as these the gradient overflows")
 
 
@@ -128,6 +141,19 @@ def of_nothing(saved: Peek) -> Risk | None:
     return None
 
 
+def impossible(saved: Peek) -> Risk | None:
+    """Whether labels are classes whose probability is 0, so that the loss is infinite."""
+    given, target = saved.values.get("self"), saved.values.get("target")
+    if not is_plain(given) or not is_readable(target) or target.shape == given.shape:
+        return None
+    dim = min(1, given.dim() - 1)
+    counts = target != saved.values["ignore_index"]
+    index = torch.where(counts, target, 0).unsqueeze(dim)
+    labels = int((given.gather(dim, index).squeeze(dim)[counts] == -inf).sum())
+    message = f"the probability of {counted(labels, 'label')} is 0, and the loss infinite"
+    return Risk("non-finite", message, "impossible") if labels else None
+
+
 def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | None:
     """The first of the tensors that a Node saved with such a value, in words."""
     for argument, value in _fractions(saved):
@@ -136,10 +162,10 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
         if not is_unread and not is_finite(value):
             if (has_nan := value.isnan().any()) or not only_nan:
                 kind = "NaN" if has_nan and not value.isinf().any() else "infinite or NaN"
-                is_computed = argument.startswith(("result", "saved_tensors"))  # by the forward
-                is_given = not (value.requires_grad or is_computed)
+                is_given = not (value.requires_grad or argument.startswith(_COMPUTED))
                 came = ", and no graph, as data and masks have none" if is_given else ""
-                message = f"{name} saved {argument}, which has {kind} values{came}"
+                keeps = "keeps" if argument.startswith("ctx.") else "saved"
+                message = f"{name} {keeps} {argument}, which has {kind} values{came}"
                 return Risk("non-finite", message, "data" if is_given else "")
     return None
 
@@ -247,6 +273,7 @@ _DOMAINS_OF_RESULTS = {
     "SpecialNdtri": "ndtri gave NaN, as for values outside of 0 to 1",
     "Sqrt": "sqrt gave NaN, as for values below 0",
 }
+_AT_ZERO = (" at 0", " by 0")
 _BETWEEN = "the gradient divides by their difference"
 _POINTS = {
     "Acos": Point("acos at 1 or -1", "interval"),
@@ -311,6 +338,7 @@ _GIVES_INFINITY = set(
     "Addcdiv Atanh Digamma Div Erfinv Lgamma Log Log10 Log1P Log2 Logit Polygamma Reciprocal Rsqrt "
     "SpecialNdtri".split()
 )
+_COMPUTED = ("result", "saved_tensors", "ctx.")  # by the operation itself, as their names tell
 # What batch normalization saves, and in training its formula leaves alone.
 RUNNING = {"running_mean", "running_var"}
 # By operation what was saved and has elements that nobody set and no formula reads.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from companion.diagnosis.case import Case
-from companion.diagnosis.paths import listed
+from companion.diagnosis.paths import shortly_listed
 from companion.findings import Finding, finding
 from companion.naming import is_tensor
 
@@ -26,6 +26,6 @@ def about_switches(case: Case) -> Iterator[Finding]:
     ]
     if unfrozen:
         s, have = ("", "has") if len(unfrozen) == 1 else ("s", "have")
-        message = f"the module{s} {listed(unfrozen)} {have} an attribute requires_grad that is "
-        message += "False, and parameters in the graph that get a gradient all the same"
+        message = f"the module{s} {shortly_listed(unfrozen)} {have} an attribute requires_grad "
+        message += "that is False, and parameters in the graph that get a gradient all the same"
         yield finding("input-without-grad", message, severity="warning", variant="module")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from companion.diagnosis.case import Case
-from companion.diagnosis.paths import below, listed
+from companion.diagnosis.paths import below, shortly_listed
 from companion.findings import Finding, finding
 from companion.internals import has_backward_hook
 
@@ -35,8 +35,9 @@ def about_uncalled_hooks(case: Case) -> Iterator[Finding]:
             uncalled.append(name)
     if uncalled:
         s, are = ("", "is") if len(uncalled) == 1 else ("s", "are")
-        message = f"the backward hook{s} of {listed(uncalled)} {are} not called: no Node calls "
-        message += "it" if len(uncalled) == 1 else "them"
+        them = "it" if len(uncalled) == 1 else "them"
+        message = f"the backward hook{s} of {shortly_listed(uncalled)} {are} not called: "
+        message += f"no Node calls {them}"
         yield finding("hook", message, severity="warning", variant="uncalled")
 
 

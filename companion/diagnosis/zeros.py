@@ -6,22 +6,30 @@ flat part, or where all that they multiply by is zero, which the Node is asked f
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from companion.diagnosis.asking import Look, zero_slots
+from companion.diagnosis.asking import Look, called_with, ones_for, zero_slots
+from companion.diagnosis.cancelling import cancelling
 from companion.diagnosis.case import Case
-from companion.diagnosis.derivatives_yaml import DRAWING, operation_of, sends_zero
+from companion.diagnosis.derivatives_yaml import DRAWING, always_zero, operation_of
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.inputs import Input
-from companion.diagnosis.paths import EdgeKey, below, first_on_the_way, reached_without
+from companion.diagnosis.paths import (
+    EdgeKey,
+    Zero,
+    below,
+    first_on_the_way,
+    reached_without,
+)
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
 from companion.findings import Finding, Severity, finding
+from companion.forward.tracing import overwrites
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
 from companion.graph.saved import Peek
 from companion.internals import base_of, metadata_of, output_count
@@ -29,15 +37,11 @@ from companion.internals import base_of, metadata_of, output_count
 Tensor = torch.Tensor
 
 
-class Zero(NamedTuple):
-    """Why only zeros go along an edge, in words ("" if always), and the variant of the finding."""
-
-    reason: str = ""
-    variant: str = ""
-
-
 def about_zeros(
-    case: Case, looks: Mapping[int, Look], spoiling: Collection[int] = ()
+    case: Case,
+    looks: Mapping[int, Look],
+    spoiling: Collection[int] = (),
+    rounded: Collection[EdgeKey] = (),
 ) -> Iterator[Finding]:
     """Whether every path to an input passes an edge along which only zeros go.
 
@@ -45,28 +49,42 @@ def about_zeros(
         case: what is diagnosed.
         looks: what the Nodes were seen to make of ones.
         spoiling: the Nodes that give NaN of a zero: of these and what lies below nothing is said.
+        rounded: the edges along which float16 has zeros in place of small numbers.
     """
-    if case.graph is None or not (zeros := _edges_of_zeros(case, looks)):
+    zeros = dict.fromkeys(rounded, _ROUNDED) | _edges_of_zeros(case, looks)
+    if case.graph is None or not zeros:
         return
     alive = reached_without(case.graph, zeros) | below(case.graph, spoiling) | set(spoiling)
-    told, first = defaultdict[EdgeKey, list[Input]](list), first_on_the_way(case.graph, zeros)
+    first = first_on_the_way(case.graph, zeros)
+    inputs_by_zero = defaultdict[tuple[int, Zero], list[Input]](list)  # and by its Node
     for given in case.inputs:
         if given.node is not None and given.node not in alive:
-            told[first[given.node]].append(given)
+            key = first[given.node]
+            inputs_by_zero[_node_of(key, zeros[key]), zeros[key]].append(given)
     if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
-        told[min(zeros)] = []
-    for (index, slot), inputs in told.items():
-        zero, name = zeros[index, slot], case.nodes[index].name
-        why = f" ({zero.reason})" if zero.reason else ""
-        message = f"{name} sends zero{why}" if why else f"{name} always sends zero"
-        if inputs:
-            end = "so is its gradient" if len(inputs) == 1 else "so are their gradients"
-            message = (
-                f"every path to {names_of_all(inputs)} passes a Node that sends zero{why}: {end}"
-            )
+        key = min(zeros)
+        inputs_by_zero[_node_of(key, zeros[key]), zeros[key]] = []
+    for (index, zero), inputs in inputs_by_zero.items():
         severity: Severity | None = "info" if zero.variant in _ON_PURPOSE else None
         about = case.at(index) | {"variant": zero.variant, "severity": severity}
-        yield finding("zero-derivative", message, **about)
+        yield finding("zero-derivative", _message(zero, case.nodes[index].name, inputs), **about)
+
+
+def _node_of(key: EdgeKey, zero: Zero) -> int:
+    """The Node of which is to be spoken."""
+    return key[0] if zero.node is None else zero.node
+
+
+def _message(zero: Zero, name: str, inputs: Sequence[Input]) -> str:
+    """What is said of a Node, and of the inputs all whose paths lead through it."""
+    why, names = f" ({zero.reason})" if zero.reason else "", names_of_all(inputs)
+    if zero.node is not None:
+        of = f"what comes to {names}" if inputs else "what comes"
+        return f"{of} by two ways from {name} cancels{why}: nothing is left of the gradient"
+    if not inputs:
+        return f"{name} sends zero{why}" if why else f"{name} always sends zero"
+    end = "so is its gradient" if len(inputs) == 1 else "so are their gradients"
+    return f"every path to {names} passes a Node that sends zero{why}: {end}"
 
 
 def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero]:
@@ -74,33 +92,71 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
     zeros = dict[EdgeKey, Zero]()
     for node, saved in case.nodes_and_peeks:
         operation, look = operation_of(node.name), looks.get(node.index, _NOT_LOOKED_AT)
-        found = _always(case, node, saved)
+        found = _always(case, node, saved, operation)
         if not found and operation in _FLAT and (look.zeros or not look.is_asked):
-            found = _flat(node, saved)
+            found = _flat(case, node, saved)
         elif not found and operation in _OF_PAIRS:
             found = _equal(node, saved, case.slots(node.index))
         factors = _MULTIPLY.get(operation, ()) if look.of_zeros else ()
         if not found and (look.zeros or not set(factors).isdisjoint(look.of_zeros)):
-            used = [number for number in range(3) if (node.index, number) in case.reached]
+            outputs = range(output_count(node.grad_fn))
+            used = [number for number in outputs if (node.index, number) in case.reached]
             found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved, used)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
-    return dict(_of_constant_sums(case)) | zeros | dict(_cancelling(case))
+    cancelled = dict(cancelling(case))
+    return dict(_of_constant_sums(case)) | _but_of_lowest(case, zeros, cancelled) | cancelled
 
 
-def _always(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
+def _but_of_lowest(
+    case: Case, zeros: Mapping[EdgeKey, Zero], cancelled: Mapping[EdgeKey, Zero]
+) -> dict[EdgeKey, Zero]:
+    """Without those of a norm or a power of what is zero because it cancels: that is the reason."""
+    nodes = {zero.node for zero in cancelled.values()}
+    lowest = (key for key, zero in zeros.items() if nodes and zero.variant == "lowest")
+    targets = {(i, slot): case.slots(i)[slot] for i, slot in lowest}
+    of_others = {key for key, edge in targets.items() if edge and edge.target in nodes}
+    return {key: zero for key, zero in zeros.items() if key not in of_others}
+
+
+def _always(case: Case, node: GraphNode, saved: Peek, operation: str) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
-    operation = operation_of(node.name)
-    if sends_zero(node) or saved.values.get("rounding_mode"):  # of torch.div
-        variant = "drawn" if operation in DRAWING else ""
-        return dict.fromkeys(range(len(case.slots(node.index))), Zero("", variant))
+    if slots := always_zero(node):
+        return dict.fromkeys(slots, _why_always(operation))
+    if saved.values.get("rounding_mode"):  # of torch.div
+        return dict.fromkeys(range(len(case.slots(node.index))), Zero())
+    if operation == "CopySlices" and _is_whole(case, node):
+        return {0: Zero("every element is overwritten", "overwritten")}
     if operation in _OF_ONE and _is_over_one(saved.values):
         reason = f"{operation.removeprefix('Native').lower()} over one element"
         return dict.fromkeys(_OF_ONE[operation], Zero(reason, "one-element"))
     if operation == "Embedding" and _is_padding(saved.values):
-        return {0: Zero("every index is padding_idx", "masked")}
+        return {0: Zero("every index is padding_idx", "padding")}
     if operation in _CHOOSE and _is_empty(case, node):
         return {0: Zero(f"the result of {operation.lower()} has no element", "nothing")}
     return {}
+
+
+def _why_always(operation: str) -> Zero:
+    """Why an operation always sends zeros along a slot."""
+    if operation in _OVERWRITING:
+        return Zero("every element is overwritten", "overwritten")
+    if operation.endswith("Backward"):
+        first = operation.removesuffix("Backward").lower()
+        name = "relu" if first == "threshold" else first  # whose Node has that name
+        return Zero(f"the second derivative of {name} is 0", "second")
+    return Zero("", "drawn" if operation in DRAWING else "")
+
+
+def _is_whole(case: Case, node: GraphNode) -> bool:
+    """Whether all of a tensor was overwritten by way of a view, where a watch saw by what call.
+
+    Nobody can see what such a Node saved, so it is asked where that is nothing.
+    """
+    is_in_a_loop = len(case.by_operation["CopySlices"]) > _FEW
+    if case.watch is None or is_in_a_loop or not overwrites(case.watch, node.grad_fn):
+        return False
+    sent = called_with(node, ones_for(node, [0]))
+    return bool(sent and sent[0] is not None and not sent[0].any())
 
 
 def _is_empty(case: Case, node: GraphNode) -> bool:
@@ -112,17 +168,27 @@ def _is_empty(case: Case, node: GraphNode) -> bool:
     return any(0 not in (shape_or_none(each) or ()) for each in taken)
 
 
-def _flat(node: GraphNode, saved: Peek) -> dict[int, Zero]:
+def _flat(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     """By slot why a Node sends zeros, of an operation that has flat parts."""
     operation = operation_of(node.name)
     if not _may_be_flat(operation, saved.values):
         return {}
-    reason, variant = _FLAT[operation], "masked" if operation in _MASKS else "flat"
-    is_bounded = operation in _BOUNDED
-    return {
-        slot: Zero("no value is at this bound" if slot and is_bounded else reason, variant)
-        for slot in zero_slots(node, saved)
-    }
+    found = {slot: _why_flat(operation, slot) for slot in zero_slots(node, saved)}
+    slots = case.slots(node.index)
+    left_out = [edge.slot for edge in slots if edge and _is_ctc(case.nodes[edge.target])]
+    return found | {slot: _TOO_LONG for slot in left_out if slot in found}
+
+
+def _is_ctc(node: GraphNode) -> bool:
+    return "CtcLoss" in node.name
+
+
+def _why_flat(operation: str, slot: int) -> Zero:
+    """Why an operation sends zeros along a slot; those of clamp behind the first are bounds."""
+    if operation in _BOUNDED and slot > 0:
+        return Zero("no value is at this bound", "flat")
+    variant = "overwritten" if operation in _OVERWRITTEN else "flat"
+    return Zero(_FLAT[operation], "masked" if operation in _MASKS else variant)
 
 
 def _equal(node: GraphNode, saved: Peek, slots: Sequence[Edge | None]) -> dict[int, Zero]:
@@ -141,6 +207,8 @@ def _zero_here(node: GraphNode, saved: Peek, slot: int) -> Zero:
     operation, values = operation_of(node.name), saved.values
     if operation.startswith("NllLoss"):
         return Zero(IGNORED, "ignored")
+    if (operation, slot) in _PRODUCTS:
+        return Zero(_PRODUCTS[operation, slot], "zero-factor")
     if operation in _LOWEST:
         return Zero(f"{_LOWEST[operation]}, where its slope is 0", "lowest")
     if operation not in _FACTORS:
@@ -166,12 +234,12 @@ def _may_be_flat(operation: str, values: Mapping[str, Any]) -> bool:
     value = values.get("self", values.get("result"))
     if operation not in _FREQUENT or not is_plain(value):
         return True
-    some = _some_of(value)
+    some = _sample_of(value)
     low, high = bounds_of(some)
     return high < -9 or low > 9 or bool(((some == some.round()) & (some.abs() <= 1)).all())
 
 
-def _some_of(value: Tensor) -> Tensor:
+def _sample_of(value: Tensor) -> Tensor:
     """A few elements of a tensor, evenly from all parts of it."""
     return value[tuple(slice(None, None, max(1, length // 4)) for length in value.shape)]
 
@@ -195,31 +263,7 @@ def _is_of_equals(values: Mapping[str, Any]) -> bool:
     given, target = values.get("self"), values.get("target")
     if not is_plain(given) or not is_plain(target) or given.shape != target.shape:
         return False
-    return bool((_some_of(given) == _some_of(target)).all()) and torch.equal(given, target)
-
-
-def _cancelling(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
-    """``(m + e) - m``, of which ``m`` gets a gradient twice, with opposite signs."""
-    peeks = case.peeks
-    differences = [node for node in case.nodes if operation_of(node.name) == "Sub"]
-    edges = case.graph.edges if case.graph and differences else ()
-    arrows = Counter(edge.target for edge in edges)
-    for node in differences:
-        if not _has_factor_one(peeks[node.index]):
-            continue
-        slots = case.slots(node.index)  # one of x - 1.0, where torch.ops.aten.sub.Scalar made it
-        whole, part = slots if len(slots) == 2 else (None, None)
-        if whole is None or part is None or arrows[whole.target] != 1:
-            continue
-        above = case.nodes[whole.target]
-        if operation_of(above.name) != "Add" or not _has_factor_one(peeks[above.index]):
-            continue
-        for edge in case.slots(above.index):
-            if edge and (edge.target, edge.input_nr) == (part.target, part.input_nr):
-                zero = Zero("what is added is subtracted again", "cancels")
-                yield (node.index, part.slot), zero
-                yield (above.index, edge.slot), zero
-                break
+    return bool((_sample_of(given) == _sample_of(target)).all()) and torch.equal(given, target)
 
 
 def _of_constant_sums(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
@@ -240,10 +284,6 @@ def _of_constant_sums(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
         yield (index, 0), Zero(f"the sum over {_CONSTANT[operation]} is constant", "constant-sum")
 
 
-def _has_factor_one(saved: Peek) -> bool:
-    return bool(saved.values.get("alpha", 1) == 1)
-
-
 def _is_over_one(values: Mapping[str, Any]) -> bool:
     """Whether softmax, or a layer normalization, had one element to go over."""
     if "normalized_shape" in values:
@@ -254,6 +294,7 @@ def _is_over_one(values: Mapping[str, Any]) -> bool:
     return (result.shape[values["dim"]] if result.dim() else 1) == 1
 
 
+_FEW = 20  # parts written by more are of a loop: to ask each would take as long as the pass
 # Why an operation is flat at all of its values, where it is.
 _MASKS = {
     "MaskedFill": "masked_fill fills every element",
@@ -264,6 +305,9 @@ _OVERWRITTEN = dict.fromkeys(
     "IndexCopy IndexFill IndexPut MaskedScatter Scatter SelectScatter SliceScatter".split(),
     "every element is overwritten",
 )
+# Those of which always all is: by a number, by the values of another tensor, by a random sample.
+_OVERWRITING = set("Cauchy CopyBackwards Exponential Fill LogNormal Normal Random Uniform".split())
+_OVERWRITING |= {"Zero"}
 _OF_OTHERS = dict.fromkeys("Fmax Fmin Maximum Minimum".split(), "none of its values is chosen")
 _OUTSIDE = dict.fromkeys(
     ["GridSampler2D", "GridSampler3D"], "every point of the grid is outside of the image"
@@ -315,11 +359,20 @@ _CONSTANT = {
 # Why an operation has no slope at all of its values, where these are the lowest that it gives.
 _LOWEST = {
     "Abs": "abs of zeros alone",
+    "Cdist": "the distances of equal points alone",
+    "Dist": "the distance of equal points",
     "LinalgVectorNorm": "the norm of zeros alone",
     "Norm": "the norm of zeros alone",
+    "Pdist": "the distances of equal points alone",
     "Pow": "a power of zeros alone",
     "Std": "std of equal elements",
     "Var": "var of equal elements",
+}
+# The same of what multiplies in another way, by slot.
+_PRODUCTS = {
+    ("Div", 1): "zeros alone, divided by it",
+    ("LinalgDet", 0): "a product with minors that are all 0, as those of a matrix of zeros",
+    ("Prod", 0): "a product of which two factors or more are 0",
 }
 _OF_PAIRS = {"HuberLoss", "MseLoss", "SmoothL1Loss"}
 # What an operation multiplies, in the order of its slots, as it saved it.
@@ -342,6 +395,10 @@ _CHOOSE = set(
     "Gather Index IndexSelect MaskedSelect Narrow Slice Split SplitWithSizes Take Unfold".split()
 )
 _MULTIPLY = _FACTORS | dict.fromkeys(["NllLoss", "NllLoss2D"], ("total_weight",))
+_TOO_LONG = Zero(
+    "zero_infinity=True leaves out every sample, whose target is too long for ctc_loss", "too-long"
+)
+_ROUNDED = Zero("float16 has no number but 0 for a gradient as small as this", "underflow")
 _NOT_LOOKED_AT = Look()
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left
 # out; a loss that is met.

@@ -13,7 +13,7 @@ from weakref import ref
 
 import torch
 
-from companion.forward.cuts import Cut, Operation
+from companion.forward.cuts import Cut, Operation, is_continuous
 from companion.forward.fingerprints import memory_of
 from companion.forward.finiteness import NAN
 from companion.forward.notes import Note, Origin, Value
@@ -284,6 +284,22 @@ def source_of(watch: Watch, node: Node) -> Source | None:
     return next((note.source for note in own if note.name), None)
 
 
+def overwrites(watch: Watch, node: Node) -> bool:
+    """Whether a Node stands for a call that wrote values into a tensor and saved nothing for that.
+
+    Without a call that was seen the answer is no. What takes indices, which are no fractions, saves
+    them.
+
+    Raises:
+        TypeError: ``node`` is not a Node.
+    """
+    own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
+    return any(
+        note.name in _WRITING and all(is_continuous(value.dtype) for value in note.inputs)
+        for note in own
+    )
+
+
 def taken_as_constants(
     watch: Watch, tensors: Sequence[Tensor], output: Tensor
 ) -> dict[Tensor, Operation]:
@@ -390,3 +406,6 @@ def _notes_of(notes: list[Note], node: Node) -> range:
     while end < len(notes) and notes[end].hidden and notes[end].numbers[0] == number + 1:
         end += 1
     return range(after, end)
+
+
+_WRITING = {"__setitem__", "copy_", "fill_", "zero_"}

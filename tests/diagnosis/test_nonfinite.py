@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from companion import diagnose
+from companion import diagnose, watch
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 x16, x32 = torch.float16, torch.float32
@@ -44,6 +44,16 @@ CURED = [
      lambda x: x.clamp(min=1e-2).rsqrt(), leaf(1e-4, 1, dtype=x16)),
     ("rsqrt near 0: the gradient overflows", "compute this part in float32",
      lambda x: x.half().rsqrt(), lambda x: x.rsqrt(), leaf(1e-4, 1)),
+    ("rsqrt at 0", "x.float().rsqrt()", lambda x: masked(x.half().rsqrt()), lambda x: x.rsqrt(),
+     leaf(1e-8, 1)),
+    ("division by 0", "clamp(min=1e-2)", lambda x: masked(1 / x),
+     lambda x: 1 / x.clamp(min=1e-2), leaf(0, 1, dtype=x16)),
+    ("x ** -1 at 0", "clamp(min=1e-2)", lambda x: masked(x**-1),
+     lambda x: x.clamp(min=1e-2) ** -1, leaf(0, 1, dtype=x16)),
+    ("ToCopyBackward0 sends a gradient that is too large for float16", "scale the loss down",
+     lambda x: x.half().float() * 1e5, lambda x: x.half().float() * 1e5 * 0.01, leaf(1, 2)),
+    ("MulBackward0 sends a gradient that is too large for float16", "compute this part in float32",
+     lambda x: x.half() * 300 * 300, lambda x: x * 300 * 300, leaf(1e-3, 2e-3)),
     ("log near 0: the gradient overflows", "clamp(min=1e-6)", lambda x: x.log(),
      lambda x: x.clamp(min=1e-6).log(), leaf(1e-40, 1)),
     ("division by a number near 0", "clamp(min=1e-6)", lambda x: masked(1 / x**1),
@@ -91,6 +101,24 @@ def test_the_operation_is_named_first_and_its_cure_gives_a_finite_gradient(numbe
     assert not {"nan-risk", "non-finite"} & {found.code for found in causes(loss, x)}
     loss.backward()
     assert loss.isfinite() and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
+def test_a_label_that_a_mask_leaves_out_is_told(shape):
+    x, label = leaf(0).expand(shape), torch.ones(shape[:1] + shape[2:], dtype=torch.long)
+    label = label if shape[1:] else label[0]
+    left_out = torch.tensor([False, True, False]).reshape(3, *[1] * len(shape[2:]))
+
+    def loss_of(label, mask):
+        return F.cross_entropy(x.masked_fill(left_out, mask), label, reduction="sum")
+
+    first, of_the_output = diagnose(loss_of(label, -inf))
+    count = f"{label.numel()} labels" if shape[1:] else "1 label"
+    assert first.message == f"the probability of {count} is 0, and the loss infinite"
+    assert loss_of(label, -inf) == inf and "output itself" in of_the_output.message
+    others = torch.where(label.cumsum(0) > 1, -100, 0) if shape[1:] else label * 0
+    for loss in (loss_of(label, -1e9), loss_of(others, -inf)):
+        assert loss.isfinite() and not OF_VALUES & {found.code for found in diagnose(loss)}
 
 
 def test_a_product_above_a_logarithm_at_0_is_its_consequence():
@@ -179,3 +207,116 @@ def test_a_custom_function_cannot_be_asked_and_is_told_by_the_nan_that_it_saved(
     assert "TimesLogBackward saved saved_tensors, which has NaN values" in first.message
     x = torch.tensor([1.0, 2.0], requires_grad=True)
     assert [found.code for found in diagnose(TimesLog.apply(x).sum(), x)] == ["custom-gradients"]
+
+
+class KeepsLog(TimesLog):
+    """The same, and it keeps the logarithm as an attribute."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.log = x.log()
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.log
+
+
+def test_nan_that_a_custom_function_keeps_beside_what_it_saved_is_told():
+    x = leaf(-1, 2)
+    loss = KeepsLog.apply(x).sum()
+    first = diagnose(loss, x)[0]
+    assert (first.code, first.node) == ("nan-risk", 1)
+    assert "KeepsLogBackward keeps ctx.log, which has NaN values; something" in first.message
+    loss.backward()
+    assert x.grad.isnan().any()
+    x = leaf(1, 2)
+    assert [found.code for found in diagnose(KeepsLog.apply(x).sum(), x)] == ["custom-gradients"]
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="is not in this torch")
+def test_a_function_of_torch_that_keeps_its_gradients_is_told_by_these():
+    from torch.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
+
+    labels, options = torch.tensor([0, 1]), LinearCrossEntropyOptions(batch_chunk_size=1)
+    for largest in (1.0, inf):
+        x, weight = leaf([1.0, 2], [3, 4]), leaf([1.0, 2], [largest, 4])
+        loss = masked(F.linear_cross_entropy(x, weight, labels, options=options))
+        codes = [found.code for found in diagnose(loss, x, weight)]  # nothing of its author
+        assert ("nan-risk" in codes) == (largest == inf) and "custom-gradients" not in codes
+        loss.backward()
+        assert weight.grad.isfinite().all() == (largest != inf)
+
+
+# An operation each, and two leaves of large numbers.
+OVERFLOWS = {
+    "add": lambda x, y: (x + y).sum(),
+    "sub": lambda x, y: torch.sub(x, y, alpha=-2).sum(),
+    "mul": lambda x, y: (x * y).mean(),
+    "a number": lambda x, y: ((x * y) * 1e20).sum(),
+    "div": lambda x, y: (x / (y.detach() * 0 + 1e-10)).mean(),
+    "pow": lambda x, y: x.pow(2).sum(),
+    "sum": lambda x, y: (x * 1e5).sum(),
+    "sum along a dimension": lambda x, y: x.sum(1).sigmoid().log().sum() - x.sum(1).sum(),
+    "mean": lambda x, y: x.mean(),
+    "mm": lambda x, y: (x @ y.T).sum(),
+    "bmm": lambda x, y: (x[None] @ y.T[None]).sum(),
+    "addmm": lambda x, y: F.linear(x, y, torch.zeros(2)).sum(),
+    "mse_loss": lambda x, y: F.mse_loss(x, -y) + F.mse_loss(x, y, reduction="sum"),
+    "dot": lambda x, y: x[0].dot(y[0]),
+    "mv": lambda x, y: (x @ y[0]).sum(),
+    "two products": lambda x, y: (x * y * x).sum(),
+    "a sum of exp": lambda x, y: x.clamp(max=88).exp().sum(),
+}
+
+
+@pytest.mark.parametrize("kind", OVERFLOWS)
+def test_the_operation_that_overflows_is_told_without_a_watch_as_with_one(kind):
+    told_at = list[float]()
+    for factor in (1.0, 1e19, 1e25, 3e38):
+        x, y = (torch.full((2, 64), factor, requires_grad=True) for _ in range(2))
+        with watch() as watched:
+            loss = OVERFLOWS[kind](x, y)
+        found = [f for f in diagnose(loss, watch=watched) if f.code == "non-finite"]
+        told = [f.source for f in found if f.message.endswith("too large for float32")]
+        first = watched.first_nonfinite
+        assert set(told) <= {first.source if first else None}
+        alone = [f.message for f in diagnose(loss) if "too large for float32" in f.message]
+        assert len(alone) == len(told)
+        told_at += [factor] * len(alone)
+    assert told_at and 1.0 not in told_at
+
+
+class Half(torch.autograd.Function):
+    """Casts to float16."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.half()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.float()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e6])
+def test_what_a_custom_function_casts_to_float16_is_looked_at_too(factor):
+    x = leaf(1, 2)
+    loss = Half.apply(x).float().sum() * factor
+    codes = {found.code for found in diagnose(loss, x)}
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert ("nan-risk" in codes) == (not gradient.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("f", "said"),
+    [
+        (lambda x: x / (x * 0), "division by 0: the gradient is infinite"),
+        (lambda x: x * torch.tensor([inf, 1.0]), "MulBackward0 saved other"),
+        (lambda x: (x * 0 - 1) ** 0.5, "a power with a fraction in its exponent gave NaN"),
+    ],
+)
+def test_an_infinity_or_nan_of_another_reason_is_no_overflow(f, said):
+    x = leaf(1, 2)
+    found = [each.message for each in diagnose(f(x).sum(), x) if each.code in OF_VALUES]
+    assert found[0].startswith(said) and not any("too large" in each for each in found)

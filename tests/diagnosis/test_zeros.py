@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from companion import diagnose
+from companion import diagnose, watch
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 ones, zeros = torch.ones, torch.zeros
@@ -22,6 +22,11 @@ class Layer:
 
 def labels(*numbers):
     return torch.tensor(numbers)
+
+
+def ctc(y, target):
+    steps = y.reshape(3, 1, 4).log_softmax(-1)
+    return F.ctc_loss(steps, target[None], (3,), (len(target),), zero_infinity=True)
 
 
 nothing, one = torch.arange(4) < 0, torch.arange(4) < 1
@@ -104,6 +109,102 @@ PROGRAMS = {
         lambda y: F.smooth_l1_loss(y, y.detach().clone()),
         lambda y: F.smooth_l1_loss(y, y.detach() + labels(0, 0, 1)),
     ),
+    "a ratio of equal probabilities, as of PPO": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y.log_softmax(1) - y.log_softmax(1)).exp().mean(),
+        lambda y: (y.log_softmax(1) - y.log_softmax(1).detach()).exp().mean(),
+    ),
+    "one tensor for both probabilities": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (2 * y[0, 0] - y[0, 1] - (2 * y[0, 0] - y[0, 1])).exp(),
+        lambda y: (2 * y[0, 0] - y[0, 1] - (2 * y[0, 0] - y[0, 2])).exp(),
+    ),
+    "a difference whose square is taken": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y.tanh() - y.tanh()).square().sum(),
+        lambda y: (y.tanh() - y.sin()).square().sum(),
+    ),
+    "a quotient of what is equal": (
+        "a tensor divided by itself",
+        "warning",
+        lambda y: (y.exp() / y.exp()).sum(),
+        lambda y: (y.exp() / y.exp().sum()).square().sum(),
+    ),
+    "a difference of what other noise went into": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (y * ones(3) - y * ones(3)).exp().sum(),
+        lambda y: (y * ones(3) - y * labels(1, 1, 2)).exp().sum(),
+    ),
+    "a difference of what is also used otherwise": (
+        "a tensor minus itself",
+        "warning",
+        lambda y: (lambda z: (z - y.tanh()).exp().sum())(y.tanh()),
+        lambda y: (lambda z: (z - y.tanh()).exp().sum() + z.sum())(y.tanh()),
+    ),
+    "numbers written over all": (
+        "every element is overwritten",
+        "warning",
+        lambda y: y.mul(2).fill_(labels(1).sum()).sum(),
+        lambda y: y.mul(2).index_fill(0, labels(1), 0.0).sum(),
+    ),
+    "a copy written over all": (
+        "every element is overwritten",
+        "warning",
+        lambda y: y.mul(2).copy_(ones(4, 3)).sum(),
+        lambda y: ones(4, 3).copy_(y).sum(),
+    ),
+    "the sign of another": (
+        "always sends zero",
+        "warning",
+        lambda y: torch.copysign(ones(4, 3), y).sum(),
+        lambda y: torch.copysign(y, ones(4, 3)).sum(),
+    ),
+    "what float16 has no number for": (
+        "float16 has no number but 0",
+        "warning",
+        lambda y: y.half().float().sum() * 1e-9,
+        lambda y: y.half().float().sum() * 1e-4,
+    ),
+    "what a product in float16 rounds to zero": (
+        "float16 has no number but 0",
+        "warning",
+        lambda y: (y.half() * 1e-4 * 1e-4).sum(),
+        lambda y: (y.half() * 1e-2 * 1e-2).sum(),
+    ),
+    "samples that ctc_loss leaves out": (
+        "whose target is too long for ctc_loss",
+        "warning",
+        lambda y: ctc(y, labels(1, 1, 2)),
+        lambda y: ctc(y, labels(1, 2)),
+    ),
+    "the mean of no overlap": (
+        "zeros alone, divided by it",
+        "warning",
+        lambda y: (y.exp() * zeros(4, 3)).sum() / y.exp().sum(),
+        lambda y: (y.exp() * labels(0, 0, 1)).sum() / y.exp().sum(),
+    ),
+    "a product of several zeros": (
+        "a product of which two factors or more are 0",
+        "warning",
+        lambda y: (y - y.detach()).prod(),
+        lambda y: (y - y.detach() + 1).prod(),
+    ),
+    "the determinant of zeros": (
+        "a product with minors that are all 0",
+        "warning",
+        lambda y: (y - y.detach())[:3].det(),
+        lambda y: y[:3].det(),
+    ),
+    "the distances of equal points": (
+        "the distances of equal points alone",
+        "info",
+        lambda y: F.pdist(y - y.detach()).sum(),
+        lambda y: F.pdist(y).square().sum(),
+    ),
     "the norm of zeros": (
         "the norm of zeros alone",
         "info",
@@ -143,7 +244,10 @@ def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(k
     model = Layer()
     loss = flat(model.out)
     (found,) = [f for f in diagnose(loss, model.layer) if f.code == "zero-derivative"]
-    assert reason in found.message and found.severity == severity
+    assert found.severity == severity
+    if "parameter" not in reason:  # without inputs it is said of the Node
+        assert any(reason in each.message for each in diagnose(loss))
+    assert reason in found.message or reason == "always sends zero"
     loss.backward()
     assert model.layer.weight.grad.abs().max() < 1e-6  # of a softmax it is rounded
 
@@ -152,6 +256,55 @@ def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(k
     assert not OF_VALUES & {found.code for found in diagnose(loss, model.layer)}
     loss.backward()
     assert model.layer.weight.grad.abs().max() > 1e-6
+
+
+def test_the_second_derivative_of_a_relu_is_told_as_such():
+    x, w = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    for activation in (F.relu, F.softplus):
+        (slope,) = torch.autograd.grad(activation(x * w).sum(), w, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), w, retain_graph=True)
+        (last,) = torch.autograd.grad((slope / x.detach()).sum(), x, retain_graph=True)
+        found = [f for f in diagnose(slope.sum(), w) if f.code == "zero-derivative"]
+        assert bool(found) == (not second.any()) and last.any()
+        assert all("(the second derivative of relu is 0)" in each.message for each in found)
+        assert all("softplus" in each.cure for each in found)
+
+
+@pytest.mark.parametrize(
+    ("write", "is_whole"),
+    [
+        (lambda y: y[:4].zero_(), True),
+        (lambda y: y[:3].zero_(), False),
+        (lambda y: y.view(-1).__setitem__(slice(None), 0.0), True),
+        (lambda y: y.view(-1).__setitem__(slice(1, None), 0.0), False),
+        (lambda y: y.view(-1).copy_(ones(12)), True),
+        (lambda y: y.view(-1).mul_(0.5), False),
+    ],
+)
+def test_what_is_written_over_all_of_a_view_is_told_with_a_watch(write, is_whole):
+    model = Layer()
+    with watch() as watched:
+        y = model.out * 2
+        write(y)
+        loss = y.sum()
+    assert y.grad_fn.name().endswith("CopySlices")
+    found = diagnose(loss, model.layer, watch=watched)
+    assert [each.code for each in found] == ["zero-derivative"] * is_whole
+    assert all("every element is overwritten" in each.message for each in found)
+    loss.backward()
+    assert model.layer.weight.grad.any() != is_whole
+
+
+def test_a_view_whose_writing_may_have_saved_something_is_not_asked():
+    model, calls = Layer(), []
+    hooks = (lambda t: t), (lambda t: calls.append(t) or t)
+    with watch() as watched, torch.autograd.graph.saved_tensors_hooks(*hooks):
+        y = model.out * 2
+        y.view(-1)[torch.arange(12)] = 0.0
+        y.view(-1).mul_(model.out.sum())
+        loss = y.sum()
+    assert not OF_VALUES & {f.code for f in diagnose(loss, model.layer, watch=watched)}
+    assert calls == []
 
 
 def test_an_embedding_of_padding_alone_gets_zero():
@@ -210,3 +363,20 @@ def test_nan_that_std_of_one_element_gave_is_told_there_alone_and_is_no_dead_rel
     cause, consequence = diagnose(loss, model)
     assert "std or var of one element" in cause.message
     assert consequence.message == "the output itself is infinite or NaN"
+
+
+def test_a_zero_of_another_reason_is_not_laid_to_float16():
+    for f in (F.relu, lambda y: F.relu(y) * 1e-3):
+        model = Layer()
+        found = diagnose(f((model.out - 100).half()).float().sum(), model.layer)
+        assert {each.code for each in found} == {"dead-relu", "half-precision"}
+
+
+def test_of_many_parts_that_are_written_none_is_asked():
+    model = Layer()
+    with watch() as watched:
+        y = model.out.repeat(10, 1)
+        for row in range(40):
+            y[row] = 0.0
+        y.view(-1).zero_()
+    assert not OF_VALUES & {each.code for each in diagnose(y.sum(), model.layer, watch=watched)}
