@@ -43,6 +43,21 @@ class Copied(NamedTuple):
         return version_of(self.tensor) == self.version
 
 
+def first_gradient(output: Tensor) -> Tensor:
+    """The gradient of one that a pass begins with where none is given.
+
+    Raises:
+        RuntimeError: the output is sparse. Torch refuses it too, some layouts with other words.
+    """
+    if output.layout not in (torch.strided, torch.jagged):
+        raise RuntimeError(
+            "grad can be implicitly created only for scalar outputs that are dense, and output is "
+            f"{output.layout}; give gradient=, a tensor of the shape {tuple(output.shape)}, or "
+            "take output.sum()"
+        )
+    return torch.ones_like(output)
+
+
 def copied(tensor: Tensor | None, copy: Tensor | None) -> Copied | None:
     """A tensor with its copy; None if it is None, or has no version counter."""
     if tensor is None or copy is None or (version := version_of(tensor)) is None:

@@ -27,7 +27,7 @@ from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
 from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
-from companion.naming import callers_names, check_names, counted
+from companion.naming import callers_names, check_flags, check_names, counted, in_short
 
 _HERE = Path(__file__).parent
 _MOST = 5000  # Nodes: a page with more is slow
@@ -76,7 +76,9 @@ class Player:
         """
         path = Path(path)
         if path.suffix.lower() != ".html":
-            raise ValueError(f"a Player is a web page; give a name that ends in .html, not {path}")
+            raise ValueError(
+                "a Player is a web page; give a name that ends in .html, not " + in_short(str(path))
+            )
         path.write_text(self.html, encoding="utf-8")
 
 
@@ -114,8 +116,8 @@ def play(
         change something, with gradients of at most 1000 elements, and for at most 200 calls.
 
     Raises:
-        TypeError: ``what`` is neither a tensor nor a Recording, or ``names`` does not map strings
-            to tensors.
+        TypeError: ``what`` is neither a tensor nor a Recording, ``names`` does not map strings to
+            tensors, or ``times`` is neither True nor False.
         ValueError: its graph has more than 5000 Nodes; or a reentrant checkpoint, whose own
             backward pass would add to ``.grad`` of tensors that nobody sees; or ``names`` is given
             with a Recording, whose names were settled when it was made.
@@ -135,6 +137,7 @@ def play(
         >>> print(play(loss, names=names).alt)  # 40 layers and the sum
         A player: the backward pass from SumBackward0 in 41 steps.
     """
+    check_flags(times=times)
     if names is not None:
         check_names(names)
     if isinstance(what, torch.Tensor):

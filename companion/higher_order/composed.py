@@ -28,6 +28,7 @@ from companion.higher_order.carrier import (
 )
 from companion.higher_order.rules import HALF, bent_along_many, call_with, is_bent_along_many
 from companion.higher_order.series import Series
+from companion.naming import in_short
 
 Tensor = torch.Tensor
 
@@ -156,7 +157,7 @@ def _root(x: Any) -> Any:
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     p = 2 if p in (None, "fro") else p
     if p not in (1, 2) or x.is_complex():
-        refuse(f"norm with p={p!r} of {x.dtype}")
+        refuse(f"norm with p={in_short(p)} of {x.dtype}")
     x, dims = x if dtype is None else x.to(dtype), _dims(x, dim)
     if p == 1:
         return x.abs().sum(dims, keepdim=keepdim)
@@ -167,7 +168,7 @@ def linalg_norm(
     x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     if ord not in (None, "fro") and (x.dim() if dim is None else len(_dims(x, dim))) != 1:
-        refuse(f"linalg.norm of a matrix with ord={ord!r}")
+        refuse(f"linalg.norm of a matrix with ord={in_short(ord)}")
     return norm(x, ord, dim, keepdim, dtype)
 
 

@@ -343,6 +343,8 @@ def test_other_rows_than_those_of_x_are_refused(f):
 WRONG = (
     (TypeError, "f must be a function", lambda x: laplacian(x, x)),
     (TypeError, "x must be a tensor", lambda x: laplacian(torch.sin, 1.0)),
+    (TypeError, "x must have numbers", lambda x: laplacian(torch.sin, x.to("meta"))),
+    (TypeError, "x must have numbers", lambda x: mixed(torch.sin, x.to("meta"), (0, 1))),
     (TypeError, "pass x.double", lambda x: mixed(torch.sin, x.long(), (0,))),
     (
         TypeError,
