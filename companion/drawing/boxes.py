@@ -12,6 +12,7 @@ them from outside, and one below for all that they lead to.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, takewhile
@@ -26,7 +27,7 @@ Kind = Literal["node", "module", "copies", "chain", "rest", "stretch", "above", 
 # Which box, which slot, by which edges a leaf is used.
 _Users = dict[tuple["Box", int], list[Edge]]
 _STRETCHES = 30  # in place of too many boxes
-_FEW = 3  # uses of a leaf, or edges from a Node into a block, that are drawn as lines of their own
+_FEW = 3  # uses or a row of leaves, or edges from a Node into a block, that are drawn one by one
 
 
 @dataclass(slots=True, eq=False)
@@ -347,6 +348,21 @@ def _are_equal(levels: Sequence[object]) -> bool:
 def _is_one(box: Box, target: Box) -> bool:
     """Whether the edges from a box all lead to one place in the drawing: a block, or a frame."""
     return target.is_block or target.frame not in (None, *around(box.frame))
+
+
+def lower_leaves(folded: Folded) -> set[Box]:
+    """The leaves that are drawn a row lower, since all in one row would make the drawing wide.
+
+    Of four or more leaves that one box alone uses, these are every second one.
+    """
+    users = Counter(chain.from_iterable(folded.edges.values()))
+    lower = set[Box]()
+    for targets in folded.edges.values():
+        leaves = [box for box in targets if not box.is_block and folded.node(box).is_leaf]
+        own = [leaf for leaf in leaves if users[leaf] == 1]
+        if len(own) > _FEW:
+            lower.update(own[1::2])
+    return lower
 
 
 def around(frame: Frame | None) -> list[Frame]:
