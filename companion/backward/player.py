@@ -25,6 +25,7 @@ from companion.backward.player_scenes import scenes_data, without_room
 from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
+from companion.drawing.saved_page import light, packed
 from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
 from companion.naming import callers_names, check_flags, check_names, counted, in_short
@@ -213,6 +214,8 @@ def _player(recording: Recording, times: bool) -> Player:
         table_below = _table(data)
     text = _script_text(data)
     key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
+    if "scenes" in data:
+        text = _script_text(data | {"scenes": packed(data["scenes"])})
     alt = _alt(data)
     return Player(
         alt,
@@ -229,7 +232,7 @@ def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
     Scenes of one drawing stand below it. player_blocks.css shows the others where no script does.
     """
     data, (first, *others) = scenes_data(recording, times)
-    inner = [_sized(without_room(drawing.svg), "player-graph") for drawing in others]
+    inner = [_sized(light(without_room(drawing.svg)), "player-graph") for drawing in others]
     titles = [""]
     for scene in data["scenes"]:  # each after that which it is in
         titles.append(f"{titles[scene['outer'] or 0]} › {scene['title']}".removeprefix(" › "))
@@ -255,7 +258,7 @@ def _engine_order(data: PlayerData) -> EngineOrder:
     return cast(EngineOrder, data["modes"][0])
 
 
-def _script_text(data: PlayerData) -> str:
+def _script_text(data: Mapping[str, Any]) -> str:
     """The data as the text of a ``script``."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for start in ('{"name":', '{"node":'):  # lines, so that a change can be found

@@ -217,7 +217,9 @@ def arrange(
     if entering is None:  # a root that is a leaf may have no user
         users = {root.index: {} for root in graph.roots if root.is_leaf} | users
     for leaf in sorted(users):
-        _place_leaf(folded, leaf, users[leaf], places)
+        uses = (entering or {}).get(leaf, ())
+        is_used_outside = any(places.get(e.source, _OUTSIDE).box.is_outside for e in uses)
+        _place_leaf(folded, leaf, users[leaf], places, is_used_outside)
     blocks = [box for box in boxes if box.is_block]
     for box in blocks:
         box.nones = sum(slots[i].count(None) for i in box.nodes)
@@ -272,6 +274,9 @@ class _Place(NamedTuple):
     copies: tuple[tuple[Frame, int], ...] = ()
 
 
+_OUTSIDE = _Place(Box([], "above"))
+
+
 def _places(folded: Folded) -> dict[int, _Place]:
     places = {i: _Place(box) for box in folded.boxes for i in box.nodes}
     for frame in reversed(folded.frames):  # what an inner frame tells, an outer one repeats
@@ -318,7 +323,9 @@ def _is_shown(
     return True
 
 
-def _place_leaf(folded: Folded, leaf: int, users: _Users, places: Mapping[int, _Place]) -> None:
+def _place_leaf(
+    folded: Folded, leaf: int, users: _Users, places: Mapping[int, _Place], is_used_outside: bool
+) -> None:
     """Put a leaf into the one block that uses it, or into a box of its own, or one for each use."""
     copies = [places[edge.source].copies for edges in users.values() for edge in edges]
     shared = [levels[0] for levels in takewhile(_are_equal, zip(*copies, strict=False))]
@@ -328,7 +335,7 @@ def _place_leaf(folded: Folded, leaf: int, users: _Users, places: Mapping[int, _
         hidden.leaves.append(leaf)
         return
     sources = [source for source, _ in users]
-    if len(sources) == 1 and sources[0].is_block and not is_root:
+    if len(sources) == 1 and sources[0].is_block and not (is_root or is_used_outside):
         sources[0].leaves.append(leaf)
         return
     frame = shared[-1][0] if shared and not is_root else None

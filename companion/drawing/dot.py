@@ -117,7 +117,7 @@ def dot_of(
     lower = lower_leaves(folded)
     for box, box_id in ids.items():
         for arrow in folded.arrows(box):
-            slot = arrow.slot or 0
+            slot = arrow.edges[0].slot if arrow.edges else arrow.slot or 0
             look = _look(*mark(f"e{box.nodes[0]}-{slot}"))
             here = frames.get(box.frame, dot)
             shape = shape_along(folded, arrow) if shapes else ""

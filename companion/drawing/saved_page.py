@@ -88,11 +88,11 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture], texts: Texts) 
         policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'",
         title=html.escape(alt),
-        svg=_light(whole.svg),
+        svg=light(whole.svg),
         data=json.dumps(
             {
-                "pictures": [_packed(asdict(picture)) for picture in pictures],
-                "found": _packed([[way, found] for way, found in texts.items()]),
+                "pictures": [packed(asdict(picture)) for picture in pictures],
+                "found": packed([[way, found] for way, found in texts.items()]),
             }
         ),
         style=style,
@@ -126,14 +126,14 @@ _DARK = (
 _BAR = 170  # pixels above a drawing, with some details
 
 
-def _packed(data: object) -> str:
-    """Text that drawing.js unpacks."""
+def packed(data: object) -> str:
+    """JSON as short text, which drawing.js and player_blocks.js unpack."""
     return b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
 
 
-def _light(svg: str) -> str:
+def light(svg: str) -> str:
     """The same picture with what nearly every text says of itself said once, around them all."""
-    for said in ('xml:space="preserve"', *_OF_TEXTS):  # drawing.css says the first
+    for said in ('xml:space="preserve"', *_OF_TEXTS):  # the style of the page says the first
         svg = svg.replace(f" {said}", "")
     return svg.replace('<g class="graph"', f'<g class="graph" {" ".join(_OF_TEXTS)}', 1)
 
