@@ -24,7 +24,7 @@ from companion.internals import (
     version_of,
 )
 
-FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is
+FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is, as in forward/finiteness.py
 LARGE = 10_000  # elements: a smaller gradient is copied in less time than a copy of it is found
 
 Tensor = torch.Tensor

@@ -28,7 +28,8 @@ from companion.higher_order.carrier import (
 )
 from companion.higher_order.rules import HALF, bent_along_many, call_with, is_bent_along_many
 from companion.higher_order.series import Series
-from companion.naming import in_short
+from companion.naming import in_short, variables_of
+from companion.source import calls_around
 
 Tensor = torch.Tensor
 
@@ -230,15 +231,15 @@ def batch_norm(
 
 def _take_back_the_count(running_mean: Any) -> None:
     """Leave a module as it was, which has counted a batch before it called ``batch_norm``."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and running_mean is not None:
-        module = frame.f_locals.get("self")
+    if running_mean is None:
+        return
+    for frame in calls_around(sys._getframe(1)):
+        module = dict(variables_of(frame)).get("self")
         if isinstance(module, nn.Module) and getattr(module, "running_mean", 0) is running_mean:
             count = getattr(module, "num_batches_tracked", None)
             if count is not None:
                 count.sub_(1)
             return
-        frame = frame.f_back
 
 
 def _normalized(x: Any, dims: tuple[int, ...], eps: float) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -312,6 +313,15 @@ def test_a_batch_norm_in_training_is_refused_and_left_as_it_was(operator, norm):
         call()
     assert {**net.state_dict()}.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_batch_norm_that_is_refused_keeps_no_variable_of_the_caller():
+    variable, mean, scale = torch.ones(2), torch.zeros(3), torch.ones(3)  # of no module
+    kept = weakref.ref(variable)
+    with pytest.raises(NotImplementedError):
+        laplacian(lambda x: F.batch_norm(x, mean, scale, training=True), torch.ones(4, 3))
+    del variable
+    assert kept() is None
 
 
 def test_a_network_with_a_batch_norm_in_eval_agrees_with_the_hessian():
