@@ -75,8 +75,7 @@ class Partials:
         value, *others = curve(a[0], self.order)
         derivatives = [value]
         for k, c in enumerate(others, 1):
-            of_order = torch.zeros_like(value) if c is None else c.to(value.dtype)
-            of_order = of_order.expand(value.shape)
+            of_order: Any = torch.zeros_like(value) if c is None else in_shape_of(value, c)
             derivatives.append(of_order if k == 1 else of_order * math.factorial(k))
         slopes = self._slopes(a)
         if slopes is None:
