@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,9 +148,16 @@ def check_names(names: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in names.items():
         if not isinstance(name, str) or not is_tensor(tensor):
             raise TypeError(
-                f"names must map names to tensors, as {{'w': w}} does, got the key {name!r} with "
-                f"a value of type {type(tensor).__name__}"
+                f"names must map names to tensors, as {{'w': w}} does, got the key "
+                f"{in_short(name)} with a value of type {type(tensor).__name__}"
             )
+
+
+def check_flags(**flags: object) -> None:
+    """Raise unless each argument, after its name, is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
 def listed(names: Sequence[str], noun: str) -> str:
@@ -192,6 +200,15 @@ def one_line(text: str, width: int) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def in_short(value: object) -> str:
+    """What somebody gave, for an error: its repr in one line, cut where it is long."""
+    return one_line(_SHORT.repr(value), 100)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

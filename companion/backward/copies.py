@@ -24,7 +24,7 @@ from companion.internals import (
     version_of,
 )
 
-FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is
+FINITE, INFINITE, NAN = 0, 1, 2  # how bad the worst value is, as in forward/finiteness.py
 LARGE = 10_000  # elements: a smaller gradient is copied in less time than a copy of it is found
 
 Tensor = torch.Tensor
@@ -41,6 +41,21 @@ class Copied(NamedTuple):
     def is_current(self) -> bool:
         """Whether nobody wrote to the tensor since it was copied."""
         return version_of(self.tensor) == self.version
+
+
+def first_gradient(output: Tensor) -> Tensor:
+    """The gradient of one that a pass begins with where none is given.
+
+    Raises:
+        RuntimeError: the output is sparse. Torch refuses it too, some layouts with other words.
+    """
+    if output.layout not in (torch.strided, torch.jagged):
+        raise RuntimeError(
+            "grad can be implicitly created only for scalar outputs that are dense, and output is "
+            f"{output.layout}; give gradient=, a tensor of the shape {tuple(output.shape)}, or "
+            "take output.sum()"
+        )
+    return torch.ones_like(output)
 
 
 def copied(tensor: Tensor | None, copy: Tensor | None) -> Copied | None:

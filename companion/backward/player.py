@@ -25,9 +25,10 @@ from companion.backward.player_scenes import scenes_data, without_room
 from companion.backward.player_table import table
 from companion.backward.recording import DETAILED, Recording, record_backward
 from companion.drawing.drawing import tagged
+from companion.drawing.saved_page import light, packed
 from companion.graph.not_a_tensor import refused
 from companion.graph.reading import Graph
-from companion.naming import callers_names, check_names, counted
+from companion.naming import callers_names, check_flags, check_names, counted, in_short
 
 _HERE = Path(__file__).parent
 _MOST = 5000  # Nodes: a page with more is slow
@@ -76,7 +77,9 @@ class Player:
         """
         path = Path(path)
         if path.suffix.lower() != ".html":
-            raise ValueError(f"a Player is a web page; give a name that ends in .html, not {path}")
+            raise ValueError(
+                "a Player is a web page; give a name that ends in .html, not " + in_short(str(path))
+            )
         path.write_text(self.html, encoding="utf-8")
 
 
@@ -114,8 +117,8 @@ def play(
         change something, with gradients of at most 1000 elements, and for at most 200 calls.
 
     Raises:
-        TypeError: ``what`` is neither a tensor nor a Recording, or ``names`` does not map strings
-            to tensors.
+        TypeError: ``what`` is neither a tensor nor a Recording, ``names`` does not map strings to
+            tensors, or ``times`` is neither True nor False.
         ValueError: its graph has more than 5000 Nodes; or a reentrant checkpoint, whose own
             backward pass would add to ``.grad`` of tensors that nobody sees; or ``names`` is given
             with a Recording, whose names were settled when it was made.
@@ -135,6 +138,7 @@ def play(
         >>> print(play(loss, names=names).alt)  # 40 layers and the sum
         A player: the backward pass from SumBackward0 in 41 steps.
     """
+    check_flags(times=times)
     if names is not None:
         check_names(names)
     if isinstance(what, torch.Tensor):
@@ -210,6 +214,8 @@ def _player(recording: Recording, times: bool) -> Player:
         table_below = _table(data)
     text = _script_text(data)
     key = hashlib.sha256((drawings + text).encode()).hexdigest()[:8]
+    if "scenes" in data:
+        text = _script_text(data | {"scenes": packed(data["scenes"])})
     alt = _alt(data)
     return Player(
         alt,
@@ -226,7 +232,7 @@ def _blocks(recording: Recording, times: bool) -> tuple[PlayerData, str]:
     Scenes of one drawing stand below it. player_blocks.css shows the others where no script does.
     """
     data, (first, *others) = scenes_data(recording, times)
-    inner = [_sized(without_room(drawing.svg), "player-graph") for drawing in others]
+    inner = [_sized(light(without_room(drawing.svg)), "player-graph") for drawing in others]
     titles = [""]
     for scene in data["scenes"]:  # each after that which it is in
         titles.append(f"{titles[scene['outer'] or 0]} › {scene['title']}".removeprefix(" › "))
@@ -252,7 +258,7 @@ def _engine_order(data: PlayerData) -> EngineOrder:
     return cast(EngineOrder, data["modes"][0])
 
 
-def _script_text(data: PlayerData) -> str:
+def _script_text(data: Mapping[str, Any]) -> str:
     """The data as the text of a ``script``."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for start in ('{"name":', '{"node":'):  # lines, so that a change can be found

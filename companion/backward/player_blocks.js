@@ -17,10 +17,17 @@ var playerBlocks = (Player) => {
     return norms.map((norm) => (typeof norm === "string" ? 1 : isNumber(norm) ? 0.1 + (0.9 * (Math.log10(norm) - low)) / (high - low) : 0));
   }
 
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Response(stream).json();
+  }
+
   return class extends Player {
-    // Called before anything is drawn.
+    // Called before anything is drawn. The scenes inside of blocks are there a moment later.
     prepare({ nodes, modes, scenes }, story) {
-      this.scenes = [{ ...modes[0], title: "The whole pass", outer: null, drawing: 0, nodes }, ...scenes];
+      this.scenes = [{ ...modes[0], title: "The whole pass", outer: null, drawing: 0, nodes }];
+      this.unpacked = unpacked(scenes).then((inner) => this.scenes.push(...inner));
       this.drawings = story.querySelectorAll(".player-graph");
       this.hints = HINTS;
       this.path = make("div", { class: "player-bar player-path", role: "group", "aria-label": "Blocks around this" });
@@ -51,7 +58,9 @@ var playerBlocks = (Player) => {
       this.path.replaceChildren(...around.flatMap((at) => [button(this.scenes[at].title, () => this.leave(at)), " › "]), make("strong", {}, title));
     }
 
-    enter(number, taken = 0) {
+    async enter(number, taken = 0) {
+      await this.unpacked;
+      if (!this.scenes[number]) return; // the address is that of another player
       this.take(number);
       this.draw(this.drawings[this.scenes[number].drawing]);
       this.show();
@@ -88,10 +97,10 @@ var playerBlocks = (Player) => {
 
     address() { return `#play-${this.key}-${this.scene}-${this.taken}`; }
 
-    followAddress() {
+    async followAddress() {
       const found = location.hash.match(/^#play-([\w.]+)-(\d+)-(\d+)$/);
-      if (!found || found[1] !== this.key || !this.scenes[found[2]]) return;
-      this.enter(Number(found[2]), Number(found[3]));
+      if (!found || found[1] !== this.key) return;
+      await this.enter(Number(found[2]), Number(found[3]));
       this.figure.scrollIntoView();
     }
 

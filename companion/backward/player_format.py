@@ -18,7 +18,8 @@ class PlayerData(TypedDict):
     nodes: list[NodeData]
     lines: list[str | None]  # of the user's code, in the order in which they ran; None: not known
     modes: list[EngineOrder | SecondPass | DepthFirst]  # what can be played; the engine's is first
-    scenes: NotRequired[list[SceneData]]  # of a large graph: what its blocks open into
+    # Of a large graph: what its blocks open into. In the page they are packed into one text.
+    scenes: NotRequired[list[SceneData]]
 
 
 class SceneData(TypedDict):

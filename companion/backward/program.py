@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from companion.backward.copies import Tensor
+from companion.backward.copies import Tensor, first_gradient
 from companion.backward.program_writer import Writer
 from companion.findings import as_html
 from companion.graph.nodes import shape_or_none
@@ -215,6 +215,7 @@ def _check_gradient(output: Tensor, gradient: Tensor | None) -> None:
     """Raise where backward would."""
     shape, dtype = tuple(output.shape), output.dtype
     if gradient is None:
+        first_gradient(output)
         if output.numel() != 1:
             raise RuntimeError(
                 "grad can be implicitly created only for scalar outputs, and output has the shape "

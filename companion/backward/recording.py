@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from companion.backward.copies import Gradients, Tensor, copy_of, worst_value_in
+from companion.backward.copies import Gradients, Tensor, copy_of, first_gradient, worst_value_in
 from companion.backward.hooks import Log, hooks_for
 from companion.graph.anomaly_lines import noted_source
 from companion.graph.nodes import Edge
@@ -402,7 +402,7 @@ def _read_before(
     recording.error = recording.second = None
     recording._targets = None if inputs is None else _targets(graph, inputs)
     with torch.no_grad():
-        first = torch.ones_like(output) if gradient is None else gradient
+        first = first_gradient(output) if gradient is None else gradient
         # Torch casts a real one, and will refuse a complex one of another dtype.
         recording._gradient = copy_of(first if first.is_complex() else first.to(output.dtype))
     detailed = len(graph) <= DETAILED

@@ -15,7 +15,7 @@ from companion.graph.nodes import GraphNode
 from companion.graph.not_a_tensor import check_what
 from companion.graph.reading import Graph
 from companion.graph.storages import freed_nodes, held_storages
-from companion.naming import counted, one_line
+from companion.naming import counted, in_short, one_line
 from companion.source import Source
 
 _By = Literal["module", "name", "line"]
@@ -183,7 +183,9 @@ def _checked(by: Any, known: Mapping[_By, bool]) -> tuple[_By, ...]:
     """The columns that the caller asked for; raises for one that is not there."""
     asked = tuple(by) if isinstance(by, tuple | list) else (by,)
     if not asked or not all(column in _ALL for column in asked):
-        raise ValueError(f'by must be "module", "name", "line" or several of them, got {by!r}')
+        raise ValueError(
+            f'by must be "module", "name", "line" or several of them, got {in_short(by)}'
+        )
     if "module" in asked and not known["module"]:
         raise ValueError(
             "no module is known that made a Node of this graph; run the model in a block `with "

@@ -12,6 +12,7 @@ them from outside, and one below for all that they lead to.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, takewhile
@@ -26,7 +27,7 @@ Kind = Literal["node", "module", "copies", "chain", "rest", "stretch", "above", 
 # Which box, which slot, by which edges a leaf is used.
 _Users = dict[tuple["Box", int], list[Edge]]
 _STRETCHES = 30  # in place of too many boxes
-_FEW = 3  # uses of a leaf, or edges from a Node into a block, that are drawn as lines of their own
+_FEW = 3  # uses or a row of leaves, or edges from a Node into a block, that are drawn one by one
 
 
 @dataclass(slots=True, eq=False)
@@ -216,7 +217,9 @@ def arrange(
     if entering is None:  # a root that is a leaf may have no user
         users = {root.index: {} for root in graph.roots if root.is_leaf} | users
     for leaf in sorted(users):
-        _place_leaf(folded, leaf, users[leaf], places)
+        uses = (entering or {}).get(leaf, ())
+        is_used_outside = any(places.get(e.source, _OUTSIDE).box.is_outside for e in uses)
+        _place_leaf(folded, leaf, users[leaf], places, is_used_outside)
     blocks = [box for box in boxes if box.is_block]
     for box in blocks:
         box.nones = sum(slots[i].count(None) for i in box.nodes)
@@ -271,6 +274,9 @@ class _Place(NamedTuple):
     copies: tuple[tuple[Frame, int], ...] = ()
 
 
+_OUTSIDE = _Place(Box([], "above"))
+
+
 def _places(folded: Folded) -> dict[int, _Place]:
     places = {i: _Place(box) for box in folded.boxes for i in box.nodes}
     for frame in reversed(folded.frames):  # what an inner frame tells, an outer one repeats
@@ -317,7 +323,9 @@ def _is_shown(
     return True
 
 
-def _place_leaf(folded: Folded, leaf: int, users: _Users, places: Mapping[int, _Place]) -> None:
+def _place_leaf(
+    folded: Folded, leaf: int, users: _Users, places: Mapping[int, _Place], is_used_outside: bool
+) -> None:
     """Put a leaf into the one block that uses it, or into a box of its own, or one for each use."""
     copies = [places[edge.source].copies for edges in users.values() for edge in edges]
     shared = [levels[0] for levels in takewhile(_are_equal, zip(*copies, strict=False))]
@@ -327,7 +335,7 @@ def _place_leaf(folded: Folded, leaf: int, users: _Users, places: Mapping[int, _
         hidden.leaves.append(leaf)
         return
     sources = [source for source, _ in users]
-    if len(sources) == 1 and sources[0].is_block and not is_root:
+    if len(sources) == 1 and sources[0].is_block and not (is_root or is_used_outside):
         sources[0].leaves.append(leaf)
         return
     frame = shared[-1][0] if shared and not is_root else None
@@ -347,6 +355,21 @@ def _are_equal(levels: Sequence[object]) -> bool:
 def _is_one(box: Box, target: Box) -> bool:
     """Whether the edges from a box all lead to one place in the drawing: a block, or a frame."""
     return target.is_block or target.frame not in (None, *around(box.frame))
+
+
+def lower_leaves(folded: Folded) -> set[Box]:
+    """The leaves that are drawn a row lower, since all in one row would make the drawing wide.
+
+    Of four or more leaves that one box alone uses, these are every second one.
+    """
+    users = Counter(chain.from_iterable(folded.edges.values()))
+    lower = set[Box]()
+    for targets in folded.edges.values():
+        leaves = [box for box in targets if not box.is_block and folded.node(box).is_leaf]
+        own = [leaf for leaf in leaves if users[leaf] == 1]
+        if len(own) > _FEW:
+            lower.update(own[1::2])
+    return lower
 
 
 def around(frame: Frame | None) -> list[Frame]:

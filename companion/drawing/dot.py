@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from companion.drawing.boxes import Arrow, Box, Folded, Frame, around
+from companion.drawing.boxes import Arrow, Box, Folded, Frame, around, lower_leaves
 from companion.drawing.numbers import Numbers, Row
 from companion.drawing.scissors import Scissors
 from companion.drawing.shortening import lines_of, shortened
@@ -114,19 +114,22 @@ def dot_of(
         )
     _draw_scissors(dot, folded, ids, scissors)
     cut_off = {(box, slot) for box, slot, _ in scissors}
+    lower = lower_leaves(folded)
     for box, box_id in ids.items():
         for arrow in folded.arrows(box):
-            slot = arrow.slot or 0
+            slot = arrow.edges[0].slot if arrow.edges else arrow.slot or 0
             look = _look(*mark(f"e{box.nodes[0]}-{slot}"))
             here = frames.get(box.frame, dot)
             shape = shape_along(folded, arrow) if shapes else ""
+            length = {"minlen": "2"} if arrow.target in lower else {}
             if arrow.target is not None and (number := numbers.along(box, arrow)):
                 pill = f"{box_id}.{slot}"
                 here.node(pill, _pill(arrow, number, shape), tooltip=" ", **_look("pill"))
                 dot.edge(box_id, pill, arrowhead="none")
-                dot.edge(pill, ids[arrow.target])
+                dot.edge(pill, ids[arrow.target], **length)
             elif arrow.target is not None:
-                dot.edge(box_id, ids[arrow.target], _edge_label(arrow, shape=shape) or None, **look)
+                label = _edge_label(arrow, shape=shape) or None
+                dot.edge(box_id, ids[arrow.target], label, **look | length)
             elif (box, slot) not in cut_off:
                 stub = f"{box_id}.{slot}"
                 here.node(stub, "", tooltip=" ", **_look("none", *mark(f"n{box.nodes[0]}")))
@@ -153,7 +156,10 @@ def _digraph(boxes: int, pills: bool = False) -> Any:
 
     font = {"fontname": "Helvetica", "fontsize": "12"}
     return graphviz.Digraph(
-        graph_attr={"nodesep": "0.3", "ranksep": "0.25" if pills else "0.35"}
+        graph_attr={
+            "nodesep": "0.15" if boxes > 40 else "0.3",
+            "ranksep": "0.25" if pills else "0.35",
+        }
         | (_QUICK if boxes > 60 else {}),
         node_attr=font | {"shape": "box", "margin": "0.18,0.07", "height": "0.3"},
         edge_attr=font | {"fontsize": "10", "fontcolor": GREY, "arrowsize": "0.7"},

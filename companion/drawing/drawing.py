@@ -32,7 +32,7 @@ from companion.forward.watching import Watch
 from companion.graph.not_a_tensor import check_what
 from companion.graph.reading import Graph
 from companion.graph.recorded_pass import RecordedPass
-from companion.naming import callers_names
+from companion.naming import callers_names, check_flags, in_short
 
 
 class Drawing:
@@ -127,8 +127,8 @@ class Drawing:
             content = run_dot(self.dot, kind[1:])
         else:
             raise ValueError(
-                f"cannot tell the format of {str(path)!r}; give a name that ends in .svg, .html, "
-                ".dot, .png or .pdf"
+                f"cannot tell the format of {in_short(str(path))}; give a name that ends in .svg, "
+                ".html, .dot, .png or .pdf"
             )
         path.write_bytes(content)
 
@@ -222,7 +222,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
     """
     _check_limit(max_nodes)
     _check_watch(watch)
-    _check_flags(values=values, shapes=shapes)
+    check_flags(values=values, shapes=shapes)
     _check_saved(saved)
     if without_graph := _without_graph(what, watch):
         return without_graph
@@ -266,15 +266,9 @@ def _nodes_with_a_box(insides: Sequence[Inside]) -> list[int]:
     return list(dict.fromkeys(box.nodes[0] for box in boxes))
 
 
-def _check_flags(**flags: object) -> None:
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-
-
 def _check_saved(saved: object) -> None:
     if not isinstance(saved, bool) and not (isinstance(saved, str) and saved == "bytes"):
-        raise ValueError(f'saved must be True, False or "bytes", got {saved!r}')
+        raise ValueError(f'saved must be True, False or "bytes", got {in_short(saved)}')
 
 
 def _is_pass(what: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from companion.drawing.boxes import Box, Folded
+from collections import defaultdict
+
+from companion.drawing.boxes import Box, Folded, lower_leaves
 from companion.graph.nodes import shape_as_text
 
 MOST_BOXES = 60
@@ -27,13 +29,10 @@ def _height(folded: Folded, shapes: bool = False) -> float:
     """About how high a drawing is in points: Graphviz puts a box below all that lead to it."""
     place = {i: place for place, i in enumerate(folded.graph.order)}
     level: dict[Box, int] = {}
-    heights: list[float] = []
-    labels: list[float] = []
+    lower = lower_leaves(folded)
+    heights, labels = defaultdict[int, float](float), defaultdict[int, float](float)
     for box in sorted(folded.boxes, key=lambda box: place[box.nodes[0]]):
         mine = level.setdefault(box, 0)
-        if mine == len(heights):
-            heights.append(0.0)
-            labels.append(0.0)
         double = 0.0 if box.is_block or not folded.node(box).is_leaf else _DOUBLE
         height = _LINE * _lines(folded, box) + _BORDER + double + _GAP
         heights[mine] = max(heights[mine], height)
@@ -41,8 +40,8 @@ def _height(folded: Folded, shapes: bool = False) -> float:
         if any(shapes or arrow.slot is not None or len(arrow.edges) > 1 for arrow in arrows):
             labels[mine] = _LABEL
         for target in folded.edges.get(box, ()):
-            level[target] = max(level.get(target, 0), mine + 1)
-    return sum(heights) + sum(labels) + _TITLE * len(folded.frames)
+            level[target] = max(level.get(target, 0), mine + 1 + (target in lower))
+    return sum(heights.values()) + sum(labels.values()) + _TITLE * len(folded.frames)
 
 
 def _lines(folded: Folded, box: Box) -> int:

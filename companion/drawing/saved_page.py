@@ -83,16 +83,17 @@ def page_of(alt: str, whole: Picture, insides: Sequence[Picture], texts: Texts) 
     style, script = (
         "\n" + (_HERE / name).read_text("utf-8") for name in ("drawing.css", "drawing.js")
     )
+    style += f".start {{ left: {_root_of(whole.svg):.0f}pt; }}\n"
     pictures = [replace(whole, svg=""), *insides]  # that of the whole stands in the page
     return _PAGE.format(
         policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'",
         title=html.escape(alt),
-        svg=_light(whole.svg),
+        svg=light(whole.svg),
         data=json.dumps(
             {
-                "pictures": [_packed(asdict(picture)) for picture in pictures],
-                "found": _packed([[way, found] for way, found in texts.items()]),
+                "pictures": [packed(asdict(picture)) for picture in pictures],
+                "found": packed([[way, found] for way, found in texts.items()]),
             }
         ),
         style=style,
@@ -126,14 +127,23 @@ _DARK = (
 _BAR = 170  # pixels above a drawing, with some details
 
 
-def _packed(data: object) -> str:
-    """Text that drawing.js unpacks."""
+def _root_of(svg: str) -> float:
+    """How many points the first box is from the left."""
+    found = _FIRST_BOX.search(svg)
+    return float(found[1]) + float(found[2]) if found else 0.0
+
+
+_FIRST_BOX = re.compile(r'translate\((\S+) .*?<g class="node.*?<text [^>]*x="(\S+?)"', re.DOTALL)
+
+
+def packed(data: object) -> str:
+    """JSON as short text, which drawing.js and player_blocks.js unpack."""
     return b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
 
 
-def _light(svg: str) -> str:
+def light(svg: str) -> str:
     """The same picture with what nearly every text says of itself said once, around them all."""
-    for said in ('xml:space="preserve"', *_OF_TEXTS):  # drawing.css says the first
+    for said in ('xml:space="preserve"', *_OF_TEXTS):  # the style of the page says the first
         svg = svg.replace(f" {said}", "")
     return svg.replace('<g class="graph"', f'<g class="graph" {" ".join(_OF_TEXTS)}', 1)
 
@@ -160,7 +170,7 @@ _PAGE = """<!DOCTYPE html>
 <style>{style}</style>
 <body>
 <main class="view" tabindex="-1">
-{svg}
+<span class="start"></span>{svg}
 </main>
 <script type="application/json" class="data">{data}</script>
 <script>{script}</script>

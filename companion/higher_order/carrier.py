@@ -160,7 +160,7 @@ class Carrier(Tensor):
     def series(self) -> Series:
         carried = self.series_or_deferred
         if len(carried) > 1 and isinstance(carried[1], Deferred):
-            carried[1:] = carried[1].coefficients(carried[0])
+            carried[1:] = carried[1].coefficients_of(carried[0])
         level = 0 if self.run is None else self.run.level
         if not level:
             return carried

@@ -28,6 +28,8 @@ from companion.higher_order.carrier import (
 )
 from companion.higher_order.rules import HALF, bent_along_many, call_with, is_bent_along_many
 from companion.higher_order.series import Series
+from companion.naming import in_short, variables_of
+from companion.source import calls_around
 
 Tensor = torch.Tensor
 
@@ -156,7 +158,7 @@ def _root(x: Any) -> Any:
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     p = 2 if p in (None, "fro") else p
     if p not in (1, 2) or x.is_complex():
-        refuse(f"norm with p={p!r} of {x.dtype}")
+        refuse(f"norm with p={in_short(p)} of {x.dtype}")
     x, dims = x if dtype is None else x.to(dtype), _dims(x, dim)
     if p == 1:
         return x.abs().sum(dims, keepdim=keepdim)
@@ -167,7 +169,7 @@ def linalg_norm(
     x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
     if ord not in (None, "fro") and (x.dim() if dim is None else len(_dims(x, dim))) != 1:
-        refuse(f"linalg.norm of a matrix with ord={ord!r}")
+        refuse(f"linalg.norm of a matrix with ord={in_short(ord)}")
     return norm(x, ord, dim, keepdim, dtype)
 
 
@@ -229,15 +231,15 @@ def batch_norm(
 
 def _take_back_the_count(running_mean: Any) -> None:
     """Leave a module as it was, which has counted a batch before it called ``batch_norm``."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and running_mean is not None:
-        module = frame.f_locals.get("self")
+    if running_mean is None:
+        return
+    for frame in calls_around(sys._getframe(1)):
+        module = dict(variables_of(frame)).get("self")
         if isinstance(module, nn.Module) and getattr(module, "running_mean", 0) is running_mean:
             count = getattr(module, "num_batches_tracked", None)
             if count is not None:
                 count.sub_(1)
             return
-        frame = frame.f_back
 
 
 def _normalized(x: Any, dims: tuple[int, ...], eps: float) -> Any:

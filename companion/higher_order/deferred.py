@@ -17,23 +17,23 @@ from companion.internals import version_of
 
 Tensor = torch.Tensor
 Coefficient = Tensor | None
-FEW = 2**12  # elements, for which it is faster to square all directions at once
-ELEMENTS = 2**15  # of a coefficient, along as many directions as go at a time
+SQUARED_AT_ONCE = 2**12  # elements, for which it is faster to square all directions at once
+ELEMENTS_AT_A_TIME = 2**15  # of a coefficient, along as many directions as go at a time
 IN_PRODUCT = 2**18  # the same, where one product of matrices makes them all
 
 
 class Deferred:
     """The coefficients of a series but for its value, which are computed when something asks."""
 
-    def behind(self, step: Any) -> Deferred:
+    def followed_by(self, step: Any) -> Deferred:
         """The coefficients behind one more step."""
         raise NotImplementedError
 
-    def coefficients(self, value: Tensor) -> list[Coefficient]:
+    def coefficients_of(self, value: Tensor) -> list[Coefficient]:
         """All of them, of a series that begins with this value."""
         raise NotImplementedError
 
-    def last(self, value: Tensor) -> Coefficient:
+    def last_coefficient_of(self, value: Tensor) -> Coefficient:
         """The last one alone, which is less work."""
         raise NotImplementedError
 
@@ -55,22 +55,22 @@ class Collapsed(Deferred):
         crossed: bool = False,
     ) -> None:
         self.crossed = crossed
-        self.first, self.mean = first, last  # a first one of None is not known yet
+        self.first, self.last = first, last  # a first one of None is not known yet
         self.before, self.step = before, step
         self.followers = 0
 
-    def behind(self, step: Linear | Bend) -> Collapsed:
+    def followed_by(self, step: Linear | Bend) -> Collapsed:
         self.followers += 1
         return Collapsed(before=self, step=step, crossed=self.crossed)
 
-    def coefficients(self, value: Tensor) -> list[Coefficient]:
+    def coefficients_of(self, value: Tensor) -> list[Coefficient]:
         self._compute(with_first=True)
         first = self.first.to(value.dtype).expand(-1, *value.shape)
-        return [*(first if self.crossed else [first]), in_shape_of(value, self.mean)]
+        return [*(first if self.crossed else [first]), in_shape_of(value, self.last)]
 
-    def last(self, value: Tensor) -> Coefficient:
+    def last_coefficient_of(self, value: Tensor) -> Coefficient:
         self._compute(with_first=False)
-        return in_shape_of(value, self.mean)
+        return in_shape_of(value, self.last)
 
     def _compute(self, with_first: bool) -> None:
         ahead: list[Collapsed] = []
@@ -84,7 +84,7 @@ class Collapsed(Deferred):
             steps.append(node.step)
             if node is self or node.followers > 1:  # from which each follower can go on
                 first = with_first or node is not self
-                node.first, node.mean = start._passed(steps, first)
+                node.first, node.last = start._passed(steps, first)
                 if first:
                     node.before = node.step = None  # which nothing asks any more
                 start, steps = node, []
@@ -97,9 +97,9 @@ class Collapsed(Deferred):
         end = len(steps) if with_first else max(bends, default=0)
         pieces, squares = self._first_passed(steps, end, with_first)
         weight = 2 if self.crossed else 1 / self.first.shape[0]  # in a mean
-        last = self.mean
+        last = self.last
         for i, step in enumerate(steps):
-            last = None if last is None else step.of(last)
+            last = None if last is None else step.applied_to(last)
             if step.half is not None:
                 if last is None:
                     last = squares[i] * weight * step.half
@@ -135,13 +135,13 @@ class Collapsed(Deferred):
             size = max(c.numel() // count, steps[i].size)
             step = steps[i]
             folds = i + 1 < end and _folds(c, step, steps[i + 1])
-            parts = -(-count * size // (IN_PRODUCT if folds else ELEMENTS))
+            parts = -(-count * size // (IN_PRODUCT if folds else ELEMENTS_AT_A_TIME))
             if min(count, parts) > 1 and not self.crossed:
                 todo += [(part, i, False) for part in reversed(c.chunk(parts))]
             elif folds:
                 todo.append((steps[i + 1].of_products(step.slope, c), i + 2, True))
             else:
-                todo.append((step.of(c), i + 1, True))
+                todo.append((step.applied_to(c), i + 1, True))
         return pieces, squares
 
 
@@ -154,7 +154,7 @@ class Linear:
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
         self.function, self.weight, self.version = function, weight, version_of(weight)
 
-    def of(self, c: Tensor) -> Tensor:
+    def applied_to(self, c: Tensor) -> Tensor:
         return self.function(c, self._unchanged())
 
     def folds(self, rows: Tensor) -> bool:
@@ -188,7 +188,7 @@ class Bend:
         self.slope, self.half = slope, half
         self.size = slope.numel()
 
-    def of(self, c: Tensor) -> Tensor:
+    def applied_to(self, c: Tensor) -> Tensor:
         return c * self.slope
 
 
@@ -205,7 +205,7 @@ def _plus_squares(total: Coefficient, c: Tensor, is_spare: bool) -> Tensor:
     ``is_spare``: nobody needs ``c`` afterwards.
     """
     in_place = is_spare and not c.is_contiguous()  # what lies scattered is slow to go through
-    if in_place or c.numel() < FEW * c.shape[0]:
+    if in_place or c.numel() < SQUARED_AT_ONCE * c.shape[0]:
         square = (c.square_() if in_place else c * c).sum(0)
         return square if total is None else total.add_(square)
     for along in c:

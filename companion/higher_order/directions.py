@@ -64,7 +64,7 @@ def last_of(f: Callable[[Tensor], Tensor], start: Series, run: Run) -> Tensor:
             f"({', '.join(map(str, [*rows, '...']))}), got {tuple(value.shape)}"
         )
     if isinstance(last, Deferred):
-        last = last.last(value)
+        last = last.last_coefficient_of(value)
     return torch.zeros_like(value) if last is None else last
 
 

@@ -10,6 +10,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from companion.graph.freeing import SHALLOW, fuse
+from companion.higher_order.taylor import check_has_numbers
 from companion.internals import (
     running_pass,
     takes_statistics_for_constants,
@@ -38,7 +39,8 @@ def nth_derivative(y: Tensor, x: Tensor, n: int) -> Tensor:
 
     Raises:
         TypeError: ``n`` is no int, ``y`` or ``x`` no tensor, or ``x`` neither floating nor complex,
-            or not dense (sparse, nested), or without data (on the device ``meta``).
+            or not dense (sparse, nested), or ``y`` or ``x`` without numbers (fake, or on the device
+            ``meta``).
         ValueError: ``n`` is negative; ``x`` does not require grad; ``y`` was not computed from
             ``x``; one of them is complex and the other real; the shapes differ; ``y`` is not
             elementwise or not holomorphic; a saved tensor it needs was freed; or the gradient from
@@ -107,11 +109,11 @@ def _check_tensors(y: Tensor, x: Tensor) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"x must be floating or complex, got {x.dtype}; compute y from x.double()")
-    kind = "nested" if x.is_nested else "meta" if x.is_meta else x.layout
+    kind = "nested" if x.is_nested else x.layout
     if kind is not torch.strided:
-        raise TypeError(
-            f"x must be a dense tensor with data, got {kind}; compute y from such a one"
-        )
+        raise TypeError(f"x must be a dense tensor, got {kind}; compute y from such a one")
+    for name, value in (("y", y), ("x", x)):
+        check_has_numbers(name, value)
     if not x.requires_grad or x.is_inference():
         raise ValueError(
             "x does not require grad or was made under torch.inference_mode(); "

@@ -13,6 +13,7 @@ from companion.higher_order.directions import check_rows, last_of, sum_of_second
 from companion.higher_order.partials import Partials
 from companion.higher_order.table import lookup
 from companion.higher_order.taylor import check_function, check_order
+from companion.naming import in_short
 
 Tensor = torch.Tensor
 
@@ -41,7 +42,8 @@ def laplacian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Raises:
         NotImplementedError: ``f`` uses something without a rule, as in ``derivatives``. One of
             these is batch normalisation in training, where the points of a batch meet.
-        TypeError: ``f`` is no function, ``x`` no floating or complex tensor, or ``f(x)`` none.
+        TypeError: ``f`` is no function, ``x`` no floating or complex tensor or one without
+            numbers, such as one on the device ``meta``, or ``f(x)`` none.
         ValueError: ``x`` has no last axis, or one of length 0; ``f(x)`` has other rows than ``x``;
             or a row of it depends on other rows of ``x``. That is judged by the first derivatives
             at this ``x``: in one run for each direction every row rests while others move.
@@ -132,7 +134,7 @@ def _coordinates(dims: Sequence[int], size: int) -> list[int]:
     if not isinstance(dims, Sequence) or any(
         isinstance(dim, bool) or not isinstance(dim, int) for dim in dims
     ):
-        raise TypeError(f"dims must be a tuple of ints, such as (0, 0, 1), got {dims!r}")
+        raise TypeError(f"dims must be a tuple of ints, such as (0, 0, 1), got {in_short(dims)}")
     if not dims:
         raise ValueError("dims must name a coordinate at least, got none")
     check_order(len(dims))

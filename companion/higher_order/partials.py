@@ -75,8 +75,7 @@ class Partials:
         value, *others = curve(a[0], self.order)
         derivatives = [value]
         for k, c in enumerate(others, 1):
-            of_order = torch.zeros_like(value) if c is None else c.to(value.dtype)
-            of_order = of_order.expand(value.shape)
+            of_order: Any = torch.zeros_like(value) if c is None else in_shape_of(value, c)
             derivatives.append(of_order if k == 1 else of_order * math.factorial(k))
         slopes = self._slopes(a)
         if slopes is None:
@@ -174,16 +173,16 @@ class Later(Deferred):
         self._known: dict[bool, Coefficients] = {}  # also for all that goes on from here
         self._steps: tuple[Linear | Callable[[Tensor], Tensor], ...] = ()
 
-    def behind(self, step: Linear | Callable[[Tensor], Tensor]) -> Later:
+    def followed_by(self, step: Linear | Callable[[Tensor], Tensor]) -> Later:
         """The coefficients behind one more step, which is linear."""
         behind = Later(self._compute)
         behind._known, behind._steps = self._known, (*self._steps, step)
         return behind
 
-    def coefficients(self, value: Tensor) -> list[Coefficient]:
+    def coefficients_of(self, value: Tensor) -> list[Coefficient]:
         return [in_shape_of(value, c) for c in self.narrow()]
 
-    def last(self, value: Tensor) -> Coefficient:
+    def last_coefficient_of(self, value: Tensor) -> Coefficient:
         return in_shape_of(value, self.narrow(only_last=True)[0])
 
     def narrow(self, only_last: bool = False) -> list[Coefficient]:
@@ -197,7 +196,7 @@ class Later(Deferred):
             elif any(isinstance(c, Scaled) and step.folds(c.rows) for c in found):
                 found = [None if c is None else _folded(c, step) for c in found]
             else:
-                found = series.stacked(_multiplied(found), step.of)
+                found = series.stacked(_multiplied(found), step.applied_to)
         return _multiplied(found)
 
 

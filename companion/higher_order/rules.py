@@ -120,7 +120,7 @@ def bent_along_many(curve: Callable[[Tensor, int], Series], x: Any) -> Any:
             before = Collapsed(series.narrow(a[1], a[0].dim()), a[2])
         else:
             before = Collapsed(series.filled(a[:3])[1:], a[3], crossed=True)  # of both variables
-    behind = before.behind(Bend(slope, half))
+    behind = before.followed_by(Bend(slope, half))
     return carrier_of([value, *[behind] * (len(a) - 1)])
 
 
@@ -155,7 +155,7 @@ def _linear_in(slot: Slot, func: Any, args: Any, kwargs: Any) -> Any:
     if changes and isinstance(changes[0], Later) and not _holds_tensors(slot, args, kwargs):
         result = apply(value)
         if isinstance(result, Tensor) and (result.is_floating_point() or result.is_complex()):
-            behind = changes[0].behind(lambda c: apply(in_shape_of(value, c)))
+            behind = changes[0].followed_by(lambda c: apply(in_shape_of(value, c)))
             return carrier_of([result, *[behind] * len(changes)])
     results = series.each(series_in(slot, args, kwargs), apply)
     if not isinstance(results[0], Tensor):
@@ -511,7 +511,7 @@ def _linear_layer(input: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(input, Carrier) and not isinstance(weight, Carrier) and input.value.dim():
         a = input.series_or_deferred
         if len(a) > 1 and isinstance(a[1], Deferred) and not isinstance(bias, Carrier):
-            behind = a[1].behind(Linear(F.linear, weight))
+            behind = a[1].followed_by(Linear(F.linear, weight))
             return carrier_of([F.linear(a[0], weight, bias), *[behind] * (len(a) - 1)])
         a, rank = input.series, input.value.dim()
         changes = [None if c is None else series.narrow(c, rank) for c in a[1:]]

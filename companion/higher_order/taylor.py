@@ -16,6 +16,8 @@ import companion.higher_order.series as series
 from companion.higher_order.carrier import Carrier, Run, carrier_of, running
 from companion.higher_order.series import Series
 from companion.higher_order.table import lookup
+from companion.internals import is_without_numbers
+from companion.naming import check_flags
 
 Tensor = torch.Tensor
 
@@ -65,7 +67,8 @@ def derivatives(
             ``Function``, ``torch.func``, ``no_grad`` inside ``f``, ``derivatives`` of what already
             carries a series), or one that ``torch.compile`` made. The message says which, and on
             which line.
-        TypeError: an argument, or what ``f`` returns, is of the wrong type.
+        TypeError: an argument, or what ``f`` returns, is of the wrong type, or a tensor without
+            numbers, such as one on the device ``meta``.
         ValueError: ``order`` is negative or above 170, or ``direction`` has another shape.
         RuntimeError: it is called under ``torch.autocast``.
 
@@ -83,6 +86,7 @@ def derivatives(
     points = x if isinstance(x, tuple) else (x,)
     check_function(f, points)
     check_order(order)
+    check_flags(normalized=normalized)
     starts = [
         [point, along, *[None] * (order - 1)][: order + 1]
         for point, along in zip(points, _directions(x, points, direction), strict=True)
@@ -110,11 +114,22 @@ def check_function(f: Callable[..., Tensor], points: tuple[Tensor, ...]) -> None
         if x.layout is not torch.strided or x.is_nested:
             kind = "nested" if x.is_nested else x.layout
             raise TypeError(f"x must be a dense tensor, got {kind}; pass x.to_dense()")
+        check_has_numbers("x", x)
         if torch.is_autocast_enabled(x.device.type):  # which the rules do not follow
             raise RuntimeError(
                 "torch.autocast gives operations of f another precision than their rules; go on in "
                 f'`with torch.autocast("{x.device.type}", enabled=False):`'
             )
+
+
+def check_has_numbers(name: str, tensor: Tensor) -> None:
+    """Raise of a tensor that is a shape alone."""
+    if is_without_numbers(tensor):
+        kind = "on the device meta" if tensor.is_meta else "a fake tensor"
+        raise TypeError(
+            f"{name} must have numbers, and is {kind}, which has a shape alone; make it on a "
+            'device such as "cpu", and outside of FakeTensorMode'
+        )
 
 
 def check_order(order: int) -> None:
@@ -139,6 +154,7 @@ def _directions(x: Any, points: tuple[Tensor, ...], direction: Any) -> list[Tens
 def _direction(x: Tensor, direction: Any) -> Tensor:
     if not isinstance(direction, Tensor):
         raise TypeError(f"direction must be a tensor, got {type(direction).__name__}")
+    check_has_numbers("direction", direction)
     if direction.shape != x.shape:
         raise ValueError(
             f"direction must have the shape of x, {tuple(x.shape)}, got {tuple(direction.shape)}"

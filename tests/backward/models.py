@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import re
+import zlib
 
+import pytest
 import torch
 from torch import nn
 
@@ -44,7 +47,20 @@ def built(program):
 
 def data_of(player):
     """The data that a player holds for its script."""
-    return json.loads(re.search(r'player-data">(.*?)</script>', player.fragment, re.DOTALL)[1])
+    return data_in(player.fragment)
+
+
+def data_in(page):
+    """The data of the player in a page."""
+    data = read(re.search(r'player-data">(.*?)</script>', page, re.DOTALL)[1])
+    if "scenes" in data:
+        data["scenes"] = read(zlib.decompress(base64.b64decode(data["scenes"])))
+    return data
+
+
+def read(text):
+    """What JSON says, which has no NaN and no infinity."""
+    return json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
 
 
 def encoder(layers=4):
@@ -68,6 +84,30 @@ def recurrent(steps=50):
     for value in torch.randn(steps, 2, 3):
         state = cell(value, state)
     return state[0].pow(2).sum(), dict(cell.named_parameters())
+
+
+class Tagger(nn.Module):
+    """An LSTM cell with a head at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(3, 4), nn.Linear(4, 2)
+
+    def forward(self, values):
+        state, results = None, []
+        for value in values:
+            state = self.cell(value, state)
+            results.append(self.head(state[0]))
+        return torch.stack(results)
+
+
+def tagger(steps=50):
+    """The loss of a Tagger of so many steps, and the names."""
+    torch.manual_seed(0)
+    model = Tagger()
+    with modules(model) as names:
+        loss = model(torch.randn(steps, 2, 3)).pow(2).sum()
+    return loss, names
 
 
 def branches():
@@ -97,6 +137,7 @@ def tangle():
 PROGRAMS = {
     "encoder": lambda: encoder()[:2],
     "recurrent": recurrent,
+    "tagger": tagger,
     "branches": branches,
     "tangle": tangle,
 }

@@ -16,6 +16,13 @@ from tests.backward.models import data_of, diamond
 # ---- what it takes
 
 
+@pytest.mark.parametrize("times", ["no", 1, None, torch.ones(2)])
+def test_times_that_are_no_bool_are_refused(times):
+    x = torch.ones((), requires_grad=True)
+    with pytest.raises(TypeError, match=f"times must be True or False, got {type(times).__name__}"):
+        play(x * 2, times=times)
+
+
 def test_a_tensor_is_played_and_everything_is_as_it_was():
     x, y = diamond()
     h = y * 1.0

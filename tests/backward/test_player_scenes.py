@@ -1,6 +1,5 @@
 """What a player of blocks tells, compared with the recording and with gradients of torch itself."""
 
-import json
 import re
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from companion import play, record_backward
 from companion.backward.blocks import scenes
 from companion.backward.player_scenes import SceneView, norm_of, scenes_data
-from tests.backward.models import PROGRAMS, encoder
+from tests.backward.models import PROGRAMS, data_in, encoder
 from tests.conftest import hearing_errors
 
 
@@ -107,9 +106,7 @@ def test_a_norm_that_is_not_finite_is_text(bad):
     for _ in range(151):
         y = y * 1.0
     y.register_hook(lambda gradient: gradient * bad)
-    fragment = play(y.sum()).fragment
-    text = re.search(r'player-data">(.*?)</script>', fragment, re.DOTALL)[1]
-    data = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+    data = data_in(play(y.sum()).fragment)
     assert str(bad) in {step["norm"] for scene in all_scenes(data) for step in scene["steps"]}
     assert x.grad is None
 
@@ -253,7 +250,7 @@ def test_the_norm_of_each_block_that_ran_stands_on_the_drawing(page):
 
 
 def test_without_scripts_and_on_paper_each_scene_has_its_drawing_and_its_steps(page, new_page):
-    data = json.loads(page.locator(".player-data").text_content())
+    data = data_in(page.content())
     count = 1 + len(data["scenes"])
     assert page.locator(".player-table:visible").count() == 0
     still = new_page(java_script_enabled=False)

@@ -19,7 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 import companion.backward.copies
 import companion.backward.recording
-from companion import Arrival, Edge, Recording, Source, Step, modules, record_backward
+from companion import (
+    Arrival,
+    Edge,
+    Recording,
+    Source,
+    Step,
+    modules,
+    play,
+    record_backward,
+    write_backward,
+)
 from companion.backward.hooks import CopyingHooks, hooks_for
 from tests.programs import OPERATIONS, Double, Silent, programs, run
 from tests.slices import DEEP, examples
@@ -772,6 +782,18 @@ def test_an_output_without_a_graph_or_of_several_elements_gets_the_error_of_torc
     with pytest.raises(RuntimeError) as ours:
         record_backward(output)
     assert str(ours.value) == str(torchs.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (3, 3)])
+def test_a_sparse_output_is_refused_as_backward_does_in_words_that_help(shape):
+    output = torch.ones(shape).to_sparse().requires_grad_() * 2
+    with pytest.raises(RuntimeError) as torchs:
+        output.backward()
+    for call in (record_backward, play, write_backward):
+        with pytest.raises(torchs.type, match=r"give gradient=.*or take output\.sum\(\)"):
+            call(output)
+    for cured in (output.sum(), output):
+        record_backward(cured, torch.ones(cured.shape), retain_graph=True)
 
 
 def test_what_is_no_tensor_is_refused_by_its_kind():

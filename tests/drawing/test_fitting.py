@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from companion import Graph, draw, modules
+from companion import Graph, draw, modules, record_backward
 from companion.drawing.fitting import _height
 from companion.drawing.folding import fold
 from tests.drawing.pictures import boxes, boxes_run_through, crossed
@@ -81,6 +81,18 @@ class Tied(nn.Module):
         return self.encoder(self.embedding(x)) @ self.embedding.weight.T
 
 
+class Tagger(nn.Module):
+    """Each layer of its LSTM has eight parameters, which lead to nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 16), nn.Linear(32, 5)
+        self.lstm = nn.LSTM(16, 16, 2, bidirectional=True)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.embedding(x))[0])
+
+
 IMAGE = torch.ones(2, 4, 4, 4)
 MODELS = {
     "encoder of 12 layers": (Tied(), torch.zeros(3, 1, dtype=torch.long)),
@@ -88,6 +100,7 @@ MODELS = {
     "dense": (Dense(), IMAGE),
     "u-net": (UNet(), IMAGE),
     "recurrent": (Recurrent(), torch.ones(50, 2, 4)),
+    "tagger": (Tagger(), torch.zeros(12, 4, dtype=torch.long)),
     "deep": (nn.Sequential(*(m for i in range(20) for m in (nn.Linear(4, 4), nn.Tanh()))), IMAGE),
     "all sorts": (
         nn.Sequential(*(getattr(nn, name)() for name in ("Tanh", "GELU", "SiLU", "ELU") * 15)),
@@ -109,13 +122,33 @@ def height(svg: str) -> int:
     return int(re.search(r' height="(\d+)pt"', svg)[1])
 
 
+def width(svg: str) -> int:
+    return int(re.search(r' width="(\d+)pt"', svg)[1])
+
+
 def test_a_model_is_drawn_on_a_page(graph):
     svg = draw(graph).svg
     assert svg.count('class="node ') - svg.count('class="node none') <= 60
-    assert height(svg) <= 1500
+    assert height(svg) <= 1500 and width(svg) <= 1500
     assert boxes_run_through(svg) == [] and crossed(svg) == []
     named = [tuple(lines) for kind, lines, _ in boxes(svg) if kind == "leaf"]
     assert len(set(named)) == len(named) or any("use 1 of" in str(lines) for lines in named)
+
+
+def test_from_four_on_the_leaves_of_a_box_stand_in_two_rows():
+    for count, rows in ((3, 1), (4, 2), (7, 2)):
+        leaves = [torch.ones(2, requires_grad=True) for _ in range(count)]
+        for what in (x := torch.stack(leaves), record_backward(x, torch.ones(count, 2))):
+            svg = draw(what).svg
+            tops = re.findall(r'class="node leaf">.*?<text [^>]* y="(\S+)"', svg, re.DOTALL)
+            assert len(tops) == count and len(set(tops)) == rows
+            assert boxes_run_through(svg) == [] and crossed(svg) == []
+
+
+def test_a_leaf_that_another_box_uses_as_well_is_not_moved():
+    first, *others = (torch.ones(2, requires_grad=True) for _ in range(4))
+    assert "minlen" not in draw(torch.stack([first, *others]) * first).dot
+    assert "minlen" in draw(torch.stack([first, *others]) * 2).dot
 
 
 def test_an_arrow_from_the_side_of_a_hexagon_is_beside_it_and_one_across_is_not():

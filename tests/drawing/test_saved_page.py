@@ -482,6 +482,25 @@ def test_without_scripts_it_is_the_drawing(browser, path):
     page.close()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_without_scripts_a_wide_drawing_opens_at_its_root_and_scrolls_freely(
+    browser, tmp_path, width
+):
+    leaves = [torch.ones(2, requires_grad=True) for _ in range(20)]
+    draw(functools.reduce(torch.mul, leaves)).save(tmp_path / "wide.html")
+    page = browser.new_page(java_script_enabled=False, viewport={"width": width, "height": 700})
+    page.goto((tmp_path / "wide.html").as_uri())
+    page.evaluate("Promise.all(document.getAnimations().map((each) => each.finished))")
+    root = page.locator(".node.root")
+    box = root.bounding_box()
+    assert 0 < box["x"] and box["x"] + box["width"] < width
+    assert page.evaluate("document.documentElement.scrollWidth") > width
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(100)
+    assert page.evaluate("scrollX") == 0
+    page.close()
+
+
 def test_a_drawing_without_boxes_to_choose_has_a_page(load, tmp_path):
     path = tmp_path / "one.html"
     draw(torch.ones(2, requires_grad=True)).save(path)

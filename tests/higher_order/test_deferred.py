@@ -41,9 +41,9 @@ FUNCTIONS = {
 @pytest.mark.parametrize(("elements", "few"), [(1, 0), (100, 2**12), (2**16, 0)])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_pieces_of_any_size_give_what_the_hessian_has(name, elements, few, monkeypatch):
-    monkeypatch.setattr(deferred, "ELEMENTS", elements)
+    monkeypatch.setattr(deferred, "ELEMENTS_AT_A_TIME", elements)
     monkeypatch.setattr(deferred, "IN_PRODUCT", 2 * elements)
-    monkeypatch.setattr(deferred, "FEW", few)
+    monkeypatch.setattr(deferred, "SQUARED_AT_ONCE", few)
     f = FUNCTIONS[name]
     hessian = whole_hessian(f, X)
     torch.testing.assert_close(laplacian(f, X), trace(hessian), rtol=1e-12, atol=1e-12)
@@ -52,9 +52,9 @@ def test_pieces_of_any_size_give_what_the_hessian_has(name, elements, few, monke
 
 @pytest.mark.parametrize("folds", [True, False])
 def test_the_gradient_through_pieces_is_that_through_the_hessian(folds, monkeypatch):
-    monkeypatch.setattr(deferred, "ELEMENTS", 100)
+    monkeypatch.setattr(deferred, "ELEMENTS_AT_A_TIME", 100)
     monkeypatch.setattr(deferred, "IN_PRODUCT", 300)
-    monkeypatch.setattr(deferred, "FEW", 0)
+    monkeypatch.setattr(deferred, "SQUARED_AT_ONCE", 0)
     monkeypatch.setattr(Linear, "folds", lambda self, rows: folds)
     net = network()
     weights = [*net.parameters()][:-1]
@@ -72,7 +72,9 @@ def widths(monkeypatch):
     found = []
     for kind in (Linear, Bend):
         monkeypatch.setattr(
-            kind, "of", lambda self, c, of=kind.of: found.append(c.shape[-1]) or of(self, c)
+            kind,
+            "applied_to",
+            lambda self, c, of=kind.applied_to: found.append(c.shape[-1]) or of(self, c),
         )
     return found
 
@@ -117,14 +119,14 @@ def test_a_weight_that_f_writes_into_after_its_use_is_told():
 def test_the_mean_is_the_same_with_and_without_the_first_coefficient(with_first):
     first, last = torch.randn(4, 3, 2), torch.randn(3, 2)
     start = Collapsed(first, last)
-    behind = start.behind(Bend(torch.full((3, 2), 2.0), torch.full((3, 2), 3.0)))
-    behind = behind.behind(Linear(F.linear, torch.eye(2)))
+    behind = start.followed_by(Bend(torch.full((3, 2), 2.0), torch.full((3, 2), 3.0)))
+    behind = behind.followed_by(Linear(F.linear, torch.eye(2)))
     value = torch.zeros(3, 2)
-    found = behind.coefficients(value)[1] if with_first else behind.last(value)
+    found = behind.coefficients_of(value)[1] if with_first else behind.last_coefficient_of(value)
     torch.testing.assert_close(found, 2 * last + 3 * (first**2).mean(0))
 
 
 def test_what_led_to_a_known_coefficient_is_let_go():
-    behind = Collapsed(torch.ones(3, 2)).behind(Linear(F.linear, torch.eye(2)))
-    behind.coefficients(torch.zeros(2))
+    behind = Collapsed(torch.ones(3, 2)).followed_by(Linear(F.linear, torch.eye(2)))
+    behind.coefficients_of(torch.zeros(2))
     assert behind.before is behind.step is None

@@ -13,6 +13,7 @@ import torchgen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
@@ -429,12 +430,25 @@ def test_an_integer_or_bool_x_is_refused_with_a_cure(dtype):
         nth_derivative(x * x, x, 1)
 
 
-def test_an_x_that_is_not_dense_or_has_no_data_is_refused_with_a_cure():
+def test_an_x_that_is_not_dense_is_refused_with_a_cure():
+    x = torch.eye(2).to_sparse().requires_grad_()
+    with pytest.raises(TypeError, match=r"dense tensor, got torch\.sparse_coo; compute y from"):
+        nth_derivative(x, x, 1)
+
+
+def test_a_y_or_an_x_without_numbers_is_refused_with_a_cure():
     meta = torch.ones(2, device="meta", requires_grad=True)
-    sparse = torch.eye(2).to_sparse().requires_grad_()
-    for x, kind in ((meta, "meta"), (sparse, "torch.sparse_coo")):
-        with pytest.raises(TypeError, match=f"dense tensor with data, got {kind}; compute y from"):
-            nth_derivative(x, x, 1)
+    with FakeTensorMode():
+        fake = torch.ones(2, requires_grad=True)
+    x = torch.ones(2, requires_grad=True)
+    for y, by, message in (
+        (meta.sin(), meta, "y must have numbers, and is on the device meta"),
+        (fake.sin(), fake, "y must have numbers, and is a fake tensor"),
+        (x.to("meta"), x, "y must have numbers, and is on the device meta"),
+        (x, meta, "x must have numbers"),
+    ):
+        with pytest.raises(TypeError, match=f"{message}.*; make it on a device such as"):
+            nth_derivative(y, by, 2)
 
 
 @pytest.mark.parametrize("n", [0, 1])

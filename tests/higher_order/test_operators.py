@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -314,6 +315,15 @@ def test_a_batch_norm_in_training_is_refused_and_left_as_it_was(operator, norm):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_a_batch_norm_that_is_refused_keeps_no_variable_of_the_caller():
+    variable, mean, scale = torch.ones(2), torch.zeros(3), torch.ones(3)  # of no module
+    kept = weakref.ref(variable)
+    with pytest.raises(NotImplementedError):
+        laplacian(lambda x: F.batch_norm(x, mean, scale, training=True), torch.ones(4, 3))
+    del variable
+    assert kept() is None
+
+
 def test_a_network_with_a_batch_norm_in_eval_agrees_with_the_hessian():
     torch.manual_seed(0)
     layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2)]
@@ -343,6 +353,8 @@ def test_other_rows_than_those_of_x_are_refused(f):
 WRONG = (
     (TypeError, "f must be a function", lambda x: laplacian(x, x)),
     (TypeError, "x must be a tensor", lambda x: laplacian(torch.sin, 1.0)),
+    (TypeError, "x must have numbers", lambda x: laplacian(torch.sin, x.to("meta"))),
+    (TypeError, "x must have numbers", lambda x: mixed(torch.sin, x.to("meta"), (0, 1))),
     (TypeError, "pass x.double", lambda x: mixed(torch.sin, x.long(), (0,))),
     (
         TypeError,

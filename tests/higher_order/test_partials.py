@@ -136,8 +136,10 @@ def test_a_factor_in_the_weight_changes_nothing(folds, dims, monkeypatch):
 def shapes(monkeypatch):
     """Of all coefficients that go through a linear layer, in turn."""
     found = []
-    of = Linear.of
-    monkeypatch.setattr(Linear, "of", lambda self, c: found.append(tuple(c.shape)) or of(self, c))
+    of = Linear.applied_to
+    monkeypatch.setattr(
+        Linear, "applied_to", lambda self, c: found.append(tuple(c.shape)) or of(self, c)
+    )
     return found
 
 

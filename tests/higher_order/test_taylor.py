@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from companion import derivatives, laplacian, nth_derivative
@@ -1242,11 +1243,30 @@ def test_two_threads_do_not_meet():
 
 
 def test_a_wrong_argument_is_refused():
-    x = torch.ones(2)
+    x, meta = torch.ones(2), torch.ones(2, device="meta")
+    with FakeTensorMode():
+        fake = torch.ones(2)
     for error, message, call in (
         (TypeError, "f must be a function of a tensor, got Tensor", lambda: derivatives(x, x, 1)),
         (TypeError, "x must be a tensor, got float", lambda: derivatives(torch.sin, 1.0, 1)),
         (TypeError, "pass x.double", lambda: derivatives(torch.sin, x.long(), 1)),
+        (
+            TypeError,
+            "x must have numbers.*the device meta",
+            lambda: derivatives(torch.sin, meta, 1),
+        ),
+        (TypeError, "x must have numbers.*a fake", lambda: derivatives(torch.sin, fake, 1)),
+        (TypeError, "x must have", lambda: derivatives(torch.add, (x, meta), 1)),
+        (
+            TypeError,
+            "direction must have numbers",
+            lambda: derivatives(torch.sin, x, 1, direction=meta),
+        ),
+        (
+            TypeError,
+            "normalized must be True or False, got Tensor",
+            lambda: derivatives(torch.sin, x, 1, normalized=x),
+        ),
         (TypeError, "order must be an int, got float", lambda: derivatives(torch.sin, x, 1.0)),
         (TypeError, "order must be an int, got bool", lambda: derivatives(torch.sin, x, True)),
         (ValueError, "order must be 0 or more, got -1", lambda: derivatives(torch.sin, x, -1)),
