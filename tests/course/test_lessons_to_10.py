@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 
-from companion import Graph
+from companion import Graph, record_backward
 
 
 def test_a_pass_can_begin_at_any_node():
@@ -92,6 +92,22 @@ def test_with_retain_graph_the_trunk_runs_once_for_each_loss(in_one_pass):
         losses[0].backward(retain_graph=True)
         losses[1].backward()
     assert len(runs) == (1 if in_one_pass else 2)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_last_node_of_a_failed_pass_raised_unless_a_hook_did(hooked):
+    """Lesson 6, Break it."""
+    x = torch.ones(1, requires_grad=True)
+    square = x * x
+    if hooked:
+        square.register_hook(lambda gradient: 1 / 0)
+    else:
+        square.backward()
+    with pytest.raises(ZeroDivisionError if hooked else RuntimeError) as raised:
+        record_backward(square.sin())
+    recording = raised.value.recording
+    names = [recording.graph.nodes[step.node].name for step in recording.steps]
+    assert names == ["SinBackward0"] + ["MulBackward0"] * (not hooked)
 
 
 @pytest.mark.parametrize("options", [{"weight_decay": 0.5}, {}])
