@@ -124,6 +124,33 @@ def test_adam_skips_none_and_moves_what_has_a_zero(options):
         assert (p != before) == moves
 
 
+class Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, needs):
+        ctx.save_for_backward(x)
+        ctx.needs = needs
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (ctx.saved_tensors[0] ** 0 if ctx.needs else 1), None
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_a_node_that_needs_what_it_saved_serves_one_pass(needs):
+    """Lesson 8, In short: "needs", since one that saved a tensor for nothing serves another."""
+    x = torch.ones(1, requires_grad=True)
+    y = Copy.apply(x, needs)
+    y.backward()
+    assert [saved.state for saved in Graph.of(y).nodes[0].saved] == ["freed"]
+    if needs:
+        with pytest.raises(RuntimeError, match="a second time"):
+            y.backward()
+    else:
+        y.backward()
+        assert x.grad == 2
+
+
 def test_only_the_flag_of_a_leaf_can_be_set():
     """Lesson 9, step 3."""
     leaf = torch.ones(1, requires_grad=True)
