@@ -174,6 +174,19 @@ def test_under_inference_mode_only_tensors_on_new_memory_are_marked_and_not_coun
     assert not new.clone().is_inference()
 
 
+@pytest.mark.parametrize("gradients_off", [torch.no_grad, torch.inference_mode])
+def test_a_view_made_while_gradients_are_off_requires_grad_and_gets_none(gradients_off):
+    """Lesson 9, question 3, and the glossary, grad mode."""
+    x = torch.ones(3, requires_grad=True)
+    with gradients_off():
+        view = x[1:]
+    assert view.requires_grad and view.is_leaf
+    product = view * 2
+    assert product.grad_fn.next_functions == ((None, 0), (None, 0))
+    product.sum().backward()
+    assert view.grad is None and x.grad is None
+
+
 def messages(line):
     with warnings.catch_warnings(record=True, action="always") as caught:
         line()
