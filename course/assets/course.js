@@ -277,8 +277,9 @@ if (words.length) {
 
 // The table of the clinic can be searched. Of a pasted error those rows stay that it quotes, where "…" stands for anything,
 // or else the first row of the entry that `explain` would name; the cure that it would give is told above the table.
-// Else the rows come in the order of the words that they share with the text, of which a rare one counts for more; rows
-// that share less than half of what the best one shares go. An empty box keeps all rows in their order.
+// Else the rows come in the order of the words that they share with the text, of which a rare one counts for more, and a
+// small one for nothing; rows that share less than half of what the best one shares go. An empty box keeps all rows in
+// their order.
 const finder = document.querySelector(".finder")
 if (finder) {
   finder.insertAdjacentHTML("afterbegin", `<label for="find">Paste an error with its whole traceback, or type what you see</label>
@@ -286,7 +287,8 @@ if (finder) {
   const [box, status] = finder.querySelectorAll("textarea, [role=status]")
   const fold = (text) => text.toLowerCase().replace(/\s+/g, " ").trim()
   const stem = (word) => word.replace(/(?<=...)(ions?|ing|ed|es|s|(?<=....)e)$/, "").replace(/(.)\1$/, "$1")
-  const wordsOf = (text) => (text.toLowerCase().match(/[a-z0-9]+/g) ?? []).map(stem)
+  const SMALL = new Set("a after all always an and any are as at be but by do does dont for from get gets has have how i if is it its me my of on one or still that the there this to was what when where which why with".split(" "))
+  const wordsOf = (text) => (text.toLowerCase().match(/[a-z0-9]+/g) ?? []).filter((word) => !SMALL.has(word)).map(stem)
   const aliases = new Map() // a word, and the first of the words that the page lists with it
   for (const line of every(".same-words li")) {
     const [first, ...others] = wordsOf(line.textContent)
@@ -294,9 +296,8 @@ if (finder) {
   }
   // The words of a text, and each two neighbours as one word: "in place" and "in-place" are "inplace", too.
   const termsOf = (text) => {
-    const words = wordsOf(text)
-    const pairs = words.slice(1).map((word, i) => words[i] + word)
-    return [...words, ...pairs].map((word) => aliases.get(word) ?? word)
+    const words = wordsOf(text).map((word) => aliases.get(word) ?? word)
+    return [...words, ...words.slice(1).map((word, i) => words[i] + word)]
   }
   const rows = [...finder.querySelectorAll("tbody tr")].map((row) => ({
     row, code: row.querySelector("a[href]").hash.slice(1), message: fold(row.cells[0].textContent), terms: [...row.cells].flatMap((cell) => termsOf(cell.textContent)),
@@ -306,16 +307,23 @@ if (finder) {
     return phrase.split("…").every((part) => (from = text.indexOf(part, from) + 1))
   }
   const has = ({ terms }, term) => terms.some((other) => other === term || (term.length > 3 && other.startsWith(term)))
+  const quoted = (text) => rows.filter(({ message }) => quotes(message, fold(text)))
+  const isMessage = (text) => /(error|exception|warning): /i.test(text)
   // Of each cure the code of its entry and the messages that mean it: what `explain` knows (course/assets/messages.py).
+  // It knows some by a few words, such as "loss is nan"; in a sentence of somebody's own these are not all that is said.
   let cures = []
   const explained = (text) => {
     const told = text.replace(/\s+/g, " ")
-    return cures.find(([, , messages]) => messages.some((message) => new RegExp(message, "im").test(`${told}\n${text}`)))
+    const isWhole = isMessage(text) || quoted(text).length
+    const means = (message) => {
+      const [words] = new RegExp(message, "im").exec(`${told}\n${text}`) ?? []
+      return words && (isWhole || words.length > told.length / 2)
+    }
+    return cures.find(([, , messages]) => messages.some(means))
   }
   // The rows that fit best, in order.
   const best = (text) => {
-    const quoted = rows.filter(({ message }) => quotes(message, fold(text)))
-    if (quoted.length || !text.trim()) return quoted.length ? quoted : rows
+    if (quoted(text).length || !text.trim()) return text.trim() ? quoted(text) : rows
     const [code] = explained(text) ?? []
     if (code) return rows.filter((row) => row.code === code).slice(0, 1)
     const weights = new Map()
@@ -331,8 +339,7 @@ if (finder) {
     for (const each of rows) each.row.hidden = !found.includes(each)
     rows[0].row.parentElement.append(...found.map(({ row }) => row))
     const [, cure] = explained(box.value) ?? []
-    const isMessage = /(error|exception|warning): /i.test(box.value)
-    const isUnknown = isMessage && !cure && !found.some(({ message }) => quotes(message, fold(box.value)))
+    const isUnknown = isMessage(box.value) && !cure && !quoted(box.value).length && !/\.grad\b/.test(box.value)
     status.textContent = found.length
       ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}${isUnknown ? ". No row has this message, so it may not be about gradients." : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."
