@@ -28,14 +28,21 @@ for (const link of every("link[rel=alternate]")) link.rel += " "
 
 // The theme adds these while it runs. Its landmark around each copy button, thirty on a page, is no help to find one's
 // way. A box that scrolls must be in reach of the keyboard, and one that does not scroll is no place to stop. Nor is the
-// sign behind a heading, to which the table of contents leads.
+// sign behind a heading, to which the table of contents leads. A drawing that is too wide begins where its root is.
 let isAsked = false
+const begun = new WeakSet()
 const reachable = () => {
   isAsked = false
   for (const nav of every(".md-code__nav:not([role])")) nav.role = "none"
   for (const box of every(".md-typeset__scrollwrap, .drawing-box, .md-typeset pre > code")) {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
+    const scrolls = box.scrollWidth > box.clientWidth
+    const root = scrolls && !begun.has(box) && box.querySelector(".root")
+    if (scrolls) box.tabIndex = 0
     else box.removeAttribute("tabindex")
+    if (!root) continue
+    begun.add(box)
+    const [inner, outer] = [root, box].map((each) => each.getBoundingClientRect())
+    box.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2
   }
 }
 const soon = () => { if (!isAsked) isAsked = Boolean(requestAnimationFrame(reachable)) }
@@ -116,6 +123,7 @@ tick()
 const reveal = (part, isFocused) => {
   if (part.classList.contains("shown")) return
   part.classList.add("shown")
+  soon() // what was covered may scroll
   const button = part.querySelector("[data-reveal]")
   if (button) button.hidden = true
   const player = part.querySelector(".covered figure.player")
