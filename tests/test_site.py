@@ -128,6 +128,17 @@ def test_a_drawing_that_is_too_wide_scrolls_in_its_box_by_the_keyboard(address, 
     page.close()
 
 
+def test_a_drawing_that_is_too_wide_begins_where_its_root_is(address, new_page):
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{address}real-models/")
+    box = page.locator(".drawing-box[tabindex]:visible:has(.drawing)").first
+    root = box.locator(".root").bounding_box()
+    assert box.evaluate("box => box.scrollLeft") > 0
+    outer = box.bounding_box()
+    assert outer["x"] <= root["x"] and root["x"] + root["width"] <= outer["x"] + outer["width"]
+    page.close()
+
+
 # ---- the clinic, whose table is searched by a pasted error or by words
 
 

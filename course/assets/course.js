@@ -28,14 +28,21 @@ for (const link of every("link[rel=alternate]")) link.rel += " "
 
 // The theme adds these while it runs. Its landmark around each copy button, thirty on a page, is no help to find one's
 // way. A box that scrolls must be in reach of the keyboard, and one that does not scroll is no place to stop. Nor is the
-// sign behind a heading, to which the table of contents leads.
+// sign behind a heading, to which the table of contents leads. A drawing that is too wide begins where its root is.
 let isAsked = false
+const begun = new WeakSet()
 const reachable = () => {
   isAsked = false
   for (const nav of every(".md-code__nav:not([role])")) nav.role = "none"
   for (const box of every(".md-typeset__scrollwrap, .drawing-box, .md-typeset pre > code")) {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
+    const scrolls = box.scrollWidth > box.clientWidth
+    const root = scrolls && !begun.has(box) && box.querySelector(".root")
+    if (scrolls) box.tabIndex = 0
     else box.removeAttribute("tabindex")
+    if (!root) continue
+    begun.add(box)
+    const [inner, outer] = [root, box].map((each) => each.getBoundingClientRect())
+    box.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2
   }
 }
 const soon = () => { if (!isAsked) isAsked = Boolean(requestAnimationFrame(reachable)) }
@@ -116,6 +123,7 @@ tick()
 const reveal = (part, isFocused) => {
   if (part.classList.contains("shown")) return
   part.classList.add("shown")
+  soon() // what was covered may scroll
   const button = part.querySelector("[data-reveal]")
   if (button) button.hidden = true
   const player = part.querySelector(".covered figure.player")
@@ -277,8 +285,9 @@ if (words.length) {
 
 // The table of the clinic can be searched. Of a pasted error those rows stay that it quotes, where "…" stands for anything,
 // or else the first row of the entry that `explain` would name; the cure that it would give is told above the table.
-// Else the rows come in the order of the words that they share with the text, of which a rare one counts for more; rows
-// that share less than half of what the best one shares go. An empty box keeps all rows in their order.
+// Else the rows come in the order of the words that they share with the text, of which a rare one counts for more, and a
+// small one for nothing; rows that share less than half of what the best one shares go. An empty box keeps all rows in
+// their order.
 const finder = document.querySelector(".finder")
 if (finder) {
   finder.insertAdjacentHTML("afterbegin", `<label for="find">Paste an error with its whole traceback, or type what you see</label>
@@ -286,7 +295,8 @@ if (finder) {
   const [box, status] = finder.querySelectorAll("textarea, [role=status]")
   const fold = (text) => text.toLowerCase().replace(/\s+/g, " ").trim()
   const stem = (word) => word.replace(/(?<=...)(ions?|ing|ed|es|s|(?<=....)e)$/, "").replace(/(.)\1$/, "$1")
-  const wordsOf = (text) => (text.toLowerCase().match(/[a-z0-9]+/g) ?? []).map(stem)
+  const SMALL = new Set("a after all always an and any are as at be but by do does dont for from get gets has have how i if is it its me my of on one or still that the there this to was what when where which why with".split(" "))
+  const wordsOf = (text) => (text.toLowerCase().match(/[a-z0-9]+/g) ?? []).filter((word) => !SMALL.has(word)).map(stem)
   const aliases = new Map() // a word, and the first of the words that the page lists with it
   for (const line of every(".same-words li")) {
     const [first, ...others] = wordsOf(line.textContent)
@@ -294,9 +304,8 @@ if (finder) {
   }
   // The words of a text, and each two neighbours as one word: "in place" and "in-place" are "inplace", too.
   const termsOf = (text) => {
-    const words = wordsOf(text)
-    const pairs = words.slice(1).map((word, i) => words[i] + word)
-    return [...words, ...pairs].map((word) => aliases.get(word) ?? word)
+    const words = wordsOf(text).map((word) => aliases.get(word) ?? word)
+    return [...words, ...words.slice(1).map((word, i) => words[i] + word)]
   }
   const rows = [...finder.querySelectorAll("tbody tr")].map((row) => ({
     row, code: row.querySelector("a[href]").hash.slice(1), message: fold(row.cells[0].textContent), terms: [...row.cells].flatMap((cell) => termsOf(cell.textContent)),
@@ -306,16 +315,23 @@ if (finder) {
     return phrase.split("…").every((part) => (from = text.indexOf(part, from) + 1))
   }
   const has = ({ terms }, term) => terms.some((other) => other === term || (term.length > 3 && other.startsWith(term)))
+  const quoted = (text) => rows.filter(({ message }) => quotes(message, fold(text)))
+  const isMessage = (text) => /(error|exception|warning): /i.test(text)
   // Of each cure the code of its entry and the messages that mean it: what `explain` knows (course/assets/messages.py).
+  // It knows some by a few words, such as "loss is nan"; in a sentence of somebody's own these are not all that is said.
   let cures = []
   const explained = (text) => {
     const told = text.replace(/\s+/g, " ")
-    return cures.find(([, , messages]) => messages.some((message) => new RegExp(message, "im").test(`${told}\n${text}`)))
+    const isWhole = isMessage(text) || quoted(text).length
+    const means = (message) => {
+      const [words] = new RegExp(message, "im").exec(`${told}\n${text}`) ?? []
+      return words && (isWhole || words.length > told.length / 2)
+    }
+    return cures.find(([, , messages]) => messages.some(means))
   }
   // The rows that fit best, in order.
   const best = (text) => {
-    const quoted = rows.filter(({ message }) => quotes(message, fold(text)))
-    if (quoted.length || !text.trim()) return quoted.length ? quoted : rows
+    if (quoted(text).length || !text.trim()) return text.trim() ? quoted(text) : rows
     const [code] = explained(text) ?? []
     if (code) return rows.filter((row) => row.code === code).slice(0, 1)
     const weights = new Map()
@@ -331,8 +347,7 @@ if (finder) {
     for (const each of rows) each.row.hidden = !found.includes(each)
     rows[0].row.parentElement.append(...found.map(({ row }) => row))
     const [, cure] = explained(box.value) ?? []
-    const isMessage = /(error|exception|warning): /i.test(box.value)
-    const isUnknown = isMessage && !cure && !found.some(({ message }) => quotes(message, fold(box.value)))
+    const isUnknown = isMessage(box.value) && !cure && !quoted(box.value).length && !/\.grad\b/.test(box.value)
     status.textContent = found.length
       ? `${found.length} of ${rows.length} rows${found.length < rows.length ? ", the nearest first" : ""}${cure ? `. In short: ${cure}.` : ""}${isUnknown ? ". No row has this message, so it may not be about gradients." : ""}`
       : "No row fits. Paste the last line of the error whole, or try other words, such as “grad none”; or run diagnose."

@@ -72,6 +72,29 @@ FIRST = {
     "numpy array reused wrong gradient": "changed-behind",
     "new classification head not learning fine-tuning": "reassigned",
     "second iteration fails backward": "freed",
+    "embedding padding token never updates": "nothing-selected",
+    "dqn target network gradient": "moving-target",
+    "teacher student distillation teacher gets gradients": "moving-target",
+    "AttributeError: 'NoneType' object has no attribute 'sign'": "grad-is-none",
+    "manual sgd update does nothing": "reassigned",
+    "optimizer step has no effect": "accumulates reassigned leaf-output",
+    "image gradient none saliency": "input-without-grad",
+    "adversarial attack x.grad none": "not-a-leaf",
+    "transformer loss nan with padding mask": "masked-softmax",
+    "kl divergence nan": "non-finite nan-risk",
+    "arccos gradient nan": "nan-risk",
+    "IoU loss does not train": "not-differentiable",
+    "dice loss requires_grad false": "no-graph not-differentiable",
+    "sampling from categorical no gradient": "not-differentiable",
+    "gradient through integer indexing": "not-differentiable",
+    "masked_fill_ error backward": "modified-in-place",
+    "x[:,0] = 0 backward error": "modified-in-place",
+    "hessian is zero": "zero-derivative",
+    "memory increases when I store predictions in a list": "growing-graph",
+    "bert frozen but still changes": "input-without-grad",
+    "tensor to list then back to tensor gradient lost": "copied left-torch",
+    "numpy function in the middle of forward": "left-torch",
+    "how to detach hidden state": "freed",
 }
 # ... or one of the first three, where other entries have the same words.
 AMONG_THREE = {
@@ -139,6 +162,17 @@ def test_a_message_that_explain_knows_leads_to_its_entry_and_tells_its_cure(find
         shown = find(f"Traceback (most recent call last):\nRuntimeError: {message}")
         assert shown[0] == code, message
         assert ". In short: " in page.locator(".finder [role=status]").inner_text()
+
+
+def test_words_that_a_message_has_too_are_not_taken_for_it_in_a_longer_sentence(find, page):
+    status = page.locator(".finder [role=status]")
+    for typed, is_message in {
+        "loss is nan": True,
+        "transformer loss is nan with a padding mask": False,
+        "ValueError: transformer loss is nan with a padding mask": True,
+    }.items():
+        assert find(typed)
+        assert (". In short: " in status.inner_text()) == is_message, typed
 
 
 def test_words_that_no_row_has_take_none_away(find):
