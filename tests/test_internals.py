@@ -16,6 +16,7 @@ from companion.internals import (
     saved_names,
     saved_value,
 )
+from tests.cases import each
 
 
 def _freed(tensor: torch.Tensor, bytes_left: int = 0) -> torch.Tensor:
@@ -89,7 +90,7 @@ WITHOUT = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", [*WITH, *WITHOUT])
+@each("name", [*WITH, *WITHOUT])
 def test_a_tensor_has_memory_just_if_its_last_number_can_be_read(name):
     assert has_memory((WITH | WITHOUT)[name]()) == (name in WITH)
 
@@ -101,7 +102,7 @@ def test_a_batch_of_vmap_has_memory():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", [*WITH, *WITHOUT])
+@each("name", [*WITH, *WITHOUT])
 def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
     assert not is_lazy((WITH | WITHOUT)[name]())
 

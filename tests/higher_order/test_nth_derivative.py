@@ -18,6 +18,7 @@ from torchgen.packaged.autograd.load_derivatives import load_derivatives
 
 from companion import internals
 from companion.higher_order.nth_derivative import nth_derivative
+from tests.cases import each
 from tests.programs import GivesNone, Once, Twice
 
 
@@ -550,8 +551,8 @@ def test_any_other_error_of_the_backward_pass_comes_through_unchanged():
 # ---- not elementwise, not holomorphic
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
-@pytest.mark.parametrize(
+@each("n", [0, 1, 2])
+@each(
     "mix",
     [
         lambda x: x * x.mean(),
@@ -864,7 +865,7 @@ LAYERS = {
 WITHOUT = {"nn.LayerNorm", "nn.InstanceNorm1d", "nn.InstanceNorm2d"}
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@each("name", LAYERS)
 def test_a_third_derivative_is_that_of_finite_differences_or_is_refused(name):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), LAYERS[name], nn.Tanh(), nn.Linear(8, 1))

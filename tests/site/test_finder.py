@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cases import each
 from tests.diagnosis.messages import WRITTEN
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
@@ -107,12 +108,12 @@ def find(page):
     return lambda typed: list(dict.fromkeys(page.evaluate(FOUND, typed)))
 
 
-@pytest.mark.parametrize(("typed", "wanted"), FIRST.items())
+@each(("typed", "wanted"), FIRST.items())
 def test_what_a_person_types_leads_first_to_an_entry_that_helps(find, typed, wanted):
     assert find(typed)[0] in wanted.split()
 
 
-@pytest.mark.parametrize(("typed", "wanted"), AMONG_THREE.items())
+@each(("typed", "wanted"), AMONG_THREE.items())
 def test_where_others_have_the_same_words_it_is_among_the_first_three(find, typed, wanted):
     assert set(find(typed)[:3]) & set(wanted.split())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.pages import SHIFTS
 from tools import course
 from tools.grammar import PICTURE
@@ -124,7 +125,7 @@ def test_titles_have_the_number_and_the_start_page_is_not_said_twice(page, addre
     assert footer == [first.title, third.title]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+@each("lesson", LESSONS)
 def test_the_bar_of_a_lesson_says_its_minutes(site, lesson):
     built = (site / lesson.slug / "index.html").read_text(encoding="utf-8")
     bar = built.partition(f'data-lesson="{lesson.slug}"')[2].partition("</div>")[0]
