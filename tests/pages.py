@@ -20,11 +20,12 @@ DIFFERING = re.compile(r'\b(?:class|role|type)="[^"]*"')
 def kinds_of(page: str) -> set[tuple[str, ...]]:
     """The kinds of elements in the text of a page: those of one tag, class, role and type.
 
-    Pieces of code and parts of drawings are none.
+    Pieces of code and parts of drawings are none, nor is what only shapes a text.
     """
     text = page.partition("<article")[2].partition("</article>")[0]
     found = {*OPENING.findall(NO_TEXT.sub(r"\1", text))}
-    return {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
+    kinds = {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
+    return kinds - {("br",), ("sub",), ("sup",)}
 
 
 def telling(pages: dict[str, str]) -> set[str]:

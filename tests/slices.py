@@ -19,9 +19,9 @@ of_torch = pytest.mark.skipif(
 )
 
 
-def examples(in_deep: int) -> int:
-    """How many random programs a test makes: so many in ``make deep``, else an eighth."""
-    return in_deep if DEEP else in_deep // 8
+def examples(in_deep: int, part: int = 8) -> int:
+    """How many random programs a test makes: so many in ``make deep``, else an eighth of them."""
+    return in_deep if DEEP else in_deep // part
 
 
 def every(step: int, subjects: Iterable[Any]) -> list[Any]:
