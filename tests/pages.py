@@ -5,6 +5,8 @@ from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
 
+from tests.slices import DEEP
+
 DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
 
 
@@ -84,6 +86,18 @@ WITHOUT_WHAT_IS_FOR_EYES = """() => {
   }
   content.normalize()
 }"""
+# Of what the reference says of one function after the other the first is left, and what has a kind
+# of element that none before it has.
+WITHOUT_WHAT_IS_ALIKE = """() => {
+  const names = ["class", "role", "type"]
+  const kind = e => [e.tagName, ...names.map(name => e.getAttribute(name))].join()
+  const seen = new Set()
+  for (const part of document.querySelectorAll(".doc-object")) {
+    const kinds = [part, ...part.querySelectorAll("*")].map(kind)
+    if (kinds.every(each => seen.has(each))) part.remove()
+    else for (const each of kinds) seen.add(each)
+  }
+}"""
 # Of all texts with the same elements around them one is left, of all pages together. A link is
 # left with the text that it stands in.
 ONE_TEXT_OF_EACH = """known => {
@@ -138,6 +152,8 @@ def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{size['width']} wide: the page scrolls sideways")
+        if size is PHONE and not DEEP:
+            page.evaluate(WITHOUT_WHAT_IS_ALIKE)
         if size is PHONE or around:
             violations = page.evaluate(VIOLATIONS, [within, ALL_BUT_COLOURS])
             wrong += [f"{size['width']} wide: {violation}" for violation in violations]

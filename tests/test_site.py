@@ -224,7 +224,7 @@ def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(ad
     page = new_page()
     elsewhere = f"{address}assets/logo.svg"
     page.goto(elsewhere)
-    for code in every(2, ("freed", "no-graph", "nan-risk", "growing-graph")):
+    for code in every(4, ("freed", "no-graph", "nan-risk", "growing-graph")):
         page.evaluate("address => location = address", f"{address}clinic/#{code}")
         entry = f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}"
         page.wait_for_url(entry, wait_until="domcontentloaded")
