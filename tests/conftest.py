@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from tests.pages import DESK, SHIFTS
 from tests.slices import DEEP, every
@@ -67,15 +67,20 @@ def lasting(new_page) -> Page:
     return new_page()
 
 
+@pytest.fixture(scope="session")
+def storage(lasting) -> CDPSession:
+    """What can clear all that pages of the lasting window have stored."""
+    return lasting.context.new_cdp_session(lasting)
+
+
 @pytest.fixture
-def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
+def open_window(new_page, lasting, storage) -> Iterator[Callable[..., Page]]:
     """Open a window in which nothing is stored, hovered or open yet.
 
     It is always the same one, unless it needs options: a window of its own takes as much time as
     the page that is opened in it. So one that a test opened before is gone.
     """
     own = []
-    storage = lasting.context.new_cdp_session(lasting)
 
     def open_window(*, viewport: Any = DESK, color_scheme: Any = "light", **options: Any) -> Page:
         if options:
@@ -91,7 +96,6 @@ def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
         return lasting
 
     yield open_window
-    storage.detach()
     for page in own:
         page.close()
 
