@@ -13,7 +13,7 @@ PINS = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8
 HAS_ANOTHER_TORCH = f"torch=={version('torch').partition('+')[0]}" not in PINS
 
 # What can break by another torch alone.
-of_torch = pytest.mark.skipif(
+torchs_own = pytest.mark.skipif(
     not (DEEP or HAS_ANOTHER_TORCH),
     reason="depends on torch alone; make deep runs it, and make test with another torch",
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.operations import faults, untold_at
-from tests.slices import of_torch
+from tests.slices import torchs_own
 
 X = torch.tensor([[0.3, -1.2, 2.0], [0.7, 0.9, -0.4]], dtype=torch.float64)
 # Of each what makes a Node of another kind: an input, an output, nothing or a tuple saved.
@@ -37,7 +37,7 @@ def test_what_backward_can_run_the_companion_can_read_draw_play_and_record(name)
     assert [*untold_at(compute, [leaf], ["one 0.0", "one inf"])] == []
 
 
-@of_torch
+@torchs_own
 @pytest.mark.parametrize(
     "part",
     [

@@ -31,7 +31,7 @@ from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED, ZERO, operatio
 from companion.graph.saved import peek
 from tests.cases import each
 from tests.programs import Once, Square, Twice
-from tests.slices import every, of_torch
+from tests.slices import every, torchs_own
 
 ROOT = Path(__file__).parents[2]
 
@@ -1473,7 +1473,7 @@ def derivatives_of_torch():
     return [info for kinds in infos.values() for info in kinds.values() if info.derivatives]
 
 
-@of_torch
+@torchs_own
 def test_the_nodes_without_a_formula_are_those_of_torchs_table():
     found = {}
     for info in derivatives_of_torch():
@@ -1486,7 +1486,7 @@ def test_the_nodes_without_a_formula_are_those_of_torchs_table():
     assert {name: tuple(sorted(slots)) for name, slots in found.items()} == NOT_IMPLEMENTED
 
 
-@of_torch
+@torchs_own
 def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
     zeros = r"zeros_like\(grad\)|(self|other)_info\.zeros\(\)"
     found = {

@@ -24,7 +24,7 @@ import companion.graph.reading
 import companion.higher_order.nth_derivative
 from companion import Graph, draw, nth_derivative, walk_grad_fn
 from tests.programs import Twice
-from tests.slices import of_torch
+from tests.slices import torchs_own
 
 ROOT = Path(__file__).parents[2]
 CRASHED = (-signal.SIGSEGV, 128 + signal.SIGSEGV)  # as told by the system, or by a shell
@@ -332,7 +332,7 @@ def test_fuses_go_off_one_after_the_other_and_not_one_inside_another():
     assert len(inside) >= 3000 and set(inside) == {0, 1}
 
 
-@of_torch
+@torchs_own
 @pytest.mark.skipif(FREES_IN_A_LOOP, reason="up to 2.12, torch frees every graph in a loop")
 def test_the_report_for_upstream_still_holds():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from companion import internals
 from companion.higher_order.nth_derivative import nth_derivative
 from tests.cases import each
 from tests.programs import GivesNone, Once, Twice
-from tests.slices import of_torch
+from tests.slices import torchs_own
 
 
 class HiddenCube(torch.autograd.Function):
@@ -889,7 +889,7 @@ def test_a_third_derivative_is_that_of_finite_differences_or_is_refused(name):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@of_torch
+@torchs_own
 def test_every_formula_that_takes_saved_statistics_for_constants_is_known():
     packaged = Path(torchgen.__file__).parent / "packaged"
     native = packaged / "ATen/native"
