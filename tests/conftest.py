@@ -285,11 +285,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish():
-    """Let no search for garbage look at the million objects that are there before any test."""
-    gc.collect()
-    gc.freeze()
+class Frozen:
+    """Lets no search for garbage look at what is there before a file: at first a million objects.
+
+    A plugin, since pytest asks this file nothing about pages.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if item.path != self.path:
+            self.path = item.path
+            gc.collect()
+            gc.freeze()
+
+
+def pytest_collection_finish(session):
+    session.config.pluginmanager.register(Frozen())
 
 
 def pytest_terminal_summary(terminalreporter):
