@@ -20,7 +20,7 @@ from companion import internals
 from companion.higher_order.nth_derivative import nth_derivative
 from tests.cases import each
 from tests.programs import GivesNone, Once, Twice
-from tests.slices import torchs_own
+from tests.slices import every, torchs_own
 
 
 class HiddenCube(torch.autograd.Function):
@@ -607,7 +607,7 @@ def test_one_lone_dependence_between_any_two_of_eight_elements_is_seen():
 
 def test_one_lone_dependence_between_any_two_of_64_elements_is_seen():
     unit = torch.eye(64, dtype=torch.float64)
-    for i, j in itertools.combinations(range(64), 2):
+    for i, j in every(5, itertools.combinations(range(64), 2)):
         x = torch.ones(64, dtype=torch.float64, requires_grad=True)
         with pytest.raises(ValueError, match="seen in 1 of 64 places"):
             nth_derivative(x + unit[i] * x[j], x, 1)
