@@ -264,17 +264,16 @@ LONGEST = [
     "tests/backward/test_player_js.py",
     "tests/site/test_reader.py",
     "tests/test_site.py",
-    "tests/higher_order/test_taylor.py",
     "tests/backward/test_player_layout.py",
-    "tests/site/test_start.py",
+    "tests/higher_order/test_taylor.py",
     "tests/drawing/test_saved_page.py",
+    "tests/site/test_start.py",
     "tests/backward/test_player_scenes.py",
-    "tests/diagnosis/test_diagnosing.py",
-    "tests/site/test_publish.py",
     "tests/tools/test_lessons.py",
-    "tests/graph/test_freeing.py",
     "tests/tools/test_notebooks.py",
-    "tests/test_operations.py",
+    "tests/site/test_publish.py",
+    "tests/graph/test_freeing.py",
+    "tests/diagnosis/test_diagnosing.py",
 ]
 
 
