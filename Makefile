@@ -32,7 +32,7 @@ test: check ## Run every check: style, types, tests, and each snippet of the les
 	$(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
 
 deep: $(READY) ## Free graphs of a million levels, try each operation of torch, and all that make test takes a part of
-	LEVELS=1000000 OPERATIONS=1 $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0
+	LEVELS=1000000 OPERATIONS=1 EXAMPLES=all $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0
 	EXAMPLES=all $(BIN)/python -m pytest -n 2 $$(grep -rl --include='test_*.py' 'tests.slices' tests)
 
 site: notebooks ## Build the course into site/, as it is published

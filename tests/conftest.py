@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 from tests.pages import DESK, SHIFTS
 from tests.slices import DEEP, every
@@ -67,15 +67,20 @@ def lasting(new_page) -> Page:
     return new_page()
 
 
+@pytest.fixture(scope="session")
+def storage(lasting) -> CDPSession:
+    """What can clear all that pages of the lasting window have stored."""
+    return lasting.context.new_cdp_session(lasting)
+
+
 @pytest.fixture
-def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
+def open_window(new_page, lasting, storage) -> Iterator[Callable[..., Page]]:
     """Open a window in which nothing is stored, hovered or open yet.
 
     It is always the same one, unless it needs options: a window of its own takes as much time as
     the page that is opened in it. So one that a test opened before is gone.
     """
     own = []
-    storage = lasting.context.new_cdp_session(lasting)
 
     def open_window(*, viewport: Any = DESK, color_scheme: Any = "light", **options: Any) -> Page:
         if options:
@@ -91,7 +96,6 @@ def open_window(new_page, lasting) -> Iterator[Callable[..., Page]]:
         return lasting
 
     yield open_window
-    storage.detach()
     for page in own:
         page.close()
 
@@ -264,17 +268,16 @@ LONGEST = [
     "tests/backward/test_player_js.py",
     "tests/site/test_reader.py",
     "tests/test_site.py",
-    "tests/higher_order/test_taylor.py",
     "tests/backward/test_player_layout.py",
-    "tests/site/test_start.py",
+    "tests/higher_order/test_taylor.py",
     "tests/drawing/test_saved_page.py",
+    "tests/site/test_start.py",
     "tests/backward/test_player_scenes.py",
-    "tests/diagnosis/test_diagnosing.py",
-    "tests/site/test_publish.py",
     "tests/tools/test_lessons.py",
-    "tests/graph/test_freeing.py",
     "tests/tools/test_notebooks.py",
-    "tests/test_operations.py",
+    "tests/site/test_publish.py",
+    "tests/graph/test_freeing.py",
+    "tests/diagnosis/test_diagnosing.py",
 ]
 
 
@@ -285,11 +288,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish():
-    """Let no search for garbage look at the million objects that are there before any test."""
-    gc.collect()
-    gc.freeze()
+class Frozen:
+    """Lets no search for garbage look at what is there before a file: at first a million objects.
+
+    A plugin, since pytest asks this file nothing about pages.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if item.path != self.path:
+            self.path = item.path
+            gc.collect()
+            gc.freeze()
+
+
+def pytest_collection_finish(session):
+    session.config.pluginmanager.register(Frozen())
 
 
 def pytest_terminal_summary(terminalreporter):

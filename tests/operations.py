@@ -184,15 +184,22 @@ def untold(step: int, samples: int, points: Collection[str] = ()) -> Iterator[st
             continue
         if any(leaf.layout is not torch.strided for leaf in leaves):
             continue  # no element of it can be set
-        values = [leaf.detach().clone() for leaf in leaves]
-        for point, hiding in product(points or POINTS, HIDING):
-            with torch.no_grad():
-                for leaf, value in zip(leaves, values, strict=True):
-                    leaf.copy_(value)
-                    POINTS[point](leaf)
-            said = _wrongly_told(compute, leaves, HIDING[hiding])
-            if said:
-                yield f"{name} at {point}, {hiding}: {said}"
+        yield from (f"{name} {fault}" for fault in untold_at(compute, leaves, points))
+
+
+def untold_at(
+    compute: Callable[..., Tensor], leaves: list[Tensor], points: Collection[str] = ()
+) -> Iterator[str]:
+    """Where ``diagnose`` is wrong of one program: at which of the points, or of all."""
+    values = [leaf.detach().clone() for leaf in leaves]
+    for point, hiding in product(points or POINTS, HIDING):
+        with torch.no_grad():
+            for leaf, value in zip(leaves, values, strict=True):
+                leaf.copy_(value)
+                POINTS[point](leaf)
+        said = _wrongly_told(compute, leaves, HIDING[hiding])
+        if said:
+            yield f"at {point}, {hiding}: {said}"
 
 
 def _wrongly_told(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
 
+from tests.slices import DEEP
+
 DRAWING = re.compile(r'<svg [^>]*class="drawing[ "].*?</svg>', re.DOTALL)
 
 
@@ -20,11 +22,12 @@ DIFFERING = re.compile(r'\b(?:class|role|type)="[^"]*"')
 def kinds_of(page: str) -> set[tuple[str, ...]]:
     """The kinds of elements in the text of a page: those of one tag, class, role and type.
 
-    Pieces of code and parts of drawings are none.
+    Pieces of code and parts of drawings are none, nor is what only shapes a text.
     """
     text = page.partition("<article")[2].partition("</article>")[0]
     found = {*OPENING.findall(NO_TEXT.sub(r"\1", text))}
-    return {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
+    kinds = {(tag, *sorted(DIFFERING.findall(attributes))) for tag, attributes in found}
+    return kinds - {("br",), ("sub",), ("sup",)}
 
 
 def telling(pages: dict[str, str]) -> set[str]:
@@ -83,6 +86,18 @@ WITHOUT_WHAT_IS_FOR_EYES = """() => {
   }
   content.normalize()
 }"""
+# Of what the reference says of one function after the other the first is left, and what has a kind
+# of element that none before it has.
+WITHOUT_WHAT_IS_ALIKE = """() => {
+  const names = ["class", "role", "type"]
+  const kind = e => [e.tagName, ...names.map(name => e.getAttribute(name))].join()
+  const seen = new Set()
+  for (const part of document.querySelectorAll(".doc-object")) {
+    const kinds = [part, ...part.querySelectorAll("*")].map(kind)
+    if (kinds.every(each => seen.has(each))) part.remove()
+    else for (const each of kinds) seen.add(each)
+  }
+}"""
 # Of all texts with the same elements around them one is left, of all pages together. A link is
 # left with the text that it stands in.
 ONE_TEXT_OF_EACH = """known => {
@@ -137,6 +152,8 @@ def faults_of_the_opened(page, texts: set[str], *, around: bool) -> list[str]:
         page.set_viewport_size(size)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{size['width']} wide: the page scrolls sideways")
+        if size is PHONE and not DEEP:
+            page.evaluate(WITHOUT_WHAT_IS_ALIKE)
         if size is PHONE or around:
             violations = page.evaluate(VIOLATIONS, [within, ALL_BUT_COLOURS])
             wrong += [f"{size['width']} wide: {violation}" for violation in violations]

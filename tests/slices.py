@@ -2,14 +2,26 @@
 
 import os
 from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 DEEP = os.environ.get("EXAMPLES") == "all"
+PINS = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+HAS_ANOTHER_TORCH = f"torch=={version('torch').partition('+')[0]}" not in PINS
+
+# What can break by another torch alone.
+torchs_own = pytest.mark.skipif(
+    not (DEEP or HAS_ANOTHER_TORCH),
+    reason="depends on torch alone; make deep runs it, and make test with another torch",
+)
 
 
-def examples(in_deep: int) -> int:
-    """How many random programs a test makes: so many in ``make deep``, else an eighth."""
-    return in_deep if DEEP else in_deep // 8
+def examples(in_deep: int, part: int = 8) -> int:
+    """How many random programs a test makes: so many in ``make deep``, else an eighth of them."""
+    return in_deep if DEEP else in_deep // part
 
 
 def every(step: int, subjects: Iterable[Any]) -> list[Any]:

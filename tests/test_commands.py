@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import companion
+from tests.cases import each
 from tools.course import pages, repository
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def test_readme_begins_with_the_two_commands():
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_every_command_on_a_page_is_a_target(page):
     commands = re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.M)
     assert set(commands) <= set(targets())

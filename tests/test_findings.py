@@ -11,11 +11,12 @@ from IPython.core.formatters import DisplayFormatter
 from companion import Cut, diagnose, explain, watch
 from companion.findings import KINDS, cut_message, finding
 from companion.source import Source
+from tests.cases import each
 
 COURSE = Path(__file__).parents[1] / "course"
 
 
-@pytest.mark.parametrize("code", KINDS)
+@each("code", KINDS)
 def test_a_kind_is_complete_and_its_cause_and_cure_are_sentences_without_a_full_stop(code):
     kind = KINDS[code]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
@@ -32,7 +33,7 @@ def test_a_kind_is_complete_and_its_cause_and_cure_are_sentences_without_a_full_
     }
 
 
-@pytest.mark.parametrize("code", KINDS)
+@each("code", KINDS)
 def test_the_lesson_that_teaches_a_kind_is_there(code):
     assert (COURSE / KINDS[code].lesson).is_file()
 
@@ -57,7 +58,7 @@ def test_every_code_of_a_cut_has_its_sentence_and_no_other_code_has_one():
         assert cut_message(code, "f()", "int64").startswith("f() ")
 
 
-@pytest.mark.parametrize("code", KINDS)
+@each("code", KINDS)
 def test_the_fields_of_our_message_for_an_error_are_groups_of_its_pattern(code):
     for pattern, message, _ in KINDS[code].wordings:
         groups = re.compile(pattern).groupindex
@@ -95,7 +96,7 @@ def test_a_finding_reads_as_advice():
     assert finding("hook", "w has 1 hook", source=found.source).where == str(found.source)
 
 
-@pytest.mark.parametrize("code", KINDS)
+@each("code", KINDS)
 def test_a_finding_fits_a_terminal_and_loses_no_word(code):
     kind = KINDS[code]
     text = str(finding(code, "a message"))

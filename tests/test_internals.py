@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from companion.internals import (
     saved_names,
     saved_value,
 )
+from tests.cases import each
+
+ROOT = Path(__file__).parents[1]
 
 
 def _freed(tensor: torch.Tensor, bytes_left: int = 0) -> torch.Tensor:
@@ -89,7 +93,7 @@ WITHOUT = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", [*WITH, *WITHOUT])
+@each("name", [*WITH, *WITHOUT])
 def test_a_tensor_has_memory_just_if_its_last_number_can_be_read(name):
     assert has_memory((WITH | WITHOUT)[name]()) == (name in WITH)
 
@@ -101,7 +105,7 @@ def test_a_batch_of_vmap_has_memory():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", [*WITH, *WITHOUT])
+@each("name", [*WITH, *WITHOUT])
 def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
     assert not is_shared_lazily((WITH | WITHOUT)[name]())
 
@@ -123,6 +127,7 @@ def test_a_lazy_copy_shares_memory_until_either_is_written_to(end, of_copy):
 
 WITHOUT_NUMBERS = """
 from companion import Graph, diagnose, draw, play, record_backward, watch, write_backward
+from tests.slices import every
 import torch
 
 
@@ -142,14 +147,15 @@ def emptied(compute):
     return x, y, (y * y).sum() + y.sum()
 
 
-for compute in (
+COMPUTES = [
     lambda base: (base.relu(), base),
     lambda base: (base.pow(2), base),
     lambda base: (base[1:] * base[1:], base[1:]),
     lambda base: (base.T[:2] / base.T[:2], base.T[:2]),
     lambda base: (base.amax(0), base),
     lambda base: (torch.zeros(4, 4).index_put((torch.arange(4),), base * 1), base),
-):
+]
+for compute in every(5, COMPUTES):
     with watch() as watched:
         x, y, loss = emptied(compute)
         loss = loss + y.detach().sum()
@@ -186,7 +192,7 @@ print("all of it ran")
 
 def test_no_function_reads_a_tensor_whose_storage_was_freed():
     run = subprocess.run(  # to read one would end this process
-        [sys.executable, "-c", WITHOUT_NUMBERS], capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_NUMBERS], cwd=ROOT, capture_output=True, text=True
     )
     assert (run.returncode, run.stdout) == (0, "all of it ran\n"), run.stderr[-2000:]
 

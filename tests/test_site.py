@@ -13,6 +13,7 @@ import pytest
 import torch
 from axe_playwright_python.base import AXE_SCRIPT
 
+from tests.cases import each
 from tests.conftest import ROOT
 from tests.course.test_clinic import PAGE_OF
 from tests.pages import DRAWING, EVERYTHING, PHONE, VIOLATIONS, drawings
@@ -21,7 +22,7 @@ from tests.slices import every
 LESSONS = sorted((ROOT / "course").glob("[0-9][0-9]-*.md"))
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+@each("lesson", LESSONS)
 def test_each_figure_of_a_lesson_is_drawn_in_its_page(site, lesson):
     """Those of players included, which may have two."""
     figures = re.findall(r"^!?\[.*\]\((figures/.*)\)$", lesson.read_text(), re.MULTILINE)
@@ -234,7 +235,7 @@ def test_an_address_of_the_one_page_that_the_clinic_was_leads_on_to_the_entry(ad
     page = new_page()
     elsewhere = f"{address}assets/logo.svg"
     page.goto(elsewhere)
-    for code in every(2, ("freed", "no-graph", "nan-risk", "growing-graph")):
+    for code in every(4, ("freed", "no-graph", "nan-risk", "growing-graph")):
         page.evaluate("address => location = address", f"{address}clinic/#{code}")
         entry = f"**/clinic/{PAGE_OF[code].removesuffix('.md')}/#{code}"
         page.wait_for_url(entry, wait_until="domcontentloaded")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import companion
+from tests.cases import each
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
@@ -70,7 +71,7 @@ def ours(path: Path) -> set[str]:
     return {below for package, _, below in names if package == "companion"}
 
 
-@pytest.mark.parametrize("path", COMPANION, ids=lambda path: str(path.relative_to(ROOT)))
+@each("path", COMPANION)
 def test_imports_go_one_way(path):
     room = path.relative_to(ROOT / "companion").with_suffix("").parts
     targets = {name.split(".")[0] for name in ours(path)}
@@ -258,3 +259,30 @@ def test_no_function_of_the_companion_calls_itself():
                 calls = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
                 names = [call.id for call in calls if isinstance(call, ast.Name)]
                 assert function.name not in names, f"{path.name}: {function.name} recurses"
+
+
+# ---- many cases in one test
+
+
+def test_of_many_cases_in_one_test_all_run_and_those_that_fail_are_named():
+    seen = []
+
+    @each(("low", "high"), [(1, 2), (4, 3), (5, 6), (8, 7)])
+    @each("step", [0, 9])
+    def is_ordered(low, high, step):
+        seen.append((low, step))
+        assert low < high + step
+
+    with pytest.raises(ExceptionGroup, match="2 of 4") as failed:
+        is_ordered()
+    assert seen == [(low, step) for low in (1, 4, 5, 8) for step in (0, 9)]
+    notes = [error.__notes__ for error in failed.value.exceptions]
+    assert notes == [
+        ["in case 0: step=0", "in case 1: low=4, high=3"],
+        ["in case 0: step=0", "in case 3: low=8, high=7"],
+    ]
+
+
+def test_a_case_that_would_skip_the_others_is_an_error():
+    with pytest.raises(AssertionError, match="skip them all"):
+        each("number", [1])(lambda number: pytest.skip("why"))()

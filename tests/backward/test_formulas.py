@@ -6,6 +6,7 @@ import torch
 from companion import record_backward
 from companion.backward.formulas import FORMULAS, filled, formula
 from companion.backward.player_steps import show
+from tests.cases import each
 
 # For each class of Node expressions that make it, of x (2), m (2, 3), n (3, 2), v (3) and b (2).
 MAKERS = {
@@ -76,9 +77,7 @@ def test_every_rule_has_its_test():
     assert list(FORMULAS) == sorted(FORMULAS)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [(name, text) for name, texts in MAKERS.items() for text in texts]
-)
+@each(("name", "text"), [(name, text) for name, texts in MAKERS.items() for text in texts])
 def test_a_rule_gives_what_its_node_gives(name, text):
     made, step = first_step(text)
     assert made == name

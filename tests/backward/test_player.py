@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from companion import play, record_backward
 from companion.backward.player_data import player_data
 from tests.backward.models import data_of, diamond
+from tests.cases import each
 
 # ---- what it takes
 
@@ -194,7 +195,7 @@ ODD = {
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ODD)
+@each("name", ODD)
 def test_whatever_backward_can_run_can_be_played(name):
     x = torch.rand(4, 4, requires_grad=True)
     y = (ODD[name](x) ** 2).sum()

@@ -2,13 +2,13 @@
 
 import warnings
 
-import pytest
 import torch
 from hypothesis import given, settings
 
 from companion import record_backward
 from companion.backward.player_steps import engine_steps, show
 from tests.backward.models import RANDOM, built, square
+from tests.cases import each
 
 # ---- what happened
 
@@ -66,7 +66,7 @@ def test_new_nodes_are_told_with_the_step_that_made_them():
 # ---- numbers
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "text"),
     [
         (None, "None"),

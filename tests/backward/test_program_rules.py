@@ -11,6 +11,7 @@ from companion.backward import program_rules
 from companion.backward.formulas import FORMULAS
 from companion.backward.program_rules import RULES, written
 from tests.backward.test_program import check, leaf
+from tests.cases import each
 from tests.programs import set_seed
 
 # For each Node whose rule has its bits, an operation that makes it.
@@ -106,8 +107,8 @@ def test_each_rule_of_the_tables_is_tried_here():
     assert {*EXACT, *ROUNDED} == {*RULES, *FORMULAS, "CatBackward0", "StackBackward0"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
+@each("dtype", [torch.float32, torch.float64])
+@each("name", [*EXACT, *ROUNDED])
 def test_the_rule_of_a_node_is_written_and_has_its_bits(name, dtype):
     for seed in range(3):
         set_seed(seed)

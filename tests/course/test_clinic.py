@@ -11,6 +11,7 @@ import pytest
 import companion
 from companion import explain
 from companion.findings import KINDS
+from tests.cases import each
 from tools.clinic import ROW
 
 COURSE = Path(__file__).parents[2] / "course"
@@ -53,7 +54,7 @@ ERROR = re.compile(
     r"<!--pytest-codeblocks:expected-output-->\n\n```text\n(.*?)^```$",
     re.M | re.S,
 )
-each_entry = pytest.mark.parametrize("code", CODES)
+each_entry = each("code", CODES)
 
 
 def parts(code: str) -> dict[str, str]:
@@ -170,19 +171,19 @@ def test_an_entry_runs_what_is_seen_the_cure_and_what_only_seems_to_be_one(code)
         assert "```python\n" in parts(code)[part], part
 
 
-@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+@each(("message", "code", "form"), MESSAGES)
 def test_a_message_of_the_table_is_explained_under_the_code_of_its_row(message, code, form):
     assert form in {"error", "warning"}
     found = [explain(RuntimeError(message.replace("…", filled))) for filled in ("0", "0th")]
     assert code in [finding.code for finding in found if finding]
 
 
-@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+@each(("message", "code", "form"), MESSAGES)
 def test_a_message_of_the_table_leads_to_no_other_entry(message, code, form):
     assert {other for phrase, other, _ in MESSAGES if quotes(phrase, message)} == {code}
 
 
-@pytest.mark.parametrize(("message", "code", "form"), MESSAGES)
+@each(("message", "code", "form"), MESSAGES)
 def test_a_message_of_the_table_stands_at_the_top_of_its_entry(message, code, form):
     """Where the search of the site finds it."""
     top = ENTRIES[code].partition("\n**You see")[0]

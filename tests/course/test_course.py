@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
+from tests.cases import each
 from tools.course import Lesson, pages
 from tools.grammar import (
     EXERCISE,
@@ -25,7 +25,7 @@ COURSE = Path(__file__).parents[2] / "course"
 LESSONS = sorted(COURSE.glob("[0-9]*.md"))
 WORDS = re.findall(r"^## (.*)\n\n(.*)$", (COURSE / "glossary.md").read_text("utf-8"), re.M)
 GLOSSARY = {word.lower().replace(" ", "-"): meaning for word, meaning in WORDS}  # by anchor
-each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+each_lesson = each("path", LESSONS)
 MADE = (1, 2, 4, 6, 15)  # the lessons in which an autograd of one's own grows
 # Words that readers stumbled over, and what says nothing without them.
 AVOIDED = r"\b(mend\w*|overheard|at hand|c[oa]mes? by|hand(s|ed)? on|g[ai]ves? on|as ever|simply)\b"
@@ -132,7 +132,7 @@ def test_two_questions_come_from_earlier(path):
     assert len(re.findall(rf"^{QUESTION.pattern}", earlier, re.M)) == 2 * (int(path.stem[:2]) >= 3)
 
 
-@pytest.mark.parametrize("path", pages(COURSE), ids=lambda path: path.stem)
+@each("path", pages(COURSE))
 def test_a_page_says_things_in_plain_words(path):
     prose = "".join(part.text for part in parse(body(path)) if isinstance(part, Text | Callout))
     assert not re.search(AVOIDED, prose), re.search(f".*{AVOIDED}.*", prose)[0]
@@ -163,7 +163,7 @@ def test_no_letter_is_right_much_more_often_than_the_others():
     assert max(keys.count(letter) for letter in "ABCD") <= 0.45 * len(keys)
 
 
-@pytest.mark.parametrize("path", LESSONS[1:], ids=lambda path: path.stem)
+@each("path", LESSONS[1:])
 def test_the_right_options_are_not_always_the_same(path):
     assert len({KEY.match(folds(question, "Answer")[0])[1] for question in questions(path)}) >= 2
 
@@ -248,7 +248,7 @@ def test_no_sentence_is_longer_than_forty_words():
             assert len(sentence.split()) <= 40, f"{path.name}: {sentence}"
 
 
-@pytest.mark.parametrize(
+@each(
     "topic",
     [
         r"torch\.mm\(x, w\)",  # the worked pass

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.cases import each
 from tools.course import lessons
 from tools.grammar import Callout, Heading, Opening, Text, sections
 
@@ -33,11 +34,7 @@ EVERYDAY = {
     "leaf",
 }
 EVERYDAY |= {"node", "order", "path", "player", "root", "slope", "slot", "tie", "view"}
-each_lesson = pytest.mark.parametrize(
-    "lesson",
-    lessons(COURSE),
-    ids=lambda lesson: lesson.slug,
-)
+each_lesson = each("lesson", lessons(COURSE))
 
 
 def links(text: str) -> list[tuple[str, str]]:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
+from tests.cases import each
 from tools.grammar import KEY, OPTION, Callout, Heading, Opening, Part, Snippet, parse
 
 LESSONS = sorted((Path(__file__).parents[2] / "course").glob("[0-9][0-9]-*.md"))
@@ -35,14 +34,14 @@ def covers(below: list[Part]) -> bool:
     return bool(below[snippets[0]].shown or "".join(part.text for part in said).strip())
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+@each("lesson", LESSONS)
 def test_no_predict_stands_in_a_fold_and_each_covers_something_or_has_options(lesson):
     for predict, below in predicts(lesson):
         assert not predict.inside, predict
         assert covers(below) or options(predict), predict
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+@each("lesson", LESSONS)
 def test_the_options_of_a_predict_have_a_key_and_a_sentence_each(lesson):
     for predict, below in predicts(lesson):
         letters = options(predict)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from companion import Graph, diagnose
 from companion.diagnosis.asking import answer_of, look_at, ones_for
 from companion.graph.saved import peek
+from tests.cases import each
 
 special = torch.special
 OPERATIONS = {
@@ -82,8 +83,8 @@ def is_told(loss, *inputs):
     return bool({"nan-risk", "non-finite"} & {found.code for found in diagnose(loss, *inputs)})
 
 
-@pytest.mark.parametrize("hide", [lambda y: y, lambda y: torch.where(y.isfinite(), y, 0)])
-@pytest.mark.parametrize("name", OPERATIONS)
+@each("hide", [lambda y: y, lambda y: torch.where(y.isfinite(), y, 0)])
+@each("name", OPERATIONS)
 def test_a_gradient_that_is_not_finite_is_told_and_no_other(name, hide):
     of_all = at_all_points(name)
     for i in range(len(name) % 4, len(of_all[0]), 4 * len(of_all) ** 2 - 1):  # some of the points

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from companion import diagnose, watch
+from tests.cases import each
 
 
 def classifier():
@@ -53,8 +54,8 @@ SUMS = {
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
-@pytest.mark.parametrize("how", SUMS)
-@pytest.mark.parametrize("term", TERMS)
+@each("how", SUMS)
+@each("term", TERMS)
 def test_a_term_that_changes_no_gradient_is_a_warning(term, how):
     net, x, target = classifier()
     (alone,) = torch.autograd.grad(SUMS[how](F.cross_entropy(net(x), target), 0.0), net.weight)

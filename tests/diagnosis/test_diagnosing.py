@@ -34,8 +34,9 @@ from companion.diagnosis.derivatives_yaml import (
     operation_of,
 )
 from companion.graph.saved import peek
+from tests.cases import each
 from tests.programs import Once, Square, Twice
-from tests.slices import every
+from tests.slices import every, torchs_own
 
 ROOT = Path(__file__).parents[2]
 
@@ -277,7 +278,7 @@ def of_a_second_derivative_of_once():
 PROGRAMS = [value for name, value in list(globals().items()) if name.startswith("of_")]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@each("program", PROGRAMS)
 def test_an_error_is_told_with_its_code_and_backward_fails(program):
     output, inputs, code, message = program()
     diagnosis = diagnose(output, *inputs)
@@ -288,7 +289,7 @@ def test_an_error_is_told_with_its_code_and_backward_fails(program):
     assert not really(output, *inputs)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@each("program", PROGRAMS)
 def test_a_finding_that_names_a_node_has_the_node_of_the_graph(program):
     output, inputs, code, _ = program()
     (found,) = [finding for finding in diagnose(output, *inputs) if finding.code == code]
@@ -565,7 +566,7 @@ NANS = [
 ]
 
 
-@pytest.mark.parametrize(("f", "at", "near", "point"), RISKS)
+@each(("f", "at", "near", "point"), RISKS)
 def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else(
     f, at, near, point
 ):
@@ -779,7 +780,7 @@ MASK = torch.tensor([[True, True], [False, True]])
 NEAR = torch.tensor([[True, False], [False, True]])  # does not have all that is NaN
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "is_spoilt"),
     [
         (lambda x: x.masked_fill(MASK, -torch.inf).softmax(-1), False),
@@ -813,7 +814,7 @@ NEAR = torch.tensor([[True, False], [False, True]])  # does not have all that is
         (lambda x: torch.zeros(2, 2).masked_fill(MASK, x[0, 0] * 0).rsqrt(), True),
     ],
 )
-@pytest.mark.parametrize("hide", [lambda y: y.masked_fill(MASK, 0), torch.nan_to_num])
+@each("hide", [lambda y: y.masked_fill(MASK, 0), torch.nan_to_num])
 def test_nan_that_the_fill_before_overwrites_in_the_gradient_is_no_risk(f, is_spoilt, hide):
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     loss = hide(f(x)).clamp(-9, 9).pow(2).sum()
@@ -904,7 +905,7 @@ def test_what_is_drawn_is_told_with_a_cure_that_gives_a_gradient(wrong, cured):
     assert really(loss, x) and x.grad.all()
 
 
-@pytest.mark.parametrize(("f", "at", "near", "why"), FLAT)
+@each(("f", "at", "near", "why"), FLAT)
 def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, why):
     x, c = leaf(*at), torch.tensor([1.0, 3.0])
     loss = (f(x).squeeze() * c).sum()
@@ -922,7 +923,7 @@ def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, wh
         assert really(loss, x) and x.grad.any()
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x: x.clamp(0, 1),
@@ -936,7 +937,7 @@ def test_a_gradient_that_is_exactly_zero_is_told_with_its_reason(f, at, near, wh
         F.relu6,
     ],
 )
-@pytest.mark.parametrize("at", [(0, 0), (1, 1), (0, 1)])
+@each("at", [(0, 0), (1, 1), (0, 1)])
 def test_at_a_bound_a_gradient_is_told_to_be_zero_just_if_it_is(f, at):
     x = leaf(*at)
     loss = (f(x) * torch.tensor([1.0, 3.0])).sum()
@@ -1498,6 +1499,7 @@ def derivatives_of_torch():
     return [info for kinds in infos.values() for info in kinds.values() if info.derivatives]
 
 
+@torchs_own
 def test_the_nodes_without_a_formula_are_those_of_torchs_table():
     found = {}
     for info in derivatives_of_torch():
@@ -1510,6 +1512,7 @@ def test_the_nodes_without_a_formula_are_those_of_torchs_table():
     assert {name: tuple(sorted(slots)) for name, slots in found.items()} == NOT_IMPLEMENTED
 
 
+@torchs_own
 def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
     zeros = r"zeros_like\(grad\)|(self|other)_info\.zeros\(\)"
     found = {

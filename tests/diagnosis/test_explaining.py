@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from companion import Finding, explain, record_backward, watch
 from companion.findings import KINDS
+from tests.cases import each
 from tests.diagnosis.messages import OF_OTHER_LIBRARIES, OTHERS, PROGRAMS, WRITTEN, leaf
 
 
@@ -384,7 +385,7 @@ def warnings_are_errors():
     torch.set_warn_always(always)
 
 
-@pytest.mark.parametrize(("raising", "code", "message"), RAISED)
+@each(("raising", "code", "message"), RAISED)
 @pytest.mark.usefixtures("warnings_are_errors")
 def test_what_torch_raises_is_explained(raising, code, message):
     with pytest.raises((RuntimeError, TypeError, ValueError, AttributeError, Warning)) as caught:
@@ -447,10 +448,7 @@ def said_by(program):
     return next(filter(explain, [warning.message for warning in caught]), None)
 
 
-NUMBERED = [pytest.param(message, id=f"{i}-{message.code}") for i, message in enumerate(PROGRAMS)]
-
-
-@pytest.mark.parametrize("message", NUMBERED)
+@each("message", PROGRAMS)
 def test_each_program_is_explained_and_its_cure_works(message):
     error = said_by(message.raises)
     found = explain(error)
@@ -464,15 +462,15 @@ def test_each_program_is_explained_and_its_cure_works(message):
         assert message.cured() is True
 
 
-@pytest.mark.parametrize(("code", "text"), WRITTEN + OF_OTHER_LIBRARIES)
+@each(("code", "text"), WRITTEN + OF_OTHER_LIBRARIES)
 def test_what_cannot_be_raised_here_is_explained_from_its_text(code, text):
     found = explain(RuntimeError(text))
     assert found.code == code
     assert not re.search(r"\{|  | $", found.message)
 
 
-@pytest.mark.parametrize("text", OTHERS)
-@pytest.mark.parametrize("kind", [RuntimeError, TypeError, ValueError, AttributeError, UserWarning])
+@each("text", OTHERS)
+@each("kind", [RuntimeError, TypeError, ValueError, AttributeError, UserWarning])
 def test_what_says_nothing_about_gradients_is_none(kind, text):
     assert explain(kind(text)) is None
 
@@ -541,7 +539,7 @@ During handling of the above exception, another exception occurred:
 """
 
 
-@pytest.mark.parametrize(("code", "message"), WRITTEN)
+@each(("code", "message"), WRITTEN)
 def test_a_text_is_explained_as_the_last_message_of_a_log(code, message):
     assert explain(message).code == explain(LOG.format(message)).code == code
 

@@ -627,11 +627,11 @@ def pooled_and_put_back(layer, x):
     return put_back(*pool(layer(x)[None]))
 
 
-@pytest.mark.parametrize("of_torch", [log_prob, pooled_and_put_back])
-def test_indices_that_torchs_own_code_gives_beside_values_are_not_told(of_torch):
+@pytest.mark.parametrize("torchs_own", [log_prob, pooled_and_put_back])
+def test_indices_that_torchs_own_code_gives_beside_values_are_not_told(torchs_own):
     layer, x = nn.Linear(4, 4), torch.randn(3, 4)
     with watch() as watched:
-        loss = of_torch(layer, x).sum()
+        loss = torchs_own(layer, x).sum()
     assert codes(diagnose(loss, layer, watch=watched)) == []
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import re
+from functools import cache
 from itertools import chain
 
 import pytest
@@ -44,13 +45,18 @@ GRAPHS = {name: lambda name=name: read(name) for name in MODELS} | {
 }
 
 
+@cache
+def graph_of(name: str) -> Graph:
+    return GRAPHS[name]()
+
+
 SIZES = [(name, most) for name in GRAPHS for most in (1, 3, 12, 60)]
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=str)
 def insides(request):
     name, most = request.param
-    return insides_of(fold(GRAPHS[name](), most))
+    return insides_of(fold(graph_of(name), most))
 
 
 def operations(folded):

@@ -3,6 +3,7 @@
 import functools
 import html
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from companion import draw, modules, record_backward, watch
 from tests.drawing.test_fitting import MODELS
+from tests.slices import every
 
 
 @pytest.fixture(scope="module")
@@ -535,10 +537,10 @@ def test_it_works_in_the_frame_of_a_notebook_and_reaches_nothing_of_it(load, pat
     )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "said", ["data-jp-theme-light=false", "class=vscode-dark", "theme=dark", ""]
-)
+NOTEBOOKS = ["data-jp-theme-light=false", "class=vscode-dark", "theme=dark", ""]
+
+
+@pytest.mark.parametrize(("scheme", "said"), every(3, product(("light", "dark"), NOTEBOOKS)))
 def test_the_frame_follows_the_notebook_and_not_the_system(window, scheme, said):
     window.emulate_media(color_scheme=scheme)
     drawing = draw(torch.ones(2, requires_grad=True) * 2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from companion import draw, record_backward
+from tests.cases import each
 from tests.drawing.pictures import SVG, crossed
 from tests.programs import Double
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = sorted((ROOT / "course/figures").iterdir())
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda path: path.name)
+@each("figure", FIGURES)
 def test_in_no_committed_drawing_a_label_is_crossed(figure):
     for svg in re.findall(r"<svg .*?</svg>", figure.read_text(encoding="utf-8"), re.DOTALL):
         if 'class="drawing' in svg:

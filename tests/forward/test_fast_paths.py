@@ -9,6 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from companion import diagnose, watch
+from tests.cases import each
 
 PAD = torch.tensor([[False, False, True, True], [False] * 4])
 
@@ -41,8 +42,8 @@ FROZEN = {
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-@pytest.mark.parametrize("how", FROZEN)
-@pytest.mark.parametrize("name", MODULES)
+@each("how", FROZEN)
+@each("name", MODULES)
 def test_attention_computes_under_watch_to_the_bit_what_it_computes_without(name, how):
     (make, run), (prepare, gradients) = MODULES[name], FROZEN[how]
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ from torch import nn
 
 import companion.forward.tensor_states as tensor_states
 from companion import watch
+from tests.cases import each
 
 
 def by_address(address: int) -> None:
@@ -48,9 +49,9 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("name", SHARED)
-@pytest.mark.parametrize("is_early", [True, False])
-@pytest.mark.parametrize("is_gone", [True, False])
+@each("name", SHARED)
+@each("is_early", [True, False])
+@each("is_gone", [True, False])
 def test_a_result_whose_memory_was_shared_is_compared(name, is_early, is_gone):
     """Also one that is gone when the block ends, as in a forward(): a Node has its memory."""
     share, write = SHARED[name]

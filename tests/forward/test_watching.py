@@ -20,6 +20,7 @@ from torch.autograd import Function
 from companion import Cut, Graph, Operation, Source, Value, Watch, watch
 from companion.forward import places
 from companion.forward.tracing import source_of
+from tests.cases import each
 from tests.programs import Dirty, WithSetup, programs, run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -89,7 +90,7 @@ def test_code_without_a_source_is_watched_too():
     assert watched.cuts[0].source == Source("<string>", 1, "")
 
 
-@pytest.mark.parametrize(
+@each(
     "look",
     "x.shape x.dtype x.requires_grad x.grad_fn x.is_leaf x.grad x.device x.ndim x.size() x.dim() "
     "len(x) hash(x) x.stride() x.is_contiguous() repr(x) str(x) f'{x[0]:.2f}' x.retain_grad() "

@@ -3,6 +3,7 @@
 import gc
 import re
 import sys
+import types
 import warnings
 import weakref
 from collections import deque, namedtuple
@@ -16,12 +17,6 @@ from torch.utils.checkpoint import checkpoint
 import companion.graph.keepers
 from companion import Graph, Keeper, Keepers, record_backward, who_keeps
 from tests.programs import Square, Twice
-
-KEPT = []
-
-
-class Registry:
-    kept = {}
 
 
 @dataclass(slots=True)
@@ -42,13 +37,6 @@ def loss_of(w):
 
 def found(what):
     return [(keeper.name, keeper.kind, keeper.where) for keeper in who_keeps(what)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_what_other_tests_left():
-    """Or each search looks at all of it."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
@@ -101,18 +89,17 @@ def test_an_attribute_of_a_module_is_named_as_torch_names_it():
     assert [name for name, _, _ in found(loss)] == ["model.1.0.last"]
 
 
-def test_globals_and_classes_are_told_with_their_module(with_globals):
+def test_globals_and_classes_are_told_with_their_module(monkeypatch):
+    module = types.ModuleType("mine")
+    monkeypatch.setitem(sys.modules, "mine", module)
+    exec("KEPT = []\nclass Registry:\n    kept = {}", module.__dict__)
     loss = loss_of(leaf())
-    KEPT.append(loss)
-    Registry.kept["loss"] = loss
-    try:
-        assert found(loss) == [
-            ("KEPT[0]", "list", f"variable of module {__name__}"),
-            ("Registry.kept['loss']", "class", f"of module {__name__}"),
-        ]
-    finally:
-        KEPT.clear()
-        Registry.kept.clear()
+    module.KEPT.append(loss)
+    module.Registry.kept["loss"] = loss
+    assert found(loss) == [
+        ("KEPT[0]", "list", "variable of module mine"),
+        ("Registry.kept['loss']", "class", "of module mine"),
+    ]
 
 
 def test_a_closure_is_told_by_the_variable_that_it_took():

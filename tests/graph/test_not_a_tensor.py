@@ -21,6 +21,7 @@ from companion import (
     write_backward,
 )
 from companion.graph.not_a_tensor import how_to_take_apart
+from tests.cases import each
 
 NET = nn.LSTM(2, 3)
 LOSS = NET(torch.ones(4, 2))[0].sum()
@@ -50,8 +51,8 @@ READERS = [Graph.of, draw, walk_grad_fn, saved_memory, who_keeps]  # of a Graph 
 TAKERS = [*READERS, record_backward, play, write_backward]
 
 
-@pytest.mark.parametrize("taker", TAKERS)
-@pytest.mark.parametrize("kind", OUTPUTS)
+@each("taker", TAKERS)
+@each("kind", OUTPUTS)
 def test_what_holds_a_tensor_is_refused_with_the_expression_that_gets_it(kind, taker):
     output, expression, of_all = OUTPUTS[kind]
     with pytest.raises(TypeError) as refusal:
@@ -126,8 +127,8 @@ READ = Graph.of(LOSS)
 RECORDING = record_backward(LOSS, retain_graph=True)
 
 
-@pytest.mark.parametrize("taker", TAKERS)
-@pytest.mark.parametrize(
+@each("taker", TAKERS)
+@each(
     ("given", "way_out"),
     [
         (3.5, "float; numbers have no graph; give the tensor that they were read from"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from companion import derivatives, laplacian, mixed
 from companion.higher_order import directions
 from companion.higher_order.table import POINTWISE, RECURRENCES
+from tests.cases import each
 from tests.higher_order import test_taylor
 from tests.slices import every
 
@@ -52,14 +53,14 @@ def at_a_point(name):
     return lambda x: f((x * (1 + 0.1 * x)).reshape(2, 3) + shift), x
 
 
-@pytest.mark.parametrize("name", every(3, FUNCTIONS))
+@each("name", every(3, FUNCTIONS))
 def test_the_laplacian_of_each_operation_is_the_sum_over_single_directions(name):
     f, x = at_a_point(name)
     each = [derivatives(f, x, 2, direction=along)[2] for along in torch.eye(6, dtype=x.dtype)]
     torch.testing.assert_close(laplacian(f, x), sum(each), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", every(3, FUNCTIONS))
+@each("name", every(3, FUNCTIONS))
 def test_a_mixed_derivative_of_each_operation_is_that_of_single_directions(name):
     f, x = at_a_point(name)
     a, b = torch.eye(6, dtype=x.dtype)[[1, 4]]
@@ -184,7 +185,7 @@ def test_the_value_is_not_computed_for_each_direction():
     assert shapes == [(5, 7)]
 
 
-@pytest.mark.parametrize("name", [*POINTWISE, *RECURRENCES])
+@each("name", [*POINTWISE, *RECURRENCES])
 def test_what_works_element_by_element_is_not_suspected_of_mixing_rows(name):
     function = next(getattr(m, name) for m in (torch, F, torch.special) if hasattr(m, name))
     shapes = []
@@ -267,8 +268,8 @@ MIXING = {
 }
 
 
-@pytest.mark.parametrize("rows", [2, 3, 7])
-@pytest.mark.parametrize("name", MIXING)
+@each("rows", [2, 3, 7])
+@each("name", MIXING)
 def test_rows_that_depend_on_each_other_are_refused(name, rows):
     x = torch.rand(rows, 3, generator=torch.Generator().manual_seed(rows)) + 0.5
     for operator in (laplacian, lambda f, x: mixed(f, x, (0, 1))):

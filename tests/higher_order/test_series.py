@@ -176,7 +176,7 @@ def test_seventeen_orders_of_each_rule_agree_with_fifty_digits(name):
 
 def test_seventeen_orders_of_compositions_agree_with_fifty_digits():
     assert len(COMPOSITIONS) >= 30
-    worst, where = max(errors(COMPOSITIONS))
+    worst, where = max(errors({name: COMPOSITIONS[name] for name in every(3, COMPOSITIONS)}))
     assert worst <= 1, where
 
 

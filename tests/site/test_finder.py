@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.cases import each
 from tests.diagnosis.messages import WRITTEN
 
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
@@ -130,12 +131,12 @@ def find(page):
     return lambda typed: list(dict.fromkeys(page.evaluate(FOUND, typed)))
 
 
-@pytest.mark.parametrize(("typed", "wanted"), FIRST.items())
+@each(("typed", "wanted"), FIRST.items())
 def test_what_a_person_types_leads_first_to_an_entry_that_helps(find, typed, wanted):
     assert find(typed)[0] in wanted.split()
 
 
-@pytest.mark.parametrize(("typed", "wanted"), AMONG_THREE.items())
+@each(("typed", "wanted"), AMONG_THREE.items())
 def test_where_others_have_the_same_words_it_is_among_the_first_three(find, typed, wanted):
     assert set(find(typed)[:3]) & set(wanted.split())
 
@@ -196,14 +197,17 @@ def test_of_a_message_that_no_row_has_it_is_told_that_it_may_be_about_something_
         assert ("may not be about gradients" in status.inner_text()) == is_unknown
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK])
-def test_what_is_found_is_in_sight_with_the_box(new_page, address, viewport):
-    page = new_page(viewport=viewport)
+def test_what_is_found_is_in_sight_with_the_box(new_page, address):
+    page = new_page()
     page.goto(f"{address}clinic/")
-    page.get_by_label("Paste an error").fill("has been modified by an inplace operation")
-    row = page.locator(".finder tbody tr:visible").first.bounding_box()
-    box = page.get_by_label("Paste an error").bounding_box()
-    assert 48 < box["y"] < row["y"] + row["height"] <= viewport["height"]
+    for viewport in (PHONE, DESK):
+        page.set_viewport_size(viewport)
+        page.get_by_label("Paste an error").fill("")
+        page.evaluate("scrollTo(0, 0)")
+        page.get_by_label("Paste an error").fill("has been modified by an inplace operation")
+        row = page.locator(".finder tbody tr:visible").first.bounding_box()
+        box = page.get_by_label("Paste an error").bounding_box()
+        assert 48 < box["y"] < row["y"] + row["height"] <= viewport["height"]
     page.close()
 
 

@@ -290,7 +290,7 @@ def test_the_pages_that_are_opened_have_together_all_kinds_of_elements_and_formu
         return f"<nav><b>x</b></nav><article><p>Text</p>{text}</article><footer><i>x</i></footer>"
 
     pages = {
-        "plain": page(""),
+        "plain": page("<br>"),
         "alike": page('<p id="x">Other</p>'),
         "a class": page('<p class="a">x</p>'),
         "it and another": page('<p class="a">x</p><p class="a b">y</p>'),

@@ -75,25 +75,24 @@ def test_formulas_are_typeset_under_the_policy(visit):
     assert page.evaluate("document.fonts.ready.then(() => refused)") == []
 
 
-@pytest.mark.parametrize(
-    ("foreign", "refused"),
-    [
-        ("<script>window.foreign = 1</script>", "script-src-elem inline"),
-        ("<img src=x onerror='window.foreign = 1'>", "script-src-attr inline"),
-        (
-            "<script src='https://other.test/x.js'></script>",
-            "script-src-elem https://other.test/x.js",
-        ),
-        ("<img src='https://other.test/x.png'>", "img-src https://other.test/x.png"),
-        ("<iframe src='https://other.test/'></iframe>", "frame-src https://other.test"),
-        ("<base href='https://other.test/'>", "base-uri https://other.test"),
-        ("<object data='https://other.test/x'></object>", "object-src"),
-    ],
-)
-def test_what_somebody_else_brings_in_is_refused(visit, foreign, refused):
-    page = visit("404.html", foreign)
-    page.wait_for_function("() => refused.length", timeout=10_000)
-    assert page.evaluate("refused")[0].startswith(refused)
+FOREIGN = {
+    "script-src-elem inline": "<script>window.foreign = 1</script>",
+    "script-src-attr inline": "<img src=x onerror='window.foreign = 1'>",
+    "script-src-elem https://other.test/x.js": "<script src='https://other.test/x.js'></script>",
+    "img-src https://other.test/x.png": "<img src='https://other.test/x.png'>",
+    "frame-src https://other.test": "<iframe src='https://other.test/'></iframe>",
+    "base-uri https://other.test": "<base href='https://other.test/'>",
+    "object-src": "<object data='https://other.test/x'></object>",
+}
+
+
+def test_what_somebody_else_brings_in_is_refused(visit):
+    page = visit("404.html", "".join(FOREIGN.values()))
+    page.wait_for_function("count => refused.length >= count", arg=len(FOREIGN), timeout=10_000)
+    refused = page.evaluate("refused")
+    assert len(refused) == len(FOREIGN)
+    for start in FOREIGN:
+        assert sum(each.startswith(start) for each in refused) == 1, (start, refused)
     assert page.evaluate("window.foreign") is None
 
 

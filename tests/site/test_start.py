@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tests.pages import SHIFTS
+from tests.slices import every
 from tools import course
 from tools.grammar import PICTURE
 
@@ -44,12 +46,10 @@ def test_the_first_screen_has_what_one_may_want_and_a_player_that_runs(page, add
     assert player.locator(".node.now").count() > 0
 
 
-@pytest.mark.parametrize("width", [320, 1280])
-def test_lessons_are_cards_in_a_column_on_a_phone(page, address, width):
-    page.set_viewport_size({"width": width, "height": 900})
+def test_lessons_are_cards_in_a_column_on_a_phone(page, address):
     page.goto(address)
     cards = page.locator(".cards li")
-    shown = [card.inner_text().split("\n\n") for card in cards.all()]
+    shown = [text.split("\n\n") for text in cards.all_inner_texts()]
     assert shown == [
         [
             lesson.title,
@@ -58,8 +58,10 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, address, width):
         ]
         for lesson in LESSONS
     ]
-    columns = {round(card.bounding_box()["x"]) for card in cards.all()}
-    assert len(columns) == (1 if width == 320 else 3)
+    for width, columns in ((320, 1), (1280, 3)):
+        page.set_viewport_size({"width": width, "height": 900})
+        lefts = cards.evaluate_all("all => all.map(e => Math.round(e.getBoundingClientRect().x))")
+        assert len({*lefts}) == columns
     cards.nth(1).click(position={"x": 20, "y": 50})  # anywhere on it
     assert page.url.endswith(f"/{LESSONS[1].slug}/")
 
@@ -67,9 +69,9 @@ def test_lessons_are_cards_in_a_column_on_a_phone(page, address, width):
 def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(page, address):
     page.goto(address)
     questions = page.locator("[data-part=question]")
-    count = questions.count()
-    assert count >= 5
-    for question in questions.all():
+    assert questions.count() >= 5
+    answered = every(3, questions.all())
+    for question in answered:
         key = question.get_attribute("data-key")
         wrong = question.locator(f"input:not([value={key}])").first
         wrong.check()
@@ -80,13 +82,14 @@ def test_the_questions_where_to_begin_are_answered_by_clicking_and_remembered(pa
         advice = question.locator(".answer a[href]").first
         assert advice.is_visible() and re.match(r"lesson \d+", advice.inner_text())
     page.reload()
-    assert page.locator("[data-verdict=right]").count() == count
+    assert page.locator("[data-verdict=right]").count() == len(answered)
 
 
 def test_no_page_of_the_start_moves_while_it_loads(new_page, address):
+    """As no lesson does: tests/site/test_lessons.py."""
     page = new_page(viewport={"width": 1280, "height": 900})
     page.add_init_script(SHIFTS)
-    for path in ("", "404.html", f"{LESSONS[1].slug}/"):
+    for path in ("", "404.html"):
         page.goto(address + path)
         page.locator("h1").wait_for()
         page.evaluate("new Promise(requestAnimationFrame)")
@@ -124,7 +127,7 @@ def test_titles_have_the_number_and_the_start_page_is_not_said_twice(page, addre
     assert footer == [first.title, third.title]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+@each("lesson", LESSONS)
 def test_the_bar_of_a_lesson_says_its_minutes(site, lesson):
     built = (site / lesson.slug / "index.html").read_text(encoding="utf-8")
     bar = built.partition(f'data-lesson="{lesson.slug}"')[2].partition("</div>")[0]

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
+from tests.cases import each
 from tools import course
 from tools.grammar import Callout, Text
 from tools.minutes import minutes_shown
@@ -29,7 +29,7 @@ def test_the_bounds_are_those_that_the_course_promises():
 # ---- what is computed, on the pages that show it
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_what_a_page_shows_of_the_lessons_is_what_they_are_now(page):
     expected = course.updated(page, LESSONS, SETTINGS["extra"]["repository"])
     assert page.read_text(encoding="utf-8") == expected, "make update writes it"
@@ -56,7 +56,7 @@ def test_the_menu_has_each_lesson_in_order():
     assert lessons == [lesson.path.name for lesson in LESSONS]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+@each("lesson", LESSONS)
 def test_a_title_begins_with_the_number_and_no_minutes_are_typed(lesson):
     assert lesson.title.startswith(f"{lesson.number}. ")
     assert f"\n# {lesson.title}\n" in lesson.text

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tools.course import pages
 from tools.grammar import (
     EXPECTED,
@@ -62,7 +63,7 @@ title: X
 """
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each("page", PAGES)
 def test_the_parts_of_a_page_are_the_page_and_know_their_lines(page):
     text = page.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)

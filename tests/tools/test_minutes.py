@@ -1,7 +1,6 @@
 """tools.minutes on small pages whose minutes are known."""
 
-import pytest
-
+from tests.cases import each
 from tools.grammar import parse
 from tools.minutes import minutes
 
@@ -15,7 +14,7 @@ def fold(title: str, inside: str) -> str:
     return f'<details markdown="1">\n<summary>{title}</summary>\n\n{inside}\n</details>\n\n'
 
 
-@pytest.mark.parametrize(
+@each(
     ("page", "reading", "exercises"),
     [
         ("", 0, 0),

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tests.cases import each
 from tests.slices import every
 from tests.tools.kernels import Kernels
 from tools.lessons import TOO_DEEP, torch_is_pinned
@@ -61,7 +62,7 @@ def source(cell: dict) -> str:
 # ---- the committed notebooks
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+@each("lesson", LESSONS)
 def test_the_committed_notebook_is_what_the_lesson_says(lesson):
     committed = (COURSE / "notebooks" / f"{lesson.stem}.ipynb").read_text(encoding="utf-8")
     made = notebook(lesson, repository(COURSE))

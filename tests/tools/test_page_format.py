@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.cases import each
 from tests.tools.test_lessons import prints, python
 from tools.grammar import EXPECTED, PINNED
 from tools.page_format import problems
@@ -11,7 +12,7 @@ from tools.page_format import problems
 FOLD = '<details markdown="1">\n<summary>Answer</summary>\n\n'
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "line", "reason"),
     [
         ("a\n\n```python title=x\n1\n```\n", 3, "a fence that nothing runs, ```python title=x"),
