@@ -414,8 +414,7 @@ VERSION: Final = "_version"  # the attribute that version_of reads
 # ---- torch.compile and torch.jit
 
 
-# The function that ``torch.compile`` puts around another.
-COMPILE_WRAPPER: Final = "compile_wrapper"
+COMPILE_WRAPPER: Final = "compile_wrapper"  # what torch.compile puts around a function
 
 
 def is_of_compiled_function(frame: FrameType) -> bool:

@@ -32,11 +32,13 @@ def always_zero(node: GraphNode) -> Collection[int]:
     return () if turns else range(len(node.grad_fn.next_functions))
 
 
-# The operations whose formula is zeros: those that draw random numbers, and all.
-DRAWING = set(
-    "Bernoulli Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform".split()
+# The operations whose formula is zeros.
+ZERO = set(
+    "Bernoulli Cauchy Ceil Eq Exponential Floor Ge Geometric Gt Le LogNormal Lt Ne Normal "
+    "Poisson Random Round Sgn Sign Trunc Uniform Zero".split()
 )
-ZERO = DRAWING | set("Ceil Eq Floor Ge Gt Le Lt Ne Round Sgn Sign Trunc Zero".split())
+# Of these, the Nodes of results that are drawn; others that draw write over what was there.
+DRAWN = {"BernoulliBackward0", *(f"NormalBackward{i}" for i in (1, 2, 3)), "PoissonBackward0"}
 # The same of second derivatives, of what is linear in parts, by slot 1, the values.
 LINEAR_IN_PARTS = set(
     "AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D AvgPool2D AvgPool3D "

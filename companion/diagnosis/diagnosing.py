@@ -4,8 +4,8 @@ No pass runs: a loop over the Nodes looks at what they are, where they lead and 
 asks those that may give infinities or NaN what their formula makes of a gradient.
 
 Each kind of finding has a question, a function that yields the findings of that kind. To add one,
-write the question and put it into the tuple of its like: ``_OF_THE_OUTPUT``, ``_OF_AN_INPUT``,
-``_OF_A_NODE``, or ``_QUESTIONS`` if it looks at the whole case.
+write the question and put it into the tuple of its like: ``_OF_AN_INPUT``, ``_OF_A_NODE``, or
+``_QUESTIONS`` if it looks at the whole case.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from companion.diagnosis.cuts import about_the_cuts
 from companion.diagnosis.derivatives_yaml import NOT_IMPLEMENTED
 from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
-from companion.diagnosis.folding import Said, about_inputs, about_nodes, names_of_all, said
+from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
 from companion.diagnosis.function_constants import about_function_constants
 from companion.diagnosis.grads_read import (
     about_grads_read,
-    grads_read_in_words,
-    variant_and_line,
 )
 from companion.diagnosis.inputs import (
     Input,
+    code_of_trouble,
     modules_around,
     names_of,
     placed,
@@ -42,6 +41,7 @@ from companion.diagnosis.inputs import (
 )
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, born_before
+from companion.diagnosis.outputs import about_a_leaf_output, about_the_output
 from companion.diagnosis.rehearsing import has_half, rehearse
 from companion.diagnosis.slow_slices import about_slow_slices
 from companion.diagnosis.switches import about_switches
@@ -50,7 +50,6 @@ from companion.diagnosis.unreached import (
     about_an_unreached,
     about_leaves_not_given,
     about_what_was_written_aside,
-    written_aside_in_words,
 )
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_zeros
@@ -59,7 +58,6 @@ from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
-from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_out
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
@@ -221,122 +219,10 @@ def _look(
     return Case(output, given, watch, modules, names, graph, peeks)
 
 
-def _code_of(trouble: str, otherwise: str) -> str:
-    return "multi-view-in-place" if "modified inplace" in trouble else otherwise
-
-
 def _ask(questions: Sequence[Callable[..., Iterator[Any]]], *about: Any) -> Iterator[Any]:
     """What all of these questions find."""
     for question in questions:
         yield from question(*about)
-
-
-# ---- the output
-
-
-def _about_the_output(case: Case) -> Iterator[Finding]:
-    if isinstance(case.output, Tensor):
-        yield from _ask(_OF_THE_OUTPUT, case, case.output)
-    else:
-        message = f"the output is a {type(case.output).__name__}, not a tensor"
-        if is_of_numbers(case.output):
-            yield finding("not-a-tensor", message)
-            return
-        words = way_out(case.output)
-        message += f"; {words}" if words else ""
-        variant = "several" if how_to_take_apart(case.output) else "itself"
-        variant = "none" if case.output is None else variant
-        yield finding("not-a-tensor", message, variant=variant)
-
-
-def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
-    if output.requires_grad and case.graph is None:
-        trouble = trouble_of(output)
-        yield finding(_code_of(trouble, "no-graph"), f"backward() will raise: {trouble}")
-    elif case.graph is None:
-        message = f"the output does not require grad: {_why_no_graph(case)}"
-        variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
-        because, source = None, None
-        if cut := case.cut_before:
-            because, source = (cut.code, cut.variant or "harmful"), cut.source
-        elif left := case.left_before:
-            because, source = case.why_left(left), left.source
-        elif case.written_aside:
-            because, source = ("copied", "alias"), next(iter(case.written_aside.values())).source
-        elif case.grads_read:
-            because, source = ("penalty-detached", "read"), variant_and_line(case)["source"]
-        elif not variant:
-            variant = "constants" * _is_all_frozen(case) or "unseen" * bool(case.unseen)
-        because = None if variant else because
-        yield finding("no-graph", message, source=source, variant=variant, because=because)
-
-
-def _is_all_frozen(case: Case) -> bool:
-    return bool(case.inputs) and not any(given.tensor.requires_grad for given in case.inputs)
-
-
-def _why_no_graph(case: Case) -> str:
-    output = case.output
-    if is_wrapped(output):
-        return "it is inside a transform such as torch.vmap; diagnose the result, outside of it"
-    if output.is_inference():
-        return "it was made under torch.inference_mode()"
-    if not (output.is_floating_point() or output.is_complex()):
-        return f"it is {output.dtype}, and whole numbers have no derivative"
-    if _is_all_frozen(case):
-        return "none of the inputs requires grad"
-    if cut := case.cut_before:
-        return cut.message.partition(";")[0]  # what follows says that it may be harmless
-    if left := case.left_before:
-        return f"values left torch before it by way of {case.way_out(left)}"
-    if case.written_aside:
-        return written_aside_in_words(case)
-    if case.grads_read:
-        return grads_read_in_words(case).replace("the output", "it", 1)
-    if case.unseen:
-        names = names_of_all(case.unseen)
-        return f"nothing that went into it required grad, and the watch saw nothing use {names}"
-    return "its history was cut, or no tensor in it required grad"
-
-
-def _about_a_leaf_output(case: Case) -> Iterator[Finding]:
-    if case.graph is not None and case.is_a_leaf_apart:
-        message = "the output is itself a leaf: no other tensor can get a gradient from it"
-        # Without inputs to fill, this backward does what it says.
-        severity: Severity = "error" if case.inputs else "warning"
-        cut = next(iter(case.last_to_leave.values()), case.left_before)
-        if cut:
-            gone = [given for given, last in case.last_to_leave.items() if last is cut]
-            whose = f"the values of {names_of_all(gone)}" if gone else "values"
-            message += f"; {whose} left torch by way of {case.way_out(cut)}"
-        is_decided = cut and cut.code == "not-differentiable"
-        because = ("not-differentiable", "harmful") if is_decided else None
-        variant = "left" if cut else ""
-        options: dict[str, Any] = {"variant": variant, "because": because}
-        source = cut.source if cut else None
-        yield finding("leaf-output", message, severity=severity, source=source, **options)
-
-
-def _first_gradient(case: Case, output: Tensor) -> Iterator[Finding]:
-    """Whether ``backward()`` can make up the gradient of the output, 1.0."""
-    if not output.requires_grad:
-        return
-    if output.numel() != 1:
-        shape = shape_or_none(output)
-        kind = "is nested" if shape is None else f"has shape {shape}"
-        yield finding("non-scalar", f"the output {kind}, and backward() needs one element")
-    elif output.layout not in (torch.strided, torch.jagged):
-        message = f"the output is {output.layout}, and backward() needs a dense tensor"
-        yield finding("non-scalar", message)
-    elif output.is_complex():
-        message = f"the output is complex ({output.dtype}), and backward() needs a real number"
-        yield finding("complex-output", message)
-
-
-_OF_THE_OUTPUT: tuple[Callable[[Case, Tensor], Iterator[Finding]], ...] = (
-    _no_graph,
-    _first_gradient,
-)
 
 
 # ---- the inputs
@@ -356,7 +242,7 @@ def _about_an_input(case: Case, given: Input) -> Iterator[Said]:
     if not given.tensor.requires_grad:
         yield _without_grad(case, given)
     elif given.trouble:
-        code = _code_of(given.trouble, "input-without-grad")
+        code = code_of_trouble(given.trouble, "input-without-grad")
         variant = "inference" * given.tensor.is_inference()
         text = f"{{name}} cannot get a gradient: {given.trouble}"
         yield said(given, code, text, variant=variant)
@@ -560,9 +446,9 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 
 
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    _about_the_output,
+    about_the_output,
     about_the_cuts,  # before the inputs that they keep from a gradient
-    _about_a_leaf_output,  # its graph was cut before it was made a leaf
+    about_a_leaf_output,  # its graph was cut before it was made a leaf
     about_grads_read,
     about_what_was_written_aside,
     _about_the_inputs,

@@ -189,3 +189,8 @@ def trouble_of(tensor: Tensor) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def code_of_trouble(trouble: str, otherwise: str) -> str:
+    """The code of the finding for what ``trouble_of`` says."""
+    return "multi-view-in-place" if "modified inplace" in trouble else otherwise

@@ -16,7 +16,7 @@ import torch
 from companion.diagnosis.asking import Look, called_with, ones_for, zero_slots
 from companion.diagnosis.cancelling import cancelling
 from companion.diagnosis.case import Case
-from companion.diagnosis.derivatives_yaml import DRAWING, always_zero, operation_of
+from companion.diagnosis.derivatives_yaml import DRAWN, always_zero, operation_of
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.paths import (
@@ -121,7 +121,7 @@ def _but_of_lowest(
 def _always(case: Case, node: GraphNode, saved: Peek, operation: str) -> dict[int, Zero]:
     """By slot why a Node sends zeros, whatever its values are."""
     if slots := always_zero(node):
-        return dict.fromkeys(slots, _why_always(operation))
+        return dict.fromkeys(slots, _why_always(node, operation))
     if saved.values.get("rounding_mode"):  # of torch.div
         return dict.fromkeys(range(len(case.slots(node.index))), Zero())
     if operation == "CopySlices" and _is_whole(case, node):
@@ -136,15 +136,17 @@ def _always(case: Case, node: GraphNode, saved: Peek, operation: str) -> dict[in
     return {}
 
 
-def _why_always(operation: str) -> Zero:
-    """Why an operation always sends zeros along a slot."""
+def _why_always(node: GraphNode, operation: str) -> Zero:
+    """Why a Node always sends zeros along a slot."""
+    if node.name in DRAWN:
+        return Zero("", "drawn")
     if operation in _OVERWRITING:
         return Zero("every element is overwritten", "overwritten")
     if operation.endswith("Backward"):
         first = operation.removesuffix("Backward").lower()
         name = "relu" if first == "threshold" else first  # whose Node has that name
         return Zero(f"the second derivative of {name} is 0", "second")
-    return Zero("", "drawn" if operation in DRAWING else "")
+    return Zero()
 
 
 def _is_whole(case: Case, node: GraphNode) -> bool:
@@ -306,8 +308,10 @@ _OVERWRITTEN = dict.fromkeys(
     "every element is overwritten",
 )
 # Those of which always all is: by a number, by the values of another tensor, by a random sample.
-_OVERWRITING = set("Cauchy CopyBackwards Exponential Fill LogNormal Normal Random Uniform".split())
-_OVERWRITING |= {"Zero"}
+_OVERWRITING = set(
+    "Bernoulli Cauchy CopyBackwards Exponential Fill Geometric LogNormal Normal Random Uniform "
+    "Zero".split()
+)
 _OF_OTHERS = dict.fromkeys("Fmax Fmin Maximum Minimum".split(), "none of its values is chosen")
 _OUTSIDE = dict.fromkeys(
     ["GridSampler2D", "GridSampler3D"], "every point of the grid is outside of the image"
