@@ -7,8 +7,9 @@ torch has not handed it to anybody else. Until then the fingerprint is due, but 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 from weakref import ref
 
 import torch
@@ -47,12 +48,13 @@ class TensorStates:
         # By memory that is in use: a Parameter shares that of the tensor it is made of.
         self.by_memory: dict[ref[torch.UntypedStorage], TensorState] = {}
         self.looks: dict[ref[torch.UntypedStorage], Look] = {}  # at what others can write into
+        self._drop, self._drop_memory = _held_weakly(self.drop), _held_weakly(self.drop_memory)
 
     def follow(
         self, key: ref[Tensor], tensor: Tensor, value: Value, version: int | None, next_note: int
     ) -> TensorState:
         """Keep what is known of a tensor for as long as it lives; of its memory nothing yet."""
-        state = self.by_tensor[key] = TensorState(tensor, self.drop)
+        state = self.by_tensor[key] = TensorState(tensor, self._drop)
         state.key, state.value, state.version, state.next_note = key, value, version, next_note
         state.fingerprint = state.due_views = state.worst = state.shown = None
         state.is_made_here = state.is_private = False
@@ -69,7 +71,7 @@ class TensorStates:
             return None
         if (storage := _storage_of(tensor)) is None:
             return None
-        memory = ref(storage, self.by_memory.pop)
+        memory = ref(storage, self._drop_memory)
         known = self.by_memory.setdefault(memory, state)
         if known is state:
             return storage
@@ -88,6 +90,11 @@ class TensorStates:
         self.by_tensor.pop(state.key, None)
         if state.shown and state.fingerprint is not None:
             self.gone.append(state)
+
+    def drop_memory(self, memory: ref[torch.UntypedStorage]) -> None:
+        """Forget memory that is gone."""
+        self.by_memory.pop(memory, None)
+        self.looks.pop(memory, None)
 
     def of_base(self, tensor: Tensor) -> TensorState | None:
         """What is known of the tensor that a view is a view of."""
@@ -157,7 +164,7 @@ class TensorStates:
         if look and look.fingerprint == now:
             look.next_note = next_note
         else:
-            memory = ref(storage, self.looks.pop)
+            memory = ref(storage, self._drop_memory)
             self.looks[memory] = Look(now, next_note, next_note, next_number)
 
     def changes(self, note_count: int) -> list[tuple[Tensor, Change]]:
@@ -217,6 +224,21 @@ class TensorStates:
         state.fingerprint = fingerprint(tensor)
         if state.fingerprint is not None and not tensor.is_nested:
             state.shown = ShownMemory.of(tensor)
+
+
+def _held_weakly(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A method for references to call that its object holds.
+
+    It does not hold the object. Else this would be garbage in a cycle, and CPython 3.11 ends the
+    process where the garbage collector frees a reference while it goes through those of a tensor.
+    """
+    owner, function = ref(method.__self__), method.__func__  # type: ignore[attr-defined]
+
+    def call(reference: Any) -> None:
+        if (alive := owner()) is not None:
+            function(alive, reference)
+
+    return call
 
 
 _AT_EACH_NOTE = 1024 * 1024  # so many bytes are compared in a tenth of a millisecond

@@ -1,6 +1,7 @@
 """Memory that nobody else can write into is not read in the block, and any other is compared."""
 
 import ctypes
+from weakref import ref
 
 import pytest
 import torch
@@ -190,3 +191,16 @@ def test_a_nested_tensor_whose_memory_was_shared_has_no_shape_to_keep():
         z = y * y
     assert watched.mutations == ()
     del z, alias
+
+
+def test_a_watch_that_nobody_holds_is_gone_without_the_garbage_collector(no_gc):
+    # Where that frees references to a tensor that goes, CPython 3.11 ends the process.
+    cell = nn.LSTMCell(2, 2)
+    with watch() as watched:
+        h = c = torch.zeros(1, 2)
+        h, c = cell(h, (h, c))
+        h.detach().numpy()
+    states, loss = ref(watched._recorder.tensors), (h * c).sum()
+    assert states() and states().by_memory and states().looks
+    del watched
+    assert states() is None and loss.grad_fn
