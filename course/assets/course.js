@@ -31,18 +31,26 @@ for (const link of every("link[rel=alternate]")) link.rel += " "
 // sign behind a heading, to which the table of contents leads. A drawing that is too wide begins where its root is.
 let isAsked = false
 const begun = new WeakSet()
+const centre = (element) => {
+  const { left, width } = element.getBoundingClientRect()
+  return left + width / 2
+}
 const reachable = () => {
   isAsked = false
+  const boxes = every(".md-typeset__scrollwrap, .drawing-box, .md-typeset pre > code")
+  // All is measured before anything changes, or the page would be laid out again for each box.
+  const scrolling = new Set(boxes.filter((box) => box.scrollWidth > box.clientWidth))
+  const roots = [...scrolling].filter((box) => !begun.has(box)).map((box) => [box, box.querySelector(".root")])
+  const moves = roots.filter(([, root]) => root).map(([box, root]) => [box, centre(root) - centre(box)])
   for (const nav of every(".md-code__nav:not([role])")) nav.role = "none"
-  for (const box of every(".md-typeset__scrollwrap, .drawing-box, .md-typeset pre > code")) {
-    const scrolls = box.scrollWidth > box.clientWidth
-    const root = scrolls && !begun.has(box) && box.querySelector(".root")
-    if (scrolls) box.tabIndex = 0
+  for (const box of boxes) {
+    if (scrolling.has(box) === box.hasAttribute("tabindex")) continue
+    if (scrolling.has(box)) box.tabIndex = 0
     else box.removeAttribute("tabindex")
-    if (!root) continue
+  }
+  for (const [box, move] of moves) {
     begun.add(box)
-    const [inner, outer] = [root, box].map((each) => each.getBoundingClientRect())
-    box.scrollLeft += inner.left + inner.width / 2 - outer.left - outer.width / 2
+    box.scrollLeft += move
   }
 }
 const soon = () => { if (!isAsked) isAsked = Boolean(requestAnimationFrame(reachable)) }
