@@ -29,7 +29,7 @@ serve: notebooks ## Build the course and serve it on 127.0.0.1:8000 (PORT=8765 f
 	$(BIN)/python -m mkdocs serve --livereload --dev-addr 127.0.0.1:$(PORT)
 
 test: check ## Run every check: style, types, tests, and each snippet of the lessons
-	$(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 deep: $(READY) ## Free graphs of a million levels, try each operation of torch, and all that make test takes a part of
 	LEVELS=1000000 OPERATIONS=1 EXAMPLES=all $(BIN)/python -m pytest tests/graph/test_freeing.py tests/test_operations.py --durations 0

@@ -17,15 +17,27 @@ def recording_of(program):
     return record_backward(loss, names=names)
 
 
+class Played:
+    """A recording of a program, its scenes, and their data, which several tests look at."""
+
+    def __init__(self, program):
+        self.program, self.recording = program, recording_of(program)
+        self.scenes = scenes(self.recording.graph)
+        self.data, _ = scenes_data(self.recording, times=False)
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def played(request):
+    return Played(request.param)
+
+
 def all_scenes(data):
     first = {"nodes": data["nodes"], "steps": data["modes"][0]["steps"], "outer": None}
     return [first, *data["scenes"]]
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_each_step_of_the_engine_is_told_in_one_scene_as_that_of_a_node(program):
-    recording = recording_of(program)
-    data, _ = scenes_data(recording, times=False)
+def test_each_step_of_the_engine_is_told_in_one_scene_as_that_of_a_node(played):
+    recording, data = played.recording, played.data
     told = []
     for scene in all_scenes(data):
         for step in scene["steps"]:
@@ -37,14 +49,12 @@ def test_each_step_of_the_engine_is_told_in_one_scene_as_that_of_a_node(program)
     )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_block_runs_when_it_waits_for_nothing_and_all_that_wait_come_to_run(program):
-    data, _ = scenes_data(recording_of(program), times=False)
-    for scene in all_scenes(data):
+def test_a_block_runs_when_it_waits_for_nothing_and_all_that_wait_come_to_run(played):
+    for scene in all_scenes(played.data):
         waits = {i: node["waits"] for i, node in enumerate(scene["nodes"])}
         ran = set()
         for step in scene["steps"]:
-            if step["node"] not in ran and program not in ("branches", "tangle"):
+            if step["node"] not in ran and played.program not in ("branches", "tangle"):
                 assert waits[step["node"]] == 0
             ran.add(step["node"])
             for node, count in step["waiting"].items():
@@ -56,10 +66,8 @@ def test_a_block_runs_when_it_waits_for_nothing_and_all_that_wait_come_to_run(pr
         assert all(waits[i] == 0 for i in inside)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_each_number_stands_on_the_arrow_that_leads_there(program):
-    recording = recording_of(program)
-    found = scenes(recording.graph)
+def test_each_number_stands_on_the_arrow_that_leads_there(played):
+    recording, found = played.recording, played.scenes
     number_of = {scene: number for number, scene in enumerate(found)}
     for scene in found:
         view = SceneView(recording, scene)

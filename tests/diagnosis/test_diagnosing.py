@@ -1525,6 +1525,7 @@ def test_the_nodes_that_send_zeros_are_those_of_torchs_table():
     assert found - {"Fill"} == ZERO - {"Sgn"}
 
 
+@torchs_own
 def test_the_slots_that_get_zeros_are_those_of_torchs_table():
     zeros, found = r"zeros_like\(\w+\)|(self|other)_info\.zeros\(\)", {}
     for info in derivatives_of_torch():

@@ -239,7 +239,7 @@ def test_a_page_is_accessible_and_self_contained(visit, texts, path):
 # ---- without JavaScript
 
 
-@pytest.fixture(scope="module", params=every(4, LESSONS), ids=lambda lesson: lesson.stem)
+@pytest.fixture(scope="module", params=every(6, LESSONS), ids=lambda lesson: lesson.stem)
 def plain_lesson(request, address, plain):
     """A lesson in it, opened once for the tests that look at it."""
     plain.goto(f"{address}{request.param.stem}/")

@@ -70,7 +70,7 @@ def test_the_committed_notebook_is_what_the_lesson_says(lesson):
     assert made == committed
 
 
-@pytest.mark.parametrize("lesson", every(7, LESSONS), ids=lambda lesson: lesson.stem)
+@pytest.mark.parametrize("lesson", every(11, LESSONS), ids=lambda lesson: lesson.stem)
 def test_jupytext_finds_the_same_code_in_the_lesson(lesson):
     made = nbformat.reads(notebook(lesson), as_version=4)
     found = []
@@ -102,7 +102,7 @@ def kernels():
 
 
 # Of which the first two have a player, drawings, plots and errors.
-@pytest.mark.parametrize("lesson", every(7, LESSONS), ids=lambda lesson: lesson.stem)
+@pytest.mark.parametrize("lesson", every(11, LESSONS), ids=lambda lesson: lesson.stem)
 def test_a_real_kernel_prints_and_draws_what_the_notebook_shows(lesson, kernels, tmp_path):
     made = notebook(lesson, repository(COURSE), covered=False)
     shown = nbformat.reads(made, as_version=4)
