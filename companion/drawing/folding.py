@@ -12,13 +12,15 @@ that order (a chain may be spread over it), so no box leads back to one before i
    of which leads to the next alone, becomes one box.
 4. If all that is not enough, what lies deepest becomes one last box.
 5. If there is room, boxes are opened again, those of most Nodes first, equal ones together: a
-   module or a chain is replaced by what is in it, and copies by a frame with one of them.
+   module or a chain is replaced by what is in it, and copies by a frame with one of them. Of one
+   with most of all Nodes at least the first half is drawn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -76,24 +78,41 @@ def with_blocks_opened(
         folded: the same, arranged.
         tried: boxes arranged, or None where there is no room for them.
     """
-    shut = set[int]()  # the contents for which there is no room
+    shut = set[Any]()  # the contents for which there is no room
     while True:
         nodes = {
-            box.content: len(box.nodes)
+            _content(box): len(box.nodes)
             for box in boxes
             if box.kind in ("module", "copies", "chain") and len(box.first_copy) > 1
-            if box.content not in shut
+            if _content(box) not in shut
         }
         if not nodes:
             return folded
         content = max(nodes, key=nodes.__getitem__)
-        with_more = list(
-            chain.from_iterable(b.opened() if b.content == content else [b] for b in boxes)
-        )
-        if found := tried(with_more):
-            boxes, folded = with_more, found
+        half = sum(len(box.nodes) for box in boxes) / 2
+        long = {_content(box) for box in boxes if box.copies == 1 and len(box.nodes) > half}
+        for opened in (Box.opened, _half_opened) if content in long else (Box.opened,):
+            with_more = list(
+                chain.from_iterable(opened(b) if _content(b) == content else [b] for b in boxes)
+            )
+            if found := tried(with_more):
+                boxes, folded = with_more, found
+                break
         else:
             shut.add(content)
+
+
+def _content(box: Box) -> Any:
+    """Equal for boxes that are opened together."""
+    return box if box.content < 0 else box.content
+
+
+def _half_opened(box: Box) -> list[Box]:
+    """What is drawn of a long row that has no room: its first half, and a block of the rest."""
+    half = len(box.parts) // 2
+    nodes = [i for part in box.parts[half:] for i in part.nodes]
+    rest = replace(box, nodes=nodes, parts=box.parts[half:], content=-1)
+    return replace(box, parts=[*box.parts[:half], rest]).opened()
 
 
 def _with_a_rest(

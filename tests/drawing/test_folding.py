@@ -392,3 +392,16 @@ def test_a_chain_is_opened_again_where_there_is_room_for_it(limit, shut):
     check(graph, folded, limit)
     chains = [len(box.nodes) for box in folded.boxes if box.kind == "chain"]
     assert sorted(chains) == sorted(shut)
+
+
+@pytest.mark.parametrize("depth", [10, 20])
+def test_of_a_row_of_different_layers_that_is_too_high_the_first_half_is_drawn(depth):
+    layers = [torch.nn.Linear(8 + i, 9 + i) for i in range(depth)]
+    model = torch.nn.Sequential(*(each for layer in layers for each in (layer, torch.nn.Tanh())))
+    with modules(model) as names:
+        loss = model(torch.ones(4, 8)).sum()
+    folded = fold(Graph.of(loss, names=names), 60, lambda folded: len(folded.boxes) < 1.5 * depth)
+    check(folded.graph, folded, 60)
+    (rest,) = [box for box in folded.boxes if box.kind == "chain"]
+    assert len(rest.nodes) < 0.6 * sum(len(box.nodes) for box in folded.boxes)
+    assert len(folded.boxes) > depth
