@@ -248,7 +248,7 @@ def _is_held(tensor: Tensor) -> bool:
                 (n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)
             )
         end += tensor.storage_offset()
-        return not size or end * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        return bool(not size or end * tensor.element_size() <= tensor.untyped_storage().nbytes())
     except RuntimeError:  # it has no storage of the usual kind
         return True
 

@@ -83,13 +83,13 @@ def with_blocks_opened(
         nodes = {
             _content(box): len(box.nodes)
             for box in boxes
-            if box.kind in ("module", "copies", "chain") and len(box.first_copy) > 1
+            if box.kind in ("module", "copies", "chain", "rest") and len(box.first_copy) > 1
             if _content(box) not in shut
         }
         if not nodes:
             return folded
         content = max(nodes, key=nodes.__getitem__)
-        half = sum(len(box.nodes) for box in boxes) / 2
+        half = len(folded.box_of) / 2
         long = {_content(box) for box in boxes if box.copies == 1 and len(box.nodes) > half}
         for opened in (Box.opened, _half_opened) if content in long else (Box.opened,):
             with_more = list(
@@ -111,7 +111,7 @@ def _half_opened(box: Box) -> list[Box]:
     """What is drawn of a long row that has no room: its first half, and a block of the rest."""
     half = len(box.parts) // 2
     nodes = [i for part in box.parts[half:] for i in part.nodes]
-    rest = replace(box, nodes=nodes, parts=box.parts[half:], content=-1)
+    rest = replace(box, nodes=nodes, kind="rest", parts=box.parts[half:], content=-1)
     return replace(box, parts=[*box.parts[:half], rest]).opened()
 
 

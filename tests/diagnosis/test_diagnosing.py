@@ -36,7 +36,7 @@ from companion.diagnosis.derivatives_yaml import (
 from companion.graph.saved import peek
 from tests.cases import each
 from tests.programs import Once, Square, Twice
-from tests.slices import every, torchs_own
+from tests.slices import HAS_ANOTHER_TORCH, every, torchs_own
 
 ROOT = Path(__file__).parents[2]
 
@@ -1534,7 +1534,9 @@ def test_the_slots_that_get_zeros_are_those_of_torchs_table():
             if operation_of(info.op) not in ZERO and re.fullmatch(zeros, derivative.formula):
                 found.setdefault(info.op, set()).update(map(slots.index, derivative.var_names))
     found = {name: tuple(slots) for name, slots in found.items()}
-    assert found | {"CopyBackwards": (0,)} == ZERO_SLOTS  # which is in no table
+    found |= {"CopyBackwards": (0,)}  # which is in no table
+    assert found.items() <= ZERO_SLOTS.items()
+    assert HAS_ANOTHER_TORCH or found == ZERO_SLOTS  # torch 2.12 has no formula for nextafter
 
 
 INSIDE = "x.clamp(-1 + 1e-6, 1 - 1e-6)"

@@ -402,6 +402,6 @@ def test_of_a_row_of_different_layers_that_is_too_high_the_first_half_is_drawn(d
         loss = model(torch.ones(4, 8)).sum()
     folded = fold(Graph.of(loss, names=names), 60, lambda folded: len(folded.boxes) < 1.5 * depth)
     check(folded.graph, folded, 60)
-    (rest,) = [box for box in folded.boxes if box.kind == "chain"]
+    (rest,) = [box for box in folded.boxes if box.kind == "rest"]
     assert len(rest.nodes) < 0.6 * sum(len(box.nodes) for box in folded.boxes)
     assert len(folded.boxes) > depth
