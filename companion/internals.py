@@ -278,7 +278,8 @@ lazy_copy = Tensor._lazy_clone
 
 def is_shared_lazily(tensor: Tensor) -> bool:
     """Whether a tensor was copied lazily, or is such a copy, and was not written to since."""
-    return tensor.layout is torch.strided and bool(_C._is_cow_tensor(tensor))
+    dense = type(tensor) in _PLAIN and tensor.layout is torch.strided
+    return dense and _C._is_cow_tensor(tensor)
 
 
 def end_sharing(tensor: Tensor) -> None:
@@ -387,8 +388,7 @@ nothing_hidden = pyfunctorch.temporarily_clear_interpreter_stack
 
 def hidden(tensor: Tensor, level: int) -> Tensor:
     """The tensor without its first dimension: operations go along it unseen."""
-    # The imaginary part of a conjugate is a view that negates, which torch.vmap cannot make.
-    plain = tensor.resolve_conj()
+    plain = tensor.resolve_conj()  # torch.vmap cannot make a view that negates of it
     return _functorch._add_batch_dim(plain, 0, level)  # type: ignore[no-any-return]
 
 
