@@ -24,11 +24,13 @@ _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
 _NOT_THE_USERS = (_TORCHS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
 
+_DECORATORS = os.path.join(_TORCHS, "utils", "_contextlib.py")
+
 # In torch: functions that stand for an operation, or for a switch, when Python calls it.
 _WRAPPERS = set(
     "__init__.py _jit_internal.py _lobpcg.py _lowrank.py _ops.py _tensor.py functional.py "
-    "overrides.py autograd/__init__.py autograd/grad_mode.py nn/functional.py nn/init.py "
-    "utils/_contextlib.py".replace("/", os.sep).split()
+    "foreach/__init__.py overrides.py autograd/__init__.py autograd/grad_mode.py nn/functional.py "
+    "nn/init.py utils/_contextlib.py".replace("/", os.sep).split()
 )
 
 Place = tuple[CodeType, int]  # the code, and the instruction in it that is running
@@ -107,7 +109,7 @@ def is_call_of_library(frame: FrameType | None) -> bool:
     """
     for caller in calls_around(frame):
         code = caller.f_code
-        if code.co_name == "decorate_context":  # who wrote the function below @torch.no_grad()
+        if code.co_filename == _DECORATORS:  # who wrote the function below @torch.no_grad()
             code = getattr(caller.f_locals.get("func"), "__code__", code)
         file = code.co_filename
         if not is_ours(file) and file.removeprefix(_TORCHS) not in _WRAPPERS:
