@@ -110,6 +110,8 @@ def _are_equal(left: Any, right: Any) -> bool:
 
 def _is_the_same(left: Any, right: Any) -> bool:
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        is_fit = is_readable(left) and is_readable(right) and left.dtype == right.dtype
-        return is_fit and torch.equal(left, right)
+        are_readable = is_readable(left) and is_readable(right)
+        # equal() raises for two devices, and takes 1.0 of two dtypes for equal.
+        is_fit = (left.dtype, left.device) == (right.dtype, right.device)
+        return are_readable and is_fit and torch.equal(left, right)
     return type(left) is type(right) and bool(left == right)

@@ -44,14 +44,14 @@ def written_past(
     # into its memory past its graph.
     came_from, past = defaultdict[Origin, int](int), defaultdict[Origin, int](int)
     for position, tensor in enumerate(tensors):
-        came_from[watch._value_of(tensor)[3:]] |= 1 << position
+        came_from[watch._value_of(tensor).origin] |= 1 << position
     shown = defaultdict[int | None, set[Origin]](set)  # by address, what .data was asked of
     caught_up = dict[Origin, int]()  # what may have been written by way of detach(), by which note
     writers = dict[int, int]()  # by position the first note that wrote past
     for i, note in enumerate(notes):
         bits = passed = wrote = 0
         for value in note.inputs if note.name not in VALUELESS else ():
-            origin = value[3:]
+            origin = value.origin
             if origin in caught_up and not value.requires_grad:
                 past[origin] |= came_from[origin]
                 for position in positions_in(came_from[origin]):
@@ -71,7 +71,7 @@ def written_past(
                 past[origin] |= wrote
                 for position in positions_in(wrote):
                     writers.setdefault(position, i)
-    reached = past[watch._value_of(output)[3:]]
+    reached = past[watch._value_of(output).origin]
     return {tensors[i]: watch._operation_at(writers[i]) for i in positions_in(reached)}
 
 
@@ -80,7 +80,7 @@ def _shown_by(notes: Sequence[Note], note: Note) -> list[Origin]:
     shown = list[Origin]()
     for value in note.inputs:
         while True:
-            shown.append(value[3:])
+            shown.append(value.origin)
             maker = None if value.made_by is None else notes[value.made_by]
             if maker is None or maker.name not in _VIEWING or not maker.inputs:
                 break

@@ -90,8 +90,8 @@ def was_used_in(watch: Watch, tensors: Sequence[Tensor]) -> set[Tensor]:
     Raises:
         TypeError: one of them is not a tensor.
     """
-    taken = {value[3:] for note in watch._recorder.notes for value in note.inputs}
-    return {tensor for tensor in tensors if watch._value_of(tensor)[3:] in taken}
+    taken = {value.origin for note in watch._recorder.notes for value in note.inputs}
+    return {tensor for tensor in tensors if watch._value_of(tensor).origin in taken}
 
 
 def was_begun_in(watch: Watch, parameter: Tensor) -> bool:
@@ -169,18 +169,20 @@ def computed_in_functions(watch: Watch, tensors: Sequence[Tensor]) -> dict[Tenso
         TypeError: one of them is not a tensor.
     """
     notes = watch._recorder.notes
-    given_out = {value[3:] for note in notes if not note.hidden for value in note.inputs}
+    given_out = {value.origin for note in notes if not note.hidden for value in note.inputs}
     moving = set[Origin]()  # the origins of values that change with what requires grad
     for i, note in enumerate(notes):
         moves = note.is_in_a_function and note.name not in VALUELESS | _JUMPING
-        if moves and any(value.requires_grad or value[3:] in moving for value in note.inputs):
+        if moves and any(value.requires_grad or value.origin in moving for value in note.inputs):
             floats = (nr for nr, v in enumerate(note.outputs) if v.dtype.is_floating_point)
             moving.update((i, nr) for nr in floats)
     values = [(tensor, watch._value_of(tensor)) for tensor in tensors]
     return {
         tensor: notes[value.made_by].source
         for tensor, value in values
-        if value[3:] in moving - given_out and not value.requires_grad and value.made_by is not None
+        if value.origin in moving - given_out
+        and not value.requires_grad
+        and value.made_by is not None
     }
 
 
@@ -193,7 +195,7 @@ def leaving_after(watch: Watch, cut: Cut) -> Operation | None:
     found = set[Origin]()
     for i, note in enumerate(watch._recorder.notes):
         is_the_cut = watch._operation_of[i] == cut.index
-        if is_the_cut or not found.isdisjoint(value[3:] for value in note.inputs):
+        if is_the_cut or not found.isdisjoint(value.origin for value in note.inputs):
             if note.name in LEAVING:
                 return watch._operation_at(i)
             found.update((i, nr) for nr in range(len(note.outputs)))
