@@ -97,6 +97,24 @@ def test_no_page_of_the_start_moves_while_it_loads(new_page, address):
     page.close()
 
 
+def test_what_is_still_to_come_moves_nothing(open_window, address):
+    """A page may be painted before its script has run, and before its snippet has arrived."""
+    page = open_window(viewport={"width": 1280, "height": 900})
+    footers = []
+    page.route("**/bundle*.js", lambda route: route.abort())
+    page.goto(f"{address}404.html")
+    footers.append(page.locator("footer").bounding_box())
+    page.unroute_all()
+    page.goto(f"{address}404.html")
+    footers.append(page.locator("footer").bounding_box())
+    assert footers[0] == footers[1]
+    page.goto(address)
+    width = "document.querySelector('.start > p').offsetWidth"
+    with_it = page.evaluate(width)
+    page.evaluate("document.querySelector('.start > .language-python').remove()")
+    assert page.evaluate(width) == with_it < 700
+
+
 # ---- the menu, and the head of a lesson
 
 
