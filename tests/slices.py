@@ -19,8 +19,8 @@ torchs_own = pytest.mark.skipif(
 )
 
 
-def examples(in_deep: int, part: int = 8) -> int:
-    """How many random programs a test makes: so many in ``make deep``, else an eighth of them."""
+def examples(in_deep: int, part: int = 10) -> int:
+    """How many random programs a test makes: so many in ``make deep``, else a tenth of them."""
     return in_deep if DEEP else in_deep // part
 
 

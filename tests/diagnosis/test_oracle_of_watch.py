@@ -16,7 +16,7 @@ from companion import Graph, diagnose, record_backward, watch
 from tests.programs import Square, set_seed
 from tests.slices import examples
 
-PROGRAMS = examples(6000, part=16)
+PROGRAMS = examples(6000, part=20)
 CHUNKS = 4  # tests
 
 

@@ -79,12 +79,12 @@ def test_what_people_type_finds_what_they_look_for_first(search, typed, wanted):
     assert wanted == (sections[0] if "#" in wanted else page)
 
 
-@pytest.mark.parametrize(("heading", "code"), every(8, HEADINGS))
+@pytest.mark.parametrize(("heading", "code"), every(12, HEADINGS))
 def test_the_heading_of_an_entry_finds_it_first(search, heading, code):
     assert search(heading.replace("…", "0"))[0][:2] == [page_of(code), entry(code)]
 
 
-@pytest.mark.parametrize(("message", "code", "form"), every(8, MESSAGES))
+@pytest.mark.parametrize(("message", "code", "form"), every(12, MESSAGES))
 def test_a_message_finds_its_entry_first(search, message, code, form):
     assert search(message.replace("…", "0"))[0][:2] == [page_of(code), entry(code)]
 
