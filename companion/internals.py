@@ -206,9 +206,8 @@ def unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def is_in_a_transform() -> bool:
-    """Whether code of this thread runs inside a transform, such as ``torch.vmap``."""
-    return _functorch.maybe_current_level() is not None
+# How deep this thread is in transforms, such as ``torch.vmap``; None outside of all.
+transform_level = _functorch.maybe_current_level
 
 
 def is_without_numbers(tensor: Tensor) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from ctypes import Array, c_char
-from functools import lru_cache
+from ctypes import c_char
 from math import prod
 from typing import NamedTuple
 from weakref import ref
@@ -100,11 +99,6 @@ def span_of(tensor: Tensor) -> tuple[int, int] | None:
     return address, size
 
 
-def bytes_at(address: int, size: int) -> Array[c_char]:
-    """Some bytes of memory, not too many: for each number of them Python makes a type."""
-    return _bytes_type(size).from_address(address)
-
-
 def _packed(tensor: Tensor) -> Tensor | None:
     """A copy without gaps, with the elements of an expanded dimension once.
 
@@ -125,7 +119,7 @@ def _packed(tensor: Tensor) -> Tensor | None:
 
 
 def _hash(address: int, size: int) -> int:
-    return _hash_of_sums(address, size) if size >= _LARGE else zlib.crc32(bytes_at(address, size))
+    return _hash_of_sums(address, size) if size >= _LARGE else zlib.crc32(_memory(address, size))
 
 
 def _hash_of_sums(address: int, size: int) -> int:
@@ -146,18 +140,14 @@ def _hash_of_sums(address: int, size: int) -> int:
     return zlib.crc32(_memory(address + summed, size - summed), sums_hash)
 
 
-@lru_cache(1000)  # not of each size that ever came: a type takes 3 KB
-def _bytes_type(size: int) -> type[Array[c_char]]:
-    """The type of some bytes of memory, which takes long to make."""
-    return c_char * size
-
-
 def _memory(address: int, size: int) -> memoryview:
-    return memoryview(_EVERYTHING.from_address(address))[:size]
+    return _VIEW[address : address + size]
 
 
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 DUE = -1  # in place of a fingerprint, of which none is negative: it has still to be taken
 _LARGE = 64 * 1024
 _COLUMNS = 1021
-_EVERYTHING = c_char * sys.maxsize  # one type for memory of all sizes: to make one takes long
+# All memory, byte by byte by its address. To make a ``ctypes`` array for each look takes long.
+MEMORY = (c_char * sys.maxsize).from_address(0)
+_VIEW = memoryview(MEMORY)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from companion.forward.fingerprints import PLAIN, bytes_at, span_of
+from companion.forward.fingerprints import MEMORY, PLAIN, span_of
 from companion.internals import has_memory, unseen_by_dispatch_modes
 
 Tensor = torch.Tensor
@@ -60,7 +60,7 @@ def are_finite(tensor: Tensor, memory: torch.UntypedStorage) -> bool:
     return _has_no_huge_value(memory.data_ptr(), memory.nbytes(), signs)
 
 
-def _has_no_huge_value(address: int, size: int, signs: slice) -> bool:
+def _has_no_huge_value(address: int, size: int, signs: tuple[int, int]) -> bool:
     """Whether no value in some memory is infinite, NaN or huge, as the bytes with the signs show.
 
     Such a value alone has 0x7F or 0xFF there: huge is from 2**127 on, of 64 bits from 2**1009. To
@@ -68,13 +68,15 @@ def _has_no_huge_value(address: int, size: int, signs: slice) -> bool:
     """
     if not 0 < size <= _MANY:
         return False
-    with_signs: Any = bytes_at(address, size)[signs]  # they are bytes, which mypy does not know
+    first, step = signs
+    # They are bytes, which mypy does not know.
+    with_signs: Any = MEMORY[address + first : address + size : step]
     return 0x7F not in with_signs and 0xFF not in with_signs
 
 
-def _signs(size: int) -> slice:
-    """Where in memory the bytes are that have the signs of numbers of so many bytes."""
-    return slice(size - 1 if sys.byteorder == "little" else 0, None, size)
+def _signs(size: int) -> tuple[int, int]:
+    """Where the first byte is that has the sign of a number of so many bytes; how far the next."""
+    return size - 1 if sys.byteorder == "little" else 0, size
 
 
 _SIGNS = {

@@ -63,11 +63,11 @@ from companion.internals import (
     SET_GRAD_ENABLED,
     base_of,
     has_one_owner,
-    is_in_a_transform,
     leave_mode,
     next_number,
     running_pass,
     tracing_state,
+    transform_level,
     unseen,
     unwrapped,
     version_of,
@@ -165,7 +165,7 @@ class Recorder(TorchFunctionMode):
 
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TorchCall:
         """What is known of the tensors and floats that a call takes."""
-        self.in_transform = is_in_a_transform()
+        self.in_transform = transform_level() is not None
         arguments = [*(args[READ[name]] if name in READ else args), *kwargs.values()]
         inputs: TrackedTensors = []
         values: list[Value] = []
