@@ -487,7 +487,7 @@ def test_no_box_stops_the_keyboard_unless_it_scrolls_and_that_is_seen(open_page)
     assert output.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
-def test_a_heading_has_its_link_where_a_pointer_can_be_on_it_and_elsewhere_no_room_for_it(open_page):
+def test_the_link_of_a_heading_takes_no_room_where_no_pointer_can_be_on_it(open_page):
     phone = {"is_mobile": True, "has_touch": True, "viewport": {"width": 390, "height": 800}}
     for options, has_room in (({}, True), (phone, False)):
         links = open_page(**options).locator(".headerlink")
