@@ -163,6 +163,16 @@ def test_no_letter_is_right_much_more_often_than_the_others():
     assert max(keys.count(letter) for letter in "ABCD") <= 0.45 * len(keys)
 
 
+@each("path", LESSONS)
+def test_a_reason_does_not_tell_the_right_option_from_all_others(path):
+    # Where it alone has a reason, or alone has none, it is found without thinking.
+    for question in questions(path):
+        found = options(question)
+        reasons = {letter: bool(re.search("because|since", text)) for letter, text in found}
+        right = reasons.pop(KEY.match(folds(question, "Answer")[0])[1])
+        assert right in reasons.values(), question
+
+
 @each("path", LESSONS[1:])
 def test_the_right_options_are_not_always_the_same(path):
     assert len({KEY.match(folds(question, "Answer")[0])[1] for question in questions(path)}) >= 2

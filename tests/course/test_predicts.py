@@ -1,5 +1,7 @@
 """The form of each Predict: asked where it is seen, and answered. Questions: test_course.py."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 from tests.cases import each
@@ -20,9 +22,18 @@ def predicts(lesson: Path) -> list[tuple[Part, list[Part]]]:
     return found
 
 
-def options(predict: Part) -> list[str]:
-    """The letters of its options."""
-    return [found[1] for line in predict.text.splitlines() if (found := OPTION.match(line))]
+def options(predict: Part) -> dict[str, str]:
+    """Its options by their letters."""
+    lines = predict.text.splitlines()
+    return {found[1]: line for line in lines if (found := OPTION.match(line))}
+
+
+def key(below: list[Part]) -> str:
+    """The letter with which the fold below its options begins."""
+    answer = next(part.text for part in below if part.inside)
+    found = KEY.match(answer)
+    assert found, answer
+    return found[1]
 
 
 def covers(below: list[Part]) -> bool:
@@ -44,7 +55,7 @@ def test_no_predict_stands_in_a_fold_and_each_covers_something_or_has_options(le
 @each("lesson", LESSONS)
 def test_the_options_of_a_predict_have_a_key_and_a_sentence_each(lesson):
     for predict, below in predicts(lesson):
-        letters = options(predict)
+        letters = list(options(predict))
         if not letters:
             continue
         assert letters == ["A", "B", "C", "D"][: len(letters)] and len(letters) >= 2, predict
@@ -54,3 +65,19 @@ def test_the_options_of_a_predict_have_a_key_and_a_sentence_each(lesson):
         assert KEY.match(answer[0]), predict
         said = [text[2] for text in answer if text.startswith("**")]
         assert sorted(said) == letters, predict
+
+
+@each("lesson", LESSONS)
+def test_a_reason_does_not_tell_the_right_option_from_all_others(lesson):
+    # Where it alone has a reason, or alone has none, it is found without thinking.
+    for predict, below in predicts(lesson):
+        reasons = {a: bool(re.search("because|since", o)) for a, o in options(predict).items()}
+        if reasons:
+            right = reasons.pop(key(below))
+            assert right in reasons.values(), predict
+
+
+def test_no_letter_is_right_too_often():
+    found = [pair for lesson in LESSONS for pair in predicts(lesson)]
+    keys = Counter(key(below) for predict, below in found if options(predict))
+    assert max(keys.values()) <= 0.45 * keys.total(), keys

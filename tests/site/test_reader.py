@@ -487,6 +487,14 @@ def test_no_box_stops_the_keyboard_unless_it_scrolls_and_that_is_seen(open_page)
     assert output.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def test_the_link_of_a_heading_takes_no_room_where_no_pointer_can_be_on_it(open_page):
+    phone = {"is_mobile": True, "has_touch": True, "viewport": {"width": 390, "height": 800}}
+    for options, has_room in (({}, True), (phone, False)):
+        links = open_page(**options).locator(".headerlink")
+        seen = links.evaluate_all("all => all.map(link => link.checkVisibility())")
+        assert set(seen) == {has_room}
+
+
 def test_the_button_that_copies_comes_with_the_pointer_and_with_the_focus(open_page):
     page = open_page()
     code = page.locator("#predict-3 .language-python")
