@@ -60,8 +60,11 @@ def settings() -> dict[str, Any]:
 def set_settings(saved: dict[str, Any] | None) -> None:
     """Set matplotlib as it was, or to its own defaults, whatever a file of the user's says."""
     close_all()
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update(SETTINGS if saved is None else saved)
+    if saved is None:
+        matplotlib.rcdefaults()
+        saved = SETTINGS
+    now = settings()  # to set them all takes longer than most snippets
+    matplotlib.rcParams.update({name: v for name, v in saved.items() if now[name] != v})
 
 
 def close_all() -> list[Figure]:
