@@ -1935,7 +1935,7 @@ KINDS: dict[str, Kind] = {
                 "call the wrapped model itself, not a layer of it or its forward by name; read "
                 "parameters in FullyShardedDataParallel.summon_full_params(model)",
                 (
-                    r"(?s)setStorage: sizes .* are out of bounds for storage of size 0",
+                    r"setStorage: sizes [\s\S]* are out of bounds for storage of size 0",
                     "a tensor was used whose memory had been taken away",
                 ),
             ),
@@ -2728,7 +2728,7 @@ KINDS: dict[str, Kind] = {
             ),
             "raised": (
                 "a hook runs in the middle of the backward pass, which an error in it ends; what "
-                "it is given may be expanded from one number, or needed elsewhere; the hook of a module "
+                "it is given may be expanded from one number, or needed elsewhere; that of a module "
                 "is given tuples, in which None may stand",
                 "return a new tensor and change nothing in place, as 2 * g for g.mul_(2), and test "
                 "what a module's hook is given: if g is not None",
