@@ -2728,8 +2728,8 @@ KINDS: dict[str, Kind] = {
             ),
             "raised": (
                 "a hook runs in the middle of the backward pass, which an error in it ends; what "
-                "it is given may be expanded from one number, or needed elsewhere; that of a module "
-                "is given tuples, in which None may stand",
+                "it is given may be expanded from one number, or needed elsewhere; for a module it "
+                "is a tuple, in which None may stand",
                 "return a new tensor and change nothing in place, as 2 * g for g.mul_(2), and test "
                 "what a module's hook is given: if g is not None",
             ),
