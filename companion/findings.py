@@ -479,8 +479,9 @@ KINDS: dict[str, Kind] = {
                 "optimizer.step(), clamp_(), copy_(), or an embedding with max_norm",
                 "call each backward() before the step() that changes its weights, or run the "
                 "forward pass again after that, in a GAN the discriminator on the fakes; where an "
-                "older graph is part of this one, as by a hidden state, detach() the state, since "
-                "retain_graph=True leads here; or use w.clone() where the old values are meant",
+                "older graph is part of this one, as by a hidden state or total += loss, detach() "
+                "that, since retain_graph=True leads here; or use w.clone() where the old values "
+                "are meant",
             ),
             "swapped": (
                 "swap_tensors, which load_state_dict and to() may use, put another tensor in the "

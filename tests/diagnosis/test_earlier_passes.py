@@ -115,3 +115,18 @@ def test_what_autograd_grad_freed_is_cured_by_create_graph():
         if not create_graph:
             assert diagnosis[0].code == "freed" and "create_graph=True" in diagnosis[0].cure
             assert diagnosis[0].source.text.startswith("torch.autograd.grad(u.sum(), t")
+
+
+def test_a_sum_whose_first_parts_are_older_than_a_step_is_told_with_that_cure():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total = torch.zeros(())
+    for _ in range(2):
+        total = total + model(torch.ones(4, 2)).mean()
+        optimizer.zero_grad()
+        found, *others = [*diagnose(total, model), None]
+        if found is None:
+            total.backward(retain_graph=True)
+            optimizer.step()
+    assert found.code == "modified-in-place" and others == [None]
+    assert "total += loss" in found.cure
