@@ -338,7 +338,8 @@ KINDS: dict[str, Kind] = {
                 "the gradients that the pass should begin with were given twice",
             ),
             (
-                r"The vector v can only be None if|v has invalid size",
+                r"The vector v can only be None if|v has invalid size|"
+                r"v is a tuple of invalid length|The given v should contain a single Tensor",
                 "torch.autograd.functional was given no vector v of the shape that is needed",
             ),
         ],
@@ -350,7 +351,7 @@ KINDS: dict[str, Kind] = {
                 "outputs, and torch.func.vjp a vector for them",
                 (
                     r"Expected f\(\*args\) to return a|"
-                    r"given to hessian should contain a single element",
+                    r"given to (?:hessian|hvp|vhp) should (?:contain|return) a single",
                     "a function that should give one number gave something else",
                 ),
             ),
@@ -775,7 +776,7 @@ KINDS: dict[str, Kind] = {
                 "strict=True asks that each output depends on each input, and one does not",
                 "use the input in the function, or pass strict=False, which gives zeros",
                 (
-                    r"Output \d+ of the user-provided function is independent of input",
+                    r"[Oo]utput (?:\d+ )?of the user-provided function is independent of input",
                     "the function that torch.autograd.functional was given does not use an input",
                 ),
             ),
@@ -873,7 +874,7 @@ KINDS: dict[str, Kind] = {
                 "which is no tensor",
             ),
             (
-                r"expected Variable or None \(got (?P<type>\w+)\)",
+                r"expected Variable or None \(got (?P<type>[\w.]+)\)",
                 "the backward of a custom Function returned a {type}, which is no tensor",
             ),
             (
@@ -895,9 +896,11 @@ KINDS: dict[str, Kind] = {
         variants={
             "raised": (
                 "backward of a custom Function is given a gradient of the shape of each output, "
-                "which may be expanded from one number, and gives one of the shape of each input",
+                "which may be expanded from one number, or be None after "
+                "set_materialize_grads(False), and gives one of the shape of each input",
                 "look at the shapes on this line: for y = x @ w they are g @ w.mT and x.mT @ g; "
-                "write 2 * g for g.mul_(2); then check it with torch.autograd.gradcheck",
+                "write 2 * g for g.mul_(2), and ask for g is None where that may be; then check it "
+                "with torch.autograd.gradcheck",
             ),
             "torchs": (
                 "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "

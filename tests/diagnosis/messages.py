@@ -1036,6 +1036,26 @@ ENGINE = [
         lambda: functional.hessian(squares, X),
         lambda: functional.hessian(lambda x: squares(x).sum(), X).shape == (2, 2),
     ),
+    *(
+        Message(
+            "non-scalar",
+            partial(product, squares, X, torch.ones(2)),
+            lambda product=product: equal(
+                product(lambda x: squares(x).sum(), X, torch.ones(2))[1], torch.full((2,), 2.0)
+            ),
+        )
+        for product in (functional.hvp, functional.vhp)
+    ),
+    Message(
+        "non-scalar",
+        lambda: functional.vjp(squares, X, (torch.ones(2), torch.ones(2))),
+        lambda: equal(functional.vjp(squares, X, torch.ones(2))[1], 2 * X),
+    ),
+    Message(
+        "unused-input",
+        lambda: functional.vjp(lambda x: leaf(1), X, torch.ones(1), strict=True),
+        lambda: equal(functional.vjp(lambda x: leaf(1), X, torch.ones(1))[1], torch.zeros(2)),
+    ),
     Message(
         "non-scalar",
         lambda: functional.vjp(squares, X),
@@ -1295,6 +1315,7 @@ WRITTEN = [
      "argument 'running_mean'. This input cannot have requires_grad True."),
     ("not-implemented", "max_pool2d with `return_indices=False` is not infinitely "
      "differentiable."),
+    ("custom-gradients", "expected Variable or None (got numpy.ndarray)"),
     ("custom-gradients", "Expected the return from backward to be of the same structure as the "
      "inputs. Got: ..."),
     ("gradcheck", "backward not multiplied by grad_output"),
