@@ -288,6 +288,11 @@ def _freed(matched: Matched) -> Finding:
     if matched.watch is None:
         return _finding_of(matched)
     watch, graph = matched.watch, Graph.of(outputs[0])
+    for cut in first_reaching(watch, outputs[0]):
+        if cut.code == "penalty-detached" and not cut.variant:
+            message = f"{matched.message}, by torch.autograd.grad without create_graph=True"
+            matched = matched._replace(variant="grad", message=message, source=cut.source)
+            return _finding_of(matched)
     older = {
         node.index
         for node in graph.nodes
