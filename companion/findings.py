@@ -338,7 +338,8 @@ KINDS: dict[str, Kind] = {
                 "the gradients that the pass should begin with were given twice",
             ),
             (
-                r"The vector v can only be None if|v has invalid size",
+                r"The vector v can only be None if|v has invalid size|"
+                r"v is a tuple of invalid length|The given v should contain a single Tensor",
                 "torch.autograd.functional was given no vector v of the shape that is needed",
             ),
         ],
@@ -350,7 +351,7 @@ KINDS: dict[str, Kind] = {
                 "outputs, and torch.func.vjp a vector for them",
                 (
                     r"Expected f\(\*args\) to return a|"
-                    r"given to hessian should contain a single element",
+                    r"given to (?:hessian|hvp|vhp) should (?:contain|return) a single",
                     "a function that should give one number gave something else",
                 ),
             ),
@@ -479,8 +480,9 @@ KINDS: dict[str, Kind] = {
                 "optimizer.step(), clamp_(), copy_(), or an embedding with max_norm",
                 "call each backward() before the step() that changes its weights, or run the "
                 "forward pass again after that, in a GAN the discriminator on the fakes; where an "
-                "older graph is part of this one, as by a hidden state, detach() the state, since "
-                "retain_graph=True leads here; or use w.clone() where the old values are meant",
+                "older graph is part of this one, as by a hidden state or total += loss, detach() "
+                "that, since retain_graph=True leads here; or use w.clone() where the old values "
+                "are meant",
             ),
             "swapped": (
                 "swap_tensors, which load_state_dict and to() may use, put another tensor in the "
@@ -774,7 +776,7 @@ KINDS: dict[str, Kind] = {
                 "strict=True asks that each output depends on each input, and one does not",
                 "use the input in the function, or pass strict=False, which gives zeros",
                 (
-                    r"Output \d+ of the user-provided function is independent of input",
+                    r"[Oo]utput (?:\d+ )?of the user-provided function is independent of input",
                     "the function that torch.autograd.functional was given does not use an input",
                 ),
             ),
@@ -872,7 +874,7 @@ KINDS: dict[str, Kind] = {
                 "which is no tensor",
             ),
             (
-                r"expected Variable or None \(got (?P<type>\w+)\)",
+                r"expected Variable or None \(got (?P<type>[\w.]+)\)",
                 "the backward of a custom Function returned a {type}, which is no tensor",
             ),
             (
@@ -892,6 +894,14 @@ KINDS: dict[str, Kind] = {
             ),
         ],
         variants={
+            "raised": (
+                "backward of a custom Function is given a gradient of the shape of each output, "
+                "which may be expanded from one number, or be None after "
+                "set_materialize_grads(False), and gives one of the shape of each input",
+                "look at the shapes on this line: for y = x @ w they are g @ w.mT and x.mT @ g; "
+                "write 2 * g for g.mul_(2), and ask for g is None where that may be; then check it "
+                "with torch.autograd.gradcheck",
+            ),
             "torchs": (
                 "a graph remembers the shape of each tensor in it, and AccumulateGrad that of its "
                 "leaf, as long as any graph of the leaf is alive; the tensor was given another "
@@ -1099,8 +1109,8 @@ KINDS: dict[str, Kind] = {
         _VECTORS,
         "gradcheck compares the gradient with finite differences, which need float64, a function "
         "that is smooth there, and a graph that holds all of it",
-        "give inputs of dtype float64, at a point that is no kink; look for a cut; if it still "
-        "fails, the backward formula is wrong",
+        "give inputs of dtype float64, at a point that is no kink, and leave out what is random, "
+        "such as dropout; look for a cut; if it still fails, the backward formula is wrong",
         errors=[
             (
                 r"Input #(?P<index>\d+) requires gradient and is not a double precision",
@@ -1216,6 +1226,13 @@ KINDS: dict[str, Kind] = {
                     r"has both generate_vmap_rule=True and an overridden vmap staticmethod",
                     "a custom Function has both generate_vmap_rule=True and a vmap of its own",
                 ),
+            ),
+            "arguments": (
+                "apply hands forward ctx and its own arguments, and backward is handed ctx and one "
+                "gradient for each output of forward",
+                "with @staticmethod before both, def forward(ctx, x, y) for apply(x, y), and "
+                "def backward(ctx, grad) for one output, backward(ctx, *grads) for several; beside "
+                "a setup_context(ctx, inputs, output) forward takes no ctx",
             ),
             "saves": (
                 "save_for_backward takes tensors, which it then guards; anything else is an "
@@ -1671,7 +1688,23 @@ KINDS: dict[str, Kind] = {
                 r"scale_grad_by_freq not supported with sparse gradients",
                 "an embedding has both sparse=True and scale_grad_by_freq=True",
             ),
+            (
+                r"add\(sparse, dense\) is not supported",
+                "a dense tensor was added to a sparse one, as by weight_decay to a gradient",
+            ),
         ],
+        variants={
+            "clipped": (
+                "an embedding with sparse=True sends a sparse .grad, which holds the rows that it "
+                "looked up; torch clips dense gradients alone",
+                "clip the other gradients, or leave sparse=True away",
+                (
+                    r"Could not run 'aten::(?P<name>linalg_vector_norm|clamp\w*)' with arguments "
+                    r"from the 'Sparse\w+' backend",
+                    "{name} was given a sparse tensor, as clipping is by a sparse gradient",
+                ),
+            ),
+        },
     ),
     "checkpoint": Kind(
         "error",
@@ -1723,6 +1756,13 @@ KINDS: dict[str, Kind] = {
                     r"torch\.utils\.checkpoint is incompatible with \.grad\(\)",
                     "a reentrant checkpoint met autograd.grad, or backward(inputs=...)",
                 ),
+            ),
+            "in-place": (
+                "a checkpoint keeps its inputs and runs its function on them again in the backward "
+                "pass; one of them, or a leaf that the function uses, was changed in place, so it "
+                "is no longer what it was",
+                "change nothing in place in the function, nor its inputs after it: h = 2 * h for "
+                "h.mul_(2), nn.ReLU() for an nn.ReLU(inplace=True) in front",
             ),
             "cache": (
                 "a checkpoint runs its layers again in the backward pass, and would put their keys "
@@ -1890,6 +1930,17 @@ KINDS: dict[str, Kind] = {
                 (
                     r"Current thread doesn't have a valid autograd context",
                     "the backward pass of several processes ran outside of a context",
+                ),
+            ),
+            "sharded": (
+                "FullyShardedDataParallel gives a parameter its memory while the module that it "
+                "wrapped runs, and takes it away again: outside of forward and backward there are "
+                "no numbers to read",
+                "call the wrapped model itself, not a layer of it or its forward by name; read "
+                "parameters in FullyShardedDataParallel.summon_full_params(model)",
+                (
+                    r"setStorage: sizes [\s\S]* are out of bounds for storage of size 0",
+                    "a tensor was used whose memory had been taken away",
                 ),
             ),
             "fork": (
@@ -2671,6 +2722,20 @@ KINDS: dict[str, Kind] = {
                     r"forward pre-hook must return None or a tuple of \(new_args, new_kwargs\)",
                     "a hook before forward did not return the arguments as a pair",
                 ),
+            ),
+            "arguments": (
+                "torch calls a hook with what belongs to its kind, whether it needs that or not",
+                "take (module, args) in a hook before forward, (module, args, output) after it, "
+                "(module, grad_output) before the backward pass of a module, (module, grad_input, "
+                "grad_output) after it, (grad) on a tensor, and (optimizer, args, kwargs) around "
+                "step(); with_kwargs=True puts kwargs behind args",
+            ),
+            "raised": (
+                "a hook runs in the middle of the backward pass, which an error in it ends; what "
+                "it is given may be expanded from one number, or needed elsewhere; for a module it "
+                "is a tuple, in which None may stand",
+                "return a new tensor and change nothing in place, as 2 * g for g.mul_(2), and test "
+                "what a module's hook is given: if g is not None",
             ),
             "module": (
                 "a full backward hook of a module stands between two Nodes, one at the tensors "

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from companion.diagnosis.called_by_torch import about_arguments, about_own_code
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.diagnosing import diagnose
 from companion.diagnosis.none_grads import about_none, about_none_in_text
@@ -24,6 +25,8 @@ from companion.diagnosis.tracebacks import (
     distributed_module,
     engine_call,
     errors_in,
+    line_of_torch,
+    runs_checkpoint_again,
     users_frame,
 )
 from companion.findings import KINDS, Finding, finding
@@ -79,7 +82,7 @@ def explain(error: BaseException | str, *, watch: Watch | None = None) -> Findin
         )
     _check_watch(watch)
     explained = (_explained(each, watch) for each in chain_of(error))
-    return next(filter(None, explained), None)
+    return next(filter(None, explained), None) or about_own_code(error, _source_of(error))
 
 
 def _explained(error: BaseException, watch: Watch | None) -> Finding | None:
@@ -89,7 +92,12 @@ def _explained(error: BaseException, watch: Watch | None) -> Finding | None:
         return cause
     if match := _match(error):
         return _found(Matched(error, watch, source, *match))
-    return None
+    return about_arguments(error, line_of_torch(error), source)
+
+
+def _source_of(error: BaseException) -> Source | None:
+    _, source = users_frame(error) or (None, None)
+    return source
 
 
 def _check_watch(watch: Watch | None) -> None:
@@ -107,6 +115,8 @@ def _explained_text(text: str, watch: Watch | None) -> Finding | None:
             return cause
         if match := _match(error):
             return _found(Matched(error, watch, None, *match))
+        if cause := about_arguments(error, line, None):
+            return cause
     return None
 
 
@@ -236,8 +246,22 @@ def _index(error: BaseException) -> int:
     return int(match[1]) if match else 0
 
 
+def _leaf_in_place(matched: Matched) -> Finding:
+    return _changed_in_checkpoint(matched) or _finding_of(matched)
+
+
+def _changed_in_checkpoint(matched: Matched) -> Finding | None:
+    """A finding, if a checkpoint cannot run again since its function works in place."""
+    if not runs_checkpoint_again(matched.error):
+        return None
+    message = f"{matched.message}, where a checkpoint runs its function again"
+    return _finding_of(matched._replace(code="checkpoint", variant="in-place", message=message))
+
+
 def _modified(matched: Matched) -> Finding:
     """Which Node saved the tensor that was changed; and on which line, if a watch saw it."""
+    if cause := _changed_in_checkpoint(matched):
+        return cause
     outputs, _ = engine_call(matched.error)
     if len(outputs) == 1 and is_tensor(outputs[0]):
         for cause in diagnose(outputs[0], watch=matched.watch):
@@ -264,6 +288,11 @@ def _freed(matched: Matched) -> Finding:
     if matched.watch is None:
         return _finding_of(matched)
     watch, graph = matched.watch, Graph.of(outputs[0])
+    for cut in first_reaching(watch, outputs[0]):
+        if cut.code == "penalty-detached" and not cut.variant:
+            message = f"{matched.message}, by torch.autograd.grad without create_graph=True"
+            matched = matched._replace(variant="grad", message=message, source=cut.source)
+            return _finding_of(matched)
     older = {
         node.index
         for node in graph.nodes
@@ -328,6 +357,7 @@ _CAUSES: dict[str, Callable[[Matched], Finding]] = {
     "unused-input": _no_gradient,
     "input-without-grad": _no_gradient,
     "modified-in-place": _modified,
+    "leaf-in-place": _leaf_in_place,
     "non-finite": _nan,
     "data-parallel": _in_parallel,
 }

@@ -182,7 +182,7 @@ def _graph_of(what: Any, names: Mapping[str, torch.Tensor] | None) -> Graph:
 def _checked(by: Any, known: Mapping[_By, bool]) -> tuple[_By, ...]:
     """The columns that the caller asked for; raises for one that is not there."""
     asked = tuple(by) if isinstance(by, tuple | list) else (by,)
-    if not asked or not all(column in _ALL for column in asked):
+    if not asked or not all(isinstance(column, str) and column in _ALL for column in asked):
         raise ValueError(
             f'by must be "module", "name", "line" or several of them, got {in_short(by)}'
         )

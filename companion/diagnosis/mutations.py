@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -10,16 +11,33 @@ from companion.diagnosis.risks import RUNNING
 from companion.findings import Finding, finding
 from companion.graph.saved import Peek
 from companion.internals import address_of, has_memory, number_of, parts_of
+from companion.source import Source
 
 
 def about_mutations(case: Case) -> Iterator[Finding]:
     """Those changes that a formula of this graph will compute with."""
     mutations = case.watch.mutations if case.watch else ()
     numbers = _saved_at(case) if mutations else {}
+    found = dict[tuple[Source | None, str], list[str]]()
     for mutation in mutations:
         saved_at = numbers.get(mutation.storage.cdata, [])
         if any(mutation.number is None or number < mutation.number for number in saved_at):
-            yield finding("changed-behind", mutation.message, source=mutation.source)
+            key = mutation.source, _TENSOR.sub("tensors", mutation.message)
+            found.setdefault(key, []).append(mutation.message)
+    for (source, of_all), messages in found.items():
+        message = messages[0] if len(messages) == 1 else _of_many(of_all, len(messages))
+        yield finding("changed-behind", message, source=source)
+
+
+_TENSOR = re.compile(r"a tensor of shape .* and dtype \w+")
+
+
+def _of_many(message: str, count: int) -> str:
+    """A message for all tensors that one line changed, as a loop over parameters does."""
+    message = message.replace("tensors", f"{count} tensors", 1).replace(
+        "tensors was", "tensors were"
+    )
+    return message.replace("its gradients", "their gradients")
 
 
 def _saved_at(case: Case) -> dict[int, list[int]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from companion.source import Source, is_installed, is_users, source_among
+from companion.source import Source, is_installed, is_users, line_of, source_among
 
 
 def users_frame(error: BaseException) -> tuple[FrameType, Source] | None:
@@ -31,6 +31,28 @@ def users_frames(error: BaseException) -> list[FrameType]:
     """The frames of the user's own code that an error passed."""
     frames = [frame for frame, _ in _frames(error) if is_users(frame.f_code.co_filename)]
     return [frame for frame in frames if not is_installed(frame.f_code.co_filename)]
+
+
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    """Each frame that an error passed, the innermost last."""
+    return (frame for frame, _ in _frames(error))
+
+
+def runs_checkpoint_again(error: BaseException) -> bool:
+    """Whether an error came from a checkpoint that runs its function again in a backward pass."""
+    files = [frame.f_code.co_filename for frame in frames_of(error)]
+    engine = torch.autograd.graph.__file__
+    return engine in files and torch.utils.checkpoint.__file__ in files[files.index(engine) :]
+
+
+def line_of_torch(error: BaseException) -> str:
+    """The line of torch that an error passed last; empty where that was code of another."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or is_users(traceback.tb_frame.f_code.co_filename):
+        return ""
+    return line_of(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno).strip()
 
 
 def engine_call(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

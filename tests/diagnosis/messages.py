@@ -135,7 +135,22 @@ def through_checkpoint(reentrant):
     return grad(checkpoint(torch.exp, x, use_reentrant=reentrant).sum(), x)[0] is not None
 
 
+def in_place_in_checkpoint(reentrant, change):
+    lin = nn.Linear(2, 2)
+    h = leaf(1, 2).tanh()
+    checkpoint(lambda h: lin(change(h)), h, use_reentrant=reentrant).sum().backward()
+    return lin.weight.grad is not None
+
+
 CHECKPOINT = [
+    *(
+        Message(
+            "checkpoint",
+            partial(in_place_in_checkpoint, reentrant, lambda h: h.mul_(2)),
+            partial(in_place_in_checkpoint, reentrant, lambda h: h * 2),
+        )
+        for reentrant in (True, False)
+    ),
     Message("checkpoint", lambda: through_checkpoint(True), lambda: through_checkpoint(False)),
     Message(
         "checkpoint",
@@ -403,6 +418,21 @@ PARAMETERS = [
     ),
     Message(
         "sparse-gradient",
+        lambda: nn.utils.clip_grad_norm_(looked_up(True).parameters(), 1.0),
+        lambda: bool(nn.utils.clip_grad_norm_(looked_up(False).parameters(), 1.0) > 0),
+    ),
+    Message(
+        "sparse-gradient",
+        lambda: nn.utils.clip_grad_value_(looked_up(True).parameters(), 1.0),
+        lambda: nn.utils.clip_grad_value_(looked_up(False).parameters(), 1.0) is None,
+    ),
+    Message(
+        "sparse-gradient",
+        lambda: torch.optim.SGD(looked_up(True).parameters(), weight_decay=0.1).step(),
+        lambda: torch.optim.SGD(looked_up(True).parameters()).step() is None,
+    ),
+    Message(
+        "sparse-gradient",
         lambda: frequent(True),
         lambda: frequent(False),
     ),
@@ -421,6 +451,13 @@ PARAMETERS = [
 
 def differentiable(fused):
     return bool(torch.optim.Adam([leaf(1)], differentiable=True, fused=fused))
+
+
+def looked_up(sparse):
+    """An embedding with a gradient."""
+    table = nn.Embedding(3, 2, sparse=sparse)
+    table(torch.tensor([1])).sum().backward()
+    return table
 
 
 def frequent(sparse):
@@ -999,6 +1036,26 @@ ENGINE = [
         lambda: functional.hessian(squares, X),
         lambda: functional.hessian(lambda x: squares(x).sum(), X).shape == (2, 2),
     ),
+    *(
+        Message(
+            "non-scalar",
+            partial(product, squares, X, torch.ones(2)),
+            lambda product=product: equal(
+                product(lambda x: squares(x).sum(), X, torch.ones(2))[1], torch.full((2,), 2.0)
+            ),
+        )
+        for product in (functional.hvp, functional.vhp)
+    ),
+    Message(
+        "non-scalar",
+        lambda: functional.vjp(squares, X, (torch.ones(2), torch.ones(2))),
+        lambda: equal(functional.vjp(squares, X, torch.ones(2))[1], 2 * X),
+    ),
+    Message(
+        "unused-input",
+        lambda: functional.vjp(lambda x: leaf(1), X, torch.ones(1), strict=True),
+        lambda: equal(functional.vjp(lambda x: leaf(1), X, torch.ones(1))[1], torch.zeros(2)),
+    ),
     Message(
         "non-scalar",
         lambda: functional.vjp(squares, X),
@@ -1258,6 +1315,7 @@ WRITTEN = [
      "argument 'running_mean'. This input cannot have requires_grad True."),
     ("not-implemented", "max_pool2d with `return_indices=False` is not infinitely "
      "differentiable."),
+    ("custom-gradients", "expected Variable or None (got numpy.ndarray)"),
     ("custom-gradients", "Expected the return from backward to be of the same structure as the "
      "inputs. Got: ..."),
     ("gradcheck", "backward not multiplied by grad_output"),
@@ -1289,6 +1347,8 @@ WRITTEN = [
     ("hook", "Modules must not have hooks registered at the time they are passed. However, "
      "registering hooks on modules after passing them through make_graphed_callables is allowed."),
     ("hook", "expected tuple, but hook returned 'list'"),
+    ("data-parallel", "setStorage: sizes [3, 3], strides [3, 1], storage offset 0, and itemsize 4 "
+     "requiring a storage size of 36 are out of bounds for storage of size 0"),
     ("data-parallel", "Must flatten tensors with uniform `requires_grad` when "
      "`use_orig_params=False`"),
     ("data-parallel", "step() requires gradients to be enabled for backward computation; it should "

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from companion import diagnose, watch
+from companion import diagnose, explain, watch
 
 OF_A_PART = "was computed earlier"
 
@@ -115,3 +115,42 @@ def test_what_autograd_grad_freed_is_cured_by_create_graph():
         if not create_graph:
             assert diagnosis[0].code == "freed" and "create_graph=True" in diagnosis[0].cure
             assert diagnosis[0].source.text.startswith("torch.autograd.grad(u.sum(), t")
+
+
+def test_a_sum_whose_first_parts_are_older_than_a_step_is_told_with_that_cure():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total = torch.zeros(())
+    for _ in range(2):
+        total = total + model(torch.ones(4, 2)).mean()
+        optimizer.zero_grad()
+        found, *others = [*diagnose(total, model), None]
+        if found is None:
+            total.backward(retain_graph=True)
+            optimizer.step()
+    assert found.code == "modified-in-place" and others == [None]
+    assert "total += loss" in found.cure
+
+
+def test_a_graph_that_autograd_grad_freed_is_explained_by_its_line():
+    x = torch.ones(3, requires_grad=True)
+    with watch() as watched:
+        output = (x * x).sigmoid().sum()
+        (slope,) = torch.autograd.grad(output, x)
+        loss = output + slope.sum()
+    with pytest.raises(RuntimeError, match="second time") as caught:
+        loss.backward()
+    found = explain(caught.value, watch=watched)
+    assert found.code == "freed" and found.source.text == "torch.autograd.grad(output, x)"
+    assert "create_graph=True" in found.cure
+
+
+def test_a_second_pass_beside_a_gradient_that_was_asked_for_is_not():
+    x = torch.ones(3, requires_grad=True)
+    with watch() as watched:
+        output = (x * x).sigmoid().sum()
+        (slope,) = torch.autograd.grad(output, x, retain_graph=True)
+    output.backward()
+    with pytest.raises(RuntimeError, match="second time") as caught:
+        output.backward()
+    assert "torch.autograd.grad" not in explain(caught.value, watch=watched).message

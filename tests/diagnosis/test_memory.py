@@ -133,7 +133,7 @@ def test_what_cannot_be_told_is_refused():
         saved_memory(model(x), by="module", names=names)  # names were given, but it ran later
     with pytest.raises(ValueError, match="`with watch"):
         saved_memory(y, by="line")
-    for by in ("size", (), ["name", "file"], 3, [["name"]]):
+    for by in ("size", (), ["name", "file"], 3, [["name"]], torch.ones(2).numpy()):
         with pytest.raises(ValueError, match="by must be"):
             saved_memory(y, by=by)
     with pytest.raises(ValueError, match="Graph.of"):

@@ -66,9 +66,8 @@ def test_running_statistics_that_an_evaluation_saved_are_told_once_training_chan
     right = gradients(copy.deepcopy(net), lambda net: net.eval()(X).square().mean())
     with watch() as watched:
         loss = trained_after(net)
-    messages = told(loss, watched)
-    assert len(messages) == 2
-    assert all(message.startswith("batch_norm wrote into a tensor") for message in messages)
+    (message,) = told(loss, watched)
+    assert message.startswith("batch_norm wrote into 2 tensors, ")
     loss.backward()  # and torch says nothing
     wrong = [p.grad for p in net.parameters()]
     assert not all(torch.allclose(a, b) for a, b in zip(right, wrong, strict=True))
@@ -220,6 +219,21 @@ def test_a_change_through_numpy_of_what_a_node_saved_is_told():
         array[0] = 7
     assert len(told(loss, watched)) == 1
     assert not told((x + 1).sum(), watched)
+
+
+def test_what_one_line_does_to_many_tensors_is_told_once():
+    """As where a loop clips the weights of a model, which have many shapes."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+    x = torch.ones(2, 3, requires_grad=True)
+    with watch() as watched:
+        loss = net(x).sum()
+        for parameter in net.parameters():
+            parameter.data.clamp_(-0.1, 0.1)
+        x.data.zero_()
+    of_x, of_weights = sorted(told(loss, watched), reverse=True)
+    assert of_weights.startswith("clamp_ wrote into 3 tensors through an alias such as .data, ")
+    assert of_weights.endswith("their gradients may be silently wrong")
+    assert "a tensor of shape (2, 3)" in of_x
 
 
 def test_memory_that_was_freed_is_not_told_as_changed():

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.utils.checkpoint import CheckpointError, checkpoint
+from torch.utils.checkpoint import checkpoint
 
 from companion import Graph, diagnose, explain
 from companion.graph.saved import peek
@@ -270,7 +270,7 @@ def untold(graph: Graph | None, hooked: bool, result) -> str | None:
         return "how a gradient lies in memory"
     if "CopySlices" in names and (code in INSIDE or "written-to tensor" in str(result)):
         return "inside a CopySlices"
-    if hooked and (code in {"freed", "modified-in-place"} or isinstance(result, CheckpointError)):
+    if hooked and code in {"freed", "modified-in-place", "checkpoint"}:
         return "saved through hooks"
     return None
 
