@@ -61,17 +61,15 @@ def about_nan(
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
         for index, risk in overflowing(case).items():  # of which others may be consequences
-            has_words = index in risks and not risks[index].message.startswith(
-                case.nodes[index].name
-            )
-            risks |= {} if has_words else {index: risk}
+            if index not in risks or risks[index].is_vague:
+                risks[index] = risk
     elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
         # Some of it may be overwritten further on.
         risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
     found = [
-        finding(code, message, variant=variant, **case.at(index))
-        for index, (code, message, variant) in risks.items()
-        if code == "nan-risk"
+        finding(risk.code, risk.message, variant=risk.variant, **case.at(index))
+        for index, risk in risks.items()
+        if risk.code == "nan-risk"
     ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
     giving = {
@@ -146,10 +144,10 @@ def _about_the_spoilt(
         hidden: whether the output is finite, so that no NaN inside of the graph shows.
     """
     above = _above(case, giving) if spoilt else set()
-    for index, (_, message, variant) in spoilt.items():
+    for index, risk in spoilt.items():
         if index in above:
             continue
-        node = case.nodes[index]
+        node, message, variant = case.nodes[index], risk.message, risk.variant
         if hidden and variant in ("", "data"):
             variant = "masked"
         if hidden:
