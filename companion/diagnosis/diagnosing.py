@@ -52,7 +52,7 @@ from companion.diagnosis.unreached import (
     about_what_was_written_aside,
 )
 from companion.diagnosis.values import is_finite, is_plain, is_readable
-from companion.diagnosis.zeros import about_zeros
+from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import written_at
@@ -118,7 +118,8 @@ def diagnose(
     but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint). A Node
     of torch that may give infinities or NaN is asked for them: its formula is computed alone. Those
     of all Nodes are where one does and the output is finite, to see whether it arrives, and where
-    gradients pass as float16, to see whether it has numbers for them. Of an output that is not
+    gradients pass as float16, to see whether it has numbers for them. Those of the first few are
+    where the output is one number, to see whether the gradient cancels. Of an output that is not
     finite, sums and products are computed again. Modes, counters of FLOPs and profilers do not see
     that.
 
@@ -404,6 +405,7 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
             looks[node.index] = look
     rehearsal = rehearse(case) if has_half(case) else None  # its range is narrow
     found, spoiling = about_nan(case, looks, rehearsal)
+    yield from about_constants(case, spoiling)
     yield from _causes_first(found, list(_about_the_loss(case)))
     yield from about_zeros(case, looks, spoiling, rehearsal.rounded_to_zero if rehearsal else ())
 

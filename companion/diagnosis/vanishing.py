@@ -1,0 +1,195 @@
+"""Where nothing but rounding is left of a gradient near the output: found by a rehearsal of that.
+
+The head of a graph, which computes the loss of what a network gave, is small. Its Nodes are asked
+what they make of the gradient of the pass, down to the first layers with weights. What comes to a
+tensor by several ways may add up to zero, and a Node may send zero for what is not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from heapq import heappop, heappush
+
+import torch
+
+from companion.diagnosis.asking import answer_of, ones_for
+from companion.diagnosis.case import Case
+from companion.diagnosis.derivatives_yaml import operation_of
+from companion.diagnosis.paths import EdgeKey, Zero
+from companion.diagnosis.rehearsing import fitted
+from companion.diagnosis.values import is_plain
+from companion.graph.nodes import shape_or_none
+from companion.graph.reading import edge_of
+from companion.internals import number_of
+
+Tensor = torch.Tensor
+Arrivals = defaultdict[int, dict[EdgeKey, Tensor]]  # by number of the output, by edge
+
+
+def vanishing(case: Case) -> dict[EdgeKey, Zero]:
+    """The edges near the output whose gradients add up to zero, or of a Node that sends zero.
+
+    Of an output of several elements nobody knows what gradient will come to it.
+    """
+    if case.graph is None or case.output.numel() != 1:
+        return {}
+    found = dict[EdgeKey, Zero]()
+    arriving = defaultdict[int, Arrivals](lambda: defaultdict(dict))
+    number = edge_of(case.output)[1]
+    for ones in ones_for(case.nodes[0], [number]).values():
+        arriving[0][number][_ROOT] = ones
+    waiting, met, done, in_part, above = [(0, 0)], {0}, set[int](), set[int](), 0
+    even = {_ROOT[0]: _ALL}  # the dimensions along which a Node sends the same for any values
+    while waiting and arriving and len(done) < _MANY:  # each Node after all that lead to it
+        index = heappop(waiting)[1]
+        done.add(index)
+        arrivals, is_whole = arriving.pop(index, Arrivals(dict)), index not in in_part
+        sent: Mapping[int, Tensor] | None = {} if is_whole else None
+        if is_whole and arrivals and all(map(_add_up_to_zero, arrivals.values())):
+            found |= {key: Zero("", "adds-up", above) for each in arrivals.values() for key in each}
+        elif is_whole and arrivals:
+            sums = {number: _sum(each) for number, each in arrivals.items()}
+            sent, vain = _sent(case, index, sums)
+            sources = {source for each in arrivals.values() for source, _ in each}
+            dims = _ALL.intersection(*(even.get(source, ()) for source in sources))
+            even[index] = _even_dims(case, index, dims)
+            zero = _why(case, index, dims) or Zero("", "adds-up", above)
+            found |= {(index, slot): zero for slot in vain}
+        above = above if waiting else index  # the last that all ways lead through
+        for edge in filter(None, case.slots(index)):
+            if edge.target in done:  # made in several threads, whose numbers say nothing
+                return {}
+            if sent is None:
+                in_part.add(edge.target)
+            elif edge.slot in sent:
+                arriving[edge.target][edge.input_nr][index, edge.slot] = sent[edge.slot]
+            if edge.target not in met:
+                met.add(edge.target)
+                node = case.nodes[edge.target]
+                heappush(waiting, (1 if node.is_leaf else -number_of(node.grad_fn), edge.target))
+    return found
+
+
+def _sent(
+    case: Case, index: int, gradients: Mapping[int, Tensor]
+) -> tuple[dict[int, Tensor] | None, list[int]]:
+    """By slot what a Node sends of finite numbers that are not zero; None where it is not known.
+
+    And the slots along which it sends nothing but rounding for these gradients, and not for others.
+    """
+    node, saved = case.nodes[index], case.peeks[index]
+    is_fit = all(gradient.dtype in _EXACT for gradient in gradients.values())
+    is_layer = operation_of(node.name) in _LAYERS
+    sent = answer_of(node, saved, gradients) if is_fit and not is_layer else None
+    if sent is None:
+        return None, []
+    largest = max(_largest(each) for each in gradients.values())
+    others, left, vain = None, dict[int, Tensor](), list[int]()
+    for edge in filter(None, case.slots(index)):
+        gradient = sent[edge.slot] if edge.slot < len(sent) else None
+        if gradient is None:
+            continue
+        gradient = fitted(case.nodes[edge.target], edge.input_nr, gradient)
+        size = _largest(gradient)
+        if size <= _SMALL * largest:
+            others = others or answer_of(node, saved, _unlike(gradients)) or (None,) * len(sent)
+            other = others[edge.slot]
+            if other is not None and other.any():
+                if size <= _rounding(gradient) * _largest(other):
+                    vain.append(edge.slot)
+                    continue
+        if size:  # also of NaN
+            left[edge.slot] = gradient
+    return left, vain
+
+
+def _even_dims(case: Case, index: int, dims: frozenset[int]) -> frozenset[int]:
+    """Along which dimensions a Node sends the same, if that is so of what comes to it."""
+    operation, saved = operation_of(case.nodes[index].name), case.peeks[index]
+    if operation in _SUMS and saved.values.get("dim") and dims != _ALL:
+        rank = len(saved.values["self_sym_sizes"])
+        return frozenset(dim % rank for dim in saved.values["dim"])
+    is_by_one = operation in _EVEN and all(tensor.numel() == 1 for _, tensor in saved.tensors)
+    return _ALL if operation in _SUMS or (is_by_one and dims == _ALL) else frozenset()
+
+
+def _why(case: Case, index: int, dims: frozenset[int]) -> Zero | None:
+    """Why a Node sends nothing but rounding for what is the same along some dimensions.
+
+    None where it is of no operation of which more is known.
+    """
+    node, saved = case.nodes[index], case.peeks[index].values
+    operation, shape = operation_of(node.name), shape_or_none(node) or ()
+    if operation == "LogSoftmax" and is_plain(result := saved.get("result")):
+        return _MET if result.amax(saved["dim"]).any() else _SATURATED
+    if operation not in _CONSTANT:
+        return None
+    over = {
+        "NativeBatchNorm": {*range(len(shape))} - {1},
+        "NativeLayerNorm": {*range(len(shape))[-len(saved.get("normalized_shape", ())) :]},
+        "Softmax": {saved.get("dim", 0) % max(len(shape), 1)},
+    }.get(operation, {*range(1, len(shape))})
+    reason = f"the sum over {_CONSTANT[operation]} is constant"
+    return Zero(reason, "constant-sum") if over <= dims else _AT_REST
+
+
+def _add_up_to_zero(arrivals: Mapping[EdgeKey, Tensor]) -> bool:
+    """Whether several gradients cancel in each element."""
+    first = next(iter(arrivals.values()))
+    if len(arrivals) == 1 or first.dtype not in _EXACT:
+        return False
+    sizes = sum(gradient.abs() for gradient in arrivals.values())
+    return bool((_sum(arrivals).abs() <= _rounding(first) * sizes).all())
+
+
+def _sum(arrivals: Mapping[EdgeKey, Tensor]) -> Tensor:
+    first, *others = arrivals.values()
+    for gradient in others:
+        first = first + gradient
+    return first
+
+
+def _unlike(gradients: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Gradients of that size whose elements are all different."""
+    return {
+        number: _largest(gradient)
+        * (torch.arange(1, gradient.numel() + 1, device=gradient.device) * 0.618)
+        .frac()
+        .reshape(gradient.shape)
+        .to(gradient.dtype)
+        for number, gradient in gradients.items()
+    }
+
+
+def _largest(gradient: Tensor) -> float:
+    return float(gradient.abs().max()) if gradient.numel() else 0.0
+
+
+def _rounding(gradient: Tensor) -> float:
+    return 16 * torch.finfo(gradient.dtype).eps
+
+
+_MANY = 32  # Nodes at most: a loss has fewer, and to ask them takes no time beside the others
+_SMALL = 1e-4  # of what comes: what is sent may be nothing but rounding
+_EXACT = {torch.float32, torch.float64}  # in the others rounding is not small
+_ROOT = (-1, 0)
+# Where a network begins: their weights are leaves, and to ask them takes time.
+_LAYERS = set(
+    "Addmm Addmv Convolution ConvolutionOverrideable CudnnConvolution CudnnRnn Embedding "
+    "EmbeddingBag Linear MkldnnConvolution MkldnnRnnLayer SlowConv2D".split()
+)
+_SATURATED = Zero("softmax of the logits is rounded to 0 and 1 everywhere", "flat")
+_MET = Zero("the probabilities are already those that the loss asks for", "lowest")
+_AT_REST = Zero("what comes to it is the same for all elements here", "lowest")
+_SUMS = {"Mean", "Sum"}
+_ALL = frozenset(range(64))  # torch's tensors have no more dimensions
+# The operations that send the same to every element, where what comes to them is one number.
+_EVEN = set("Add Div Mul Neg ReshapeAlias Rsub Squeeze Sub Unsqueeze UnsafeView View".split())
+# What adds up to the same number, whatever went in.
+_CONSTANT = {
+    "NativeBatchNorm": "what batch_norm gave",
+    "NativeGroupNorm": "what group_norm gave",
+    "NativeLayerNorm": "what layer_norm gave",
+    "Softmax": "softmax",
+}
