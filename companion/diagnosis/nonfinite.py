@@ -169,13 +169,13 @@ def _above(case: Case, nodes: Collection[int]) -> set[int]:
     return above
 
 
-def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, Source | None]:
-    """Where the NaN or infinity of an output was born: the end of a sentence, and the line."""
+def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, list[Source | None]]:
+    """Where the NaN or infinity of an output was born: the end of a sentence, and the lines."""
     births = births_before(watch, output)
     if not births:
-        return "", None
+        return "", []
     made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
-    return f": {_placed(births[0])} gave the first{made}", births[0].source
+    return f": {_placed(births[0])} gave the first{made}", [birth.source for birth in births]
 
 
 def _placed(operation: Operation) -> str:

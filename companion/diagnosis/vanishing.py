@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from heapq import heappop, heappush
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -18,12 +19,13 @@ from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.paths import EdgeKey, Zero
 from companion.diagnosis.rehearsing import fitted
-from companion.diagnosis.values import is_plain
-from companion.graph.nodes import shape_or_none
+from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import edge_of
+from companion.graph.saved import Peek
 from companion.internals import number_of
 
 Tensor = torch.Tensor
+_Nothing = Literal["cancels", "flat"]
 Arrivals = defaultdict[int, dict[EdgeKey, Tensor]]  # by number of the output, by edge
 
 
@@ -50,12 +52,12 @@ def vanishing(case: Case) -> dict[EdgeKey, Zero]:
             found |= {key: Zero("", "adds-up", above) for each in arrivals.values() for key in each}
         elif is_whole and arrivals:
             sums = {number: _sum(each) for number, each in arrivals.items()}
-            sent, vain = _sent(case, index, sums)
+            sent, nothing = _sent(case, index, sums)
             sources = {source for each in arrivals.values() for source, _ in each}
             dims = _ALL.intersection(*(even.get(source, ()) for source in sources))
             even[index] = _even_dims(case, index, dims)
-            zero = _why(case, index, dims) or Zero("", "adds-up", above)
-            found |= {(index, slot): zero for slot in vain}
+            for slot, kind in nothing.items():
+                found[index, slot] = _why(case, index, kind, dims) or Zero("", "adds-up", above)
         above = above if waiting else index  # the last that all ways lead through
         for edge in filter(None, case.slots(index)):
             if edge.target in done:  # made in several threads, whose numbers say nothing
@@ -73,56 +75,76 @@ def vanishing(case: Case) -> dict[EdgeKey, Zero]:
 
 def _sent(
     case: Case, index: int, gradients: Mapping[int, Tensor]
-) -> tuple[dict[int, Tensor] | None, list[int]]:
+) -> tuple[dict[int, Tensor] | None, dict[int, _Nothing]]:
     """By slot what a Node sends of finite numbers that are not zero; None where it is not known.
 
-    And the slots along which it sends nothing but rounding for these gradients, and not for others.
+    And by slot why it sends nothing but rounding for these gradients, and not for others.
     """
     node, saved = case.nodes[index], case.peeks[index]
     is_fit = all(gradient.dtype in _EXACT for gradient in gradients.values())
     is_layer = operation_of(node.name) in _LAYERS
     sent = answer_of(node, saved, gradients) if is_fit and not is_layer else None
     if sent is None:
-        return None, []
+        return None, {}
     largest = max(_largest(each) for each in gradients.values())
-    others, left, vain = None, dict[int, Tensor](), list[int]()
+    left, nothing = dict[int, Tensor](), dict[int, _Nothing]()
     for edge in filter(None, case.slots(index)):
         gradient = sent[edge.slot] if edge.slot < len(sent) else None
         if gradient is None:
             continue
         gradient = fitted(case.nodes[edge.target], edge.input_nr, gradient)
         size = _largest(gradient)
-        if size <= _SMALL * largest:
-            others = others or answer_of(node, saved, _unlike(gradients)) or (None,) * len(sent)
-            other = others[edge.slot]
-            if other is not None and other.any():
-                if size <= _rounding(gradient) * _largest(other):
-                    vain.append(edge.slot)
-                    continue
-        if size:  # also of NaN
+        is_small = size <= _SMALL * largest and gradient.dtype in _EXACT
+        others = _others(node, saved, gradients, edge.slot) if is_small else None
+        if others and _is_rounding(size, others.there * largest, gradient.dtype):
+            nothing[edge.slot] = "cancels"
+        elif others and others.everywhere and not others.there and not size:
+            nothing[edge.slot] = "flat"
+        elif size:  # also of NaN
             left[edge.slot] = gradient
-    return left, vain
+    return left, nothing
+
+
+class _Others(NamedTuple):
+    """The largest number that a Node sends of others, all different, between 0 and 1."""
+
+    there: float  # where they come to the elements that the gradient comes to
+    everywhere: float  # where they come to all elements
+
+
+def _others(
+    node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor], slot: int
+) -> _Others | None:
+    """What a Node sends along a slot for other gradients; None where that is not known."""
+    everywhere = {number: _uneven(gradient) for number, gradient in gradients.items()}
+    there = {number: each * (gradients[number] != 0) for number, each in everywhere.items()}
+    sent = [answer_of(node, saved, given) for given in (there, everywhere)]
+    found = [each[slot] for each in sent if each]
+    largest = [_largest(each) for each in found if each is not None]
+    return _Others(*largest) if len(largest) == 2 else None
 
 
 def _even_dims(case: Case, index: int, dims: frozenset[int]) -> frozenset[int]:
     """Along which dimensions a Node sends the same, if that is so of what comes to it."""
     operation, saved = operation_of(case.nodes[index].name), case.peeks[index]
     if operation in _SUMS and saved.values.get("dim") and dims != _ALL:
-        rank = len(saved.values["self_sym_sizes"])
+        rank = max(1, len(saved.values["self_sym_sizes"]))
         return frozenset(dim % rank for dim in saved.values["dim"])
     is_by_one = operation in _EVEN and all(tensor.numel() == 1 for _, tensor in saved.tensors)
     return _ALL if operation in _SUMS or (is_by_one and dims == _ALL) else frozenset()
 
 
-def _why(case: Case, index: int, dims: frozenset[int]) -> Zero | None:
+def _why(case: Case, index: int, kind: _Nothing, dims: frozenset[int]) -> Zero | None:
     """Why a Node sends nothing but rounding for what is the same along some dimensions.
 
     None where it is of no operation of which more is known.
     """
     node, saved = case.nodes[index], case.peeks[index].values
     operation, shape = operation_of(node.name), shape_or_none(node) or ()
-    if operation == "LogSoftmax" and is_plain(result := saved.get("result")):
-        return _MET if result.amax(saved["dim"]).any() else _SATURATED
+    if operation == "LogSoftmax":
+        return _SATURATED if kind == "flat" else _MET
+    if kind == "flat":
+        return FLAT_THERE
     if operation not in _CONSTANT:
         return None
     over = {
@@ -140,7 +162,7 @@ def _add_up_to_zero(arrivals: Mapping[EdgeKey, Tensor]) -> bool:
     if len(arrivals) == 1 or first.dtype not in _EXACT:
         return False
     sizes = sum(gradient.abs() for gradient in arrivals.values())
-    return bool((_sum(arrivals).abs() <= _rounding(first) * sizes).all())
+    return bool((_sum(arrivals).abs() <= _ROUNDING * torch.finfo(first.dtype).eps * sizes).all())
 
 
 def _sum(arrivals: Mapping[EdgeKey, Tensor]) -> Tensor:
@@ -150,27 +172,24 @@ def _sum(arrivals: Mapping[EdgeKey, Tensor]) -> Tensor:
     return first
 
 
-def _unlike(gradients: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Gradients of that size whose elements are all different."""
-    return {
-        number: _largest(gradient)
-        * (torch.arange(1, gradient.numel() + 1, device=gradient.device) * 0.618)
-        .frac()
-        .reshape(gradient.shape)
-        .to(gradient.dtype)
-        for number, gradient in gradients.items()
-    }
+def _uneven(gradient: Tensor) -> Tensor:
+    """Numbers between 0 and 1 that are all different."""
+    positions = torch.arange(1, gradient.numel() + 1, device=gradient.device)
+    return (positions * 0.618).frac().reshape(gradient.shape).to(gradient.dtype)
 
 
 def _largest(gradient: Tensor) -> float:
     return float(gradient.abs().max()) if gradient.numel() else 0.0
 
 
-def _rounding(gradient: Tensor) -> float:
-    return 16 * torch.finfo(gradient.dtype).eps
+def _is_rounding(size: float, expected: float, dtype: torch.dtype) -> bool:
+    """Whether what there is is so small beside what can be expected that it is rounding alone."""
+    limits = torch.finfo(dtype)
+    return expected > limits.tiny and size <= _ROUNDING * limits.eps * expected
 
 
 _MANY = 32  # Nodes at most: a loss has fewer, and to ask them takes no time beside the others
+_ROUNDING = 16  # in units of the last place, as of sums of many terms
 _SMALL = 1e-4  # of what comes: what is sent may be nothing but rounding
 _EXACT = {torch.float32, torch.float64}  # in the others rounding is not small
 _ROOT = (-1, 0)
@@ -180,6 +199,7 @@ _LAYERS = set(
     "EmbeddingBag Linear MkldnnConvolution MkldnnRnnLayer SlowConv2D".split()
 )
 _SATURATED = Zero("softmax of the logits is rounded to 0 and 1 everywhere", "flat")
+FLAT_THERE = Zero("its slope is 0 wherever a gradient comes to it", "flat")
 _MET = Zero("the probabilities are already those that the loss asks for", "lowest")
 _AT_REST = Zero("what comes to it is the same for all elements here", "lowest")
 _SUMS = {"Mean", "Sum"}

@@ -28,7 +28,7 @@ from companion.diagnosis.paths import (
 )
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
-from companion.diagnosis.vanishing import vanishing
+from companion.diagnosis.vanishing import FLAT_THERE, vanishing
 from companion.findings import Finding, Severity, finding
 from companion.forward.tracing import overwrites
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
@@ -89,11 +89,13 @@ def _first_cause(graph: Graph, zeros: Mapping[EdgeKey, Zero]) -> dict[int, EdgeK
     """By Node the edge that is to be named, of those on its paths: the first from the root on.
 
     But what sends zeros whatever its values are goes before others, where it is on all paths. And
-    a product with zeros, as with labels, is no reason where others are needed to explain the rest.
+    a product with zeros, as with labels, is no reason where others are needed to explain the rest,
+    nor is that of which nothing is known but that it is flat.
     """
     always = {key for key, zero in zeros.items() if zero.variant in _ALWAYS}
     factors = {key for key, zero in zeros.items() if zero.variant == "zero-factor"}
-    found = first_on_the_way(graph, zeros) | first_on_the_way(graph, zeros.keys() - factors)
+    weak = factors | {key for key, zero in zeros.items() if zero == FLAT_THERE}
+    found = first_on_the_way(graph, zeros) | first_on_the_way(graph, zeros.keys() - weak)
     for edges in factors, always:
         alive = reached_without(graph, edges)
         first = first_on_the_way(graph, edges)

@@ -122,6 +122,16 @@ def test_a_label_that_a_mask_leaves_out_is_told(shape):
         assert loss.isfinite() and not OF_VALUES & {found.code for found in diagnose(loss)}
 
 
+def test_a_mask_of_minus_infinity_is_meant_so_and_the_softmax_that_made_nan_of_it_comes_first():
+    x = torch.zeros(2, 3, requires_grad=True)
+    with watch() as watched:
+        masked = x.masked_fill(torch.tensor([[True], [False]]), -inf)
+        loss = masked.softmax(1).square().sum()
+    cause, consequence = diagnose(loss, x, watch=watched)
+    assert cause.message.startswith("softmax gave NaN in 1 row")
+    assert "masked_fill() at" in consequence.message and "softmax() at" in consequence.message
+
+
 def test_a_product_above_a_logarithm_at_0_is_its_consequence():
     p = torch.tensor([[200.0, 0.0]], requires_grad=True).softmax(-1)
     entropy = masked(p * p.log()).sum()

@@ -295,6 +295,18 @@ PROGRAMS = {
         lambda y: F.binary_cross_entropy(y.sum(1, keepdim=True).softmax(1), ones(4, 1)),
         lambda y: F.binary_cross_entropy(y.softmax(1), ones(4, 3)),
     ),
+    "a product of probabilities that are rounded to 1": (
+        "sigmoid is rounded to 0 or 1 everywhere",
+        "warning",
+        lambda y: (1 - (1e6 * y).sigmoid()).cumprod(1)[:, -1].sum(),
+        lambda y: (1 - y.sigmoid()).cumprod(1)[:, -1].sum(),
+    ),
+    "a unit that is dead for all that reads it": (
+        "its slope is 0 wherever a gradient comes to it",
+        "warning",
+        lambda y: F.relu(y - labels(99, 0, 0))[:, 0].sum(),
+        lambda y: F.relu(y - labels(0, 0, 99))[:, 0].sum(),
+    ),
     "terms that cancel": (
         "by several ways from",
         "warning",
@@ -515,3 +527,11 @@ def test_a_softmax_over_one_comes_before_the_infinity_or_nan_that_it_gave(f):
     assert others[0].code == "nan-risk"
     model = nn.Linear(3, 2)
     assert diagnose(f(model(100 * torch.randn(4, 3)).softmax(1)), model)[0].code == "nan-risk"
+
+
+def test_a_gradient_too_small_for_a_float_is_no_flat_part_and_cancels_nothing():
+    model = Layer()
+    loss = (model.out * 1e-30 * 1e-30).sum()
+    assert not OF_VALUES & {each.code for each in diagnose(loss, model.layer)}
+    scalar = torch.ones((), requires_grad=True)  # has no dimension to take the sum over
+    assert diagnose(scalar.sum(0).mean(0), scalar).ok
