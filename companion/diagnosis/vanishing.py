@@ -19,6 +19,7 @@ from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.paths import EdgeKey, Zero
 from companion.diagnosis.rehearsing import fitted
+from companion.diagnosis.values import bounds_of
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import edge_of
 from companion.graph.saved import Peek
@@ -179,7 +180,11 @@ def _uneven(gradient: Tensor) -> Tensor:
 
 
 def _largest(gradient: Tensor) -> float:
-    return float(gradient.abs().max()) if gradient.numel() else 0.0
+    """The size of its largest element; NaN where one element is."""
+    if not gradient.numel():
+        return 0.0
+    low, high = bounds_of(gradient)
+    return max(-low, high)
 
 
 def _is_rounding(size: float, expected: float, dtype: torch.dtype) -> bool:
