@@ -26,7 +26,7 @@ from companion.diagnosis.risks import (
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
-from companion.forward.tracing import births_before, hidden_by
+from companion.forward.tracing import births_before, births_in, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
 from companion.naming import listed
@@ -185,10 +185,12 @@ def _placed(operation: Operation) -> str:
 
 def born_in(watch: Watch) -> tuple[str, Source | None]:
     """Where the first NaN or infinity of a block was born: a sentence, and the line."""
-    first = watch.first_nonfinite
-    if first is None:
+    births = births_in(watch)
+    if not births:
         return "every result in the watched block was finite, or no worse than what it took", None
-    return f"the first result that was not finite is that of {_placed(first)}", first.source
+    nan = f", and the first NaN that of {_placed(births[1])}" if births[1:] else ""
+    text = f"the first result that was not finite is that of {_placed(births[0])}{nan}"
+    return text, births[0].source
 
 
 _TOLD_ELSEWHERE = Risk("", "")  # what gave infinities or NaN, and is told with others like it
