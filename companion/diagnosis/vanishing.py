@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple
+from math import nan
+from typing import Literal
 
 import torch
 
@@ -96,33 +97,36 @@ def _sent(
         gradient = fitted(case.nodes[edge.target], edge.input_nr, gradient)
         size = _largest(gradient)
         is_small = size <= _SMALL * largest and gradient.dtype in _EXACT
-        others = _others(node, saved, gradients, edge.slot) if is_small else None
-        if others and _is_rounding(size, others.there * largest, gradient.dtype):
+        there, everywhere = _others(node, saved, gradients, edge.slot) if is_small else (nan, nan)
+        if _is_rounding(size, there * largest, gradient.dtype):
             nothing[edge.slot] = "cancels"
-        elif others and others.everywhere and not others.there and not size:
+        elif everywhere and not there and not size:
             nothing[edge.slot] = "flat"
         elif size:  # also of NaN
             left[edge.slot] = gradient
     return left, nothing
 
 
-class _Others(NamedTuple):
-    """The largest number that a Node sends of others, all different, between 0 and 1."""
-
-    there: float  # where they come to the elements that the gradient comes to
-    everywhere: float  # where they come to all elements
-
-
 def _others(
     node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor], slot: int
-) -> _Others | None:
-    """What a Node sends along a slot for other gradients; None where that is not known."""
+) -> tuple[float, float]:
+    """The largest number that a Node sends along a slot of others between 0 and 1.
+
+    First where they come to the elements that the gradient comes to; then, if that is 0, where they
+    come to all.
+    """
     everywhere = {number: _uneven(gradient) for number, gradient in gradients.items()}
     there = {number: each * (gradients[number] != 0) for number, each in everywhere.items()}
-    sent = [answer_of(node, saved, given) for given in (there, everywhere)]
-    found = [each[slot] for each in sent if each]
-    largest = [_largest(each) for each in found if each is not None]
-    return _Others(*largest) if len(largest) == 2 else None
+    of_some = _largest_sent(node, saved, there, slot)
+    return of_some, of_some or _largest_sent(node, saved, everywhere, slot)
+
+
+def _largest_sent(
+    node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor], slot: int
+) -> float:
+    """The size of the largest element that a Node sends along a slot; NaN if that is not known."""
+    sent = answer_of(node, saved, gradients)
+    return nan if sent is None or (gradient := sent[slot]) is None else _largest(gradient)
 
 
 def _even_dims(case: Case, index: int, dims: frozenset[int]) -> frozenset[int]:
@@ -189,6 +193,8 @@ def _largest(gradient: Tensor) -> float:
 
 def _is_rounding(size: float, expected: float, dtype: torch.dtype) -> bool:
     """Whether what there is is so small beside what can be expected that it is rounding alone."""
+    if not size <= expected:  # or it is not known; of whole numbers there are no such limits
+        return False
     limits = torch.finfo(dtype)
     return expected > limits.tiny and size <= _ROUNDING * limits.eps * expected
 
