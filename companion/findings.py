@@ -2270,6 +2270,13 @@ KINDS: dict[str, Kind] = {
                 "detach() the one that is to stay as it was, as the old log-probabilities of PPO: "
                 "(logp - old_logp.detach()).exp(); its value stays 1 and its slope comes back",
             ),
+            "adds-up": (
+                "the gradients that come to it by several ways add up to 0, but for rounding: "
+                "what is computed is the same whatever goes in, as the length of what was "
+                "normalised and log(exp(x)) - x are, or it is at its lowest",
+                "write the formula out and look which terms cancel; compare with a target that "
+                "does not come of the same tensor, or detach() the term that is to stay as it was",
+            ),
             "cancels": (
                 "the two gradients are equal but for their sign; so are those of "
                 "log_prob(rsample()) by the mean, since the sample moves with the mean",

@@ -52,7 +52,7 @@ from companion.diagnosis.unreached import (
     about_what_was_written_aside,
 )
 from companion.diagnosis.values import is_finite, is_plain, is_readable
-from companion.diagnosis.zeros import about_zeros
+from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
 from companion.forward.tracing import written_at
@@ -118,7 +118,8 @@ def diagnose(
     but not where that would run hooks (``saved_tensors_hooks``, a non-reentrant checkpoint). A Node
     of torch that may give infinities or NaN is asked for them: its formula is computed alone. Those
     of all Nodes are where one does and the output is finite, to see whether it arrives, and where
-    gradients pass as float16, to see whether it has numbers for them. Of an output that is not
+    gradients pass as float16, to see whether it has numbers for them. Those of the first few are
+    where the output is one number, to see whether the gradient cancels. Of an output that is not
     finite, sums and products are computed again. Modes, counters of FLOPs and profilers do not see
     that.
 
@@ -404,20 +405,20 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
             looks[node.index] = look
     rehearsal = rehearse(case) if has_half(case) else None  # its range is narrow
     found, spoiling = about_nan(case, looks, rehearsal)
-    yield from _causes_first(found, list(_about_the_loss(case)))
+    yield from about_constants(case, spoiling)
+    yield from _about_the_spoilt_loss(case, found)
     yield from about_zeros(case, looks, spoiling, rehearsal.rounded_to_zero if rehearsal else ())
 
 
-def _about_the_loss(case: Case) -> Iterator[Finding]:
-    if is_plain(case.output) and not is_finite(case.output):
-        born, source = born_before(case.watch, case.output) if case.watch else ("", None)
-        yield finding("non-finite", f"the output itself is infinite or NaN{born}", source=source)
-
-
-def _causes_first(causes: list[Finding], loss: list[Finding]) -> list[Finding]:
+def _about_the_spoilt_loss(case: Case, causes: list[Finding]) -> list[Finding]:
     """What is said of Nodes before what is said of the output, unless that alone has the line."""
-    lines = {None, *(found.source for found in causes)}
-    return loss + causes if any(found.source not in lines for found in loss) else causes + loss
+    if not is_plain(case.output) or is_finite(case.output):
+        return causes
+    born, lines = born_before(case.watch, case.output) if case.watch else ("", [])
+    message = f"the output itself is infinite or NaN{born}"
+    loss = finding("non-finite", message, source=lines[0] if lines else None)
+    known = {found.source for found in causes}
+    return [loss, *causes] if lines and known.isdisjoint(lines) else [*causes, loss]
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ from companion.diagnosis.risks import (
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
-from companion.forward.tracing import births_before, hidden_by
+from companion.forward.tracing import births_before, births_in, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
 from companion.naming import listed
@@ -61,17 +61,15 @@ def about_nan(
     if not hidden:
         risks |= shown | _given_nothing(case) | _brought(case)
         for index, risk in overflowing(case).items():  # of which others may be consequences
-            has_words = index in risks and not risks[index].message.startswith(
-                case.nodes[index].name
-            )
-            risks |= {} if has_words else {index: risk}
+            if index not in risks or risks[index].is_vague:
+                risks[index] = risk
     elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
         # Some of it may be overwritten further on.
         risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
     found = [
-        finding(code, message, variant=variant, **case.at(index))
-        for index, (code, message, variant) in risks.items()
-        if code == "nan-risk"
+        finding(risk.code, risk.message, variant=risk.variant, **case.at(index))
+        for index, risk in risks.items()
+        if risk.code == "nan-risk"
     ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
     giving = {
@@ -146,10 +144,10 @@ def _about_the_spoilt(
         hidden: whether the output is finite, so that no NaN inside of the graph shows.
     """
     above = _above(case, giving) if spoilt else set()
-    for index, (_, message, variant) in spoilt.items():
+    for index, risk in spoilt.items():
         if index in above:
             continue
-        node = case.nodes[index]
+        node, message, variant = case.nodes[index], risk.message, risk.variant
         if hidden and variant in ("", "data"):
             variant = "masked"
         if hidden:
@@ -171,13 +169,13 @@ def _above(case: Case, nodes: Collection[int]) -> set[int]:
     return above
 
 
-def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, Source | None]:
-    """Where the NaN or infinity of an output was born: the end of a sentence, and the line."""
+def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, list[Source | None]]:
+    """Where the NaN or infinity of an output was born: the end of a sentence, and the lines."""
     births = births_before(watch, output)
     if not births:
-        return "", None
+        return "", []
     made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
-    return f": {_placed(births[0])} gave the first{made}", births[0].source
+    return f": {_placed(births[0])} gave the first{made}", [birth.source for birth in births]
 
 
 def _placed(operation: Operation) -> str:
@@ -187,10 +185,12 @@ def _placed(operation: Operation) -> str:
 
 def born_in(watch: Watch) -> tuple[str, Source | None]:
     """Where the first NaN or infinity of a block was born: a sentence, and the line."""
-    first = watch.first_nonfinite
-    if first is None:
+    births = births_in(watch)
+    if not births:
         return "every result in the watched block was finite, or no worse than what it took", None
-    return f"the first result that was not finite is that of {_placed(first)}", first.source
+    nan = f", and the first NaN that of {_placed(births[1])}" if births[1:] else ""
+    text = f"the first result that was not finite is that of {_placed(births[0])}{nan}"
+    return text, births[0].source
 
 
 _TOLD_ELSEWHERE = Risk("", "")  # what gave infinities or NaN, and is told with others like it

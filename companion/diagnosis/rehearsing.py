@@ -65,13 +65,13 @@ def rehearse(case: Case) -> Rehearsal:
             continue
         for edge, gradient in _sent(case, index, gradients):
             others, number = arriving[edge.target], edge.input_nr
-            fitted = _fitted(case.nodes[edge.target], number, gradient)
-            if not is_finite(fitted):
+            came = fitted(case.nodes[edge.target], number, gradient)
+            if not is_finite(came):
                 bad.append((index, edge.target))
-            if fitted.dtype is torch.float16 and not fitted.any():
+            if came.dtype is torch.float16 and not came.any():
                 if gradient.any() or _is_rounded(case, edge, gradients):
                     rounded.append((index, edge.slot))
-            others[number] = others[number] + fitted if number in others else fitted
+            others[number] = others[number] + came if number in others else came
     return Rehearsal(_leading_to(ends, bad), rounded)
 
 
@@ -94,7 +94,7 @@ def _guessed(target: GraphNode, number: int, gradients: Mapping[int, Tensor]) ->
         yield came if fits else ones if is_finite(came) else ones * torch.nan
 
 
-def _fitted(node: GraphNode, number: int, gradient: Tensor) -> Tensor:
+def fitted(node: GraphNode, number: int, gradient: Tensor) -> Tensor:
     """A gradient in the shape and the dtype of the output that it comes to, as in a real pass.
 
     So does ``backward/program_nodes.py``, as text.

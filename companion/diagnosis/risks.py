@@ -27,6 +27,7 @@ class Risk(NamedTuple):
     code: str  # of a finding
     message: str
     variant: str = ""  # of the finding, where the cure is another
+    is_vague: bool = False  # names the Node and no reason, so that any reason is better
 
 
 class Point(NamedTuple):
@@ -166,7 +167,7 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
                 came = ", and no graph, as data and masks have none" if is_given else ""
                 keeps = "keeps" if argument.startswith("ctx.") else "saved"
                 message = f"{name} {keeps} {argument}, which has {kind} values{came}"
-                return Risk("non-finite", message, "data" if is_given else "")
+                return Risk("non-finite", message, "data" if is_given else "", is_vague=True)
     return None
 
 

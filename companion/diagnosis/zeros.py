@@ -28,9 +28,11 @@ from companion.diagnosis.paths import (
 )
 from companion.diagnosis.risks import IGNORED
 from companion.diagnosis.values import bounds_of, is_finite, is_plain, is_readable
+from companion.diagnosis.vanishing import FLAT_THERE, vanishing
 from companion.findings import Finding, Severity, finding
 from companion.forward.tracing import overwrites
 from companion.graph.nodes import Edge, GraphNode, shape_or_none
+from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import base_of, metadata_of, output_count
 
@@ -55,19 +57,50 @@ def about_zeros(
     if case.graph is None or not zeros:
         return
     alive = reached_without(case.graph, zeros) | below(case.graph, spoiling) | set(spoiling)
-    first = first_on_the_way(case.graph, zeros)
+    dead = [(given, given.node) for given in case.inputs if given.node is not None]
+    dead = [(given, index) for given, index in dead if index not in alive]
     inputs_by_zero = defaultdict[tuple[int, Zero], list[Input]](list)  # and by its Node
-    for given in case.inputs:
-        if given.node is not None and given.node not in alive:
-            key = first[given.node]
-            inputs_by_zero[_node_of(key, zeros[key]), zeros[key]].append(given)
-    if not case.inputs and not alive & {leaf.index for leaf in case.graph.leaves}:
-        key = min(zeros)
+    leaves = {leaf.index for leaf in case.graph.leaves}
+    is_all_dead = not case.inputs and not alive & leaves
+    first = _first_cause(case.graph, zeros) if dead or is_all_dead else {}
+    for given, index in dead:
+        key = first[index]
+        inputs_by_zero[_node_of(key, zeros[key]), zeros[key]].append(given)
+    if is_all_dead:
+        key = min((first[leaf] for leaf in leaves), default=min(zeros))
         inputs_by_zero[_node_of(key, zeros[key]), zeros[key]] = []
     for (index, zero), inputs in inputs_by_zero.items():
         severity: Severity | None = "info" if zero.variant in _ON_PURPOSE else None
         about = case.at(index) | {"variant": zero.variant, "severity": severity}
         yield finding("zero-derivative", _message(zero, case.nodes[index].name, inputs), **about)
+
+
+def about_constants(case: Case, spoiling: Collection[int]) -> Iterator[Finding]:
+    """What gives the same whatever goes in, so that a Node above gives infinities or NaN."""
+    spoilt = below(case.graph, spoiling) if case.graph and spoiling else ()
+    for node, saved in case.of(_OF_ONE.keys()) if spoilt else ():
+        if node.index in spoilt and _is_over_one(saved.values):
+            message = f"{node.name} goes over one element: it gives the same whatever goes in"
+            about = case.at(node.index) | {"variant": "one-element"}
+            yield finding("zero-derivative", message, **about)
+
+
+def _first_cause(graph: Graph, zeros: Mapping[EdgeKey, Zero]) -> dict[int, EdgeKey]:
+    """By Node the edge that is to be named, of those on its paths: the first from the root on.
+
+    But what sends zeros whatever its values are goes before others, where it is on all paths. And
+    a product with zeros, as with labels, is no reason where others are needed to explain the rest,
+    nor is that of which nothing is known but that it is flat.
+    """
+    always = {key for key, zero in zeros.items() if zero.variant in _ALWAYS}
+    factors = {key for key, zero in zeros.items() if zero.variant == "zero-factor"}
+    weak = factors | {key for key, zero in zeros.items() if zero == FLAT_THERE}
+    found = first_on_the_way(graph, zeros) | first_on_the_way(graph, zeros.keys() - weak)
+    for edges in factors, always:
+        alive = reached_without(graph, edges)
+        first = first_on_the_way(graph, edges)
+        found |= {index: key for index, key in first.items() if index not in alive}
+    return found
 
 
 def _node_of(key: EdgeKey, zero: Zero) -> int:
@@ -80,7 +113,8 @@ def _message(zero: Zero, name: str, inputs: Sequence[Input]) -> str:
     why, names = f" ({zero.reason})" if zero.reason else "", names_of_all(inputs)
     if zero.node is not None:
         of = f"what comes to {names}" if inputs else "what comes"
-        return f"{of} by two ways from {name} cancels{why}: nothing is left of the gradient"
+        ways = "two ways" if zero.reason else "several ways"
+        return f"{of} by {ways} from {name} cancels{why}: nothing is left of the gradient"
     if not inputs:
         return f"{name} sends zero{why}" if why else f"{name} always sends zero"
     end = "so is its gradient" if len(inputs) == 1 else "so are their gradients"
@@ -104,7 +138,7 @@ def _edges_of_zeros(case: Case, looks: Mapping[int, Look]) -> dict[EdgeKey, Zero
             found = {slot: _zero_here(node, saved, slot) for slot in zero_slots(node, saved, used)}
         zeros.update({(node.index, slot): zero for slot, zero in found.items()})
     cancelled = dict(cancelling(case))
-    return dict(_of_constant_sums(case)) | _but_of_lowest(case, zeros, cancelled) | cancelled
+    return vanishing(case) | _but_of_lowest(case, zeros, cancelled) | cancelled
 
 
 def _but_of_lowest(
@@ -175,7 +209,7 @@ def _flat(case: Case, node: GraphNode, saved: Peek) -> dict[int, Zero]:
     operation = operation_of(node.name)
     if not _may_be_flat(operation, saved.values):
         return {}
-    found = {slot: _why_flat(operation, slot) for slot in zero_slots(node, saved)}
+    found = {slot: _why_flat(operation, slot, saved) for slot in zero_slots(node, saved)}
     slots = case.slots(node.index)
     left_out = [edge.slot for edge in slots if edge and _is_ctc(case.nodes[edge.target])]
     return found | {slot: _TOO_LONG for slot in left_out if slot in found}
@@ -185,10 +219,12 @@ def _is_ctc(node: GraphNode) -> bool:
     return "CtcLoss" in node.name
 
 
-def _why_flat(operation: str, slot: int) -> Zero:
+def _why_flat(operation: str, slot: int, saved: Peek) -> Zero:
     """Why an operation sends zeros along a slot; those of clamp behind the first are bounds."""
     if operation in _BOUNDED and slot > 0:
         return Zero("no value is at this bound", "flat")
+    if is_plain(weight := saved.values.get("weight")) and not weight.any():
+        return Zero("a product with zeros alone", "zero-factor")
     variant = "overwritten" if operation in _OVERWRITTEN else "flat"
     return Zero(_FLAT[operation], "masked" if operation in _MASKS else variant)
 
@@ -268,24 +304,6 @@ def _is_of_equals(values: Mapping[str, Any]) -> bool:
     return bool((_sample_of(given) == _sample_of(target)).all()) and torch.equal(given, target)
 
 
-def _of_constant_sums(case: Case) -> Iterator[tuple[EdgeKey, Zero]]:
-    """The sum or the mean of all that a softmax or a normalization gave, which is constant."""
-    graph, index = case.graph, 0
-    while graph and operation_of(case.nodes[index].name) in _EVEN:
-        edges = [edge for edge in graph.slots(index) if edge]
-        factors = [tensor for _, tensor in case.peeks[index].tensors]
-        if len(edges) != 1 or any(tensor.numel() != 1 for tensor in factors):
-            return
-        index = edges[0].target
-    values = case.peeks[index].values if graph and index else {}
-    weight = values.get("weight")
-    is_even = weight is None or (is_plain(weight) and len({*bounds_of(weight)}) == 1)
-    operation = operation_of(case.nodes[index].name) if values else ""
-    is_alone = sum(edge.target == index for edge in graph.edges) == 1 if graph else False
-    if operation in _CONSTANT and is_alone and is_even and values.get("training", True):
-        yield (index, 0), Zero(f"the sum over {_CONSTANT[operation]} is constant", "constant-sum")
-
-
 def _is_over_one(values: Mapping[str, Any]) -> bool:
     """Whether softmax, or a layer normalization, had one element to go over."""
     if "normalized_shape" in values:
@@ -318,6 +336,8 @@ _OUTSIDE = dict.fromkeys(
 )
 _FLAT = {**_MASKS, **_OUTSIDE, **_OVERWRITTEN, **_OF_OTHERS} | {
     "Celu": "celu of values so low that its slope is rounded to 0",
+    "BinaryCrossEntropy": "every probability is so near to its label that it is rounded to it",
+    "BinaryCrossEntropyWithLogits": "the sigmoid of every logit is rounded to its label",
     "Clamp": "every value is outside of the bounds of clamp",
     "ClampMax": "every value is above the bound of clamp",
     "ClampMin": "every value is below the bound of clamp",
@@ -341,6 +361,7 @@ _FLAT = {**_MASKS, **_OUTSIDE, **_OVERWRITTEN, **_OF_OTHERS} | {
     "Silu": "silu of values so low that it is rounded to 0",
     "Softmax": "softmax is rounded to 0 and 1 everywhere",
     "Softplus": "softplus of values so low that it is rounded to 0",
+    "SoftMarginLoss": "every margin is so large that the loss is rounded to 0",
     "Softshrink": "softshrink of small values",
     "Tanh": "tanh is rounded to -1 or 1 everywhere",
     "Threshold": "every value is below the threshold",
@@ -349,17 +370,6 @@ _FLAT = {**_MASKS, **_OUTSIDE, **_OVERWRITTEN, **_OF_OTHERS} | {
 _FREQUENT = set("Celu Elu Exp Gelu Mish Sigmoid Silu Softmax Softplus Tanh".split())
 # By operation the slots whose gradient is zero where it goes over one element.
 _OF_ONE = {"Softmax": (0,), "LogSoftmax": (0,), "NativeLayerNorm": (0, 1)}
-# The operations that send the same to every element, where what comes to them is one number.
-_EVEN = set(
-    "Add Div Mean Mul Neg ReshapeAlias Rsub Squeeze Sub Sum Unsqueeze UnsafeView View".split()
-)
-# What adds up to the same number, whatever went in.
-_CONSTANT = {
-    "NativeBatchNorm": "what batch_norm gave",
-    "NativeGroupNorm": "what group_norm gave",
-    "NativeLayerNorm": "what layer_norm gave",
-    "Softmax": "softmax",
-}
 # Why an operation has no slope at all of its values, where these are the lowest that it gives.
 _LOWEST = {
     "Abs": "abs of zeros alone",
@@ -404,6 +414,8 @@ _TOO_LONG = Zero(
 )
 _ROUNDED = Zero("float16 has no number but 0 for a gradient as small as this", "underflow")
 _NOT_LOOKED_AT = Look()
+# What sends zeros, or gradients that cancel, for any values.
+_ALWAYS = {"", "cancels", "constant-sum", "drawn", "itself", "one-element", "twice"}
 # What may be meant so: weights that are zero at first, as those of an adapter; a term to be left
 # out; a loss that is met.
 _ON_PURPOSE = {"lowest", "zero-number", "zero-weight"}

@@ -359,6 +359,17 @@ def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
     Raises:
         TypeError: ``output`` is not a tensor.
     """
+    upstream, recorder = _upstream(watch, output), watch._recorder
+    return _first_and_first_nan(watch, [i for i in recorder.births if i in upstream])
+
+
+def births_in(watch: Watch) -> tuple[Operation, ...]:
+    """The operation of the block that gave the first NaN or infinity, and that of the first NaN."""
+    return _first_and_first_nan(watch, watch._recorder.births)
+
+
+def _upstream(watch: Watch, output: Tensor) -> set[int]:
+    """The indices of the operations through which NaN and infinities came to a tensor."""
     recorder = watch._recorder
     upstream, waiting = set[int](), [watch._value_of(output)]
     while waiting:
@@ -367,8 +378,11 @@ def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
         if i is not None and i not in upstream:
             upstream.add(i)
             waiting += recorder.notes[i].inputs
-    births = [i for i in recorder.births if i in upstream]
-    with_nan = {i for (i, _), worst in recorder.nonfinite.items() if worst == NAN}
+    return upstream
+
+
+def _first_and_first_nan(watch: Watch, births: list[int]) -> tuple[Operation, ...]:
+    with_nan = {i for (i, _), worst in watch._recorder.nonfinite.items() if worst == NAN}
     first_nan = [i for i in births if i in with_nan][:1]
     return tuple(map(watch._operation_at, dict.fromkeys(births[:1] + first_nan)))
 

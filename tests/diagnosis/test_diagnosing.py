@@ -823,7 +823,7 @@ def test_nan_that_the_fill_before_overwrites_in_the_gradient_is_no_risk(f, is_sp
 
 
 def test_an_infinity_meant_as_a_mask_is_no_finding_with_a_watch_either():
-    x = torch.zeros(2, 3, requires_grad=True)
+    x = torch.arange(6.0).reshape(2, 3).requires_grad_()
     with watch() as watched:
         masked = x.masked_fill(torch.eye(2, 3).bool(), -torch.inf)
         loss = masked.softmax(-1).pow(2).sum()

@@ -702,6 +702,18 @@ def test_a_nan_is_explained_by_the_operation_of_the_forward_pass_that_gave_the_f
     assert "the first result that was not finite is that of exp() at " in found.message
 
 
+@pytest.mark.filterwarnings("ignore:.*Anomaly", "ignore:Error detected")
+def test_beside_a_mask_of_minus_infinity_stands_the_softmax_that_made_nan_of_it():
+    x = leaf(0, 1)
+    for mask, is_nan in ([True, True], True), ([True, False], False):
+        with watch() as watched:
+            masked = x.masked_fill(torch.tensor(mask), -torch.inf)
+            loss = masked.softmax(0).square().sum() + (x * 0).sqrt().sum()
+        found = explain(nan_error(lambda loss=loss: loss), watch=watched)
+        assert "is that of masked_fill() at" in found.message
+        assert ("and the first NaN that of softmax() at" in found.message) == is_nan
+
+
 def raised_by(f):
     with pytest.raises((RuntimeError, TypeError, AttributeError)) as caught:
         f()

@@ -105,7 +105,8 @@ def test_the_operation_is_named_first_and_its_cure_gives_a_finite_gradient(numbe
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4)])
 def test_a_label_that_a_mask_leaves_out_is_told(shape):
-    x, label = leaf(0).expand(shape), torch.ones(shape[:1] + shape[2:], dtype=torch.long)
+    x = torch.zeros(shape, requires_grad=True)
+    label = torch.ones(shape[:1] + shape[2:], dtype=torch.long)
     label = label if shape[1:] else label[0]
     left_out = torch.tensor([False, True, False]).reshape(3, *[1] * len(shape[2:]))
 
@@ -119,6 +120,16 @@ def test_a_label_that_a_mask_leaves_out_is_told(shape):
     others = torch.where(label.cumsum(0) > 1, -100, 0) if shape[1:] else label * 0
     for loss in (loss_of(label, -1e9), loss_of(others, -inf)):
         assert loss.isfinite() and not OF_VALUES & {found.code for found in diagnose(loss)}
+
+
+def test_a_mask_of_minus_infinity_is_meant_so_and_the_softmax_that_made_nan_of_it_comes_first():
+    x = torch.zeros(2, 3, requires_grad=True)
+    with watch() as watched:
+        masked = x.masked_fill(torch.tensor([[True], [False]]), -inf)
+        loss = masked.softmax(1).square().sum()
+    cause, consequence = diagnose(loss, x, watch=watched)
+    assert cause.message.startswith("softmax gave NaN in 1 row")
+    assert "masked_fill() at" in consequence.message and "softmax() at" in consequence.message
 
 
 def test_a_product_above_a_logarithm_at_0_is_its_consequence():

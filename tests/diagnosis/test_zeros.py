@@ -229,6 +229,120 @@ PROGRAMS = {
         lambda y: 1 - y.softmax(1).sum(),
         lambda y: 1 - y.softmax(1)[:, 0].sum(),
     ),
+    "a softmax whose sum goes on": (
+        "the sum over softmax is constant",
+        "warning",
+        lambda y: y.softmax(-1).mean(-1).tanh().sum(),
+        lambda y: y.softmax(-1).mean(0).tanh().sum(),
+    ),
+    "what a layer norm gave, on the average": (
+        "the sum over what layer_norm gave is constant",
+        "warning",
+        lambda y: F.layer_norm(y, (3,)).mean(-1).sin().sum(),
+        lambda y: F.layer_norm(y, (3,)).mean(0).sin().sum(),
+    ),
+    "probabilities that are as even as they can be": (
+        "what comes to it is the same for all elements here",
+        "info",
+        lambda y: (y * 1e-9).softmax(1).square().sum(),
+        lambda y: y.softmax(1).square().sum(),
+    ),
+    "a student that is its teacher": (
+        "the probabilities are already those that the loss asks for",
+        "info",
+        lambda y: F.kl_div(y.log_softmax(1), y.detach().softmax(1), reduction="sum"),
+        lambda y: F.kl_div(y.log_softmax(1), y.detach().mul(2).softmax(1), reduction="sum"),
+    ),
+    "logits that are far apart": (
+        "softmax of the logits is rounded to 0 and 1 everywhere",
+        "warning",
+        lambda y: F.cross_entropy(1e6 * y, y.argmax(1)),
+        lambda y: F.cross_entropy(1e6 * y, labels(0, 1, 2, 0)),
+    ),
+    "logits that are far on the side of their labels": (
+        "the sigmoid of every logit is rounded to its label",
+        "warning",
+        lambda y: F.binary_cross_entropy_with_logits(1e6 * y, (y > 0).float()),
+        lambda y: F.binary_cross_entropy_with_logits(1e6 * y, ones(4, 3)),
+    ),
+    "probabilities that are their labels": (
+        "every probability is so near to its label",
+        "warning",
+        lambda y: F.binary_cross_entropy(torch.sigmoid(1e6 * y), (y > 0).float()),
+        lambda y: F.binary_cross_entropy(torch.sigmoid(y), (y > 0).float()),
+    ),
+    "a loss whose weights leave nothing": (
+        "a product with zeros alone",
+        "warning",
+        lambda y: F.binary_cross_entropy_with_logits(y, ones(4, 3), zeros(3)),
+        lambda y: F.binary_cross_entropy_with_logits(y, ones(4, 3), labels(0.0, 0, 1)),
+    ),
+    "margins that are kept": (
+        "every margin is so large that the loss is rounded to 0",
+        "warning",
+        lambda y: F.soft_margin_loss(1e6 * y, y.sign().detach()),
+        lambda y: F.soft_margin_loss(y, ones(4, 3)),
+    ),
+    "margins of several labels, of which a product with zeros is no reason": (
+        "logsigmoid of values so high that it is rounded to 0",
+        "warning",
+        lambda y: F.multilabel_soft_margin_loss(y + 500, ones(4, 3)),
+        lambda y: F.multilabel_soft_margin_loss(y, ones(4, 3)),
+    ),
+    "a softmax over one, below a loss that is met": (
+        "softmax over one element",
+        "warning",
+        lambda y: F.binary_cross_entropy(y.sum(1, keepdim=True).softmax(1), ones(4, 1)),
+        lambda y: F.binary_cross_entropy(y.softmax(1), ones(4, 3)),
+    ),
+    "a product of probabilities that are rounded to 1": (
+        "sigmoid is rounded to 0 or 1 everywhere",
+        "warning",
+        lambda y: (1 - (1e6 * y).sigmoid()).cumprod(1)[:, -1].sum(),
+        lambda y: (1 - y.sigmoid()).cumprod(1)[:, -1].sum(),
+    ),
+    "a unit that is dead for all that reads it": (
+        "its slope is 0 wherever a gradient comes to it",
+        "warning",
+        lambda y: F.relu(y - labels(99, 0, 0))[:, 0].sum(),
+        lambda y: F.relu(y - labels(0, 0, 99))[:, 0].sum(),
+    ),
+    "terms that cancel": (
+        "by several ways from",
+        "warning",
+        lambda y: (y * 2 - y - y).sum(),
+        lambda y: (y * 2 - y).sum(),
+    ),
+    "a function and its inverse": (
+        "by several ways from",
+        "warning",
+        lambda y: (y.exp().log() - y).sum(),
+        lambda y: (y.exp().log() - y.sin()).sum(),
+    ),
+    "the length of what is of length one": (
+        "by several ways from",
+        "warning",
+        lambda y: F.normalize(y, dim=1).norm(dim=1).mean(),
+        lambda y: F.normalize(y, dim=1).norm(dim=0).mean(),
+    ),
+    "the cosine of a tensor and itself": (
+        "by several ways from",
+        "warning",
+        lambda y: 1 - F.cosine_similarity(y, y * 3).mean(),
+        lambda y: 1 - F.cosine_similarity(y, y.flip(0)).mean(),
+    ),
+    "the mean of what was standardised by hand": (
+        "by several ways from",
+        "warning",
+        lambda y: ((y - y.mean(0)) / y.std(0)).mean(),
+        lambda y: ((y - y.mean(0)) / y.std(0)).pow(3).mean(),
+    ),
+    "probabilities that were made by hand": (
+        "by several ways from",
+        "warning",
+        lambda y: (y.exp() / y.exp().sum(1, keepdim=True)).sum(),
+        lambda y: (y.exp() / y.exp().sum(1, keepdim=True))[:, 0].sum(),
+    ),
     "another operation": (
         "the slope of polygamma is 0 at all of its values",
         "warning",
@@ -380,3 +494,44 @@ def test_of_many_parts_that_are_written_none_is_asked():
             y[row] = 0.0
         y.view(-1).zero_()
     assert not OF_VALUES & {each.code for each in diagnose(y.sum(), model.layer, watch=watched)}
+
+
+def test_of_an_output_of_several_elements_no_sum_is_known():
+    model = Layer()
+    assert not OF_VALUES & {each.code for each in diagnose(model.out.softmax(1), model.layer)}
+    assert not OF_VALUES & {each.code for each in diagnose(2 * model.out.softmax(1), model.layer)}
+
+
+def test_what_cancels_above_another_way_to_the_same_tensor_is_no_zero():
+    model = Layer()
+    y = model.out
+    for other in (y.sum(), model.layer(torch.ones(3)).sum(), model.layer.weight.sum()):
+        loss = (y.exp().log() - y).sum() + y.softmax(1).sum() + other
+        assert not OF_VALUES & {each.code for each in diagnose(loss, model.layer.weight)}
+
+
+def test_a_network_below_what_cancels_gets_nothing_however_deep_it_is():
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(40)])
+    y = model(torch.randn(4, 3))
+    (found,) = diagnose(F.normalize(y, dim=1).square().sum(), model)
+    assert "what comes to 80 parameters" in found.message and "target" in found.cure
+
+
+@pytest.mark.parametrize(
+    "f", [lambda p: (1 - p).log().mean(), lambda p: p.logit().sum(), lambda p: (1 - p).sqrt().sum()]
+)
+def test_a_softmax_over_one_comes_before_the_infinity_or_nan_that_it_gave(f):
+    model = nn.Linear(3, 1)
+    first, *others = diagnose(f(model(torch.randn(4, 3)).softmax(1)), model)
+    assert "goes over one element" in first.message and "sigmoid" in first.cure
+    assert others[0].code == "nan-risk"
+    model = nn.Linear(3, 2)
+    assert diagnose(f(model(100 * torch.randn(4, 3)).softmax(1)), model)[0].code == "nan-risk"
+
+
+def test_a_gradient_too_small_for_a_float_is_no_flat_part_and_cancels_nothing():
+    model = Layer()
+    loss = (model.out * 1e-30 * 1e-30).sum()
+    assert not OF_VALUES & {each.code for each in diagnose(loss, model.layer)}
+    scalar = torch.ones((), requires_grad=True)  # has no dimension to take the sum over
+    assert diagnose(scalar.sum(0).mean(0), scalar).ok
