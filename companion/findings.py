@@ -184,6 +184,14 @@ _LEFT_TORCH = (
     "at, use the tensor in the output as well, or leave it out of diagnose()",
 )
 
+# Cause and cure of a view that was made with gradients off.
+_BARE_VIEW = (
+    "a view says requires_grad=True if its base does; made with gradients off it has no Node, so "
+    "no gradient goes on to its base, and its own .grad stays None too",
+    "take the view with gradients on: outside of torch.no_grad() and inference mode, in each "
+    "forward pass; if a constant is meant, detach() says so",
+)
+
 # Cause and cure where the block that made the output did not take an input at all.
 _NOT_IN_THE_BLOCK = (
     "no operation took it in the block, but for those of other threads and of scripts, which a "
@@ -2559,6 +2567,7 @@ KINDS: dict[str, Kind] = {
                 "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
                 "of the gradient that would pass here is missing",
             ),
+            "view": _BARE_VIEW,
             "sample": (
                 "sample() of a distribution draws with gradients off: what it gives is a constant "
                 "for autograd",
@@ -2582,6 +2591,8 @@ KINDS: dict[str, Kind] = {
             ),
         },
         cut_variants={
+            "view": "{called} gave a view while gradients were off (torch.no_grad, "
+            "set_grad_enabled(False)), which says requires_grad=True and has no Node",
             "sample": "sample() draws without a graph",
             "checkpoint": "{called} ran in checkpoint(use_reentrant=True), which was given "
             "nothing that requires grad",
@@ -2595,6 +2606,11 @@ KINDS: dict[str, Kind] = {
         "move it out of the block, or into torch.inference_mode(False), with tensors that are made "
         "there; enable_grad() does not undo inference mode",
         cut="{called} ran in inference mode, where no graph is made",
+        variants={"view": _BARE_VIEW},
+        cut_variants={
+            "view": "{called} gave a view in inference mode, which says requires_grad=True and has "
+            "no Node"
+        },
     ),
     "late-requires-grad": Kind(
         "error",

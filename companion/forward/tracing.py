@@ -124,7 +124,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
     cuts = list[tuple[int | None, Cut]]()
     for position, value in enumerate(inputs):
-        if value.requires_grad:
+        if value.requires_grad and value.origin not in watch._bare:
             continue
         # Where each input has a slot they come in one order; a number's slot is found so too.
         slot = next(iter(empty), None)
