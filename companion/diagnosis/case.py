@@ -255,7 +255,7 @@ class Case:
     def why_left(self, cut: Cut) -> tuple[str, str]:
         """Whose cause and cure fit where values left torch: those of the cut, or of leaving."""
         is_itself = self.way_out(cut) == cut.operation.called or cut.code == "not-differentiable"
-        return (cut.code, cut.variant or "harmful") if is_itself else ("unused-input", "left")
+        return (cut.code, variant_of_harm(cut)) if is_itself else ("unused-input", "left")
 
     @cached_property
     def left_before(self) -> Cut | None:
@@ -277,6 +277,16 @@ class Case:
                 last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
                 waiting &= ~took
         return last
+
+    @cached_property
+    def deciding(self) -> dict[Input, Cut]:
+        """The inputs that get no gradient, with the first cut at which Python decided by them."""
+        waiting, first = positions_as_bits(i in self.lost for i in self.inputs), dict[Input, Cut]()
+        for taken in self.taking or () if waiting else ():
+            if taken.cut.code == "control-flow":
+                for i in positions_in((taken.first | taken.later) & waiting):
+                    first.setdefault(self.inputs[i], taken.cut)
+        return first
 
     @cached_property
     def held(self) -> set[Tensor]:
@@ -335,13 +345,9 @@ class Case:
 
     @cached_property
     def lost(self) -> set[Input]:
-        """The unreached inputs that are no constants of the graph, nor leaves with another alias.
-
-        Both are said of an input by themselves.
-        """
-        memory = {memory_of(node.grad_fn.variable) for node in self.leaves_not_given} - {None}
-        lost = {given for given in self.unreached if not given.is_constant}
-        return {given for given in lost if memory_of(given.tensor) not in memory}
+        """The unreached inputs that are no constants of the graph, which is said of an input by
+        itself."""
+        return {given for given in self.unreached if not given.is_constant}
 
     @cached_property
     def unreached(self) -> set[Input]:
@@ -370,6 +376,11 @@ class Case:
     def memory_of_leaves(self) -> set[int | None]:
         """Where the values of the leaves of the graph are."""
         return {memory_of(node.grad_fn.variable) for node in self.nodes if node.is_leaf} - {None}
+
+    @cached_property
+    def leaf_in_memory(self) -> dict[int | None, GraphNode]:
+        """By the memory of its values a leaf of the graph that is none of the inputs."""
+        return {memory_of(node.grad_fn.variable): node for node in self.leaves_not_given}
 
     @cached_property
     def taken_early(self) -> dict[Input, Operation]:
@@ -420,6 +431,12 @@ class Case:
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
+
+
+def variant_of_harm(cut: Cut) -> str:
+    """The variant of what is said of a cut that takes a gradient away: whose line is to change?"""
+    is_theirs = cut.by_library and cut.code in {"detached", "no-grad"}
+    return cut.variant or ("library" if is_theirs else "harmful")
 
 
 def _values_of(tensor: Tensor) -> Values | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from companion.diagnosis.case import variant_of_harm
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.diagnosing import diagnose
 from companion.diagnosis.none_grads import about_none, about_none_in_text
@@ -182,7 +183,7 @@ def _by_the_cuts(matched: Matched, watch: Watch, output: Tensor) -> Finding:
         cut = reaching[0]
         # What follows says that it may be harmless.
         message = f"{matched.message}: {cut.message.partition(';')[0]}"
-        variant = cut.variant or "harmful"
+        variant = variant_of_harm(cut)
         matched = matched._replace(code=cut.code, variant=variant, source=cut.source)
         return _finding_of(matched._replace(message=message))
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):

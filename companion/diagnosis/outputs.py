@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from companion.diagnosis.case import Case
+from companion.diagnosis.case import Case, variant_of_harm
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import code_of_trouble, trouble_of
@@ -45,7 +45,7 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
         because, source = None, None
         if cut := case.cut_before:
-            because, source = (cut.code, cut.variant or "harmful"), cut.source
+            because, source = (cut.code, variant_of_harm(cut)), cut.source
         elif left := case.left_before:
             because, source = case.why_left(left), left.source
         elif case.written_aside:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.utils.checkpoint import checkpoint
 
@@ -126,6 +126,22 @@ def detached_in_vmap(raw, layer, x):
     return head(torch.vmap(lambda row: row.detach() * 2)(raw)).sum(), [raw]
 
 
+def parameter_of_a_view_of_a_parameter(raw, layer, x):
+    raw.exp()
+    layer.weight = nn.Parameter(raw.t())
+    return layer(x).sum(), [raw]
+
+
+def weights_of_the_state(raw, layer, x):
+    weights, head = layer.state_dict(), nn.Linear(2, 1)
+    return head(torch.func.functional_call(layer, weights, (x,))).sum(), [*layer.parameters()]
+
+
+def stacked_models(raw, layer, x):
+    weights, _ = torch.func.stack_module_state([layer, nn.Linear(2, 2)])
+    return (x @ weights["weight"] + weights["bias"][:, None]).sum(), [*layer.parameters()]
+
+
 def view_with_gradients_off(raw, layer, x):
     with torch.no_grad():
         part = raw[:1]
@@ -171,6 +187,9 @@ CUT_OFF = {
     function_of_several_operations: ("the forward of a custom Function", "give apply()"),
     drawn: ("sample() draws", "rsample()"),
     detached_in_vmap: ("detach()", "take it away"),
+    parameter_of_a_view_of_a_parameter: ("nn.Parameter()", "functional_call"),
+    weights_of_the_state: ("detach()", "dict(model.named_parameters())"),
+    stacked_models: ("detach()", "torch.stack of parameters"),
     view_with_gradients_off: ("indexing gave a view", "take the view with gradients on"),
     view_of_a_result_with_gradients_off: ("unbind() gave a view", "with gradients on"),
     view_in_inference_mode: ("view() gave a view in inference mode", "and inference mode"),
@@ -200,7 +219,7 @@ def test_an_input_that_was_cut_off_is_told_with_its_cut_and_the_cure_of_that(pro
     assert ", and so " in found.message and found.message.endswith(costs)
     # Without a watch nothing is guessed.
     codes = {found.code for found in without_watch if found.severity == "error"}
-    is_copy = program in (copied_model, copied_leaf)
+    is_copy = program in (copied_model, copied_leaf, parameter_of_a_view_of_a_parameter)
     known = {"no-grad"} if program in SAVES_THE_VIEW else {"unused-input"}
     assert codes <= ({"reassigned"} | known if is_copy else known)
 
@@ -350,6 +369,45 @@ def test_an_equal_shape_is_no_evidence_that_a_leaf_stands_for_an_input():
     (found,) = diagnose(used(torch.ones(2)).sum(), given.weight)
     assert found.code == "unused-input" and "optimizer" in found.cure
     assert found.message.endswith("other leaves than the inputs: used.bias, used.weight")
+
+
+def test_of_a_value_that_only_decided_this_is_told():
+    raw, layer, x = materials()
+    gate = nn.Parameter(torch.tensor(0.3))
+    with watch() as watched:
+        y = layer(x) if gate.tanh() > 0 else -layer(x)
+        loss = y.sum()
+    (found,) = diagnose(loss, gate, layer, raw, watch=watched)[:1]
+    assert found.severity == "error" and found.source.text == "gate.tanh() > 0"
+    assert "only decide what was computed, by gt()" in found.message
+    assert "compute it smoothly" in found.cure
+    loss.backward()
+    assert gate.grad is None and layer.weight.grad is not None
+    gate = nn.Parameter(torch.tensor(0.3))
+    with watch() as watched:
+        y = layer(x) if gate > 0 else -layer(x)
+        loss = (y * gate.sigmoid()).sum()
+    assert "unused-input" not in {f.code for f in diagnose(loss, gate, watch=watched)}
+
+
+def test_what_one_switch_cut_off_on_a_line_is_one_finding():
+    raw, layer, x = materials()
+    with watch() as watched:
+        with torch.no_grad():
+            both = raw.exp() @ raw.tanh()
+        loss = (both * x.requires_grad_()).sum()
+    (found,) = diagnose(loss, raw, x, watch=watched)
+    assert found.message.startswith("exp() and tanh() ran while gradients were off")
+
+
+@pytest.mark.parametrize("again", [nn.Parameter, lambda w: nn.Parameter(w.t()), Tensor.detach])
+def test_a_leaf_in_the_memory_of_an_input_is_told_without_a_watch(again):
+    raw, layer, x = materials()
+    leaf = again(raw).requires_grad_()
+    (found,) = diagnose((x @ leaf).sum(), raw)
+    assert (found.code, found.severity) == ("reassigned", "error")
+    assert "another leaf in the same memory is" in found.message
+    assert "use the parameter itself" in found.cure
 
 
 def test_equal_values_are_evidence_unless_all_are_one_number():
