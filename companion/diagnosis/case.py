@@ -24,6 +24,7 @@ from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
 from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
 from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
+from companion.forward.tensors_of_calls import is_bare_view
 from companion.forward.tracing import (
     Taken,
     cuts_into,
@@ -45,6 +46,7 @@ from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
+from companion.internals import base_of
 from companion.naming import counted, is_tensor, one_line
 
 Tensor = torch.Tensor
@@ -376,6 +378,13 @@ class Case:
     def memory_of_leaves(self) -> set[int | None]:
         """Where the values of the leaves of the graph are."""
         return {memory_of(node.grad_fn.variable) for node in self.nodes if node.is_leaf} - {None}
+
+    @cached_property
+    def bare_views(self) -> list[tuple[GraphNode, Tensor]]:
+        """The Nodes that saved a view without a Node, each with the base of the view."""
+        saved = [(node, t) for node, peek in self.nodes_and_peeks for _, t in peek.tensors]
+        bases = [(node, base_of(t)) for node, t in saved if is_tensor(t) and is_bare_view(t)]
+        return [(node, base) for node, base in bases if base is not None]
 
     @cached_property
     def leaf_in_memory(self) -> dict[int | None, GraphNode]:

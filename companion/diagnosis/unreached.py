@@ -18,7 +18,6 @@ from companion.findings import Finding, Severity, finding
 from companion.forward.cuts import Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.new_leaves import NewLeaf
-from companion.forward.tensors_of_calls import is_bare_view
 from companion.forward.tracing import was_begun_in
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
@@ -108,20 +107,18 @@ def _used_early(case: Case, given: Input) -> Said | None:
 
 def _by_a_bare_view(case: Case, given: Input) -> Said | None:
     """Whether a Node saved a view of it, or of what it went into, that has no Node."""
-    for node, saved in case.nodes_and_peeks:
-        for _, tensor in saved.tensors:
-            base = base_of(tensor) if is_tensor(tensor) and is_bare_view(tensor) else None
-            if base is None or trouble_of(base):
-                continue
-            ends = [leaf.grad_fn.variable for leaf in Graph.of(base).leaves]
-            if base is given.tensor or any(end is given.tensor for end in ends):
-                whose = "{them}" if base is given.tensor else "what came of {them}"
-                text = (
-                    f"{_ABSENT}, but a view of {whose} without a Node is, which was made with "
-                    f"gradients off, or before its base required grad: {_STAYS_NONE}"
-                )
-                options = {"severity": "error", "variant": "view", **case.at(node.index)}
-                return said(given, "no-grad", text, **options)
+    for node, base in case.bare_views:
+        if trouble_of(base):
+            continue
+        ends = [leaf.grad_fn.variable for leaf in Graph.of(base).leaves]
+        if any(end is given.tensor for end in ends):
+            whose = "{them}" if base is given.tensor else "what came of {them}"
+            text = (
+                f"{_ABSENT}, but a view of {whose} without a Node is, which was made with "
+                f"gradients off, or before its base required grad: {_STAYS_NONE}"
+            )
+            options = {"severity": "error", "variant": "view", **case.at(node.index)}
+            return said(given, "no-grad", text, **options)
     return None
 
 

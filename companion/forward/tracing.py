@@ -113,6 +113,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     Raises:
         TypeError: ``node`` is not a Node.
     """
+    watch._classify()
     notes = watch._recorder.notes
     own = _notes_of(notes, node)
     # A call without a graph makes a Node only for what is kept: autocast's cast of a weight.
@@ -124,7 +125,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
     cuts = list[tuple[int | None, Cut]]()
     for position, value in enumerate(inputs):
-        if value.requires_grad and value.origin not in watch._bare:
+        if value.requires_grad and not (watch._bare and value.origin in watch._bare):
             continue
         # Where each input has a slot they come in one order; a number's slot is found so too.
         slot = next(iter(empty), None)

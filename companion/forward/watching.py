@@ -34,11 +34,12 @@ class Watch:
         self._operations: list[Operation] = []
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
-        self._classified = -1  # how many notes there were when the next five were found out
+        self._classified = -1  # how many notes there were when the others were found out
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
         self._lost: set[Output] = set()  # results of Functions that should have had a Node
         self._bare: set[Output] = set()  # views without a Node that something with one took
+        self._has_bare_views = False  # whether any were made
         self._has_functions = False  # whether a torch.autograd.Function ran in the block
 
     def __enter__(self) -> Watch:
@@ -196,7 +197,8 @@ class Watch:
         values = list(values)
         if self._has_functions:
             self._lost |= self._results_without_a_node(values)
-        self._bare |= self._bare_views(values)
+        if self._has_bare_views:
+            self._bare |= self._bare_views(values)
         upstream = self._upstream(values, past)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
@@ -276,7 +278,8 @@ class Watch:
                 alive = self._recorder.tensors.values()
             results = [value for value in alive if value.origin not in taken]
             self._lost = self._results_without_a_node(results)
-        if any(note.gives_bare_views for note in notes):
+        self._has_bare_views = any(note.gives_bare_views for note in notes)
+        if self._has_bare_views:
             using = [note for note in notes if note.expects_a_graph]
             self._bare = self._bare_views(value for note in using for value in note.inputs)
         self._classified = len(notes)
