@@ -17,9 +17,9 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
-from companion.diagnosis.values import is_readable
+from companion.diagnosis.values import is_one_number, is_readable
 from companion.forward.aliases import written_past
-from companion.forward.cuts import Cut, Operation
+from companion.forward.cuts import Cut, Operation, variant_of_harm
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
 from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
@@ -27,6 +27,7 @@ from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
 from companion.forward.tensors_of_calls import is_bare_view
 from companion.forward.tracing import (
     Taken,
+    are_told_apart,
     cuts_into,
     cuts_not_meant,
     cuts_taking,
@@ -347,9 +348,15 @@ class Case:
 
     @cached_property
     def lost(self) -> set[Input]:
-        """The unreached inputs that are no constants of the graph, which is said of an input by
-        itself."""
-        return {given for given in self.unreached if not given.is_constant}
+        """The unreached inputs but for constants of the graph and aliases, told as such."""
+        lost = {given for given in self.unreached if not given.is_constant}
+        return {given for given in lost if not self._is_an_alias(given)}
+
+    def _is_an_alias(self, given: Input) -> bool:
+        """Whether a leaf shows its memory, and the watch did not see that one being made of it."""
+        leaf, watch = self.leaf_in_memory.get(memory_of(given.tensor)), self.watch
+        is_seen = leaf and watch and are_told_apart(watch, given.tensor, leaf.grad_fn.variable)
+        return leaf is not None and not is_seen
 
     @cached_property
     def unreached(self) -> set[Input]:
@@ -383,13 +390,14 @@ class Case:
     def bare_views(self) -> list[tuple[GraphNode, Tensor]]:
         """The Nodes that saved a view without a Node, each with the base of the view."""
         saved = [(node, t) for node, peek in self.nodes_and_peeks for _, t in peek.tensors]
-        bases = [(node, base_of(t)) for node, t in saved if is_tensor(t) and is_bare_view(t)]
-        return [(node, base) for node, base in bases if base is not None]
+        views = [(node, t) for node, t in saved if is_tensor(t) and is_bare_view(t)]
+        return [(node, base) for node, t in views if (base := base_of(t)) is not None]
 
     @cached_property
     def leaf_in_memory(self) -> dict[int | None, GraphNode]:
         """By the memory of its values a leaf of the graph that is none of the inputs."""
-        return {memory_of(node.grad_fn.variable): node for node in self.leaves_not_given}
+        leaves = {memory_of(node.grad_fn.variable): node for node in self.leaves_not_given}
+        return {memory: node for memory, node in leaves.items() if memory is not None}
 
     @cached_property
     def taken_early(self) -> dict[Input, Operation]:
@@ -421,7 +429,7 @@ class Case:
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
         copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
-        return found if any(not _is_one_number(given.tensor) for given in found) else {}
+        return found if any(not is_one_number(given.tensor) for given in found) else {}
 
     @cached_property
     def _names_of_tensors(self) -> dict[Tensor, str]:
@@ -442,19 +450,8 @@ class Case:
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
 
 
-def variant_of_harm(cut: Cut) -> str:
-    """The variant of what is said of a cut that takes a gradient away: whose line is to change?"""
-    is_theirs = cut.by_library and cut.code in {"detached", "no-grad"}
-    return cut.variant or ("library" if is_theirs else "harmful")
-
-
 def _values_of(tensor: Tensor) -> Values | None:
     """What is equal for two tensors of equal values; None where they cannot be read."""
     if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
         return None
     return tuple(tensor.shape), tensor.dtype, number
-
-
-def _is_one_number(tensor: Tensor) -> bool:
-    """Whether all values of a tensor that can be read are equal."""
-    return bool((tensor == tensor.flatten()[0]).all())

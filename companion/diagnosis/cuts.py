@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from companion.diagnosis.case import Case, variant_of_harm
+from companion.diagnosis.case import Case
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unreached import how_it_ended
 from companion.findings import Finding, Severity, cut_message, finding
-from companion.forward.cuts import Cut
+from companion.forward.cuts import Cut, variant_of_harm
 from companion.forward.gradients_used import is_a_step
 from companion.forward.places import DEEPCOPY, SAMPLE
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 
-from companion.diagnosis.case import variant_of_harm
 from companion.diagnosis.custom_functions import peek_at
 from companion.diagnosis.diagnosing import diagnose
 from companion.diagnosis.none_grads import about_none, about_none_in_text
@@ -28,6 +27,7 @@ from companion.diagnosis.tracebacks import (
     users_frame,
 )
 from companion.findings import KINDS, Finding, finding
+from companion.forward.cuts import variant_of_harm
 from companion.forward.tracing import first_reaching, source_of, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph

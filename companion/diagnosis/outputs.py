@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from companion.diagnosis.case import Case, variant_of_harm
+from companion.diagnosis.case import Case
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import code_of_trouble, trouble_of
 from companion.diagnosis.unreached import written_aside_in_words
 from companion.findings import Finding, Severity, finding
+from companion.forward.cuts import variant_of_harm
 from companion.graph.nodes import shape_or_none
 from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_out
 from companion.internals import is_wrapped

@@ -134,6 +134,12 @@ def kind_of_cut(note: Note, dtype: torch.dtype | None) -> tuple[str, str]:
     return _code(note, dtype), ""
 
 
+def variant_of_harm(cut: Cut) -> str:
+    """The variant of what is said of a cut that takes a gradient away: whose line is to change?"""
+    is_theirs = cut.by_library and cut.code in {"detached", "no-grad"}
+    return cut.variant or ("library" if is_theirs else "harmful")
+
+
 def _code(note: Note, dtype: torch.dtype | None) -> str:
     """The code of a cut that is a call of its own."""
     if note.name.partition(".")[0] in {"data", *DETACHING}:  # torch.ops.aten.detach.default as well

@@ -84,6 +84,15 @@ def was_made_in(watch: Watch, tensor: Tensor) -> bool:
     return watch._value_of(tensor).made_by is not None
 
 
+def are_told_apart(watch: Watch, one: Tensor, other: Tensor) -> bool:
+    """Whether a watch takes two tensors in one memory for two: it saw that one was made.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    return watch._value_of(one).origin != watch._value_of(other).origin
+
+
 def was_used_in(watch: Watch, tensors: Sequence[Tensor]) -> set[Tensor]:
     """Those of some tensors that an operation of the block took.
 
