@@ -184,6 +184,14 @@ _LEFT_TORCH = (
     "at, use the tensor in the output as well, or leave it out of diagnose()",
 )
 
+# Cause and cure of a view that was made with gradients off.
+_BARE_VIEW = (
+    "a view says requires_grad=True if its base does; made with gradients off it has no Node, so "
+    "no gradient goes on to its base, and its own .grad stays None too",
+    "take the view with gradients on: outside of torch.no_grad() and inference mode, in each "
+    "forward pass; if a constant is meant, detach() says so",
+)
+
 # Cause and cure where the block that made the output did not take an input at all.
 _NOT_IN_THE_BLOCK = (
     "no operation took it in the block, but for those of other threads and of scripts, which a "
@@ -700,6 +708,13 @@ KINDS: dict[str, Kind] = {
             ),
             "left": _LEFT_TORCH,
             "unseen": _NOT_IN_THE_BLOCK,
+            "decided": (
+                "a value by which Python decides, as in `if x > 0:`, goes into nothing: the graph "
+                "holds what was then computed, and no path leads to the value",
+                "for a gradient through the decision compute it smoothly: p * a + (1 - p) * b with "
+                "p = torch.sigmoid(x), for `a if x > 0 else b`; else use it in the computation, or "
+                "leave it out",
+            ),
             "lazy": (
                 "the parameters of a lazy module, such as nn.LazyLinear, get their shape and "
                 "values from the first input; nothing was given to this one",
@@ -2054,6 +2069,13 @@ KINDS: dict[str, Kind] = {
         "change the values of the one tensor in place under torch.no_grad(); or give the tensor "
         "that the model has now to everybody who holds this one, the optimizer too",
         variants={
+            "memory": (
+                "nn.Parameter(w), w.data and w.detach() are other tensors in the memory of w: they "
+                "have its values, and a gradient of their own",
+                "use the parameter itself, as in b.weight = a.weight for one that is shared; or "
+                "give the leaf that is in the graph, as model.parameters() does, to the optimizer "
+                "and to diagnose()",
+            ),
             "not-given": (
                 "the graph leads to parameters that are not among the inputs; an optimizer that "
                 "was given the same list does not change them",
@@ -2518,6 +2540,14 @@ KINDS: dict[str, Kind] = {
                 "take it away where the gradient should pass; where a constant is meant, as in a "
                 "straight-through estimator, give what comes before it a loss of its own",
             ),
+            "library": (
+                "a library that this line calls detaches what it hands out or writes, and no other "
+                "way leads to what gets no gradient",
+                "call what keeps the graph: dict(model.named_parameters()) or "
+                "state_dict(keep_vars=True) for state_dict(), torch.stack of parameters for "
+                "torch.func.stack_module_state(), torch.func.functional_call() with the parts of a "
+                "vector for vector_to_parameters(); or take what it gives for the leaves to train",
+            ),
             "meant": (
                 "detach() and .data give the same values without a grad_fn: a constant, as a "
                 "target, a baseline or a straight-through estimator needs one",
@@ -2536,7 +2566,7 @@ KINDS: dict[str, Kind] = {
             "parameter": (
                 "nn.Parameter(result) is a new leaf with the values of the result: the graph ends "
                 "at it, and it gets the gradient",
-                _CALL_WITH_RESULTS,
+                _CALL_WITH_RESULTS + "; to share a parameter assign it itself: b.weight = a.weight",
             ),
             "alias": (
                 "the graph of what is written goes to the tensor that .data or detach() gave; the "
@@ -2549,7 +2579,8 @@ KINDS: dict[str, Kind] = {
             "written": (
                 "what is written through .data, or with gradients off, leaves no Node: the tensor "
                 "keeps the place in the graph that it had",
-                _CALL_WITH_RESULTS + "; nothing, where the values are meant as constants",
+                _CALL_WITH_RESULTS + "; nothing, where the values are meant as constants; where "
+                "they are an average of weights, compute the loss from the model that is trained",
             ),
             "deepcopy": (
                 "a deep copy has the values and leaves of its own, which get the gradients",
@@ -2611,12 +2642,19 @@ KINDS: dict[str, Kind] = {
                 "decorator, or after set_grad_enabled(True). If it is to stay as it is, as a "
                 "target network, switch requires_grad off for it, or leave it out of diagnose()",
             ),
+            "library": (
+                "a library that this line calls switched gradients off, as generate() of "
+                "transformers does, and no other way leads to what gets no gradient",
+                "call a function of it that leaves gradients on: the model itself, on the tokens "
+                "that generate() gave; or compute it yourself",
+            ),
             "meant": (
                 "the operation ran with gradients off, so it left no Node: a constant for "
                 "autograd, as a target needs one",
                 "nothing, where you mean a constant; else move it out of torch.no_grad(): the part "
                 "of the gradient that would pass here is missing",
             ),
+            "view": _BARE_VIEW,
             "sample": (
                 "sample() of a distribution draws with gradients off: what it gives is a constant "
                 "for autograd",
@@ -2640,6 +2678,8 @@ KINDS: dict[str, Kind] = {
             ),
         },
         cut_variants={
+            "view": "{called} gave a view while gradients were off (torch.no_grad, "
+            "set_grad_enabled(False)), which says requires_grad=True and has no Node",
             "sample": "sample() draws without a graph",
             "checkpoint": "{called} ran in checkpoint(use_reentrant=True), which was given "
             "nothing that requires grad",
@@ -2653,6 +2693,11 @@ KINDS: dict[str, Kind] = {
         "move it out of the block, or into torch.inference_mode(False), with tensors that are made "
         "there; enable_grad() does not undo inference mode",
         cut="{called} ran in inference mode, where no graph is made",
+        variants={"view": _BARE_VIEW},
+        cut_variants={
+            "view": "{called} gave a view in inference mode, which says requires_grad=True and has "
+            "no Node"
+        },
     ),
     "late-requires-grad": Kind(
         "error",

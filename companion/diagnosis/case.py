@@ -17,15 +17,17 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
-from companion.diagnosis.values import is_readable
+from companion.diagnosis.values import is_one_number, is_readable
 from companion.forward.aliases import written_past
-from companion.forward.cuts import Cut, Operation
+from companion.forward.cuts import Cut, Operation, variant_of_harm
 from companion.forward.fingerprints import fingerprint, memory_of
 from companion.forward.gradients_used import reads_of_grads
 from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
 from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
+from companion.forward.tensors_of_calls import is_bare_view
 from companion.forward.tracing import (
     Taken,
+    are_told_apart,
     cuts_into,
     cuts_not_meant,
     cuts_taking,
@@ -45,6 +47,7 @@ from companion.forward.watching import Watch
 from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
+from companion.internals import base_of
 from companion.naming import counted, is_tensor, one_line
 
 Tensor = torch.Tensor
@@ -255,7 +258,7 @@ class Case:
     def why_left(self, cut: Cut) -> tuple[str, str]:
         """Whose cause and cure fit where values left torch: those of the cut, or of leaving."""
         is_itself = self.way_out(cut) == cut.operation.called or cut.code == "not-differentiable"
-        return (cut.code, cut.variant or "harmful") if is_itself else ("unused-input", "left")
+        return (cut.code, variant_of_harm(cut)) if is_itself else ("unused-input", "left")
 
     @cached_property
     def left_before(self) -> Cut | None:
@@ -277,6 +280,16 @@ class Case:
                 last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
                 waiting &= ~took
         return last
+
+    @cached_property
+    def deciding(self) -> dict[Input, Cut]:
+        """The inputs that get no gradient, with the first cut at which Python decided by them."""
+        waiting, first = positions_as_bits(i in self.lost for i in self.inputs), dict[Input, Cut]()
+        for taken in self.taking or () if waiting else ():
+            if taken.cut.code == "control-flow":
+                for i in positions_in((taken.first | taken.later) & waiting):
+                    first.setdefault(self.inputs[i], taken.cut)
+        return first
 
     @cached_property
     def held(self) -> set[Tensor]:
@@ -335,13 +348,15 @@ class Case:
 
     @cached_property
     def lost(self) -> set[Input]:
-        """The unreached inputs that are no constants of the graph, nor leaves with another alias.
-
-        Both are said of an input by themselves.
-        """
-        memory = {memory_of(node.grad_fn.variable) for node in self.leaves_not_given} - {None}
+        """The unreached inputs but for constants of the graph and aliases, told as such."""
         lost = {given for given in self.unreached if not given.is_constant}
-        return {given for given in lost if memory_of(given.tensor) not in memory}
+        return {given for given in lost if not self._is_an_alias(given)}
+
+    def _is_an_alias(self, given: Input) -> bool:
+        """Whether a leaf shows its memory, and the watch did not see that one being made of it."""
+        leaf, watch = self.leaf_in_memory.get(memory_of(given.tensor)), self.watch
+        is_seen = leaf and watch and are_told_apart(watch, given.tensor, leaf.grad_fn.variable)
+        return leaf is not None and not is_seen
 
     @cached_property
     def unreached(self) -> set[Input]:
@@ -370,6 +385,19 @@ class Case:
     def memory_of_leaves(self) -> set[int | None]:
         """Where the values of the leaves of the graph are."""
         return {memory_of(node.grad_fn.variable) for node in self.nodes if node.is_leaf} - {None}
+
+    @cached_property
+    def bare_views(self) -> list[tuple[GraphNode, Tensor]]:
+        """The Nodes that saved a view without a Node, each with the base of the view."""
+        saved = [(node, t) for node, peek in self.nodes_and_peeks for _, t in peek.tensors]
+        views = [(node, t) for node, t in saved if is_tensor(t) and is_bare_view(t)]
+        return [(node, base) for node, t in views if (base := base_of(t)) is not None]
+
+    @cached_property
+    def leaf_in_memory(self) -> dict[int | None, GraphNode]:
+        """By the memory of its values a leaf of the graph that is none of the inputs."""
+        leaves = {memory_of(node.grad_fn.variable): node for node in self.leaves_not_given}
+        return {memory: node for memory, node in leaves.items() if memory is not None}
 
     @cached_property
     def taken_early(self) -> dict[Input, Operation]:
@@ -401,7 +429,7 @@ class Case:
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
         copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
-        return found if any(not _is_one_number(given.tensor) for given in found) else {}
+        return found if any(not is_one_number(given.tensor) for given in found) else {}
 
     @cached_property
     def _names_of_tensors(self) -> dict[Tensor, str]:
@@ -427,8 +455,3 @@ def _values_of(tensor: Tensor) -> Values | None:
     if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
         return None
     return tuple(tensor.shape), tensor.dtype, number
-
-
-def _is_one_number(tensor: Tensor) -> bool:
-    """Whether all values of a tensor that can be read are equal."""
-    return bool((tensor == tensor.flatten()[0]).all())

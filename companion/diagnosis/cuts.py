@@ -11,7 +11,7 @@ from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unreached import how_it_ended
 from companion.findings import Finding, Severity, cut_message, finding
-from companion.forward.cuts import Cut
+from companion.forward.cuts import Cut, variant_of_harm
 from companion.forward.gradients_used import is_a_step
 from companion.forward.places import DEEPCOPY, SAMPLE
 
@@ -93,8 +93,9 @@ def _by_line(cuts: Iterable[Cut]) -> Iterable[list[Cut]]:
     """The cuts that share a finding: of one kind, on one line."""
     lines = dict[object, list[Cut]]()
     for cut in cuts:
-        is_switched = cut.code in _SWITCHED and not cut.variant
-        key = cut.code, cut.variant, cut.source, "" if is_switched else cut.message
+        is_switched = cut.code in _SWITCHED and cut.variant in {"", "view"}
+        line = (cut.source.file, cut.source.line) if cut.source and is_switched else cut.source
+        key = cut.code, cut.variant, line, "" if is_switched else cut.message
         lines.setdefault(key, []).append(cut)
     return lines.values()
 
@@ -114,7 +115,7 @@ def _harmful(case: Case, cuts: list[Cut], inputs: list[Input]) -> Finding:
     if inputs:
         s = "s" * (len(inputs) == 1)
         message += f", and so {names_of_all(inputs)} get{s} no gradient"
-    code, source, variant = cuts[0].code, cuts[0].source, cuts[0].variant or "harmful"
+    code, source, variant = cuts[0].code, cuts[0].source, variant_of_harm(cuts[0])
     because: tuple[str, str] | None = None
     ending = next((case.new_leaves[given] for given in inputs if given in case.new_leaves), None)
     if ending and code != "copied":  # to take the cut away would not help

@@ -30,6 +30,7 @@ from companion.diagnosis.tracebacks import (
     users_frame,
 )
 from companion.findings import KINDS, Finding, finding
+from companion.forward.cuts import variant_of_harm
 from companion.forward.tracing import first_reaching, source_of, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph
@@ -192,7 +193,7 @@ def _by_the_cuts(matched: Matched, watch: Watch, output: Tensor) -> Finding:
         cut = reaching[0]
         # What follows says that it may be harmless.
         message = f"{matched.message}: {cut.message.partition(';')[0]}"
-        variant = cut.variant or "harmful"
+        variant = variant_of_harm(cut)
         matched = matched._replace(code=cut.code, variant=variant, source=cut.source)
         return _finding_of(matched._replace(message=message))
     if was_made_in(watch, output) and all(cut.follows for cut in watch.cuts):

@@ -13,6 +13,7 @@ from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import code_of_trouble, trouble_of
 from companion.diagnosis.unreached import written_aside_in_words
 from companion.findings import Finding, Severity, finding
+from companion.forward.cuts import variant_of_harm
 from companion.graph.nodes import shape_or_none
 from companion.graph.not_a_tensor import how_to_take_apart, is_of_numbers, way_out
 from companion.internals import is_wrapped
@@ -45,7 +46,7 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
         variant = "transform" if is_wrapped(output) else "inference" * output.is_inference()
         because, source = None, None
         if cut := case.cut_before:
-            because, source = (cut.code, cut.variant or "harmful"), cut.source
+            because, source = (cut.code, variant_of_harm(cut)), cut.source
         elif left := case.left_before:
             because, source = case.why_left(left), left.source
         elif case.written_aside:

@@ -16,6 +16,7 @@ from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import Input, trouble_of
 from companion.findings import Finding, Severity, finding
 from companion.forward.cuts import Operation
+from companion.forward.fingerprints import memory_of
 from companion.forward.new_leaves import NewLeaf
 from companion.forward.tracing import was_begun_in
 from companion.graph.nodes import GraphNode, shape_as_text
@@ -104,6 +105,23 @@ def _used_early(case: Case, given: Input) -> Said | None:
     return None
 
 
+def _by_a_bare_view(case: Case, given: Input) -> Said | None:
+    """Whether a Node saved a view of it, or of what it went into, that has no Node."""
+    for node, base in case.bare_views:
+        if trouble_of(base):
+            continue
+        ends = [leaf.grad_fn.variable for leaf in Graph.of(base).leaves]
+        if any(end is given.tensor for end in ends):
+            whose = "{them}" if base is given.tensor else "what came of {them}"
+            text = (
+                f"{_ABSENT}, but a view of {whose} without a Node is, which was made with "
+                f"gradients off, or before its base required grad: {_STAYS_NONE}"
+            )
+            options = {"severity": "error", "variant": "view", **case.at(node.index)}
+            return said(given, "no-grad", text, **options)
+    return None
+
+
 def _in_a_backward(case: Case, given: Input) -> Said | None:
     node = case.running_backward
     if node is None or not given.tensor.is_leaf:
@@ -117,6 +135,16 @@ def _in_a_backward(case: Case, given: Input) -> Said | None:
     variant = "nested"
     options = {"severity": "warning", "variant": variant, **case.at(node.index)}
     return said(given, "unused-input", text, **options)
+
+
+def _in_the_same_memory(case: Case, given: Input) -> Said | None:
+    """Whether a leaf that was not given shows the memory of this one, as ``nn.Parameter(w)``."""
+    memory = memory_of(given.tensor) if given.tensor.is_leaf else None
+    leaf = None if memory is None else case.leaf_in_memory.get(memory)
+    if leaf is None:
+        return None
+    text = f"{_ABSENT}, but {{another leaf}} in the same memory {{is}}: {_STAYS_NONE}"
+    return said(given, "reassigned", text, variant="memory", **case.at(leaf.index))
 
 
 def _copied(case: Case, given: Input) -> Said | None:
@@ -229,6 +257,16 @@ def _left_torch(case: Case, given: Input) -> Said | None:
     return said(given, "unused-input", text, variant="left", source=cut.source)
 
 
+def _decided(case: Case, given: Input) -> Said | None:
+    """Whether Python decided by its values, and they went into nothing else that is known."""
+    cut = case.deciding.get(given)
+    if cut is None:
+        return None
+    how = f"the watch saw {{its}} values only decide what was computed, by {cut.operation.called}"
+    text = f"{_ABSENT}: {_STAYS_NONE}; {how}"
+    return said(given, "unused-input", text, variant="decided", source=cut.source)
+
+
 def _from_other_leaves(case: Case, given: Input) -> Said | None:
     """Whether none of the inputs is in the graph, and other leaves are."""
     if len(case.unreached) < len(case.inputs_with_grad) or not case.leaves_not_given:
@@ -266,14 +304,17 @@ def _unused(case: Case, given: Input) -> Said:
 _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _without_values,
     _used_early,
+    _by_a_bare_view,
     _in_a_backward,
     _apart,
+    _in_the_same_memory,
     _copied,
     _into_a_parameter,
     _written_aside,
     _in_a_grad,
     _only_added,
     _left_torch,
+    _decided,
     _from_other_leaves,
     _replaced,
     _unused,

@@ -40,3 +40,8 @@ def bounds_of(value: Tensor) -> tuple[float, float]:
     parts = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     low, high = torch.aminmax(parts)
     return low.item(), high.item()
+
+
+def is_one_number(tensor: Tensor) -> bool:
+    """Whether all values of a tensor that can be read are equal."""
+    return bool((tensor == tensor.flatten()[0]).all())

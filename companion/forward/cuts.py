@@ -60,7 +60,7 @@ class Cut:
         follows: whether all that became of the value could be followed. False where it became a
             number, a list or an array: computed with outside of torch, it may have come back.
         variant: the way in which it came about, in a word, where the code has several: of copied
-            values parameter, written or deepcopy; with gradients off sample, checkpoint or
+            values parameter, written or deepcopy; with gradients off view, sample, checkpoint or
             function; else ``""``.
         by_library: whether torch itself or an installed library made it, and no line of the user:
             a ``detach()`` or ``torch.no_grad()`` of its authors.
@@ -127,9 +127,17 @@ def kind_of_cut(note: Note, dtype: torch.dtype | None) -> tuple[str, str]:
         return "copied", "parameter"
     if note.severed and note.in_place:
         return "copied", "written"
+    if note.gives_bare_views:
+        return note.mode_code, "view"
     if note.runs_inside == SAMPLE or note.hidden:
         return "no-grad", note.runs_inside
     return _code(note, dtype), ""
+
+
+def variant_of_harm(cut: Cut) -> str:
+    """The variant of what is said of a cut that takes a gradient away: whose line is to change?"""
+    is_theirs = cut.by_library and cut.code in {"detached", "no-grad"}
+    return cut.variant or ("library" if is_theirs else "harmful")
 
 
 def _code(note: Note, dtype: torch.dtype | None) -> str:

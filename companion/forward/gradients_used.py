@@ -1,13 +1,14 @@
 """What a program did with gradients that have no graph: constants in what was computed from them.
 
-Where one is added to what it was taken of, goes into the model again, or was detached by the user,
-a constant is what people mean: first-order MAML, adversarial examples, the importance of a weight.
-In a penalty on the gradient it is not.
+Where one is added to what it was taken of and the sum is used as that was, where it goes into the
+model again, or was detached by the user, a constant is what people mean: first-order MAML,
+adversarial examples, the importance of a weight. In a penalty on the gradient it is not, nor in the
+residual of a differential equation, be it ``u_xx - x``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from weakref import ref
 
 import torch
@@ -73,13 +74,16 @@ def is_a_step(watch: Watch, output: Tensor, cut: Cut) -> bool:
 
 def _are_steps(
     notes: list[Note],
-    upstream: Iterable[int],
+    upstream: Sequence[int],
     gradients: set[Origin],
     taken_of: set[Origin],
     stepped: set[Origin],
     parts: set[Origin],
 ) -> bool:
     """Whether gradients meet what requires grad only as a step of it, or in the model again.
+
+    What a step gives must be used as what it was added to: by an operation that took that before,
+    with a weight of the model, or detached.
 
     Args:
         notes: all notes.
@@ -90,6 +94,10 @@ def _are_steps(
         parts: the origins of all that went into what was differentiated.
     """
     constants, moved, model, were_used = set(gradients), set(taken_of), parts - taken_of, False
+    uses = (i for i in upstream if any(value.origin in gradients for value in notes[i].inputs))
+    before = notes[: next(uses, 0)]
+    took = {note.name for note in before if any(value.origin in stepped for value in note.inputs)}
+    steps, is_again = set[Origin](), False
     for i in upstream:
         note = notes[i]
         taken = {value.origin for value in note.inputs}
@@ -98,6 +106,11 @@ def _are_steps(
             moved |= results
         elif taken & model:  # a weight that is computed
             model |= results
+        others = {value.origin for value in note.inputs if value.requires_grad}
+        if taken & steps:
+            steps |= results
+            is_meant = note.name in DETACHING and note.is_meant
+            is_again = is_again or is_meant or note.name in took or bool(others & model)
         if constants.isdisjoint(taken):
             continue
         were_used = True
@@ -105,11 +118,11 @@ def _are_steps(
             if not (note.name in DETACHING and note.is_meant):
                 constants |= results
             continue
-        others = {value.origin for value in note.inputs if value.requires_grad}
         is_adding = note.name.strip("_") in ADDING
         if not others & (stepped if is_adding else model - moved):
             return False
-    return were_used
+        steps |= results if is_adding else set()
+    return were_used and (is_again or not steps)
 
 
 def _upstream(watch: Watch, output: Tensor) -> list[int]:

@@ -112,7 +112,9 @@ class Note(NamedTuple):
     numbers: tuple[int, int]  # of the next Node: before the call, and after it
     live: bool = False  # an input requires grad
     severed: bool = False  # its outputs require grad, but no Node leads to what they came from
-    mode_code: str = ""  # if gradients were off, or for autograd.grad: the code of the cut
+    # If gradients were off and that mattered, or for autograd.grad: the code of the cut. If its
+    # outputs require grad nevertheless, they are views of what does, and have no Node.
+    mode_code: str = ""
     in_place: bool = False
     addresses: tuple[int | None, ...] = ()  # of the memory that it wrote into or handed out
     hidden: bool = False  # it is not listed among the operations
@@ -125,6 +127,20 @@ class Note(NamedTuple):
     def is_in_a_function(self) -> bool:
         """Whether a ``Function.apply`` made the call; other hidden notes are of no call."""
         return self.hidden and bool(self.name)
+
+    @property
+    def gives_bare_views(self) -> bool:
+        """Whether it gave views, with gradients off, of what requires grad: these say so too."""
+        is_switched = bool(self.mode_code) and not self.hidden
+        return is_switched and any(value.requires_grad for value in self.outputs)
+
+    @property
+    def expects_a_graph(self) -> bool:
+        """Whether a graph was made from what it took: by itself, or by the Function around it."""
+        if self.is_in_a_function:
+            return True
+        makes_one = not (self.hidden or self.mode_code or self.is_update)
+        return makes_one and any(value.requires_grad for value in self.outputs)
 
     @property
     def is_meant(self) -> bool:

@@ -42,6 +42,7 @@ from companion.forward.tensors_of_calls import (
     flattened,
     given_by,
     given_or_written,
+    is_bare_view,
     is_followed,
     items_in,
     written_by,
@@ -305,13 +306,14 @@ class Recorder(TorchFunctionMode):
             self.tensors.take_fingerprints(tracked, index + 1, first)
         may_be = has_graph and (bool(written) or made[0].is_leaf)
         severed = may_be and self.is_severed(call, outputs, written)
-        mode_code = "" if has_graph else _mode_code(call)
+        is_bare = may_be and not written and any(map(is_bare_view, made))
+        mode_code = "" if has_graph and not is_bare else _mode_code(call)
         addresses = self.addresses(call, written) if written or name in ALIASING else ()
         places = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         site, library_place, runs_inside = places
         # apply gives an input that forward returned as a view of itself.
         hidden = runs_inside in FUNCTIONS or (name == "view_as" and call.args[0] is call.args[-1])
-        lacks_graph = (live or name in DETACHING) and not 0 < with_grad == len(values)
+        lacks_graph = (live or name in DETACHING) and (is_bare or not 0 < with_grad == len(values))
         by_library = lacks_graph and self.is_by_library(mode_code)
         seen = name, site, input_values, values, numbers, live, severed, mode_code, bool(written)
         note = *seen, addresses, hidden, None, runs_inside, library_place, by_library

@@ -10,7 +10,7 @@ import torch
 from companion.forward.fingerprints import PLAIN
 from companion.forward.notes import TorchCall
 from companion.forward.torch_functions import ASSIGNING, SILENT, written_silently
-from companion.internals import version_of
+from companion.internals import base_of, version_of
 
 Tensor = torch.Tensor
 
@@ -66,3 +66,12 @@ def is_followed(argument: Any) -> bool:
 
 
 _SEQUENCES = list, tuple  # ``list | tuple`` would be made anew at each call
+
+
+def is_bare_view(tensor: Tensor) -> bool:
+    """Whether it is a view that was made with gradients off, or before its base required grad.
+
+    It says that it requires grad since its base does, and has no Node: no gradient comes to either.
+    """
+    base = base_of(tensor) if tensor.is_leaf and tensor.requires_grad else None
+    return base is not None and base.requires_grad

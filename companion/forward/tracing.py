@@ -84,6 +84,15 @@ def was_made_in(watch: Watch, tensor: Tensor) -> bool:
     return watch._value_of(tensor).made_by is not None
 
 
+def are_told_apart(watch: Watch, one: Tensor, other: Tensor) -> bool:
+    """Whether a watch takes two tensors in one memory for two: it saw that one was made.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+    """
+    return watch._value_of(one).origin != watch._value_of(other).origin
+
+
 def was_used_in(watch: Watch, tensors: Sequence[Tensor]) -> set[Tensor]:
     """Those of some tensors that an operation of the block took.
 
@@ -113,6 +122,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     Raises:
         TypeError: ``node`` is not a Node.
     """
+    watch._classify()
     notes = watch._recorder.notes
     own = _notes_of(notes, node)
     # A call without a graph makes a Node only for what is kept: autocast's cast of a weight.
@@ -124,7 +134,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     empty = [slot for slot, (child, _) in enumerate(slots) if child is None]
     cuts = list[tuple[int | None, Cut]]()
     for position, value in enumerate(inputs):
-        if value.requires_grad:
+        if value.requires_grad and not (watch._bare and value.origin in watch._bare):
             continue
         # Where each input has a slot they come in one order; a number's slot is found so too.
         slot = next(iter(empty), None)

@@ -34,10 +34,12 @@ class Watch:
         self._operations: list[Operation] = []
         self._operation_of: list[int | None] = []  # for each note the index of its operation
         self._mutations: list[Mutation] = []
-        self._classified = -1  # how many notes there were when the next four were found out
+        self._classified = -1  # how many notes there were when the others were found out
         self._deciding: set[int | None] = set()  # notes whose outputs only decided
         self._leaving: set[int] = set()  # notes whose values left torch, or went into some that did
         self._lost: set[Output] = set()  # results of Functions that should have had a Node
+        self._bare: set[Output] = set()  # views without a Node that something with one took
+        self._has_bare_views = False  # whether any were made
         self._has_functions = False  # whether a torch.autograd.Function ran in the block
 
     def __enter__(self) -> Watch:
@@ -72,7 +74,7 @@ class Watch:
             if note.live and not note.hidden
             if note.severed or not any(value.requires_grad for value in note.outputs)
         ]
-        return self._cuts_at([*origins, *self._lost])
+        return self._cuts_at([*origins, *self._lost, *self._bare])
 
     @property
     def first_nonfinite(self) -> Operation | None:
@@ -195,6 +197,8 @@ class Watch:
         values = list(values)
         if self._has_functions:
             self._lost |= self._results_without_a_node(values)
+        if self._has_bare_views:
+            self._bare |= self._bare_views(values)
         upstream = self._upstream(values, past)
         return self._cuts_at(origin for origin in upstream if self._is_cut(*origin))
 
@@ -226,7 +230,7 @@ class Watch:
         if note.hidden:
             return (i, nr) in self._lost
         if not note.live or note.outputs[nr].requires_grad:
-            return note.severed
+            return note.severed or (i, nr) in self._bare
         # An integer beside floats with a graph: indices. A float beside them is a constant that
         # came along, such as the running mean of a normalization.
         alone = not any(value.requires_grad for value in note.outputs)
@@ -248,11 +252,12 @@ class Watch:
         message = cut_message(code, operation.called, str(dtype).removeprefix("torch."), variant)
         follows = i not in self._leaving
         # What variants stand for, and a gradient, a library computes because the user asked for it.
-        by_library = note.by_library and not variant and code != "penalty-detached"
+        is_its_own = variant in {"", "view"} and code != "penalty-detached"
+        by_library = note.by_library and is_its_own
         return Cut(operation.index, code, operation, message, follows, variant, by_library)
 
     def _classify(self) -> None:
-        """Find out what ``_deciding``, ``_leaving``, ``_lost`` and ``_has_functions`` say."""
+        """Find out what ``_deciding``, ``_leaving``, ``_lost``, ``_bare`` and so on say."""
         notes = self._recorder.notes
         if self._classified == len(notes):
             return
@@ -265,7 +270,7 @@ class Watch:
         upstream = self._upstream(value for i in last for value in notes[i].inputs)
         self._leaving = {i for i, _ in upstream}.union(last)
         self._has_functions = any(note.is_in_a_function for note in notes)
-        self._lost = set()
+        self._lost, self._bare = set(), set()
         if self._has_functions:
             inside = [note for note in notes if note.is_in_a_function]
             taken = {value.origin for note in inside for value in note.inputs}
@@ -273,7 +278,20 @@ class Watch:
                 alive = self._recorder.tensors.values()
             results = [value for value in alive if value.origin not in taken]
             self._lost = self._results_without_a_node(results)
+        self._has_bare_views = any(note.gives_bare_views for note in notes)
+        if self._has_bare_views:
+            using = [note for note in notes if note.expects_a_graph]
+            self._bare = self._bare_views(value for note in using for value in note.inputs)
         self._classified = len(notes)
+
+    def _bare_views(self, used: Iterable[Value]) -> set[Output]:
+        """Views that were made with gradients off, among the values that something used.
+
+        Only what expects a graph of them is cut off. To write into a weight by way of such a view,
+        as initializers do, is no cut.
+        """
+        made = {(v.made_by, v.output_nr) for v in used if v.made_by is not None}
+        return {(i, nr) for i, nr in made if self._recorder.notes[i].gives_bare_views}
 
     def _results_without_a_node(self, used: Iterable[Value]) -> set[Output]:
         """Results of ``Function.apply`` without a graph, though what ran inside took one's values.

@@ -580,7 +580,7 @@ def test_what_a_library_does_by_itself_is_told_where_it_costs_a_gradient(tmp_pat
         (found,) = diagnose(loss, x, w, watch=watched)
         assert (found.severity, found.code) == ("error", code)
         assert found.source.text == "scope[name](x)" and found.source.inside.text == "x.exp()"
-        assert str(found.source) in found.where
+        assert str(found.source) in found.where and "leaves gradients on" in found.cure
         with watch() as watched:
             with torch.no_grad():  # by the user, whatever the library does in it
                 y = scope[name](x)

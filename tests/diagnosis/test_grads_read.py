@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -32,8 +33,24 @@ def residual(net, x, gradient):
     return (x * gradient + net(x)).square().mean()
 
 
+def residual_with_x_itself(net, x, gradient):
+    return net(x).mean() + (gradient - x).square().mean()
+
+
+def residual_with_x_scaled(net, x, gradient):
+    return net(x).mean() + F.mse_loss(2 * (x + gradient), torch.zeros_like(x))
+
+
 def adversarial(net, x, gradient):
     return net(x + 0.1 * gradient.sign()).mean()
+
+
+def adversarial_within_bounds(net, x, gradient):
+    return net((x + 0.1 * gradient.sign()).clamp(-1, 1) * 1.0).mean()
+
+
+def descended_and_detached(net, x, gradient):
+    return net(x).mean() - net((x - 0.1 * gradient).detach()).mean()
 
 
 def perturbed_copy(net, x, gradient):
@@ -41,7 +58,7 @@ def perturbed_copy(net, x, gradient):
 
 
 @pytest.mark.parametrize("take", [grad_of, given])
-@pytest.mark.parametrize("use", [penalty, residual])
+@pytest.mark.parametrize("use", [penalty, residual, residual_with_x_itself, residual_with_x_scaled])
 def test_a_gradient_without_a_graph_in_a_loss_is_a_warning_with_the_line(take, use):
     net, x = critic()
     with watch() as watched:
@@ -54,7 +71,9 @@ def test_a_gradient_without_a_graph_in_a_loss_is_a_warning_with_the_line(take, u
 
 
 @pytest.mark.parametrize("take", [grad_of, given])
-@pytest.mark.parametrize("use", [adversarial, perturbed_copy])
+@pytest.mark.parametrize(
+    "use", [adversarial, adversarial_within_bounds, descended_and_detached, perturbed_copy]
+)
 def test_one_that_makes_an_adversarial_example_is_a_note(take, use):
     net, x = critic()
     with watch() as watched:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.utils.checkpoint import checkpoint
 
@@ -126,6 +126,47 @@ def detached_in_vmap(raw, layer, x):
     return head(torch.vmap(lambda row: row.detach() * 2)(raw)).sum(), [raw]
 
 
+def parameter_of_a_view_of_a_parameter(raw, layer, x):
+    raw.exp()
+    layer.weight = nn.Parameter(raw.t())
+    return layer(x).sum(), [raw]
+
+
+def weights_of_the_state(raw, layer, x):
+    weights, head = layer.state_dict(), nn.Linear(2, 1)
+    return head(torch.func.functional_call(layer, weights, (x,))).sum(), [*layer.parameters()]
+
+
+def stacked_models(raw, layer, x):
+    weights, _ = torch.func.stack_module_state([layer, nn.Linear(2, 2)])
+    return (x @ weights["weight"] + weights["bias"][:, None]).sum(), [*layer.parameters()]
+
+
+def view_with_gradients_off(raw, layer, x):
+    with torch.no_grad():
+        part = raw[:1]
+    return (part * x).sum(), [raw]
+
+
+def view_of_a_result_with_gradients_off(raw, layer, x):
+    hidden = raw.exp()
+    with torch.no_grad():
+        upper, _ = hidden.unbind()
+    return upper.square().sum(), [raw]
+
+
+def view_in_inference_mode(raw, layer, x):
+    with torch.inference_mode():
+        part = raw.view(4)
+    return part.square().sum(), [raw]
+
+
+def view_of_a_view_given_to_a_function(raw, layer, x):
+    with torch.no_grad():
+        part = raw.t()[0]
+    return RunsModule.apply(part, lambda part: part * 2).sum(), [raw]
+
+
 # What is wrong, with what must be said of each input: a word of the message, and one of the cure.
 CUT_OFF = {
     new_parameter: ("nn.Parameter()", "functional_call"),
@@ -146,7 +187,15 @@ CUT_OFF = {
     function_of_several_operations: ("the forward of a custom Function", "give apply()"),
     drawn: ("sample() draws", "rsample()"),
     detached_in_vmap: ("detach()", "take it away"),
+    parameter_of_a_view_of_a_parameter: ("nn.Parameter()", "functional_call"),
+    weights_of_the_state: ("detach()", "dict(model.named_parameters())"),
+    stacked_models: ("detach()", "torch.stack of parameters"),
+    view_with_gradients_off: ("indexing gave a view", "take the view with gradients on"),
+    view_of_a_result_with_gradients_off: ("unbind() gave a view", "with gradients on"),
+    view_in_inference_mode: ("view() gave a view in inference mode", "and inference mode"),
+    view_of_a_view_given_to_a_function: ("indexing gave a view", "with gradients on"),
 }
+SAVES_THE_VIEW = {view_of_a_result_with_gradients_off, view_in_inference_mode}
 
 
 def materials():
@@ -170,8 +219,46 @@ def test_an_input_that_was_cut_off_is_told_with_its_cut_and_the_cure_of_that(pro
     assert ", and so " in found.message and found.message.endswith(costs)
     # Without a watch nothing is guessed.
     codes = {found.code for found in without_watch if found.severity == "error"}
-    is_copy = program in (copied_model, copied_leaf)
-    assert codes <= ({"reassigned", "unused-input"} if is_copy else {"unused-input"})
+    is_copy = program in (copied_model, copied_leaf, parameter_of_a_view_of_a_parameter)
+    known = {"no-grad"} if program in SAVES_THE_VIEW else {"unused-input"}
+    assert codes <= ({"reassigned"} | known if is_copy else known)
+
+
+@pytest.mark.parametrize("program", SAVES_THE_VIEW, ids=lambda program: program.__name__)
+def test_a_view_without_a_node_that_a_node_saved_is_told_without_a_watch(program):
+    raw, *rest = materials()
+    loss, _ = program(raw, *rest)
+    (found,) = diagnose(loss, raw)
+    is_of_it = program is view_in_inference_mode
+    whose = "a view of it" if is_of_it else "a view of what came of it"
+    assert whose in found.message and "take the view with gradients on" in found.cure
+    assert "PowBackward0" in found.where
+    (found,) = diagnose(loss, torch.nn.Parameter(raw.detach()))  # another leaf
+    assert found.code == "unused-input" and "view" not in found.message
+
+
+def test_a_view_made_before_its_base_required_grad_is_told():
+    x = torch.rand(4)
+    part = x[:2]
+    x.requires_grad_()
+    (found,) = diagnose(part.square().sum(), x)
+    assert "a view of it without a Node is" in found.message and "before its base" in found.message
+
+
+def test_what_is_written_into_a_weight_by_way_of_a_view_is_no_cut():
+    with watch() as watched:
+        loss, _ = weight_written_by_way_of_views(*materials())
+    assert watched.cuts == watched.reaching(loss) == ()
+
+
+def test_a_view_with_gradients_off_beside_another_way_is_an_info():
+    raw, layer, x = materials()
+    with watch() as watched:
+        with torch.no_grad():
+            part = raw[:1]
+        loss = (raw * part).sum()
+    (found,) = diagnose(loss, raw, watch=watched)
+    assert (found.severity, found.code) == ("info", "no-grad")
 
 
 def weight_given_to_functional_call(raw, layer, x):
@@ -184,6 +271,22 @@ def weight_updated_with_gradients_off(raw, layer, x):
         layer.weight.sub_(torch.ones(2, 2), alpha=0.1)
         layer.bias.zero_()
     return layer(x).sum(), [*layer.parameters()]
+
+
+def weight_written_by_way_of_views(raw, layer, x):
+    with torch.no_grad():
+        layer.weight[0].fill_(0.5)
+        row = layer.weight.unbind()[1]
+        row.mul_(2).clamp_(max=1)
+        layer.bias[:1].copy_(torch.ones(1))
+    return layer(x).sum(), [*layer.parameters()]
+
+
+def view_with_gradients_off_only_looked_at(raw, layer, x):
+    with torch.no_grad():
+        part = raw[:1]
+        assert (part * 2 > 0).all() and part.sum().item() > 0
+    return raw.square().sum(), [raw]
 
 
 def model_built_in_the_block(raw, layer, x):
@@ -235,6 +338,8 @@ def copy_beside_the_model(raw, layer, x):
 RIGHT = [
     weight_given_to_functional_call,
     weight_updated_with_gradients_off,
+    weight_written_by_way_of_views,
+    view_with_gradients_off_only_looked_at,
     model_built_in_the_block,
     function_that_is_given_all,
     function_whose_result_is_dropped,
@@ -264,6 +369,45 @@ def test_an_equal_shape_is_no_evidence_that_a_leaf_stands_for_an_input():
     (found,) = diagnose(used(torch.ones(2)).sum(), given.weight)
     assert found.code == "unused-input" and "optimizer" in found.cure
     assert found.message.endswith("other leaves than the inputs: used.bias, used.weight")
+
+
+def test_of_a_value_that_only_decided_this_is_told():
+    raw, layer, x = materials()
+    gate = nn.Parameter(torch.tensor(0.3))
+    with watch() as watched:
+        y = layer(x) if gate.tanh() > 0 else -layer(x)
+        loss = y.sum()
+    (found,) = diagnose(loss, gate, layer, raw, watch=watched)[:1]
+    assert found.severity == "error" and found.source.text == "gate.tanh() > 0"
+    assert "only decide what was computed, by gt()" in found.message
+    assert "compute it smoothly" in found.cure
+    loss.backward()
+    assert gate.grad is None and layer.weight.grad is not None
+    gate = nn.Parameter(torch.tensor(0.3))
+    with watch() as watched:
+        y = layer(x) if gate > 0 else -layer(x)
+        loss = (y * gate.sigmoid()).sum()
+    assert "unused-input" not in {f.code for f in diagnose(loss, gate, watch=watched)}
+
+
+def test_what_one_switch_cut_off_on_a_line_is_one_finding():
+    raw, layer, x = materials()
+    with watch() as watched:
+        with torch.no_grad():
+            both = raw.exp() @ raw.tanh()
+        loss = (both * x.requires_grad_()).sum()
+    (found,) = diagnose(loss, raw, x, watch=watched)
+    assert found.message.startswith("exp() and tanh() ran while gradients were off")
+
+
+@pytest.mark.parametrize("again", [nn.Parameter, lambda w: nn.Parameter(w.t()), Tensor.detach])
+def test_a_leaf_in_the_memory_of_an_input_is_told_without_a_watch(again):
+    raw, layer, x = materials()
+    leaf = again(raw).requires_grad_()
+    (found,) = diagnose((x @ leaf).sum(), raw)
+    assert (found.code, found.severity) == ("reassigned", "error")
+    assert "another leaf in the same memory is" in found.message
+    assert "use the parameter itself" in found.cure
 
 
 def test_equal_values_are_evidence_unless_all_are_one_number():

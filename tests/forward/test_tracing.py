@@ -131,3 +131,12 @@ def test_a_node_that_cpp_code_made_is_a_node():
     assert cuts_into(watched, node) == ()
     assert diagnose(y, x, watch=watched) is not None
     assert "CppFunction" in draw(y, watch=watched).alt
+
+
+def test_a_view_that_was_made_with_gradients_off_feeds_the_slot_that_leads_to_none():
+    x, w = leaf(1, 2), leaf(3, 4)
+    with watch() as watched:
+        with torch.no_grad():
+            part = w[:1]
+        y = x[:1] * part
+    assert fed(watched, y.grad_fn) == [(1, "w[:1]")]
