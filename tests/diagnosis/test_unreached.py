@@ -195,7 +195,7 @@ CUT_OFF = {
     view_in_inference_mode: ("view() gave a view in inference mode", "and inference mode"),
     view_of_a_view_given_to_a_function: ("indexing gave a view", "with gradients on"),
 }
-SAVES_THE_VIEW = {view_of_a_result_with_gradients_off, view_in_inference_mode}
+SAVES_THE_VIEW = [view_of_a_result_with_gradients_off, view_in_inference_mode]
 
 
 def materials():
