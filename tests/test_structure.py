@@ -40,6 +40,7 @@ def nodes(path: Path) -> list[ast.AST]:
     return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, wherever in it."""
     found = set()

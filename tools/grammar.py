@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from html import unescape
 
 EXPECTED = "<!--pytest-codeblocks:expected-output-->"  # above an output
@@ -202,7 +203,8 @@ class Snippet(Part):
 # ---- reading
 
 
-def parse(text: str) -> list[Part]:
+@cache
+def parse(text: str) -> tuple[Part, ...]:
     """The parts of a page, in order."""
     lines = text.splitlines(keepends=True)
     parts: list[Part] = []
@@ -212,7 +214,7 @@ def parse(text: str) -> list[Part]:
         part = next(filter(None, candidates), None) or Text(n + 1, lines[n], inside)
         parts.append(part)
         inside = part.inside_below
-    return parts
+    return tuple(parts)
 
 
 def _front_matter(lines: list[str], n: int, inside: tuple[Opening, ...]) -> FrontMatter | None:
