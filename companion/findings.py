@@ -2509,7 +2509,9 @@ KINDS: dict[str, Kind] = {
                 "diagnose(loss, watch=watched) what the backward pass divides by. If neither finds "
                 "one before it happens, take a smaller learning rate, or clip the gradients",
                 (
-                    rf"\b[Ll]oss(?:es)?\b[^\n]{{0,40}}{_NAN}|{_NAN}[^\n]{{0,20}}\b[Ll]oss(?:es)?\b",
+                    # Not: the loss is finite, but the weights are NaN.
+                    rf"\b[Ll]oss(?:es)?\b(?:(?!\b(?:but|finite)\b)[^\n]){{0,40}}{_NAN}|"
+                    rf"{_NAN}[^\n]{{0,20}}\b[Ll]oss(?:es)?\b",
                     "the loss is NaN or infinite",
                 ),
                 (

@@ -8,6 +8,8 @@ from tests.diagnosis.messages import WRITTEN
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # What is typed, and the entries that help. One of them must be the first that is shown ...
 FIRST = {
+    "loss is finite but all weights become nan after the first step": "nan-risk",
+    "the .grad of my parameter is None after backward()": "unused-input detached left-torch",
     "weights not updating": "leaf-output reassigned accumulates",
     "weights do not change": "leaf-output reassigned accumulates",
     "my model is not learning": "leaf-output reassigned accumulates",
