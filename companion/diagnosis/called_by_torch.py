@@ -16,7 +16,7 @@ from companion.findings import Finding, finding
 from companion.source import Source, is_users
 
 _REFUSED = re.compile(r"([\w.<>]+)\(\) (?:takes|missing) ")
-_APPLY = re.compile(r"\b(?:user_fn\(self, |super\(\)\.apply\()")
+_APPLY = re.compile(r"\buser_fn\(self, |\.apply\(")
 _HOOK = re.compile(r"hook\((?:self|module)\b[^)]*\)")
 _ENGINE = re.compile(r"\brun_backward\(")
 
@@ -26,14 +26,14 @@ def about_arguments(error: BaseException, line: str, source: Source | None) -> F
 
     Args:
         error: the error, or what a text has of it.
-        line: the line of torch that made the call; of a text the last line of code.
+        line: the line that made the call; of a text the last line of code.
         source: the user's line.
     """
     match = _REFUSED.search(str(error))
     if type(error).__name__ != "TypeError" or match is None:
         return None
     code, name = "hook", f"the hook {_short(match[1])}"
-    if _APPLY.search(line):
+    if _APPLY.search(line) and not match[1].endswith("apply"):
         code, name = "function-form", f"{_short(match[1])} of a custom Function"
         message = f"{name} takes other arguments than it is given"
     elif call := _HOOK.search(line):

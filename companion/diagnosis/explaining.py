@@ -21,11 +21,11 @@ from companion.diagnosis.none_grads import about_none, about_none_in_text
 from companion.diagnosis.nonfinite import born_in
 from companion.diagnosis.paths import below
 from companion.diagnosis.tracebacks import (
+    calling_line,
     chain_of,
     distributed_module,
     engine_call,
     errors_in,
-    line_of_torch,
     runs_checkpoint_again,
     users_frame,
 )
@@ -93,7 +93,7 @@ def _explained(error: BaseException, watch: Watch | None) -> Finding | None:
         return cause
     if match := _match(error):
         return _found(Matched(error, watch, source, *match))
-    return about_arguments(error, line_of_torch(error), source)
+    return about_arguments(error, calling_line(error), source)
 
 
 def _source_of(error: BaseException) -> Source | None:

@@ -45,14 +45,19 @@ def runs_checkpoint_again(error: BaseException) -> bool:
     return engine in files and torch.utils.checkpoint.__file__ in files[files.index(engine) :]
 
 
-def line_of_torch(error: BaseException) -> str:
-    """The line of torch that an error passed last; empty where that was code of another."""
+def calling_line(error: BaseException) -> str:
+    """The line that an error passed last, if it is torch's; empty where that was another's.
+
+    From torch 2.15 on, forward of a custom Function is called by C++: by the line with ``apply``.
+    """
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    if traceback is None or is_users(traceback.tb_frame.f_code.co_filename):
+    if traceback is None:
         return ""
-    return line_of(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno).strip()
+    file = traceback.tb_frame.f_code.co_filename
+    line = line_of(file, traceback.tb_lineno).strip()
+    return line if ".apply(" in line or not is_users(file) else ""
 
 
 def engine_call(error: BaseException) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -104,13 +109,19 @@ def errors_in(text: str) -> Iterator[tuple[BaseException, str]]:
 
 
 def _code_above(text: str) -> str:
-    """The last line of a traceback, without the marks that Python puts below it."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
-    return lines[-1] if lines else ""
+    """The last line of a traceback, without the marks that Python puts below it.
+
+    From Python 3.13 on, a call has all its lines there: they are made one.
+    """
+    frame = _LAST_FRAME.search(text)
+    lines = [line.strip() for line in (frame[2] if frame else text).splitlines()]
+    code = [line for line in lines if line.strip("^~ ")]
+    return " ".join(code if frame else code[-1:])
 
 
 # What launchers, pytest and boxes around tracebacks put before and behind the lines.
 _DECORATION = re.compile(r"^\[\w+\]:(?: |$)|^E {3}|^│ ?|\s*│$|^[╭╰].*", re.MULTILINE)
+_LAST_FRAME = re.compile(r'^( *)File "[^"\n]*", line \d+.*\n((?:\1 +\S.*\n)+)\s*\Z', re.MULTILINE)
 _NAMED_ERROR = re.compile(r"^.*?(\w*(?:Error|Exception|Warning)): ", re.MULTILINE)
 
 

@@ -98,7 +98,7 @@ FUNCTIONS = {
         lambda: custom()(leaf()).sum().backward(),
     ),
     "forward without ctx": (
-        lambda: custom(forward=lambda x: x * 2)(leaf()),
+        lambda: type("Mine", (Function,), {"forward": lambda x: x * 2}).apply(leaf()),
         lambda: custom()(leaf()),
     ),
 }
@@ -126,7 +126,17 @@ def test_other_calls_with_wrong_arguments_are_not_explained():
     def runs(x):
         return hook(x, x)
 
-    for raising in (lambda: hook(1, 2), lambda: nn.Linear(2, 2)(1, 2), lambda: leaf().sum(1, 2, 3)):
+    class Table:
+        @staticmethod
+        def apply(row):
+            return row
+
+    for raising in (
+        lambda: hook(1, 2),
+        lambda: Table.apply(1, 2),
+        lambda: nn.Linear(2, 2)(1, 2),
+        lambda: leaf().sum(1, 2, 3),
+    ):
         assert explain(error_of(raising)) is None
     # The hook itself fits; what it calls does not.
     found = explain(error_of(on_tensor, "register_hook", runs))
@@ -190,3 +200,22 @@ def test_what_is_raised_elsewhere_is_not_explained():
     assert len(times) == 2
     assert explain(error_of(custom(forward=lambda ctx, x: x @ torch.ones(7)), leaf())) is None
     assert explain(error_of(hooked, "register_forward_hook", lambda m, a, b: 1 / 0)) is None
+
+
+def test_a_call_of_several_lines_in_a_traceback_is_read_as_one():
+    """As Python 3.13 prints it."""
+    text = """Traceback (most recent call last):
+  File "/home/me/train.py", line 9, in <module>
+    loss.backward()
+    ~~~~~~~~~~~~~^^
+  File "/lib/python3.13/site-packages/torch/autograd/graph.py", line 979, in _engine_run_backward
+    return Variable._execution_engine.run_backward(  # Calls into the C++ engine
+           ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~^
+        t_outputs, *args, **kwargs
+        ^^^^^^^^^^^^^^^^^^^^^^^^^^
+    )  # to run the backward pass
+    ^
+TypeError: scale() takes 0 positional arguments but 1 was given
+"""
+    assert explain(text).code == "hook"
+    assert explain(text.replace("Variable._execution_engine.run_backward", "print")) is None
