@@ -120,6 +120,8 @@ def _name_parameters(
     called: dict[Tensor, str], modules: Mapping[str, nn.Module], wanted: set[Tensor]
 ) -> None:
     """Call those of some tensors that have no name by their paths in these modules."""
+    if wanted <= called.keys():  # as where the module given is the caller's only one
+        return
     found = dict[Tensor, tuple[str, str]]()
     for variable, module in modules.items():
         for path, parameter in module.named_parameters():
