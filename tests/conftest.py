@@ -167,7 +167,7 @@ def with_zensical(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "mkdocs.yml", folder)
     if not DEEP:
-        lessons = every(7, sorted((folder / "course").glob("[0-9][0-9]-*.md")))
+        lessons = every(6, sorted((folder / "course").glob("[0-9][0-9]-*.md")))
         starts = [folder / "course/index.md", folder / "course/clinic/index.md"]
         for page in {*pages(folder / "course")} - {*lessons, *starts}:
             page.unlink()
