@@ -416,14 +416,6 @@ PARAMETERS = [
         lambda: differentiable(True),
         lambda: differentiable(False),
     ),
-    *[  # torch 2.15 clips such ones
-        Message(
-            "sparse-gradient",
-            lambda: nn.utils.clip_grad_norm_(looked_up(True).parameters(), 1.0),
-            lambda: bool(nn.utils.clip_grad_norm_(looked_up(False).parameters(), 1.0) > 0),
-        )
-        for _ in range(torch.__version__ < "2.15")
-    ],
     Message(
         "sparse-gradient",
         lambda: nn.utils.clip_grad_value_(looked_up(True).parameters(), 1.0),
@@ -450,6 +442,14 @@ PARAMETERS = [
         lambda: clipped(1.0),
     ),
 ]
+if torch.__version__ < "2.15":  # which clips sparse gradients too
+    PARAMETERS.append(
+        Message(
+            "sparse-gradient",
+            lambda: nn.utils.clip_grad_norm_(looked_up(True).parameters(), 1.0),
+            lambda: bool(nn.utils.clip_grad_norm_(looked_up(False).parameters(), 1.0) > 0),
+        )
+    )
 
 
 def differentiable(fused):
