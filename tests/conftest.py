@@ -190,6 +190,12 @@ def zensical_site(common) -> Path:
 class Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # one connection for many files
 
+    def end_headers(self) -> None:
+        """As hosts do, let the browser keep what is no page, so that it does not ask again."""
+        if not self.path.endswith(("/", ".html")):
+            self.send_header("Cache-Control", "max-age=600")
+        super().end_headers()
+
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
@@ -218,7 +224,8 @@ def served(directory: Path, handler: type[Handler]) -> Iterator[str]:
     """The address of a folder, served as from a web host."""
     handle = functools.partial(handler, directory=directory)
     with ThreadingHTTPServer(("127.0.0.1", 0), handle) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        poll = 0.05  # seconds, which it takes to stop
+        threading.Thread(target=server.serve_forever, args=[poll], daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
 

@@ -110,8 +110,8 @@ def test_no_tensor_is_lazy_that_nobody_copied_lazily(name):
     assert not is_shared_lazily((WITH | WITHOUT)[name]())
 
 
-@pytest.mark.parametrize("end", [end_sharing, lambda t: t.data.add_(0), lambda t: t.numpy()])
-@pytest.mark.parametrize("of_copy", [False, True])
+@each("end", [end_sharing, lambda t: t.data.add_(0), lambda t: t.numpy()])
+@each("of_copy", [False, True])
 def test_a_lazy_copy_shares_memory_until_either_is_written_to(end, of_copy):
     source = torch.ones(3)
     copy = lazy_copy(source)

@@ -5,9 +5,10 @@ import torch
 
 from companion import derivatives, draw, mixed, play, saved_memory
 from companion.naming import in_short
+from tests.cases import each
 
 
-@pytest.mark.parametrize("value", ["bytes", 3, None, (0, 0.5), ["name"], {"a": 1}, "a" * 60])
+@each("value", ["bytes", 3, None, (0, 0.5), ["name"], {"a": 1}, "a" * 60])
 def test_what_is_short_is_told_as_it_is(value):
     assert in_short(value) == repr(value)
 
@@ -31,7 +32,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_no_error_prints_all_of_what_was_given(name):
     with pytest.raises((TypeError, ValueError, NotImplementedError)) as raised:
         CALLS[name](torch.ones((), requires_grad=True) * 2)

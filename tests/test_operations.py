@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cases import each
 from tests.operations import faults, untold_at
 from tests.slices import torchs_own
 
@@ -25,7 +26,7 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@each("name", OPERATIONS)
 def test_what_backward_can_run_the_companion_can_read_draw_play_and_record(name):
     leaf = X.clone().requires_grad_()
 

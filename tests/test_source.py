@@ -16,6 +16,7 @@ import torch
 import companion
 from companion import Source, explain, watch
 from companion.source import _WRAPPERS, is_ours, is_users, source_among, source_at, users_source
+from tests.cases import each
 
 
 def here() -> Source:
@@ -107,7 +108,7 @@ def test_the_users_source_is_in_no_file_of_torch():
     assert users_source().file == __file__
 
 
-@pytest.mark.parametrize(
+@each(
     ("function", "is_the_users"),
     [
         (copy.deepcopy, False),
@@ -211,7 +212,7 @@ def test_a_program_that_is_installed_has_its_own_lines(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore:.*__array")
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x: torch.autograd.grad((x * x).sum(), x),

@@ -7,6 +7,7 @@ from companion import Graph
 from companion.backward.blocks import MOST, MOST_COPIES, Maker, parts_of, scenes
 from companion.drawing.boxes import Box
 from tests.backward.models import PROGRAMS, encoder, recurrent
+from tests.cases import each
 
 
 def scenes_of(program):
@@ -21,7 +22,7 @@ def shown(scene):
     return {box: [*box.nodes, *box.leaves] for box in boxes}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_each_node_that_runs_in_a_scene_is_in_one_box_of_it(program):
     graph, found = scenes_of(program)
     for scene in found:
@@ -30,7 +31,7 @@ def test_each_node_that_runs_in_a_scene_is_in_one_box_of_it(program):
     assert sorted(found[0].nodes) == list(range(len(graph)))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_each_block_opens_into_a_scene_of_its_nodes_and_each_node_is_alone_once(program):
     graph, found = scenes_of(program)
     alone = []
@@ -46,7 +47,7 @@ def test_each_block_opens_into_a_scene_of_its_nodes_and_each_node_is_alone_once(
     assert sorted(alone) == list(range(len(graph)))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_a_scene_has_the_edges_that_leave_and_enter_its_boxes(program):
     graph, found = scenes_of(program)
     for scene in found:
@@ -93,7 +94,7 @@ def test_a_graph_in_which_nothing_repeats_is_shown_in_groups():
     assert all(len(shown(scene)) <= MOST for scene in found)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@each("program", PROGRAMS)
 def test_what_is_called_a_module_is_the_call_of_one(program):
     _, found = scenes_of(program)
     boxes = [box for scene in found for box in scene.folded.boxes]

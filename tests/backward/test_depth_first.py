@@ -10,6 +10,7 @@ from companion.backward.depth_first import depth_first
 from companion.backward.player_data import player_data
 from companion.backward.player_steps import show
 from tests.backward.models import RANDOM, built
+from tests.cases import each
 
 
 class Counted(torch.autograd.Function):
@@ -149,7 +150,7 @@ def test_depth_first_is_not_told_for_large_tensors_or_after_a_silent_change():
     assert depth_first(recording) is None
 
 
-@pytest.mark.parametrize("reason", ["freed", "one path", "inputs", "modified"])
+@each("reason", ["freed", "one path", "inputs", "modified"])
 def test_depth_first_is_not_told_where_it_cannot_be_or_shows_nothing(reason):
     x = torch.tensor(2.0, requires_grad=True)
     a = x * 2.0

@@ -96,7 +96,7 @@ def test_a_rule_says_where_the_operation_stretched_its_input():
     assert rules(name, step) == ["grad", "(grad * alpha).sum_to_size((3,))"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "factor"),
     [
         (torch.bfloat16, 0.9),
@@ -105,7 +105,7 @@ def test_a_rule_says_where_the_operation_stretched_its_input():
         (torch.float64, 1 + 1e-12),
     ],
 )
-@pytest.mark.parametrize("size", [1.0, 1e-9])
+@each("size", [1.0, 1e-9])
 def test_a_rule_holds_in_each_precision_and_a_small_change_ends_it(dtype, factor, size):
     x = torch.tensor([1.37, -2.1], dtype=dtype, requires_grad=True)
     for hook in (False, True):
@@ -118,7 +118,7 @@ def test_a_rule_holds_in_each_precision_and_a_small_change_ends_it(dtype, factor
         )
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "accepted", "refused"),
     [
         # Twice the 2 roundings of low precision, or the 18 of others: relative and absolute.
@@ -158,7 +158,7 @@ def test_no_rule_is_told_where_something_is_not_known():
     assert formula(name, 0, step.grad_outputs[0], {"self": None}, out) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("rule", "values", "text"),
     [
         ("grad * other", {"grad": 2.0, "other": 3.5}, "2 * 3.5"),

@@ -17,7 +17,7 @@ from tests.cases import each
 # ---- what it takes
 
 
-@pytest.mark.parametrize("times", ["no", 1, None, torch.ones(2)])
+@each("times", ["no", 1, None, torch.ones(2)])
 def test_times_that_are_no_bool_are_refused(times):
     x = torch.ones((), requires_grad=True)
     with pytest.raises(TypeError, match=f"times must be True or False, got {type(times).__name__}"):
@@ -66,7 +66,7 @@ def test_a_recording_that_an_error_cut_short_is_played():
     assert "raised RuntimeError" in player.fragment
 
 
-@pytest.mark.parametrize("what", [None, 3, "loss", [torch.ones(())]])
+@each("what", [None, 3, "loss", [torch.ones(())]])
 def test_anything_else_is_refused(what):
     with pytest.raises(TypeError, match=r"play shows a tensor or a Recording, got \w+"):
         play(what)

@@ -31,6 +31,7 @@ from companion import (
     write_backward,
 )
 from companion.backward.hooks import CopyingHooks, hooks_for
+from tests.cases import each
 from tests.programs import OPERATIONS, Double, Silent, programs, run
 from tests.slices import DEEP, examples
 
@@ -1058,7 +1059,7 @@ def test_what_came_to_nodes_that_did_not_run_any_more_is_pending():
 # ---- the first NaN or infinity
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "name"),
     [
         (lambda x: torch.where(x > 0, x.sqrt(), x).sum(), "SqrtBackward0"),

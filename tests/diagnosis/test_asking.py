@@ -3,7 +3,6 @@
 from itertools import product
 from math import inf
 
-import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -173,8 +172,8 @@ def test_a_custom_function_and_what_was_saved_through_hooks_are_not_asked():
     assert not unpacked and Passes.calls == 0
 
 
-@pytest.mark.parametrize("mask", [torch.tensor([True, False]), torch.tensor([False, False])])
-@pytest.mark.parametrize("between", [lambda y: y, Passes.apply])
+@each("mask", [torch.tensor([True, False]), torch.tensor([False, False])])
+@each("between", [lambda y: y, Passes.apply])
 def test_of_infinities_those_alone_are_told_that_arrive_at_a_leaf(between, mask):
     x = torch.tensor([0.0, 4.0], requires_grad=True)
     y = between(torch.where(mask, 0.0, x)).sqrt()  # infinite at 0, which the mask may overwrite

@@ -102,9 +102,7 @@ def elementwise(logits, target):
     return (logits - logits.tanh().detach()).mean()
 
 
-@pytest.mark.parametrize(
-    "use", [surrogate, magic_box, divergence_from_a_constant, load_balance, elementwise]
-)
+@each("use", [surrogate, magic_box, divergence_from_a_constant, load_balance, elementwise])
 def test_a_constant_that_is_more_than_a_term_is_a_note(use):
     net, x, target = classifier()
     with watch() as watched:

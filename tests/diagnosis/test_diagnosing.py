@@ -442,7 +442,7 @@ def test_a_mask_and_accumulation_write_each_value():
     assert codes(diagnose(y.sum(), x)) == []
 
 
-@pytest.mark.parametrize("dim", [0, -2, (0,), ()])
+@each("dim", [0, -2, (0,), ()])
 def test_elements_that_tie_along_a_dimension_are_counted(dim):
     x = torch.tensor([[1.0, 2.0], [1.0, 5.0]], requires_grad=True)
     ties = [found.message for found in diagnose(x.amin(dim).sum(), x)]
@@ -581,7 +581,7 @@ def test_a_risk_of_nan_is_told_where_the_gradient_is_not_finite_and_nowhere_else
 
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom")
-@pytest.mark.parametrize(("f", "at", "near", "point"), NANS)
+@each(("f", "at", "near", "point"), NANS)
 def test_a_formula_that_gives_nan_at_a_point_is_told_there_alone(f, at, near, point):
     x = leaf(at)
     risks = [found for found in diagnose(f(x).sum(), x) if found.code == "nan-risk"]
@@ -607,7 +607,7 @@ BY_ANOTHER_ARGUMENT = [
 
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom")
-@pytest.mark.parametrize(("f", "at"), BY_ANOTHER_ARGUMENT)
+@each(("f", "at"), BY_ANOTHER_ARGUMENT)
 def test_a_formula_is_no_risk_by_an_argument_that_it_is_finite_by(f, at):
     x = leaf(*at)
     loss = f(x, torch.zeros(2)).sum()
@@ -615,7 +615,7 @@ def test_a_formula_is_no_risk_by_an_argument_that_it_is_finite_by(f, at):
     assert really(loss, x) and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "at", "gives"),
     [
         (lambda x: torch.xlogy(x, x), 0, torch.nan),
@@ -635,8 +635,8 @@ def test_of_x_times_a_logarithm_the_risk_has_the_gradient_in_words(f, at, gives)
     torch.testing.assert_close(x.grad, torch.tensor([gives]), equal_nan=True)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3)])
-@pytest.mark.parametrize(
+@each("shape", [(2, 2), (3, 2), (2, 3)])
+@each(
     "factor",
     [
         lambda x: torch.linalg.qr(x)[0],
@@ -661,7 +661,7 @@ def test_zero_times_a_logarithm_that_is_infinite_has_an_infinite_gradient(functi
     assert really(loss, x) and x.grad.isinf().all()
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x: torch.cdist(x[None], x[None].detach()),
@@ -721,7 +721,7 @@ def test_of_many_nodes_with_nan_the_deepest_alone_is_told():
     assert [f.message[:3] for f in found] == ["Exp"]
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda y: y,
@@ -745,7 +745,7 @@ def test_nan_that_a_formula_compares_alone_is_no_risk_to_the_gradient(f):
     assert really(loss, x) and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "outside", "inside"),
     [
         (torch.acos, 2, 0.5),
@@ -892,7 +892,7 @@ DRAWN = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "cured"), DRAWN)
+@each(("wrong", "cured"), DRAWN)
 def test_what_is_drawn_is_told_with_a_cure_that_gives_a_gradient(wrong, cured):
     x = leaf(0.25, 0.5)
     loss = wrong(x).sum()
@@ -946,7 +946,7 @@ def test_at_a_bound_a_gradient_is_told_to_be_zero_just_if_it_is(f, at):
     assert told == ([] if x.grad.any() else ["zero-derivative"])
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x: (x + ONE) - 2 * x,
@@ -963,7 +963,7 @@ def test_what_is_subtracted_again_only_in_part_is_no_zero(f):
     assert really(loss, x) and x.grad.any()
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "is_constant"),
     [
         (lambda x: x.softmax(1).sum(), True),
@@ -1029,7 +1029,7 @@ def test_one_finding_tells_of_all_inputs_that_a_node_cuts_off():
     assert "sigmoid" in found.cure
 
 
-@pytest.mark.parametrize("f", [lambda x: x**1, lambda x: x**0, lambda x: x**2, lambda x: x**1.5])
+@each("f", [lambda x: x**1, lambda x: x**0, lambda x: x**2, lambda x: x**1.5])
 def test_a_power_whose_gradient_at_0_is_finite_is_no_risk(f):
     x = leaf(0)
     found = diagnose(f(x).sum(), x)
@@ -1106,9 +1106,7 @@ def test_a_path_that_only_sends_zero_is_told_for_the_input_at_its_end():
     assert codes(diagnose((x.round() + x).sum(), x)) == []
 
 
-@pytest.mark.parametrize(
-    "f", [torch.ceil, torch.floor, torch.round, torch.trunc, torch.sign, torch.sgn]
-)
+@each("f", [torch.ceil, torch.floor, torch.round, torch.trunc, torch.sign, torch.sgn])
 def test_what_is_told_to_send_zero_sends_zero(f):
     x = leaf(1.4, -2.6)
     assert codes(diagnose(f(x).sum(), x)) == ["zero-derivative"]
@@ -1397,7 +1395,7 @@ def reduced(x):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [kind for kind in UNUSUAL if kind != "lazy"])
+@each("kind", [kind for kind in UNUSUAL if kind != "lazy"])
 def test_an_unusual_input_is_told_rightly(kind):
     x = UNUSUAL[kind]()
     loss = reduced(x)
@@ -1406,7 +1404,7 @@ def test_an_unusual_input_is_told_rightly(kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", UNUSUAL)
+@each("kind", UNUSUAL)
 def test_an_unusual_input_that_is_not_used_is_told_as_such(kind):
     w, x = leaf(1, 2, 3), UNUSUAL[kind]()
     found = [finding.code for finding in diagnose(w.sum(), x) if finding.severity != "info"]
@@ -1414,7 +1412,7 @@ def test_an_unusual_input_that_is_not_used_is_told_as_such(kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [kind for kind in UNUSUAL if kind not in {"lazy", "complex"}])
+@each("kind", [kind for kind in UNUSUAL if kind not in {"lazy", "complex"}])
 def test_an_unusual_output_of_several_elements_is_not_ok(kind):
     x = UNUSUAL[kind]()
     assert codes(diagnose(x * 2, x))[:1] == ["non-scalar"]
@@ -1469,7 +1467,7 @@ READING = {
 
 
 @pytest.mark.filterwarnings("ignore:.*saved_variables")
-@pytest.mark.parametrize("how", READING)
+@each("how", READING)
 def test_a_freed_function_that_reads_saved_tensors_elsewhere_is_told(how):
     name = {"backward": staticmethod(READING[how])}
     function = types.new_class("Other", (Square,), exec_body=lambda space: space.update(name))
@@ -1572,7 +1570,7 @@ CURED = {
 
 
 @pytest.mark.filterwarnings("ignore:std:UserWarning")
-@pytest.mark.parametrize("name", CURED)
+@each("name", CURED)
 def test_where_a_slope_has_no_end_the_cure_fits_the_function_and_works(name):
     f, at, expression, cured = CURED[name]
     x = at.clone().requires_grad_()
@@ -1733,7 +1731,7 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("kind", SAMPLED)
+@each("kind", SAMPLED)
 def test_what_was_sampled_is_told_with_the_cures_of_a_sample(kind):
     p = torch.rand(3, 4, requires_grad=True)
     with watch() as watched:
@@ -1764,7 +1762,7 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("name", LEFT)
+@each("name", LEFT)
 def test_an_output_without_a_graph_is_told_where_values_left_torch(name):
     x = torch.ones(3, requires_grad=True)
     with watch() as watched:
@@ -1812,10 +1810,8 @@ def state_that_is_handed_on(model, step):
     return model["judge"](state).mean()
 
 
-@pytest.mark.parametrize("is_watched", [True, False])
-@pytest.mark.parametrize(
-    "train", [generator_after_a_step_of_the_discriminator, state_that_is_handed_on]
-)
+@each("is_watched", [True, False])
+@each("train", [generator_after_a_step_of_the_discriminator, state_that_is_handed_on])
 def test_a_weight_that_was_updated_before_backward_has_the_cure_of_that(train, is_watched):
     torch.manual_seed(0)
     judge = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))

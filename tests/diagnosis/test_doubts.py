@@ -5,6 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose
+from tests.cases import each
 
 LIBRARY = torch.library.Library("companion_doubts", "DEF")
 LIBRARY.define("twice(Tensor x) -> Tensor")
@@ -70,7 +71,7 @@ UNDIFFERENTIATED = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", UNDIFFERENTIATED)
+@each("kind", UNDIFFERENTIATED)
 def test_a_gradient_that_is_not_there_is_told_as_not_known_and_one_that_is_there_is_not(kind):
     missing, there = UNDIFFERENTIATED[kind]
     x = (torch.rand(3, 3) + 0.1).requires_grad_()
@@ -82,7 +83,7 @@ def test_a_gradient_that_is_not_there_is_told_as_not_known_and_one_that_is_there
     assert gets_a_gradient(output, x)
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [torch.neg, torch.round, torch.square, torch.clone, lambda s: s / 2, lambda s: s * s]
     + [lambda s: torch.sparse.mm(s, torch.ones(3, 3)), lambda s: s.t() @ torch.ones(3, 3)]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from companion import diagnose, explain, watch
+from tests.cases import each
 
 OF_A_PART = "was computed earlier"
 
@@ -71,7 +72,7 @@ HOW_TO_ADD = {
 }
 
 
-@pytest.mark.parametrize("how", HOW_TO_ADD)
+@each("how", HOW_TO_ADD)
 def test_a_sum_that_grows_with_each_step_is_told_with_how_many_it_holds(how):
     w = torch.ones(3, requires_grad=True)
     total = HOW_TO_ADD[how](losses(20, w))
@@ -81,7 +82,7 @@ def test_a_sum_that_grows_with_each_step_is_told_with_how_many_it_holds(how):
     assert "loss.item()" in found.cure
 
 
-@pytest.mark.parametrize("how", HOW_TO_ADD)
+@each("how", HOW_TO_ADD)
 def test_a_sum_of_steps_that_did_not_run_is_none(how):
     w = torch.ones(3, requires_grad=True)
     total = HOW_TO_ADD[how](losses(20, w, run=False))

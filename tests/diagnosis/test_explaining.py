@@ -425,7 +425,7 @@ OLDER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("wording", "code"), OLDER)
+@each(("wording", "code"), OLDER)
 def test_other_wordings_are_explained_without_gaps_in_the_message(wording, code):
     found = explain(RuntimeError(wording))
     assert found.code == code
@@ -583,7 +583,7 @@ TypeError: unsupported operand type(s) for *: 'float' and 'NoneType'"""),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", AS_PASTED)
+@each("how", AS_PASTED)
 def test_a_text_is_explained_as_people_paste_it(how):
     code, text = AS_PASTED[how]
     assert explain(text).code == code

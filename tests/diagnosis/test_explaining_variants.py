@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, explain, watch
+from tests.cases import each
 from tests.programs import GivesNone, WrongShape
 
 
@@ -146,7 +147,7 @@ if torch.__version__ < "2.14":  # since then it has a formula
     TWICE["cdist"] = (lambda p: torch.cdist(p, p + 1), torch.randn(5, 3), "simple")
 
 
-@pytest.mark.parametrize("kind", TWICE)
+@each("kind", TWICE)
 def test_a_second_derivative_without_a_formula_is_told_with_a_cure_of_that_operation(kind):
     f, x, cure = TWICE[kind]
     x = x.clone().requires_grad_()
@@ -182,7 +183,7 @@ NOT_TENSORS = {
 }
 
 
-@pytest.mark.parametrize("what", NOT_TENSORS)
+@each("what", NOT_TENSORS)
 def test_a_backward_of_what_is_no_tensor_is_told_with_the_cure_for_that(what):
     make, cure = NOT_TENSORS[what]
     with pytest.raises(AttributeError) as caught:

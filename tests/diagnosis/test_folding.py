@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from companion import diagnose, watch
 from companion.diagnosis.folding import about_inputs, said
 from companion.diagnosis.inputs import Input
+from tests.cases import each
 from tests.programs import RunsModule
 
 
@@ -70,18 +71,18 @@ def test_what_differs_is_told_apart():
     ]
 
 
-def test_five_thousand_parameters_without_a_gradient_make_a_short_text():
-    spare = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(5_000))
+def test_a_thousand_parameters_without_a_gradient_make_a_short_text():
+    spare = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(1_000))
     x = ones(2)
     diagnosis = diagnose(x.sum(), x, spare)
     assert codes(diagnosis) == [("error", "unused-input")]
-    assert "5000 parameters" in diagnosis[0].message and len(str(diagnosis)) < 1_000
+    assert "1000 parameters" in diagnosis[0].message and len(str(diagnosis)) < 1_000
 
 
 # ---- Nodes
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 40])
+@each("count", [1, 3, 4, 40])
 def test_of_many_nodes_of_which_the_same_is_said_the_first_is_told(count):
     layers = [ones(2) for _ in range(count)]
     loss = sum((-layer).relu().sum() for layer in layers)
@@ -322,7 +323,7 @@ IDIOMS = [
 ]
 
 
-@pytest.mark.parametrize("idiom", IDIOMS)
+@each("idiom", IDIOMS)
 def test_a_constant_that_one_asked_for_is_a_note_if_what_went_in_gets_a_gradient(idiom):
     net, x = network_and_data()
     with watch() as watched:
@@ -342,7 +343,7 @@ def test_a_copy_that_still_requires_grad_is_none_that_one_asked_for():
     assert ("warning", "copied") in codes(diagnose(loss, net, watch=watched))
 
 
-@pytest.mark.parametrize("idiom", IDIOMS)
+@each("idiom", IDIOMS)
 def test_it_is_no_note_where_something_that_went_in_gets_none(idiom):
     net, x = network_and_data()
     spare = nn.Parameter(torch.randn(5, 3))
@@ -374,7 +375,7 @@ FUNCTIONAL = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONAL)
+@each("name", FUNCTIONAL)
 def test_a_derivative_that_torchs_own_function_gives_without_a_graph_is_told(name):
     net, x = network_and_data()
     with watch() as watched:
@@ -511,8 +512,8 @@ def target_of_byol():
     return model, loss
 
 
-@pytest.mark.parametrize("is_module", [True, False])
-@pytest.mark.parametrize("make", [frozen_backbone, lora, target_of_q_learning, target_of_byol])
+@each("is_module", [True, False])
+@each("make", [frozen_backbone, lora, target_of_q_learning, target_of_byol])
 def test_what_is_frozen_on_purpose_is_a_note(make, is_module):
     torch.manual_seed(0)  # with other numbers a ReLU may be dead
     model, loss_of = make()

@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from companion import diagnose, watch
+from tests.cases import each
 
 
 def critic():
@@ -57,8 +58,8 @@ def perturbed_copy(net, x, gradient):
     return net(x.detach() + gradient / gradient.norm()).mean()
 
 
-@pytest.mark.parametrize("take", [grad_of, given])
-@pytest.mark.parametrize("use", [penalty, residual, residual_with_x_itself, residual_with_x_scaled])
+@each("take", [grad_of, given])
+@each("use", [penalty, residual, residual_with_x_itself, residual_with_x_scaled])
 def test_a_gradient_without_a_graph_in_a_loss_is_a_warning_with_the_line(take, use):
     net, x = critic()
     with watch() as watched:
@@ -70,10 +71,8 @@ def test_a_gradient_without_a_graph_in_a_loss_is_a_warning_with_the_line(take, u
     assert expected in found.source.text
 
 
-@pytest.mark.parametrize("take", [grad_of, given])
-@pytest.mark.parametrize(
-    "use", [adversarial, adversarial_within_bounds, descended_and_detached, perturbed_copy]
-)
+@each("take", [grad_of, given])
+@each("use", [adversarial, adversarial_within_bounds, descended_and_detached, perturbed_copy])
 def test_one_that_makes_an_adversarial_example_is_a_note(take, use):
     net, x = critic()
     with watch() as watched:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from companion import diagnose, watch
+from tests.cases import each
 
 X, Y = torch.randn(6, 3), torch.randn(6, 3)
 
@@ -85,7 +86,7 @@ def test_other_normalizations_are_silent_too(norm):
 FUSED = [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad]
 
 
-@pytest.mark.parametrize("optimizer", FUSED)
+@each("optimizer", FUSED)
 def test_a_fused_optimizer_is_silent_once_the_graph_is_gone_and_told_while_it_lives(optimizer):
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     steps = optimizer(net.parameters(), lr=0.1, fused=True)
@@ -140,8 +141,8 @@ TAKEN = [(array_of, True), (array_of, False), (data_in_a_thread_of, True)]
 TAKEN += [(data_in_a_thread_of, False), (storage_of, True)]
 
 
-@pytest.mark.parametrize(("change_of", "is_inside"), TAKEN)
-@pytest.mark.parametrize("size", [3, 40_000])
+@each(("change_of", "is_inside"), TAKEN)
+@each("size", [3, 40_000])
 def test_a_change_out_of_sight_is_silent_for_what_used_the_memory_afterwards(
     change_of, is_inside, size
 ):

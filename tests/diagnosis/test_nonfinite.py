@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import diagnose, watch
+from tests.cases import each
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 x16, x32 = torch.float16, torch.float32
@@ -281,7 +282,7 @@ OVERFLOWS = {
 }
 
 
-@pytest.mark.parametrize("kind", OVERFLOWS)
+@each("kind", OVERFLOWS)
 def test_the_operation_that_overflows_is_told_without_a_watch_as_with_one(kind):
     told_at = list[float]()
     for factor in (1.0, 1e19, 1e25, 3e38):

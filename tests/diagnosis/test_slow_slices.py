@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from companion import diagnose
+from tests.cases import each
 
 
 def slow(output, *inputs) -> list[str]:
@@ -36,7 +37,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("how", READ)
+@each("how", READ)
 def test_reading_part_after_part_is_told_with_how_many(how):
     x = torch.rand(60, 4, requires_grad=True)
     (told,) = slow(torch.stack(READ[how](x, 60)).sum(), x)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from companion import diagnose
+from tests.cases import each
 
 
 def hooked(register="register_full_backward_hook"):
@@ -36,10 +37,8 @@ UNCALLED = {
 }
 
 
-@pytest.mark.parametrize(
-    "register", ["register_full_backward_hook", "register_full_backward_pre_hook"]
-)
-@pytest.mark.parametrize("how", UNCALLED)
+@each("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@each("how", UNCALLED)
 def test_a_hook_that_is_not_called_is_told(how, register):
     net, called = hooked(register)
     output = UNCALLED[how](net)

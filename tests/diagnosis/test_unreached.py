@@ -11,6 +11,7 @@ from torch.distributions import Normal
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
+from tests.cases import each
 from tests.programs import RunsModule
 
 
@@ -451,9 +452,7 @@ def as_a_length(net, x):
     return torch.ones(9, requires_grad=True)[:length].sum()
 
 
-@pytest.mark.parametrize(
-    "program", [loss_of_numbers, loss_of_an_array, array_in_the_middle, as_a_length]
-)
+@each("program", [loss_of_numbers, loss_of_an_array, array_in_the_middle, as_a_length])
 def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
     net, x = nn.Linear(2, 1), torch.rand(3, 2)
     with watch() as watched:
@@ -527,8 +526,8 @@ def first_detached(out, rows):
 WRITES = [row_by_row, into_views, through_detach, added_at_once, first_detached]
 
 
-@pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("is_leaf", [False, True])
+@each("write", WRITES)
+@each("is_leaf", [False, True])
 def test_what_was_written_past_the_graph_is_told_with_its_line(write, is_leaf):
     net, head, x = nn.Linear(2, 2), nn.Linear(2, 1), torch.rand(3, 2)
     with watch() as watched:
@@ -544,7 +543,7 @@ def test_what_was_written_past_the_graph_is_told_with_its_line(write, is_leaf):
     assert net.weight.grad is None and head.weight.grad is not None
 
 
-@pytest.mark.parametrize("write", WRITES)
+@each("write", WRITES)
 def test_what_was_written_past_the_graph_is_told_of_an_output_without_one(write):
     net, x = nn.Linear(2, 2), torch.rand(3, 2)
     with watch() as watched:
@@ -556,7 +555,7 @@ def test_what_was_written_past_the_graph_is_told_of_an_output_without_one(write)
     assert first.source.line > write.__code__.co_firstlineno
 
 
-@pytest.mark.parametrize("write", WRITES)
+@each("write", WRITES)
 def test_a_part_of_a_gradient_that_was_written_past_the_graph_is_a_warning(write):
     net, x = nn.Linear(2, 2), torch.rand(3, 2)
     with watch() as watched:
@@ -725,7 +724,7 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("how", KEPT)
+@each("how", KEPT)
 def test_what_a_model_keeps_where_parameters_does_not_look_is_told_by_name(how):
     keep, take, name = KEPT[how]
     net, x = Keeping(keep), torch.rand(3, 2)
@@ -853,7 +852,7 @@ ENDS_IN_A_PARAMETER = [
 ]
 
 
-@pytest.mark.parametrize("put", ENDS_IN_A_PARAMETER)
+@each("put", ENDS_IN_A_PARAMETER)
 def test_a_result_that_ends_in_a_parameter_is_told_with_the_cure_of_that(put):
     raw, layer = nn.Parameter(torch.zeros(3, 2)), nn.Linear(2, 3)
     with watch() as watched:

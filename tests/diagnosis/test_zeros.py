@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from companion import diagnose, watch
+from tests.cases import each
 
 OF_VALUES = {"dead-relu", "nan-risk", "non-finite", "zero-derivative"}
 ones, zeros = torch.ones, torch.zeros
@@ -352,7 +353,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
+@each("kind", PROGRAMS)
 def test_a_gradient_of_zero_is_told_with_its_reason_and_one_that_is_not_is_not(kind):
     reason, severity, flat, sloped = PROGRAMS[kind]
     model = Layer()
@@ -384,7 +385,7 @@ def test_the_second_derivative_of_a_relu_is_told_as_such():
         assert all("softplus" in each.cure for each in found)
 
 
-@pytest.mark.parametrize(
+@each(
     ("write", "is_whole"),
     [
         (lambda y: y[:4].zero_(), True),
@@ -446,7 +447,7 @@ def test_of_two_weights_that_are_zero_one_gets_no_gradient_because_of_the_other(
     assert "up.weight passes" in of_up.message and "down.weight passes" in of_down.message
 
 
-@pytest.mark.parametrize(
+@each(
     ("loss_of", "said"),
     [
         (lambda y: F.cross_entropy(y, labels(-100, -100, -100, -100)), "every label is ignore"),

@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -11,6 +10,7 @@ from companion.drawing.details import details_of, known_of
 from companion.drawing.folding import fold
 from companion.drawing.numbers import Numbers, numbers_of_pass
 from companion.drawing.words import names_of
+from tests.cases import each
 
 
 def details(what, watched=None, numbers=None):
@@ -68,7 +68,7 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@each("name", OPERATIONS)
 def test_saved_bytes_are_those_of_the_saved_tensors(name):
     graph = Graph.of(OPERATIONS[name](torch.rand(3, 4, requires_grad=True)))
     folded, known = fold(graph, 150), known_of(graph, Numbers(), None)

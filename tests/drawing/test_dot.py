@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from companion import Graph, draw, modules, record_backward, watch
 from companion.drawing.drawing import tagged
 from companion.graph.text import indented
+from tests.cases import each
 from tests.drawing.pictures import SVG, boxes, pills, the_pass
 from tests.programs import Double
 
@@ -259,7 +260,7 @@ def test_a_hover_text_in_angle_brackets_is_no_html():
     assert block[2].startswith("<Inner, ") and block[2].endswith("; made in inner>")
 
 
-@pytest.mark.parametrize("name", ["A\nB", "\x01x", "\uffffx", "x" * 10_000])
+@each("name", ["A\nB", "\x01x", "\uffffx", "x" * 10_000])
 def test_the_name_of_a_custom_function_is_one_line_of_text_everywhere(name):
     x = torch.ones(2, requires_grad=True)
     y = type(name, (Double,), {}).apply(x)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from companion import Graph, draw, modules, record_backward
 from companion.drawing.boxes import Box, Folded
 from companion.drawing.folding import fold
+from tests.cases import each
 from tests.drawing.pictures import boxes, pills
 from tests.programs import programs, run
 
@@ -377,7 +378,7 @@ def test_equal_blocks_are_described_once():
     assert "In block 2, block 0: Block, AddBackward0, " in alt
 
 
-@pytest.mark.parametrize(("limit", "shut"), [(70, []), (40, [10]), (20, [40]), (12, [40, 10])])
+@each(("limit", "shut"), [(70, []), (40, [10]), (20, [40]), (12, [40, 10])])
 def test_a_chain_is_opened_again_where_there_is_room_for_it(limit, shut):
     def branch(count):
         y = torch.ones(2, requires_grad=True)

@@ -5,17 +5,17 @@ import re
 from functools import cache
 from itertools import chain
 
-import pytest
 import torch
 
 import companion.drawing.insides
 from companion import Graph, draw, modules, record_backward, watch
 from companion.drawing.dot import dot_of
 from companion.drawing.folding import fold
-from companion.drawing.insides import insides_of
+from companion.drawing.insides import Inside, insides_of
 from companion.drawing.numbers import Numbers
 from companion.drawing.searching import texts_by_way
 from companion.drawing.words import names_of
+from tests.cases import each
 from tests.drawing.pictures import boxes
 from tests.drawing.test_fitting import MODELS
 
@@ -53,9 +53,8 @@ def graph_of(name: str) -> Graph:
 SIZES = [(name, most) for name in GRAPHS for most in (1, 3, 12, 60)]
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=str)
-def insides(request):
-    name, most = request.param
+@cache
+def opened(name: str, most: int) -> list[Inside]:
     return insides_of(fold(graph_of(name), most))
 
 
@@ -66,12 +65,16 @@ def operations(folded):
     return {i for i in [*boxes, *copies] if not folded.graph.nodes[i].is_leaf}
 
 
-def test_an_inside_has_all_nodes_of_its_block_and_no_other(insides):
+@each("name, most", SIZES)
+def test_an_inside_has_all_nodes_of_its_block_and_no_other(name, most):
+    insides = opened(name, most)
     for inside in insides[1:]:
         assert operations(inside.folded) == {*inside.block.nodes}
 
 
-def test_every_block_opens_and_shows_something_else(insides):
+@each("name, most", SIZES)
+def test_every_block_opens_and_shows_something_else(name, most):
+    insides = opened(name, most)
     for inside in insides:
         for box in inside.folded.boxes:
             if len(insides) <= 100 and box.is_block and not box.is_outside:
@@ -80,7 +83,9 @@ def test_every_block_opens_and_shows_something_else(insides):
     assert len(insides) <= 101
 
 
-def test_all_edges_that_touch_an_inside_are_in_it(insides):
+@each("name, most", SIZES)
+def test_all_edges_that_touch_an_inside_are_in_it(name, most):
+    insides = opened(name, most)
     for inside in insides[1:]:
         folded, nodes = inside.folded, {*inside.block.nodes}
         if folded.frames:  # which hide the edges of further copies
@@ -97,7 +102,9 @@ def test_all_edges_that_touch_an_inside_are_in_it(insides):
         assert drawn == wanted
 
 
-def test_nothing_leads_up_or_past(insides):
+@each("name, most", SIZES)
+def test_nothing_leads_up_or_past(name, most):
+    insides = opened(name, most)
     for inside in insides[1:]:
         for source, targets in inside.folded.edges.items():
             assert source.kind != "below" or not targets

@@ -7,6 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from companion import draw, modules, record_backward, saved_memory
+from tests.cases import each
 from tests.drawing.test_fitting import MODELS
 
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6}
@@ -24,8 +25,8 @@ def model(name: str):
     return loss, names
 
 
-@pytest.mark.parametrize("name", ["encoder of 12 layers", "recurrent", "u-net"])
-@pytest.mark.parametrize("most", [4, 60])
+@each("name", ["encoder of 12 layers", "recurrent", "u-net"])
+@each("most", [4, 60])
 def test_the_boxes_of_a_picture_keep_together_what_the_graph_keeps(name, most):
     loss, names = model(name)
     dot = draw(loss, names=names, saved="bytes", max_nodes=most).dot
@@ -89,7 +90,7 @@ def test_the_memory_of_a_recorded_pass_is_counted_only_where_it_is_still_there(p
         draw(record_backward(y), saved="bytes")
 
 
-@pytest.mark.parametrize("saved", ["all", 1, 0, None, torch.ones(2)])
+@each("saved", ["all", 1, 0, None, torch.ones(2)])
 def test_saved_is_true_or_false_or_bytes(saved):
     said = re.escape(f'saved must be True, False or "bytes", got {saved!r}')
     with pytest.raises(ValueError, match=said):

@@ -8,6 +8,7 @@ import torch
 from companion import Graph, draw, record_backward, watch
 from companion.drawing.numbers import written
 from companion.graph.recorded_pass import RecordedPass
+from tests.cases import each
 from tests.drawing.pictures import boxes, crossed, pills
 
 
@@ -229,7 +230,7 @@ def test_without_values_nothing_is_different():
 # ---- a tensor as text
 
 
-@pytest.mark.parametrize(
+@each(
     ("numbers", "text"),
     [
         (-0.0, "0"),
@@ -290,7 +291,7 @@ def test_names_for_a_recorded_pass_are_refused():
 # ---- names that look like numbers
 
 
-@pytest.mark.parametrize("name", ["gradient 5", "\xa0gradient 5", "[0]\xa05", "[a  b"])
+@each("name", ["gradient 5", "\xa0gradient 5", "[0]\xa05", "[a  b"])
 def test_a_name_is_never_coloured_as_a_number(name):
     x = torch.ones(2, requires_grad=True)
     svg = draw(x * 2, names={name: x}, values=True).svg

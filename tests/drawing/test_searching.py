@@ -1,6 +1,5 @@
 """searching.py: each Node is found where it is drawn, or where its equal is."""
 
-import pytest
 import torch
 
 from companion import Graph, watch
@@ -8,6 +7,7 @@ from companion.drawing.folding import fold
 from companion.drawing.insides import insides_of
 from companion.drawing.searching import texts_by_way
 from companion.drawing.words import names_of
+from tests.cases import each
 from tests.drawing.test_insides import GRAPHS, read
 
 
@@ -27,8 +27,8 @@ def box_at(insides, names, way):
     return insides[number].folded, box
 
 
-@pytest.mark.parametrize("most", [3, 12])
-@pytest.mark.parametrize("name", ["encoder of 12 layers", "u-net", "dense", "unequal"])
+@each("most", [3, 12])
+@each("name", ["encoder of 12 layers", "u-net", "dense", "unequal"])
 def test_each_node_is_found_at_a_box_of_its_kind_or_in_one_that_stays_shut(name, most):
     graph = GRAPHS[name]()
     insides, names, texts = found_in(graph, most)

@@ -5,11 +5,11 @@ import ctypes
 import gc
 import warnings
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from companion import Mutation, watch
+from tests.cases import each
 
 
 def leaf(*numbers: float) -> torch.Tensor:
@@ -87,8 +87,8 @@ def test_what_autograd_counts_is_no_mutation_and_nan_is_equal_to_itself():
     del y
 
 
-@pytest.mark.parametrize("shape", [(3,), (300, 300), (100_003,)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+@each("shape", [(3,), (300, 300), (100_003,)])
+@each("dtype", [torch.float32, torch.bfloat16, torch.complex64])
 def test_any_single_change_and_any_flip_is_noticed(shape, dtype):
     for change in (lambda d: d.view(-1)[-1:].add_(1), lambda d: d.copy_(d.flip(0))):
         x = torch.randn(shape).to(dtype).requires_grad_()
@@ -102,8 +102,8 @@ def test_any_single_change_and_any_flip_is_noticed(shape, dtype):
         del y
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("length", [128, 512, 1024, 4096])
+@each("dtype", [torch.float32, torch.float64])
+@each("length", [128, 512, 1024, 4096])
 def test_rows_that_change_places_are_noticed(dtype, length):
     x = torch.randn(256, length, dtype=dtype).requires_grad_()
     for distance in (1, 2, 4, 16):
@@ -151,8 +151,8 @@ class Seeing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (200, 200)])
-@pytest.mark.parametrize("turn", [False, True])
+@each("shape", [(3, 3), (200, 200)])
+@each("turn", [False, True])
 def test_a_mode_of_the_user_sees_no_look_and_makes_no_change(shape, turn):
     w, x = torch.ones(shape, requires_grad=True), torch.ones(shape)
     x = x.t() if turn else x

@@ -1,9 +1,9 @@
 """How bad the worst value of a tensor is, asked in whatever way is cheapest."""
 
-import pytest
 import torch
 
 from companion.forward.finiteness import FINITE, INFINITE, NAN, worst_of
+from tests.cases import each
 
 DTYPES = [
     torch.float16,
@@ -15,8 +15,8 @@ DTYPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [1, 7, 5000])
+@each("dtype", DTYPES)
+@each("length", [1, 7, 5000])
 def test_the_worst_value_is_found_wherever_it_is(dtype, length):
     largest = torch.finfo(dtype).max
     values = {0.0: FINITE, -1.5: FINITE, largest: FINITE, -largest: FINITE}

@@ -197,7 +197,7 @@ def test_a_comparison_that_only_decides_is_control_flow():
     assert "usual for masks" in watched.cuts[1].message
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     "torch.zeros_like(x) torch.empty_like(x) torch.rand_like(x) x.new_zeros(2) x.new_tensor([1.0]) "
     "torch.ones(2).expand_as(x) torch.ones(2).type_as(x) torch.ones(2).to(x) x[torch.tensor([0])] "
@@ -893,7 +893,7 @@ FINITE = [
 ]
 
 
-@pytest.mark.parametrize(("f", "text"), BIRTHS)
+@each(("f", "text"), BIRTHS)
 def test_the_first_nan_or_infinity_is_told_where_it_was_born(f, text):
     with watch() as watched:
         f(leaf(1, 1))
@@ -901,7 +901,7 @@ def test_the_first_nan_or_infinity_is_told_where_it_was_born(f, text):
     assert watched.first_nonfinite in watched.operations
 
 
-@pytest.mark.parametrize("f", FINITE)
+@each("f", FINITE)
 def test_what_is_finite_or_was_not_before_the_block_is_no_birth(f):
     with watch() as watched:
         f(leaf(1, 1))

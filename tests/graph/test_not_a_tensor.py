@@ -67,13 +67,13 @@ def test_what_holds_a_tensor_is_refused_with_the_expression_that_gets_it(kind, t
         assert eval(of_all).roots
 
 
-@pytest.mark.parametrize("taker", TAKERS)
+@each("taker", TAKERS)
 def test_a_module_is_refused_with_the_word_to_call_it(taker):
     with pytest.raises(TypeError, match="got LSTM; call the module, and give what it returns"):
         taker(NET)
 
 
-@pytest.mark.parametrize("kind", OUTPUTS)
+@each("kind", OUTPUTS)
 def test_diagnose_says_how_to_take_an_output_apart_too(kind):
     output, expression, _ = OUTPUTS[kind]
     (found,) = diagnose(output)
@@ -105,7 +105,7 @@ def test_diagnose_tells_of_numbers_only_where_the_output_is_some(output, way_out
     assert "item()" in found.cure
 
 
-@pytest.mark.parametrize("output", [3.0, "text", None, [], [1, 2], {}, (torch.ones(2),), object()])
+@each("output", [3.0, "text", None, [], [1, 2], {}, (torch.ones(2),), object()])
 def test_what_holds_no_tensor_with_a_graph_has_no_way_out(output):
     assert how_to_take_apart(output) == ""
 
@@ -144,13 +144,13 @@ def test_what_is_no_container_is_refused_with_a_way_out(given, way_out, taker):
         taker(given)
 
 
-@pytest.mark.parametrize("taker", [record_backward, play, write_backward, saved_memory, who_keeps])
+@each("taker", [record_backward, play, write_backward, saved_memory, who_keeps])
 def test_none_asks_whether_the_function_returns_its_result(taker):
     with pytest.raises(TypeError, match=r"got NoneType; does the function .* return it\?"):
         taker(None)
 
 
-@pytest.mark.parametrize("taker", [reader for reader in READERS if reader is not draw])
+@each("taker", [reader for reader in READERS if reader is not draw])
 def test_who_takes_a_graph_says_where_a_recording_and_its_parts_have_one(taker):
     output = RECORDING
     with pytest.raises(TypeError, match="got Recording; its Graph is output.graph"):
@@ -166,14 +166,14 @@ def test_who_takes_a_graph_says_where_a_recording_and_its_parts_have_one(taker):
     assert output.node is LOSS.grad_fn
 
 
-@pytest.mark.parametrize("taker", [record_backward, play, write_backward])
-@pytest.mark.parametrize("given", [READ, LOSS.grad_fn, READ.roots[0], (READ,)])
+@each("taker", [record_backward, play, write_backward])
+@each("given", [READ, LOSS.grad_fn, READ.roots[0], (READ,)])
 def test_who_takes_a_tensor_alone_asks_for_that_of_a_graph(given, taker):
     with pytest.raises(TypeError, match="give the tensor that it is the graph of"):
         taker(given)
 
 
-@pytest.mark.parametrize("taker", READERS[1:])
+@each("taker", READERS[1:])
 def test_what_unpacks_a_list_is_taken_where_a_list_is_not(taker):
     taker(READ)
     taker(Graph.of(*[LOSS, OTHER]))

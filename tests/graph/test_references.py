@@ -4,10 +4,10 @@ import functools
 import sys
 import types
 
-import pytest
 from torch import nn
 
 from companion.graph.references import path_from
+from tests.cases import each
 
 
 class Plain:
@@ -36,7 +36,7 @@ class Odd:
         raise AssertionError("ran code of the user")
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "path"),
     [
         (lambda x: [0, x], "[1].end"),
@@ -56,7 +56,7 @@ def test_the_way_to_what_is_held_comes_first(make, path):
     assert path_from(make(held), held, ".end") == path
 
 
-@pytest.mark.parametrize("make", [list, dict, Computes, set, lambda: types.CellType(0), nn.Tanh])
+@each("make", [list, dict, Computes, set, lambda: types.CellType(0), nn.Tanh])
 def test_what_does_not_hold_it_gives_none_and_no_code_of_the_user_runs(make):
     assert path_from(make(), Plain(None), "") is None
 

@@ -7,6 +7,7 @@ import torch
 
 from companion import Graph, walk_grad_fn
 from companion.graph.text import indented
+from tests.cases import each
 
 SEED = """\
 MeanBackward0
@@ -98,7 +99,7 @@ def test_each_root_of_a_graph_begins_at_the_margin():
     ]
 
 
-@pytest.mark.parametrize("levels", [0, 1, 7, 50])
+@each("levels", [0, 1, 7, 50])
 def test_max_depth_is_the_number_of_levels_below_the_first_line(levels):
     t = torch.ones(2, requires_grad=True)
     for _ in range(60):

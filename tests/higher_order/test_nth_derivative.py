@@ -143,7 +143,7 @@ def test_a_chain_of_functions_has_the_taylor_coefficients_that_mpmath_gives(name
     torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("n", range(5))
+@each("n", range(5))
 def test_a_holomorphic_y_has_its_complex_derivatives(n):
     z = torch.tensor([1 + 2j, 0.5 - 1j], dtype=torch.complex128, requires_grad=True)
     sign = (-1) ** n * float(mpmath.factorial(n))
@@ -253,7 +253,7 @@ def test_derivatives_below_the_normal_range_of_half_precision_are_accepted():
     torch.testing.assert_close(got, 3 * x * x, rtol=0.01, atol=2e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
+@each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
 def test_elementwise_functions_of_every_precision_are_accepted(dtype):
     x = torch.linspace(-3.0, 3.0, 500).to(dtype).requires_grad_()
     for y in (x.sigmoid() ** 2, x.tanh() * x.sin(), x / (2 + x * x), x**5, (-x * x).exp()):
@@ -403,7 +403,7 @@ def test_a_cuda_tensor_has_the_same_derivatives():
 # ---- wrong arguments
 
 
-@pytest.mark.parametrize("n", [True, 2.0, "2", None])
+@each("n", [True, 2.0, "2", None])
 def test_an_order_that_is_no_int_is_refused(n):
     x = torch.ones(2, requires_grad=True)
     with pytest.raises(TypeError, match=f"n must be an int, got {type(n).__name__}"):
@@ -572,14 +572,14 @@ def test_a_y_that_mixes_elements_is_refused_with_a_cure(mix, n):
         nth_derivative(mix(x), x, n)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
+@each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
 def test_mixing_is_seen_in_every_precision(dtype):
     x = torch.linspace(-1.0, 2.0, 9).to(dtype).requires_grad_()
     with pytest.raises(ValueError, match="not elementwise"):
         nth_derivative(x + x.flip(0), x, 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("dtype", "digits"),
     [
         (torch.float64, 200),
@@ -635,7 +635,7 @@ def test_a_y_that_is_not_holomorphic_is_refused(f):
 # ---- custom Functions
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         HiddenCube.apply,
@@ -645,7 +645,7 @@ def test_a_y_that_is_not_holomorphic_is_refused(f):
         lambda x: OpenExp.apply(HiddenCube.apply(x)),
     ],
 )
-@pytest.mark.parametrize("n", [2, 3])
+@each("n", [2, 3])
 def test_a_function_that_hides_its_derivative_is_refused_from_order_two_on(f, n):
     x = torch.tensor(2.0, requires_grad=True)
     with pytest.raises(
@@ -728,7 +728,7 @@ class SilentSecond(torch.autograd.Function):
         return 3 * GivesNone.apply(a) / a.detach() * grad
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "n", "order"),
     [
         (GivesNone.apply, 1, 1),
@@ -802,14 +802,14 @@ def test_only_inputs_that_lead_to_x_need_a_graph():
     )
 
 
-@pytest.mark.parametrize("n", range(1, 5))
+@each("n", range(1, 5))
 def test_a_function_that_saves_its_result_has_every_derivative(n):
     x = torch.tensor([0.5, 1.0], dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(nth_derivative(OpenExp.apply(x), x, n), x.exp())
     torch.testing.assert_close(nth_derivative(OpenExp.apply(3 * x), x, n), 3**n * (3 * x).exp())
 
 
-@pytest.mark.parametrize("n", range(1, 7))
+@each("n", range(1, 7))
 def test_a_function_that_saves_its_input_has_every_derivative_and_then_zeros(n):
     x = torch.tensor([0.5, -2.0], dtype=torch.float64, requires_grad=True)
     assert torch.equal(nth_derivative(Cube.apply(x), x, n), nth_derivative(x**3, x, n))

@@ -72,7 +72,7 @@ def test_a_mixed_derivative_of_each_operation_is_that_of_single_directions(name)
 # ---- against nested forward mode
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid])
+@each("activation", [nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid])
 def test_the_laplacian_of_a_network_agrees_with_the_hessian(activation):
     net = network(3, 8, 8, 2, activation=activation)
     x = torch.randn(4, 5, 3, dtype=torch.float64)
@@ -81,7 +81,7 @@ def test_the_laplacian_of_a_network_agrees_with_the_hessian(activation):
     torch.testing.assert_close(laplacian(net, x), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
+@each(
     "dims", [(0,), (2, 0), (1, 1), (0, 1, 2), (0, -1, 0), (1, 1, 0, 0), (2, 1, 2, 0, 1), (1,) * 6]
 )
 def test_a_mixed_derivative_of_a_network_agrees_with_nested_forward_mode(dims):
@@ -97,8 +97,8 @@ def test_eight_different_coordinates_agree_with_the_product_of_first_derivatives
     torch.testing.assert_close(mixed(lambda x: x.sin().prod(-1), x, range(8)), expected)
 
 
-@pytest.mark.parametrize("rows", [(), (1,), (4,), (2, 3), (0,)])
-@pytest.mark.parametrize("f", [lambda x: (x**3).sum(-1), lambda x: x**3, torch.zeros_like])
+@each("rows", [(), (1,), (4,), (2, 3), (0,)])
+@each("f", [lambda x: (x**3).sum(-1), lambda x: x**3, torch.zeros_like])
 def test_the_result_has_the_shape_and_dtype_of_f_of_x(rows, f):
     x = torch.rand(*rows, 3)
     for result in (laplacian(f, x), mixed(f, x, (0, 1)), mixed(f, x, (2,))):
@@ -232,7 +232,7 @@ UNDER_VMAP = {
 }
 
 
-@pytest.mark.parametrize("name", UNDER_VMAP)
+@each("name", UNDER_VMAP)
 def test_vmap_over_an_operator_is_the_operator_for_each(name):
     f, x = UNDER_VMAP[name], torch.rand(3, 3, dtype=torch.float64)  # three directions as well
     for run in (
@@ -300,8 +300,8 @@ def test_another_precision_than_that_of_the_rules_is_refused(name):
             call()
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)])
-@pytest.mark.parametrize("operator", ["laplacian", "mixed", "derivatives"])
+@each("norm", [nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)])
+@each("operator", ["laplacian", "mixed", "derivatives"])
 def test_a_batch_norm_in_training_is_refused_and_left_as_it_was(operator, norm):
     net, x = nn.Sequential(nn.Linear(2, 3), norm), torch.rand(4, 2)
     before = copy.deepcopy(net.state_dict())
@@ -343,7 +343,7 @@ def test_what_rows_have_in_common_as_a_constant_is_allowed():
     torch.testing.assert_close(laplacian(f, x), (2 / x.mean(0) ** 2).expand(4, 3))
 
 
-@pytest.mark.parametrize("f", [torch.sum, lambda x: x.T, lambda x: x[:2], lambda x: x.mean(0)])
+@each("f", [torch.sum, lambda x: x.T, lambda x: x[:2], lambda x: x.mean(0)])
 def test_other_rows_than_those_of_x_are_refused(f):
     with pytest.raises(ValueError, match=r"x of shape \(4, 3\) gives \(4, ...\), got"):
         laplacian(f, torch.rand(4, 3))
@@ -375,7 +375,7 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize(("error", "message", "call"), WRONG)
+@each(("error", "message", "call"), WRONG)
 def test_a_wrong_argument_is_refused(error, message, call):
     with pytest.raises(error, match=message):
         call(torch.ones(2, 3))

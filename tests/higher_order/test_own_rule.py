@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from companion import derivatives, laplacian, mixed, taylor_rule
+from tests.cases import each
 from tests.programs import Cube
 
 X = torch.tensor([[0.5, -1.0], [1.5, 2.0]], dtype=torch.float64)
@@ -85,14 +86,14 @@ def test_an_operation_without_a_slope_or_in_place_has_derivatives_by_its_rule(op
         torch.testing.assert_close(found, torch.stack([x**3, 3 * x**2, 6 * x]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex128])
-@pytest.mark.parametrize("order", [0, 1, 3])
+@each("dtype", [torch.float16, torch.float32, torch.complex128])
+@each("order", [0, 1, 3])
 def test_a_rule_with_the_right_slope_is_accepted_in_each_dtype(dtype, order):
     exp = taylor_rule(lambda x: torch.exp(x), torch.exp)
     assert derivatives(exp, X.to(dtype), order).dtype == dtype
 
 
-@pytest.mark.parametrize(
+@each(
     "same",
     [
         lambda x: x.detach() ** 3,

@@ -3,7 +3,6 @@
 import math
 
 import mpmath
-import pytest
 import torch
 from mpmath import mpf
 from torch.nn import functional as F
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from companion import derivatives
 from companion.higher_order import series
 from companion.higher_order.table import CURVES, RECURRENCES
+from tests.cases import each
 from tests.slices import every
 
 EPS = 2.0**-53
@@ -168,7 +168,7 @@ def errors(names):
                     yield error / (allowed + mpf(1e-290)), (name, point, k)
 
 
-@pytest.mark.parametrize("name", every(3, RULES))
+@each("name", every(3, RULES))
 def test_seventeen_orders_of_each_rule_agree_with_fifty_digits(name):
     worst, where = max(errors({name: RULES[name]}))
     assert worst <= 1, where
@@ -193,7 +193,7 @@ def test_where_a_singularity_cancels_the_error_is_what_the_last_digits_of_its_pa
             assert abs(got[k] - wanted) <= 16 * EPS * sum(abs(term) for term in terms)
 
 
-@pytest.mark.parametrize("name", ["exp", "log", "sqrt", "sin", "tan", "sigmoid", "atan", "erf"])
+@each("name", ["exp", "log", "sqrt", "sin", "tan", "sigmoid", "atan", "erf"])
 def test_a_series_without_a_first_coefficient_is_that_of_a_function_of_the_square(name):
     x, d = torch.tensor([0.4, 0.7], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
     function = getattr(series, name, None) or (lambda a: series.sincos(a)[0])
@@ -223,7 +223,7 @@ def test_logit_near_one_half_loses_no_digit_in_the_powers_of_a_quotient():
             assert abs(got[k // 2] - wanted) <= 4 * EPS * terms
 
 
-@pytest.mark.parametrize("name", CURVES)
+@each("name", CURVES)
 def test_the_formula_of_a_curve_agrees_with_its_recurrence(name):
     x = torch.tensor([-40.0, -2.0, -1e-9, 0.0, 0.5, 3.0, 19.0], dtype=torch.float64)
     expected = RECURRENCES[name]([x, torch.ones_like(x), None])

@@ -353,7 +353,7 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize("convolve", CONVOLUTIONS)
+@each("convolve", CONVOLUTIONS)
 def test_a_convolution_agrees_with_nested_forward_mode(convolve):
     same(convolve, IMAGE, order=3)
 
@@ -409,9 +409,7 @@ def test_modules_and_attention_by_hand_agree_with_nested_forward_mode():
     same(attention, X)
 
 
-@pytest.mark.parametrize(
-    "pick", ["hardsigmoid", "amax", "max of all", "max", "sort", "topk", "maximum", "clamp"]
-)
+@each("pick", ["hardsigmoid", "amax", "max of all", "max", "sort", "topk", "maximum", "clamp"])
 def test_ties_are_shared_as_torch_shares_them(pick):
     x = torch.tensor([2.0, 1.0, 2.0, 1.0], dtype=torch.float64)
     f = {
@@ -655,7 +653,7 @@ def test_a_real_number_to_a_complex_power_agrees_with_thirty_digits():
         torch.testing.assert_close(derivatives(f, x, 3), wanted)
 
 
-@pytest.mark.parametrize("name", COMPLEX)
+@each("name", COMPLEX)
 def test_what_is_not_holomorphic_is_differentiated_along_the_direction(name):
     z = torch.tensor([0.3 + 1j, -0.8 + 0.2j], dtype=torch.complex128)
     direction = torch.tensor([1 - 1j, 0.5 + 2j], dtype=torch.complex128)
@@ -667,15 +665,13 @@ def test_what_is_not_holomorphic_is_differentiated_along_the_direction(name):
     torch.testing.assert_close(got, torch.stack(g(t)), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "f", [torch.abs, torch.var, lambda z: z.norm(), lambda z: z.norm(1), torch.sgn]
-)
+@each("f", [torch.abs, torch.var, lambda z: z.norm(), lambda z: z.norm(1), torch.sgn])
 def test_what_has_no_derivative_for_complex_numbers_is_refused(f):
     with pytest.raises(NotImplementedError, match="complex|has no rule"):
         derivatives(f, torch.tensor([1 + 2j, 2 - 1j]), 1)
 
 
-@pytest.mark.parametrize("name", CASTS)
+@each("name", CASTS)
 def test_a_cast_has_the_type_that_torch_gives(name):
     x = torch.tensor([0.5, -1.5])
     got = derivatives(CASTS[name], x, 2)
@@ -683,7 +679,7 @@ def test_a_cast_has_the_type_that_torch_gives(name):
     torch.testing.assert_close(got, jets(CASTS[name], x, 2, torch.ones(2)).to(got.dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@each("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_every_floating_type_goes_through(dtype):
     x = torch.tensor([0.5, -1.5], dtype=dtype)
     f = lambda x: torch.sigmoid(2 * x + 1) * x.exp() / (1 + x**2)  # noqa: E731
@@ -707,7 +703,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@each("name", STEPS)
 def test_in_half_precision_no_step_on_the_way_overflows(name):
     x = torch.tensor([300.0, -310.0, 280.0, 400.0])
     got = derivatives(STEPS[name], x.half(), 1, direction=x)
@@ -722,7 +718,7 @@ def test_hypot_of_large_numbers_is_finite():
     torch.testing.assert_close(got, torch.tensor([5e200, 5 / 3], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 3)])
+@each("shape", [(), (0,), (3,), (2, 3), (2, 0, 3)])
 def test_every_shape_goes_through(shape):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     got = derivatives(lambda x: x * torch.sin(x) + 1, x, 5)
@@ -746,7 +742,7 @@ CONSTANTS = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x: x.softmax(1),
@@ -938,7 +934,7 @@ def test_the_gradient_by_parameters_is_that_of_the_nested_way():
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(
+@each(
     "f",
     [
         lambda x, w: torch.tanh(x * w).prod() + x.softmax(0) @ w,
@@ -1042,7 +1038,7 @@ def test_where_the_series_does_not_exist_the_first_derivative_is_that_of_torch(f
     torch.testing.assert_close(got[1].reshape(1), slope, equal_nan=True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("f", "point", "second"),
     [
         (torch.log, 0.0, -INF),

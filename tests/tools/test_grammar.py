@@ -98,7 +98,7 @@ def test_a_snippet_has_its_marks_and_what_it_did():
     assert snippet.shown == LESSON[LESSON.index(f"\n{EXPECTED}") : LESSON.rindex("</details>")]
 
 
-@pytest.mark.parametrize(
+@each(
     "between",
     ["text", "```py\n1\n```", "</details>", "<!--pytest.mark.skip-->", f"{EXPECTED}\n\ntext"],
 )
@@ -110,8 +110,8 @@ def test_what_stands_between_keeps_marks_and_outputs_from_a_snippet(between):
     assert (snippet.output, snippet.figure, snippet.shown) == (None, None, "")
 
 
-@pytest.mark.parametrize("printed", ["", "1\n", "```\n", "````text\n1\n", "\n\n1\n\n"])
-@pytest.mark.parametrize("file", ["", "figures/x.svg", "../figures/x.html"])
+@each("printed", ["", "1\n", "```\n", "````text\n1\n", "\n\n1\n\n"])
+@each("file", ["", "figures/x.svg", "../figures/x.html"])
 def test_what_is_written_below_a_snippet_is_read_again(printed, file):
     alt = r"A [b] & c_d < `e` * \ &amp;."
     written = shown(printed, figure(alt, file) if file else "")

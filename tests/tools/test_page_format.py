@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from tests.cases import each
 from tests.tools.test_lessons import prints, python
 from tools.grammar import EXPECTED, PINNED
@@ -45,7 +43,7 @@ def test_what_nothing_would_test_is_found_with_its_line(text, line, reason):
     assert any(at == line and re.search(reason, what) for at, what in found), found
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         '---\ntitle: "<!-- a -->"\n---\n\ntext\n',
@@ -59,8 +57,8 @@ def test_what_needs_no_test_is_let_through(text):
     assert list(problems(text, run=[])) == []
 
 
-@pytest.mark.parametrize("figure", ["![a](figures/x.svg)", "[a](figures/x.html)"])
-@pytest.mark.parametrize(("before", "after"), [("", ""), ("", "\nText.\n"), (FOLD, "</details>\n")])
+@each("figure", ["![a](figures/x.svg)", "[a](figures/x.html)"])
+@each(("before", "after"), [("", ""), ("", "\nText.\n"), (FOLD, "</details>\n")])
 def test_a_snippet_with_its_output_and_figure_is_let_through(figure, before, after):
     text = f"{before}{prints('1', '1')}\n{figure}\n{after}"
     assert list(problems(text, run=[1 + before.count("\n")])) == []

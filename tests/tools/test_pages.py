@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 from markdown import markdown
 
+from tests.cases import each
 from tools.parts import SCRIPTED
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_a_drawing_is_an_image_with_the_alt_text_as_its_name():
     assert svg.get("aria-label") == "One leaf."
 
 
-@pytest.mark.parametrize("alt", ['a "b" c', "a < b > c", "a & b", 'x" onload="alert(1)'])
+@each("alt", ['a "b" c', "a < b > c", "a & b", 'x" onload="alert(1)'])
 def test_an_alt_text_stays_text(alt):
     svg = tree(page(f"![{alt}](figures/01-x.svg)")).find(".//svg")
     assert svg.get("aria-label") == alt
@@ -300,7 +301,7 @@ out
 """
 
 
-@pytest.mark.parametrize(
+@each(
     ("lesson", "errors"),
     [
         (RUNS + OUTPUT, [False]),
@@ -336,7 +337,7 @@ def test_an_anchor_below_a_heading_gives_the_heading_its_id():
     assert "<p>Code: <code>freed</code>.</p>" in html
 
 
-@pytest.mark.parametrize(
+@each(
     ("link", "to"),
     [("../02-new.md", "../02-new/"), ("../02-new.md#a", "../02-new/#a"), ("../index.md", "../")]
     + [("../some-index.md", "../some-index/"), ("new/index.md", "new/")],

@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 from markdown import markdown
 
+from tests.cases import each
 from tools.parts import SCRIPTED, first_sentence
 
 EXTENSIONS = ["attr_list", "md_in_html", "pymdownx.highlight", "pymdownx.superfences"]
@@ -54,9 +55,7 @@ def words(element: Element | None) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-@pytest.mark.parametrize(
-    "end", ["## Next", "> **Note.** Next", snippet("print('Next')"), "> **Predict.** Next?"]
-)
+@each("end", ["## Next", "> **Note.** Next", snippet("print('Next')"), "> **Predict.** Next?"])
 def test_a_predict_covers_what_its_snippet_did_and_what_is_said_of_it(end):
     text = f"> **Predict.** What?\n\n{snippet('print(1)', 'seen')}\nBecause.\n\n{end}\n"
     predict = page(text).findall(".//*[@data-part='predict']")[0]

@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
+from tests.cases import each
 from tools import plots
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,7 @@ def luminance(colour: str) -> float:
     return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("colour", matplotlib.color_sequences["tab10"])
+@each("colour", matplotlib.color_sequences["tab10"])
 def test_the_colours_of_the_cycle_are_seen_on_light_and_dark_pages(colour):
     made = Figure()
     made.subplots().plot([0, 1], color=colour)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
 from tools.course import lessons
 from tools.grammar import parse
 from tools.voice import reasons, sentence_lengths, voice
@@ -19,7 +20,7 @@ def test_reasons_are_counted_in_prose_and_per_thousand_words():
     assert reasons(parse("")) == 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("page", "lengths"),
     [
         ("One two. One\ntwo three? One.\n", [2, 3, 1]),
