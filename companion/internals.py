@@ -226,6 +226,8 @@ def has_memory(tensor: Tensor) -> bool:
     FSDP and offloading free storages between the passes, as ``untyped_storage().resize_(0)`` does,
     and the tensor keeps its shape. To read it then ends the process.
     """
+    if type(tensor) in _PLAIN and tensor.layout is torch.strided:  # as most are
+        return not tensor.is_meta and _is_held(tensor)
     parts = [tensor]
     for part in parts:  # the list grows by those that one is made of
         if type(part) not in _PLAIN and hasattr(part, "__tensor_flatten__"):
@@ -277,8 +279,7 @@ lazy_copy = Tensor._lazy_clone
 
 def is_shared_lazily(tensor: Tensor) -> bool:
     """Whether a tensor was copied lazily, or is such a copy, and was not written to since."""
-    dense = type(tensor) in _PLAIN and tensor.layout is torch.strided
-    return dense and _C._is_cow_tensor(tensor)
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and _C._is_cow_tensor(tensor)
 
 
 def end_sharing(tensor: Tensor) -> None:

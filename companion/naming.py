@@ -35,6 +35,8 @@ def callers_modules() -> dict[str, nn.Module]:
     A module comes before its own parts.
     """
     modules = _callers_variables(_is_module)
+    if len(modules) < 2:
+        return modules
     sizes = {name: sum(1 for _ in module.modules()) for name, module in modules.items()}
     return {name: modules[name] for name in sorted(modules, key=lambda name: -sizes[name])}
 

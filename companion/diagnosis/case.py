@@ -103,16 +103,18 @@ class Case:
         nodes.sort(key=lambda node: node.index)
         return [(node, self.peeks[node.index]) for node in nodes]
 
+    @cached_property
+    def _slots(self) -> list[Sequence[Edge | None]]:
+        return [self.graph.slots(i) for i in range(len(self.graph))] if self.graph else []
+
     def slots(self, index: int) -> Sequence[Edge | None]:
-        return () if self.graph is None else self.graph.slots(index)
+        return self._slots[index] if self._slots else ()
 
     @cached_property
     def reached(self) -> set[tuple[int | None, int]]:
         """Where gradients come to: a Node, and a number of its outputs."""
-        if self.graph is None:
-            return set()
-        root = (0, edge_of(self.output)[1])
-        return {root, *((edge.target, edge.input_nr) for edge in self.graph.edges)}
+        roots = [(0, edge_of(self.output)[1])] if self.graph else []
+        return {*roots, *((e.target, e.input_nr) for slots in self._slots for e in slots if e)}
 
     def is_reached(self, given: Input) -> bool:
         """Whether a gradient comes to an input, as far as there is a graph to tell."""

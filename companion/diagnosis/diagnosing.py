@@ -27,14 +27,11 @@ from companion.diagnosis.doubts import about_doubts
 from companion.diagnosis.earlier_passes import about_earlier_passes
 from companion.diagnosis.folding import Said, about_inputs, about_nodes, said
 from companion.diagnosis.function_constants import about_function_constants
-from companion.diagnosis.grads_read import (
-    about_grads_read,
-)
+from companion.diagnosis.grads_read import about_grads_read
 from companion.diagnosis.inputs import (
     Input,
     code_of_trouble,
-    modules_around,
-    names_of,
+    names_and_modules,
     placed,
     tensors_of,
     trouble_of,
@@ -198,7 +195,7 @@ def diagnose(
         raise TypeError(
             f"watch must be what `with watch() as watched:` gave, got {type(watch).__name__}"
         )
-    called, modules = names_of(inputs, names), modules_around(inputs)
+    called, modules = names_and_modules(inputs, names)
     with unseen_by_all(), torch.no_grad():
         case = _look(output, tensors, watch, modules, called)
         return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)

@@ -67,13 +67,14 @@ def tensors_of(inputs: Sequence[Tensor | nn.Module]) -> list[Tensor]:
     return [*known, *[tensor for tensor in tensors if not is_tensor(tensor)]]
 
 
-def names_of(
+def names_and_modules(
     inputs: Sequence[Tensor | nn.Module], names: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """What tensors are called, one name for each that has any.
+) -> tuple[dict[str, Tensor], dict[str, nn.Module]]:
+    """What tensors are called, one name for each that has any; and the modules around, by name.
 
     The parameters of a module go by their paths, as in ``named_parameters``, with the name of the
-    module before them where several modules have some.
+    module before them where several modules have some. The modules around are those that the
+    caller's variables refer to, and those given.
 
     Args:
         inputs: what was given.
@@ -82,37 +83,39 @@ def names_of(
     """
     if names is not None:
         check_names(names)
-    modules = {i: given for i, given in enumerate(inputs) if isinstance(given, nn.Module)}
-    parameters = {p for p in tensors_of(list(modules.values())) if is_tensor(p)}
+    theirs = callers_modules()
+    named = _by_name(
+        {i: given for i, given in enumerate(inputs) if isinstance(given, nn.Module)}, theirs
+    )
+    parameters = _parameters_of(named)
     called = dict[Tensor, str]()
     for name, tensor in (callers_names() if names is None else names).items():
         if names is not None or tensor not in parameters:
             called.setdefault(tensor, name)
-    _name_parameters(called, _by_name(modules), parameters)
+    _name_parameters(called, named, parameters)
     if names is None:
-        theirs = callers_modules()
         given = {tensor for tensor in inputs if is_tensor(tensor)}
         _name_parameters(called, theirs, given)  # type: ignore[arg-type]
         # The others in the graph, such as those that stand in the place of the inputs.
-        others = {p for p in tensors_of(list(theirs.values())) if is_tensor(p)}
-        _name_parameters(called, theirs, others)
-    return {name: tensor for tensor, name in called.items()}
+        _name_parameters(called, theirs, _parameters_of(theirs))
+    modules = theirs | {name: module for name, module in named.items() if name not in theirs}
+    return {name: tensor for tensor, name in called.items()}, modules
 
 
-def modules_around(inputs: Sequence[Tensor | nn.Module]) -> dict[str, nn.Module]:
-    """The modules that the caller's variables refer to, and those given, by their names."""
-    given = {i: module for i, module in enumerate(inputs) if isinstance(module, nn.Module)}
-    named, known = _by_name(given), callers_modules()
-    return known | {name: module for name, module in named.items() if name not in known}
+def _parameters_of(modules: Mapping[str, nn.Module]) -> set[Tensor]:
+    """Those that can be looked up in a dict."""
+    return {p for module in modules.values() for p in module.parameters() if is_tensor(p)}
 
 
-def _by_name(modules: Mapping[int, nn.Module]) -> dict[str, nn.Module]:
+def _by_name(
+    modules: Mapping[int, nn.Module], theirs: Mapping[str, nn.Module]
+) -> dict[str, nn.Module]:
     """The modules given, by their variable or their path in one of the caller's modules."""
-    variables = callers_modules() if modules else {}
-    names = {module: variable for variable, module in variables.items()}
-    for variable, module in variables.items():
-        for path, part in module.named_modules():
-            names.setdefault(part, f"{variable}.{path}")
+    names = {module: variable for variable, module in theirs.items()}
+    if not names.keys() >= set(modules.values()):
+        for variable, module in theirs.items():
+            for path, part in module.named_modules():
+                names.setdefault(part, f"{variable}.{path}")
     return {names.get(module, f"inputs[{i}]"): module for i, module in modules.items()}
 
 

@@ -57,7 +57,7 @@ class GraphNode:
     @property
     def is_leaf(self) -> bool:
         """Whether this is the ``AccumulateGrad`` of a leaf tensor."""
-        return self.name == "AccumulateGrad"
+        return type(self.grad_fn).__name__ == "AccumulateGrad"
 
     @property
     def is_custom(self) -> bool:

@@ -242,7 +242,7 @@ detach() or torch.no_grad() on the way, or call requires_grad_() on an input bef
         """The Nodes of the outputs, in the order given; outputs that share a Node give one root."""
         return self.nodes[: self._root_count]
 
-    @property
+    @cached_property
     def leaves(self) -> tuple[GraphNode, ...]:
         """The Nodes that accumulate into the ``.grad`` of a leaf tensor."""
         return tuple(node for node in self.nodes if node.is_leaf)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from companion import diagnose, modules
-from companion.diagnosis.inputs import names_of, tensors_of
+from companion.diagnosis.inputs import names_and_modules, tensors_of
 
 
 class Pair(nn.Module):
@@ -39,7 +39,7 @@ def test_a_module_stands_for_its_parameters_by_their_paths():
         nn.TransformerEncoderLayer(4, 2, 8), 4, enable_nested_tensor=False
     )
     assert diagnose(model(torch.ones(2, 3, 4)).sum(), model).ok
-    names = names_of([model], None)
+    names, _ = names_and_modules([model], None)
     assert {name: names[name] for name, _ in model.named_parameters()} == dict(
         model.named_parameters()
     )
@@ -67,16 +67,16 @@ def test_of_several_modules_each_parameter_has_the_name_of_its_module():
 def test_a_module_without_a_variable_goes_by_its_path_in_one_or_by_its_place():
     whole = nn.ModuleDict({"actor": Pair(), "critic": Pair()})
     loss = loss_of(whole["actor"]) + loss_of(whole["critic"])
-    names = names_of([whole["actor"], whole["critic"]], None)
+    names, _ = names_and_modules([whole["actor"], whole["critic"]], None)
     assert {"whole.actor.spare.bias", "whole.critic.spare.bias"} <= set(names)
     apart = [Pair(), Pair()]
-    assert "inputs[1].spare.bias" in names_of([loss, apart[0]][1:] + [apart[1]], None)
+    assert "inputs[1].spare.bias" in names_and_modules(apart, None)[0]
 
 
 def test_a_path_that_is_a_variable_of_another_tensor_has_its_module_before_it():
     model, weight = nn.Linear(2, 2), torch.ones(2, requires_grad=True)
     loss = torch.ones((), requires_grad=True) * 1
-    names = names_of([weight, model], None)
+    names, _ = names_and_modules([weight, model], None)
     assert (names["weight"] is weight, names["bias"] is model.bias) == (True, True)
     assert names["model.weight"] is model.weight
     (found,) = diagnose(loss, weight, model)
@@ -106,7 +106,7 @@ def test_a_part_that_is_a_variable_too_goes_by_its_path_in_the_whole():
 def test_beside_tensors_without_a_name_the_parameters_of_the_caller_have_theirs():
     model = Pair()
     held = [nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(6))]
-    names = names_of(held, None)
+    names, _ = names_and_modules(held, None)
     assert set(names) == {name for name, _ in model.named_parameters()}
     assert message(diagnose(loss_of(model), *held)).startswith("input 0 and input 1 are not in")
 
@@ -143,7 +143,7 @@ def test_modules_of_the_caller_that_cannot_be_asked_do_no_harm():
     x, w = torch.ones(2, requires_grad=True), [torch.ones(3, requires_grad=True)]
     odd = Unhashable()
     scripted = torch.jit.script(nn.Linear(2, 2))
-    made = HalfMade(lambda half: names_of([x, w[0], scripted.weight], None))
+    made = HalfMade(lambda half: names_and_modules([x, w[0], scripted.weight], None)[0])
     assert set(made.told) == {"x", "weight", "bias"}
     assert type(odd).__hash__ is None
 
