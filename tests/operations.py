@@ -214,10 +214,10 @@ def _wrongly_told(
     if not output.isfinite():
         return ""
     codes, dense = {each.code for each in found}, [g.to_dense() for g in gradients if g is not None]
-    told = {"nan-risk", "non-finite"} & codes
+    warnings = {"nan-risk", "non-finite"} & codes
     is_spoilt = any(not gradient.isfinite().all() for gradient in dense)
-    if is_spoilt != bool(told):
-        return f"told {told or 'nothing'}"
+    if is_spoilt != bool(warnings):
+        return f"told {warnings or 'nothing'}"
     sloped = [gradient for gradient in dense if (gradient.abs() > 1e-9).any()]
     is_wrong = "zero-derivative" in codes and len(sloped) == len(dense) and not is_spoilt
     return "told zero" if is_wrong else ""

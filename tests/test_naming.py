@@ -15,8 +15,8 @@ def test_what_is_short_is_told_as_it_is(value):
 
 def test_what_is_long_is_told_in_one_short_line():
     for value in (torch.rand(1000, 1000), "x" * 10**6, [*range(10**6)], {"a": torch.rand(999)}):
-        told = in_short(value)
-        assert len(told) <= 100 and told.isprintable() and "..." in told
+        short = in_short(value)
+        assert len(short) <= 100 and short.isprintable() and "..." in short
     assert in_short("x" * 99 + ".jpeg").endswith(".jpeg'")  # the end of a path says its format
 
 

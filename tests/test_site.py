@@ -172,8 +172,8 @@ def test_a_pasted_traceback_finds_its_entry_however_it_was_wrapped(clinic):
     y += 1
     with pytest.raises(RuntimeError) as error:
         y.sum().backward()
-    told = "".join(traceback.format_exception(error.value))
-    for pasted in (told, textwrap.fill(told, 40), told.upper()):
+    text = "".join(traceback.format_exception(error.value))
+    for pasted in (text, textwrap.fill(text, 40), text.upper()):
         clinic.get_by_label("Paste an error").fill(pasted)
         assert found(clinic) == ["modified-in-place"]
 

@@ -227,13 +227,13 @@ def _ask(questions: Sequence[Callable[..., Iterator[Any]]], *about: Any) -> Iter
 
 
 def _about_the_inputs(case: Case) -> Iterator[Finding]:
-    every = (one for given in case.inputs for one in _about_an_input(case, given))
+    every = (found for given in case.inputs for found in _about_an_input(case, given))
     yield from about_inputs(every)
 
 
 def _about_grads_left(case: Case) -> Iterator[Finding]:
     can_have = [given for given in case.inputs if given.tensor.requires_grad and not given.trouble]
-    yield from about_inputs(one for given in can_have for one in _ask(_OF_A_GRAD, case, given))
+    yield from about_inputs(found for given in can_have for found in _ask(_OF_A_GRAD, case, given))
 
 
 def _about_an_input(case: Case, given: Input) -> Iterator[Said]:

@@ -228,8 +228,8 @@ def _table(rows: Sequence[SavedRow]) -> Iterator[str]:
         "name": [None if row.name == _LEAVES[1] else row.name for row in rows],
         "line": [str(row.source) if row.source else None for row in rows],
     }
-    told = {name: cells for name, cells in columns.items() if any(c is not None for c in cells)}
-    columns = told or {"name": columns["name"]}  # leaves alone
+    filled = {name: cells for name, cells in columns.items() if any(c is not None for c in cells)}
+    columns = filled or {"name": columns["name"]}  # leaves alone
     texts = [["bytes", "share", *columns]]
     for i, row in enumerate(rows):
         cells = [one_line(cells[i] or "", 60) for cells in columns.values()]

@@ -98,8 +98,8 @@ def _brought(case: Case) -> dict[int, Risk]:
         called = listed(names, "parameters" if is_trained else "leaves")
         message = f"{called} have infinite or NaN values themselves"
     first, *others = bad
-    told = Risk("non-finite", message, "trained" if is_trained else "data")
-    return {first: told} | dict.fromkeys(others, _TOLD_ELSEWHERE)
+    risk = Risk("non-finite", message, "trained" if is_trained else "data")
+    return {first: risk} | dict.fromkeys(others, _TOLD_ELSEWHERE)
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:

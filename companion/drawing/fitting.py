@@ -27,11 +27,11 @@ def fits_a_page(folded: Folded, shapes: bool = False) -> bool:
 
 def _height(folded: Folded, shapes: bool = False) -> float:
     """About how high a drawing is in points: Graphviz puts a box below all that lead to it."""
-    place = {i: place for place, i in enumerate(folded.graph.order)}
+    position = {i: position for position, i in enumerate(folded.graph.order)}
     level: dict[Box, int] = {}
     lower = lower_leaves(folded)
     heights, labels = defaultdict[int, float](float), defaultdict[int, float](float)
-    for box in sorted(folded.boxes, key=lambda box: place[box.nodes[0]]):
+    for box in sorted(folded.boxes, key=lambda box: position[box.nodes[0]]):
         mine = level.setdefault(box, 0)
         double = 0.0 if box.is_block or not folded.node(box).is_leaf else _DOUBLE
         height = _LINE * _lines(folded, box) + _BORDER + double + _GAP

@@ -180,11 +180,11 @@ def test_it_opens_with_the_first_node_ready_and_nothing_run(open_player):
 def test_each_part_is_explained_once_where_it_first_has_something_to_say(open_player):
     page = open_player(READY)
     hints = page.locator(".player-hint:visible")
-    told = [hints.all_inner_texts()]
+    shown = [hints.all_inner_texts()]
     for _ in range(7):
         button(page, "Next").click()
-        told.append([text for text in hints.all_inner_texts() if text])
-    assert [len(texts) for texts in told] == [2, 2, 0, 0, 0, 0, 0, 0]
+        shown.append([text for text in hints.all_inner_texts() if text])
+    assert [len(texts) for texts in shown] == [2, 2, 0, 0, 0, 0, 0, 0]
 
 
 def test_a_question_is_answered_by_a_click_on_a_node(open_player):
@@ -215,8 +215,8 @@ def test_you_are_the_engine_by_clicks(open_player):
     reasons = []
     for number, step in enumerate(steps, start=1):
         node(page, step["node"]).click()
-        told = page.locator(".player-told").inner_text()
-        assert told.startswith(f"Step {number} of 7")
+        sentence = page.locator(".player-told").inner_text()
+        assert sentence.startswith(f"Step {number} of 7")
         reasons.append(said.inner_text().partition(": ")[2])
     assert reasons[:3] == [
         "MulBackward0 (y) is the only Node that is ready.",
@@ -280,8 +280,8 @@ def test_a_player_that_was_hidden_lays_itself_out_when_it_is_shown(open_player):
     page.evaluate(reveal)
     page.wait_for_function(f"{HEIGHT} === {wanted}", timeout=5000)
     page = open_player(READY, style=style)
-    told = "document.querySelector('figure.player').dispatchEvent(new Event('shown'))"
-    assert page.evaluate(f"{reveal}; {told}; {HEIGHT}") == wanted
+    event = "document.querySelector('figure.player').dispatchEvent(new Event('shown'))"
+    assert page.evaluate(f"{reveal}; {event}; {HEIGHT}") == wanted
     page.set_viewport_size(PHONE)
     page.wait_for_function(f"{HEIGHT} !== {wanted}", timeout=5000)
     assert page.evaluate(HEIGHT) <= PHONE["height"]

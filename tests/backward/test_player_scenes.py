@@ -38,13 +38,13 @@ def all_scenes(data):
 
 def test_each_step_of_the_engine_is_told_in_one_scene_as_that_of_a_node(played):
     recording, data = played.recording, played.data
-    told = []
+    steps = []
     for scene in all_scenes(data):
         for step in scene["steps"]:
             if scene["nodes"][step["node"]]["opens"] is None:
-                told.append(step)
-    assert len(told) == len(recording.steps)
-    assert sorted(name for step in told for name in step["freed"]) == sorted(
+                steps.append(step)
+    assert len(steps) == len(recording.steps)
+    assert sorted(name for step in steps for name in step["freed"]) == sorted(
         name for step in recording.steps for name in step.freed
     )
 

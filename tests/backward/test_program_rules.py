@@ -149,8 +149,8 @@ def test_where_another_torch_saves_something_else_the_node_is_called(monkeypatch
 
 def test_a_sum_along_a_dimension_is_undone_by_what_it_lost():
     x = leaf(3, 3)
-    one = torch.ones(3)
-    assert "grad_x = grad_output.unsqueeze(0).expand((3, 3))" in str(write_backward(x.sum(0), one))
+    ones = torch.ones(3)
+    assert "grad_x = grad_output.unsqueeze(0).expand((3, 3))" in str(write_backward(x.sum(0), ones))
     kept = x.sum(0, keepdim=True)
     text = str(write_backward(kept, torch.ones(1, 3)))
     assert "grad_x = grad_kept.expand((3, 3))" in text

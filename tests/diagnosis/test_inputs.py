@@ -66,7 +66,6 @@ def test_of_several_modules_each_parameter_has_the_name_of_its_module():
 
 def test_a_module_without_a_variable_goes_by_its_path_in_one_or_by_its_place():
     whole = nn.ModuleDict({"actor": Pair(), "critic": Pair()})
-    loss = loss_of(whole["actor"]) + loss_of(whole["critic"])
     names, _ = names_and_modules([whole["actor"], whole["critic"]], None)
     assert {"whole.actor.spare.bias", "whole.critic.spare.bias"} <= set(names)
     apart = [Pair(), Pair()]

@@ -17,16 +17,16 @@ def details(what, watched=None, numbers=None):
     """What is told of each box of a graph or a recorded pass, by the class of its Node."""
     graph = what if isinstance(what, Graph) else what.graph
     folded, known = fold(graph, 150), known_of(what, numbers or Numbers(), watched)
-    told = [(box, dict(details_of(folded, names_of(folded), box, known))) for box in folded.boxes]
-    return {row.get("Tensor") or row.get("Node", box.kind): row for box, row in told}
+    boxes = [(box, dict(details_of(folded, names_of(folded), box, known))) for box in folded.boxes]
+    return {row.get("Tensor") or row.get("Node", box.kind): row for box, row in boxes}
 
 
 def test_a_node_tells_its_shape_dtype_module_and_where_it_leads():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Sigmoid())
     with modules(model) as names:
         loss = model(torch.ones(4, 3)).sum()
-    told = details(Graph.of(loss, names=names))
-    assert told["SigmoidBackward0"] == {
+    rows_of = details(Graph.of(loss, names=names))
+    assert rows_of["SigmoidBackward0"] == {
         "Node": "SigmoidBackward0",
         "Shape": "(4, 2)",
         "Dtype": "float32",
@@ -34,7 +34,7 @@ def test_a_node_tells_its_shape_dtype_module_and_where_it_leads():
         "Saved": "32 bytes (result)",
         "Leads to": "AddmmBackward0",
     }
-    assert told["0.bias"] == {
+    assert rows_of["0.bias"] == {
         "Node": "AccumulateGrad",
         "Tensor": "0.bias",
         "Shape": "(2,)",
@@ -107,10 +107,10 @@ def test_of_a_recorded_pass_it_tells_the_gradient_and_what_was_saved_then():
     x = torch.ones(2, requires_grad=True)
     recording = record_backward(x.sin().sum())
     numbers = numbers_of_pass(recording, range(len(recording.graph)))
-    told = details(recording, numbers=numbers)
-    assert told["SinBackward0"]["Saved"] == "8 bytes (self); self is freed now"
-    assert told["SinBackward0"]["Gradient"] == "[1, 1]"
-    assert told["x"]["Gradient"] == "[0.5403, 0.5403]"
+    rows_of = details(recording, numbers=numbers)
+    assert rows_of["SinBackward0"]["Saved"] == "8 bytes (self); self is freed now"
+    assert rows_of["SinBackward0"]["Gradient"] == "[1, 1]"
+    assert rows_of["x"]["Gradient"] == "[0.5403, 0.5403]"
 
 
 def test_a_block_tells_what_is_in_it():

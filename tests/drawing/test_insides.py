@@ -116,8 +116,8 @@ def test_an_inside_that_is_left_out_is_told(monkeypatch):
     monkeypatch.setattr(companion.drawing.insides, "MOST_INSIDES", 3)
     views = draw(unequal(3000), max_nodes=3)._insides
     assert len(views) == 3
-    told = chain.from_iterable(view.details.values() for view in views)
-    blocks = [box for box in told if box.name.startswith(("block", "the rest"))]
+    details = chain.from_iterable(view.details.values() for view in views)
+    blocks = [box for box in details if box.name.startswith(("block", "the rest"))]
     assert any(box.opens is None for box in blocks)
     for box in blocks:
         assert (box.opens is None) == ("Stays shut" in dict(box.rows))

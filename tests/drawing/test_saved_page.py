@@ -444,9 +444,9 @@ def test_a_node_of_a_recorded_pass_tells_line_saved_bytes_and_gradient(load, tmp
     draw(record_backward(y), watch=watched).save(tmp_path / "x.html")
     page = load(tmp_path / "x.html")
     page.locator(".node", has_text="SinBackward0").click()
-    told = rows(page)
-    assert told["Saved"].startswith("8 bytes (self)") and told["Gradient"] == "[1, 1]"
-    assert told["Line"].endswith("`x.sin()`") and told["Leads to"] == "leaf x (2,)"
+    shown = rows(page)
+    assert shown["Saved"].startswith("8 bytes (self)") and shown["Gradient"] == "[1, 1]"
+    assert shown["Line"].endswith("`x.sin()`") and shown["Leads to"] == "leaf x (2,)"
 
 
 def test_by_keyboard_one_goes_from_box_to_box_and_zooms(page):
