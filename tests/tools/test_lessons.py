@@ -36,6 +36,8 @@ class Player:
 Player()
 ```
 """
+# Those that lessons need. To look for all that are installed takes as long as a small lesson.
+PLUGINS = ["-p", "codeblocks", "-p", "xdist"]
 FRAGMENT = '<figure class="player">\n<p>Step 1</p>\n</figure>\n'
 PLAYER = r"[One &lt;step>.](figures/01-step.html)"
 
@@ -71,6 +73,7 @@ def run(kept, pytester, monkeypatch):
     """Write lessons, run pytest over them, and return what it said."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, pytester.path)
 
@@ -78,7 +81,7 @@ def run(kept, pytester, monkeypatch):
         for name, text in lessons.items():
             (pytester.path / f"{name}.md").write_text(text)
         pages = [] if any(".md" in a for a in arguments) else [f"{name}.md" for name in lessons]
-        options = ["-q", "-p", "no:hypothesispytest"]  # which is slow to load
+        options = ["-q", *PLUGINS]
         # A second faulthandler would take the place of the handler by which Graphviz' runtime
         # notices that a graph is too deep, and the process would end there.
         quiet = ["-p", "no:faulthandler"]
