@@ -300,6 +300,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give each test the same random numbers, whatever ran before it."""
+    import torch  # which whoever gives the tests to the workers does not load
+
+    torch.manual_seed(0)
+
+
 class Frozen:
     """Lets no search for garbage look at what is there before a file: at first a million objects.
 

@@ -80,7 +80,7 @@ def test_a_cut_by_attention_without_gradients_is_found_at_its_line():
         h = x.exp()
         with torch.no_grad():
             features = encoder(src=h)
-        loss = features.mean() * x.sum()
+        loss = features.square().mean() * x.sum()
     (found,) = diagnose(loss, x, watch=watched)
     assert (found.code, found.source.text) == ("no-grad", "encoder(src=h)")
     operation = watched.operations[1]
