@@ -41,7 +41,7 @@ class Source:
     """The place in the user's code that made a Node or ran an operation.
 
     As a string it is ``path:line``, which terminals and editors open, and the text. The path is
-    relative to the working directory if it is below it.
+    relative to the working directory if it is below it. Of what was typed it is the line alone.
 
     Attributes:
         file: the name of the file.
@@ -75,7 +75,8 @@ class Source:
             parts.append(f"{path}:{self.line}")
         if self.text:
             parts.append(f"`{self.text}`")
-        return ": ".join(parts)
+        # What is typed, or given to ``python -c``, has neither.
+        return ": ".join(parts) or f"line {self.line} of {path}"
 
     @property
     def innermost(self) -> Source:

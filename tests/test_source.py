@@ -151,7 +151,7 @@ def test_a_source_names_its_file_only_if_that_is_a_program(monkeypatch):
     assert str(Source(__file__, 3, "x @ w")) == "tests/test_source.py:3: `x @ w`"
     assert str(Source(__file__, 3, "")) == "tests/test_source.py:3"
     assert str(Source("/gone/ipykernel_1/2.py", 3, "x @ w")) == "`x @ w`"  # the cell of a notebook
-    assert str(Source("<string>", 3, "")) == ""
+    assert str(Source("<string>", 3, "")) == "line 3 of <string>"  # as of what is typed
 
 
 def test_a_source_begins_with_a_path_that_opens_from_the_working_directory(tmp_path, monkeypatch):
