@@ -2277,7 +2277,8 @@ KINDS: dict[str, Kind] = {
             ),
             "lowest": (
                 "the function is at its lowest here, and its slope is zero there: a norm or a "
-                "square of zeros, the variance of equal numbers, a loss that is met exactly",
+                "square of zeros, the variance of equal numbers, the divergence of two "
+                "distributions that are equal now, a loss that is met exactly",
                 "nothing, where that is reached; parameters that are to leave it begin at small "
                 "random numbers in place of zeros",
             ),
