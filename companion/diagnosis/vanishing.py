@@ -101,8 +101,9 @@ def _changing(case: Case) -> dict[EdgeKey, bool]:
         arrived = {graph.nodes[index].grad_fn: came for index, came in head.arrived.items()}
         if head.is_all_lost or target in arrived:
             sizes = {node: _largest_of(arrived[node].values()) for node in own & arrived.keys()}
-            is_more = sizes.get(target, 0.0) > _SMALL * max(sizes.values(), default=0.0)
-            found |= dict.fromkeys(each.edges, is_more and not head.is_all_lost)
+            limit = torch.finfo(slope.dtype).eps ** 0.5 * max(sizes.values(), default=0.0)
+            is_more = sizes.get(target, 0.0) > limit and not head.is_all_lost
+            found |= dict.fromkeys(each.edges, is_more)
     return found
 
 
@@ -164,7 +165,7 @@ def _sent(
     why, and what it sends.
     """
     node, saved = case.nodes[index], case.peeks[index]
-    is_fit = all(gradient.dtype in _EXACT for gradient in gradients.values())
+    is_fit = all(gradient.dtype in _ROUNDING for gradient in gradients.values())
     is_layer = operation_of(node.name) in _LAYERS
     sent = answer_of(node, saved, gradients) if is_fit and not is_layer else None
     if sent is None:
@@ -177,7 +178,7 @@ def _sent(
             continue
         gradient = fitted(case.nodes[edge.target], edge.input_nr, gradient)
         size = _largest(gradient)
-        is_small = 0 < largest and size <= _SMALL * largest and gradient.dtype in _EXACT
+        is_small = 0 < largest and size <= _SMALL * largest and gradient.dtype in _ROUNDING
         there, everywhere = _others(node, saved, gradients, edge.slot) if is_small else (nan, nan)
         if _is_rounding(size, there * largest, gradient.dtype):
             nothing.append((edge, "cancels", gradient))
@@ -250,11 +251,11 @@ def _always(case: Case, index: int) -> Zero | None:
 def _add_up_to_zero(arrivals: Mapping[EdgeKey, Tensor]) -> bool:
     """Whether several gradients cancel in each element."""
     first = next(iter(arrivals.values()))
-    if len(arrivals) == 1 or first.dtype not in _EXACT:
+    if len(arrivals) == 1 or first.dtype not in _ROUNDING:
         return False
     sizes = torch.stack([gradient.abs() for gradient in arrivals.values()]).sum(0)
-    limits = _ROUNDING * torch.finfo(first.dtype).eps * sizes
-    return bool((_sum(arrivals).abs() <= limits).all() and limits.any())
+    limits = _ROUNDING[first.dtype] * torch.finfo(first.dtype).eps * sizes
+    return bool((_sum(arrivals).abs() <= limits).all() and sizes.any())
 
 
 def _sum(arrivals: Mapping[EdgeKey, Tensor]) -> Tensor:
@@ -287,13 +288,14 @@ def _is_rounding(size: float, expected: float, dtype: torch.dtype) -> bool:
     if not size <= expected:  # or it is not known; of whole numbers there are no such limits
         return False
     limits = torch.finfo(dtype)
-    return expected > limits.tiny and size <= _ROUNDING * limits.eps * expected
+    return expected > limits.tiny and size <= _ROUNDING[dtype] * limits.eps * expected
 
 
 _MANY = 32  # Nodes at most: a loss has fewer, and to ask them takes no time beside the others
-_ROUNDING = 16  # in units of the last place, as of sums of many terms
+# What may be nothing but rounding, in units of the last place, as of sums of many terms. In half
+# precision that is as large as many a gradient, so that only what is exactly zero is told.
+_ROUNDING = {torch.float32: 16, torch.float64: 16, torch.float16: 0, torch.bfloat16: 0}
 _SMALL = 1e-4  # of what comes: what is sent may be nothing but rounding
-_EXACT = {torch.float32, torch.float64}  # in the others rounding is not small
 _ROOT = (-1, 0)
 # Where a network begins: their weights are leaves, and to ask them takes time.
 _LAYERS = set(

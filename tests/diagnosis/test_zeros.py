@@ -378,6 +378,18 @@ PROGRAMS = {
             + kl_divergence(Normal(y, y.exp()), Normal(y + 1, y.exp())).mean()
         ),
     ),
+    "terms that cancel in half precision, of which rounding is told of none": (
+        "by several ways from",
+        "warning",
+        lambda y: (lambda z: (z * 2 - z - z).sum())(y.bfloat16()),
+        lambda y: (lambda z: (z * 1.1 - z).sum())(y.bfloat16()),
+    ),
+    "a dead unit in half precision": (
+        "its slope is 0 wherever a gradient comes to it",
+        "warning",
+        lambda y: F.relu(y.half() - labels(99, 0, 0).half())[:, 0].sum(),
+        lambda y: F.relu(y.half() - labels(0, 0, 99).half())[:, 0].sum(),
+    ),
     "another operation": (
         "the slope of polygamma is 0 at all of its values",
         "warning",
