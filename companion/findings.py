@@ -2734,6 +2734,15 @@ KINDS: dict[str, Kind] = {
         "version counter did not move; what Nodes saved is no longer what the forward pass used",
         "change them under torch.no_grad() and through the tensor itself or detach(), which "
         "share its version counter",
+        variants={
+            "recomputed": (
+                "a checkpoint saves what its function was given, and runs the function again in "
+                "the backward pass: what this changes is changed a second time, and it computes "
+                "with other values than the first time",
+                "change the tensor outside of the checkpointed function, before or after it; or "
+                "compute with a copy: y = y + 1 for y += 1",
+            ),
+        },
     ),
     "hook": Kind(
         "info",
