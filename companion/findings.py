@@ -2277,7 +2277,8 @@ KINDS: dict[str, Kind] = {
             ),
             "lowest": (
                 "the function is at its lowest here, and its slope is zero there: a norm or a "
-                "square of zeros, the variance of equal numbers, a loss that is met exactly",
+                "square of zeros, the variance of equal numbers, the divergence of two "
+                "distributions that are equal now, a loss that is met exactly",
                 "nothing, where that is reached; parameters that are to leave it begin at small "
                 "random numbers in place of zeros",
             ),
@@ -2733,6 +2734,15 @@ KINDS: dict[str, Kind] = {
         "version counter did not move; what Nodes saved is no longer what the forward pass used",
         "change them under torch.no_grad() and through the tensor itself or detach(), which "
         "share its version counter",
+        variants={
+            "recomputed": (
+                "a checkpoint saves what its function was given, and runs the function again in "
+                "the backward pass: what this changes is changed a second time, and it computes "
+                "with other values than the first time",
+                "change the tensor outside of the checkpointed function, before or after it; or "
+                "compute with a copy: y = y + 1 for y += 1",
+            ),
+        },
     ),
     "hook": Kind(
         "info",

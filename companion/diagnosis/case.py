@@ -17,13 +17,14 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import unregistered_in
-from companion.diagnosis.values import is_one_number, is_readable
+from companion.diagnosis.values import Values, is_one_number, values_of
 from companion.forward.aliases import written_past
 from companion.forward.cuts import Cut, Operation, variant_of_harm
-from companion.forward.fingerprints import fingerprint, memory_of
+from companion.forward.fingerprints import memory_of
 from companion.forward.gradients_used import reads_of_grads
 from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
 from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
+from companion.forward.places import DEEPCOPY
 from companion.forward.tensors_of_calls import is_bare_view
 from companion.forward.tracing import (
     Taken,
@@ -51,7 +52,6 @@ from companion.internals import base_of
 from companion.naming import counted, is_tensor, one_line
 
 Tensor = torch.Tensor
-Values = tuple[tuple[int, ...], torch.dtype, int]
 _SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
 
 
@@ -123,8 +123,7 @@ class Case:
     @cached_property
     def is_a_leaf_apart(self) -> bool:
         """Whether the output is a leaf, and none of the inputs."""
-        inputs = [given.tensor for given in self.inputs]
-        return self.output.is_leaf and all(tensor is not self.output for tensor in inputs)
+        return self.output.is_leaf and all(i.tensor is not self.output for i in self.inputs)
 
     @cached_property
     def cuts_reaching(self) -> Sequence[Cut]:
@@ -215,7 +214,10 @@ class Case:
             elif in_a_function and cut.source in nested:  # it has a Node, for what it was given
                 ways.append((1, first, cut))
             elif cut in self.last_cuts:
-                ways += [(2 * (cut.code in _SELDOM), first, cut), (3, later, cut)]
+                is_later = cut.code in _SELDOM or cut.operation.in_place
+                ways += [(2 * is_later, first, cut), (3, later, cut)]
+            elif cut in self._copying:  # not what wrote into the copy
+                ways.append((1, first, cut))
         for _, positions, cut in sorted(ways, key=lambda way: way[0]):
             behind |= {self.inputs[i]: cut for i in positions_in(positions & waiting)}
             waiting &= ~positions
@@ -247,10 +249,16 @@ class Case:
         """The cut that took the graph of the output, one that inputs went into if there is such."""
         if self.graph is not None or self.watch is None or not isinstance(self.output, Tensor):
             return None
-        cuts = first_reaching(self.watch, self.output)
-        given = (1 << len(self.inputs)) - 1
+        cuts, given = first_reaching(self.watch, self.output), (1 << len(self.inputs)) - 1
         taking = {t.cut for t in self.taking or () if (t.first | t.later) & given}
-        return next((cut for cut in cuts if cut in taking), cuts[0] if cuts else None)
+        cut = next((cut for cut in cuts if cut in taking), cuts[0] if cuts else None)
+        copying = self._copying if cut and cut.operation.in_place else ()
+        return next((copy for copy in copying if copy in taking), cut)
+
+    @cached_property
+    def _copying(self) -> list[Cut]:
+        """The deep copies whose values went into the output."""
+        return [cut for cut in self.cuts_reaching if cut.variant == DEEPCOPY]
 
     def way_out(self, cut: Cut) -> str:
         """By which operation a value left torch that went into a cut: numpy() of x.detach()."""
@@ -425,11 +433,11 @@ class Case:
 
         That those of a tensor of one number are equal may be chance, unless others have copies.
         """
-        leaves = [(_values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
         by_values = dict[Values | None, GraphNode](leaves)
         by_values.pop(None, None)
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
-        copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
+        copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
         return found if any(not is_one_number(given.tensor) for given in found) else {}
 
@@ -450,10 +458,3 @@ class Case:
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
-
-
-def _values_of(tensor: Tensor) -> Values | None:
-    """What is equal for two tensors of equal values; None where they cannot be read."""
-    if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
-        return None
-    return tuple(tensor.shape), tensor.dtype, number

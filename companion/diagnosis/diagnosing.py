@@ -36,7 +36,7 @@ from companion.diagnosis.inputs import (
     tensors_of,
     trouble_of,
 )
-from companion.diagnosis.mutations import about_mutations
+from companion.diagnosis.mutations import about_mutations, about_recomputing
 from companion.diagnosis.nonfinite import about_nan, born_before
 from companion.diagnosis.outputs import about_a_leaf_output, about_the_output
 from companion.diagnosis.rehearsing import has_half, rehearse
@@ -454,6 +454,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     _about_the_nodes,
     about_earlier_passes,
     about_mutations,
+    about_recomputing,
     _about_choices,
     _about_the_values,
     _about_grads_left,  # as in any loop: after what spoils a gradient

@@ -1,4 +1,4 @@
-"""What was changed behind autograd's back after a Node of the graph had saved it."""
+"""What was changed behind autograd's back after a Node of the graph, or a checkpoint, saved it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from companion.diagnosis.case import Case
 from companion.diagnosis.risks import RUNNING
 from companion.findings import Finding, finding
+from companion.forward.recomputed import changes_before_recomputing
 from companion.graph.saved import Peek
 from companion.internals import address_of, has_memory, number_of, parts_of
 from companion.source import Source
@@ -30,6 +31,19 @@ def about_mutations(case: Case) -> Iterator[Finding]:
 
 
 _TENSOR = re.compile(r"a tensor of shape .* and dtype \w+")
+
+
+def about_recomputing(case: Case) -> Iterator[Finding]:
+    """What a checkpoint will compute from other values than the forward pass did."""
+    if case.watch is None or not any(saved.hooked for saved in case.peeks):
+        return
+    for operation in changes_before_recomputing(case.watch):
+        message = (
+            f"{operation.called} changes a tensor from outside of the checkpoint that it runs in, "
+            "which computes with it again in the backward pass: that may raise, or the gradients "
+            "may be silently wrong"
+        )
+        yield finding("changed-behind", message, variant="recomputed", source=operation.source)
 
 
 def _of_many(message: str, count: int) -> str:

@@ -113,7 +113,7 @@ def _message(zero: Zero, name: str, inputs: Sequence[Input]) -> str:
     why, names = f" ({zero.reason})" if zero.reason else "", names_of_all(inputs)
     if zero.node is not None:
         of = f"what comes to {names}" if inputs else "what comes"
-        ways = "two ways" if zero.reason else "several ways"
+        ways = "two ways" if zero.variant in ("cancels", "twice") else "several ways"
         return f"{of} by {ways} from {name} cancels{why}: nothing is left of the gradient"
     if not inputs:
         return f"{name} sends zero{why}" if why else f"{name} always sends zero"

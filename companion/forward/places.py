@@ -8,12 +8,13 @@ import os
 from types import CodeType, FrameType
 
 import torch
-from torch.utils.checkpoint import CheckpointFunction
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from companion.source import Place, is_installed, is_users
 
 # What a call may run inside of; of the first two it is the user's line that calls apply().
 FUNCTION, CHECKPOINT, SAMPLE, DEEPCOPY = "function", "checkpoint", "sample", "deepcopy"
+RECOMPUTED = "recomputed"  # by a checkpoint that is not reentrant
 FUNCTIONS = {FUNCTION, CHECKPOINT}
 
 
@@ -66,6 +67,8 @@ def _meaning(code: CodeType) -> str:
     if code.co_name in ("forward", "setup_context") and _is_of_a_function(code):
         is_checkpoint = code is inspect.unwrap(CheckpointFunction.forward).__code__
         return CHECKPOINT if is_checkpoint else FUNCTION
+    if code is inspect.unwrap(checkpoint).__code__:
+        return RECOMPUTED
     if code is copy.deepcopy.__code__:
         return DEEPCOPY
     if code.co_name == "sample" and code.co_filename.startswith(_DISTRIBUTIONS):
@@ -82,6 +85,12 @@ def _is_of_a_function(code: CodeType) -> bool:
     return any(getattr(method, "__code__", None) is code for method in methods)
 
 
-_NAMES = {"forward", "setup_context", "deepcopy", "sample"}  # of the code that _meaning knows
+_NAMES = {
+    "forward",
+    "setup_context",
+    "checkpoint",
+    "deepcopy",
+    "sample",
+}  # of the code that _meaning knows
 _CALLS_OF_MODULES = torch.nn.Module.__call__.__code__.co_filename
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep

@@ -262,9 +262,12 @@ class Watch:
         if self._classified == len(notes):
             return
         decided_by, computed_with = set[int | None](), set[int | None]()
-        for note in notes:
-            used = decided_by if note.name in DECIDING else computed_with
-            used.update(value.made_by for value in note.inputs)
+        for i, note in reversed([*enumerate(notes)]):  # what uses a value comes before its maker
+            # Also by way of whole numbers and bools, as in `if (x > 0).any():`.
+            is_way = i in decided_by and i not in computed_with
+            for value in note.inputs:
+                is_decision = note.name in DECIDING or (is_way and not is_continuous(value.dtype))
+                (decided_by if is_decision else computed_with).add(value.made_by)
         self._deciding = decided_by - computed_with
         last = [i for i, note in enumerate(notes) if note.name in LEAVING]
         upstream = self._upstream(value for i in last for value in notes[i].inputs)

@@ -172,6 +172,37 @@ def test_of_two_cuts_before_an_output_that_of_an_input_is_told():
     assert first.code == "no-graph" and first.source.text == "keys(x)"
 
 
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_loss_on_an_average_of_weights_is_laid_to_the_copy_and_not_to_its_update(is_frozen):
+    layer, x, target = classifier()
+    with watch() as watched:
+        average = copy.deepcopy(layer).requires_grad_(not is_frozen)
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), layer.parameters(), strict=True):
+                mean.mul_(0.9).add_(weight, alpha=0.1)
+        loss = F.cross_entropy(average(x), target)
+    diagnosis = diagnose(loss, layer, watch=watched)
+    assert [found.severity for found in diagnosis].count("error") == 1
+    assert diagnosis[0].message.count("copy.deepcopy() copies the values into new leaves")
+    assert "copy.deepcopy(layer)" in diagnosis[0].source.text
+    assert "run the model itself" in diagnosis[0].cure
+
+
+def test_what_is_written_into_a_copy_of_another_tensor_is_the_cause_of_its_own_loss():
+    layer, x, target = classifier()
+    shift = torch.zeros(layer.bias.shape, requires_grad=True)
+    with watch() as watched:
+        twin = copy.deepcopy(layer)
+        with torch.no_grad():
+            twin.bias.add_(shift.exp())
+        loss = F.cross_entropy(twin(x), target)
+    diagnosis = diagnose(loss, layer, shift, watch=watched)
+    lines = {found.source.text: found.message for found in diagnosis if found.severity == "error"}
+    assert "the parameters weight and bias get no" in lines["copy.deepcopy(layer)"]
+    (message,) = (lines[line] for line in lines if line != "copy.deepcopy(layer)")
+    assert "shift gets no gradient" in message
+
+
 def test_of_a_deep_copy_that_is_given_nothing_is_told():
     layer, x, target = classifier()
     with watch() as watched:

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
 from tests.cases import each
@@ -243,3 +244,90 @@ def test_memory_that_was_freed_is_not_told_as_changed():
         loss = (x * w).sum()
         w.untyped_storage().resize_(0)  # as FSDP does between the passes
     assert not told(loss, watched)
+
+
+class Scaled(nn.Module):
+    """A layer with a buffer, which a function of a test computes with and changes."""
+
+    def __init__(self, compute):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.compute = nn.Linear(3, 4), compute
+        self.register_buffer("scale", torch.ones(1))
+
+    def forward(self, x):
+        return self.compute(self, self.layer(x))
+
+
+def scaled_first(net, y):
+    net.scale.mul_(2.0)
+    net.scale.add_(1.0)
+    return y * net.scale
+
+
+def scaled_after(net, y):
+    y = (y + net.scale).tanh()
+    net.scale += 1.0
+    return y
+
+
+def averaged(net, y):
+    with torch.no_grad():
+        net.scale.lerp_(y.std(), 0.1)
+    return y / net.scale
+
+
+def counted(net, y):
+    net.scale.add_(1.0)
+    return y
+
+
+def averaged_aside(net, y):
+    with torch.no_grad():
+        net.scale.copy_(0.9 * net.scale + 0.1 * y.std())
+    return y
+
+
+def filled(net, y):
+    net.scale.copy_(y.detach().std())
+    return y * net.scale
+
+
+def changed_inside(net, y):
+    return y.mul_(2.0).relu_() * net.scale
+
+
+@pytest.mark.parametrize(
+    ("compute", "is_wrong"),
+    [
+        (scaled_first, True),
+        (scaled_after, True),
+        (averaged, True),
+        (counted, False),
+        (averaged_aside, False),
+        (filled, False),
+        (changed_inside, False),
+    ],
+)
+def test_what_a_checkpoint_changes_and_computes_with_again_is_told(compute, is_wrong):
+    gradients_of = []
+    for run in (lambda net: net(X), lambda net: checkpoint(net, X, use_reentrant=False)):
+        net = Scaled(compute)
+        with watch() as watched:
+            loss = run(net).square().sum()
+        messages = told(loss, watched)
+        gradients_of.append(gradients(net, lambda net, loss=loss: loss)[0])
+    assert gradients_of[0].allclose(gradients_of[1]) is not is_wrong
+    assert bool(messages) is is_wrong
+    assert all("changes a tensor from outside of the checkpoint" in message for message in messages)
+
+
+def test_a_checkpoint_that_changes_what_it_was_given_raises_which_is_told():
+    x = torch.ones(2, 3, requires_grad=True)
+    with watch() as watched:
+        loss = checkpoint(lambda y: y.add_(1.0).tanh(), x * 1, use_reentrant=False).sum()
+    (found,) = [f for f in diagnose(loss, x, watch=watched) if f.code == "changed-behind"]
+    assert found.message.startswith("add() changes") and "that may raise" in found.message
+    assert "y.add_(1.0)" in found.source.text and "y = y + 1" in found.cure
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -391,6 +391,33 @@ def test_of_a_value_that_only_decided_this_is_told():
     assert "unused-input" not in {f.code for f in diagnose(loss, gate, watch=watched)}
 
 
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda gates: (gates > 0).any(),
+        lambda gates: ((gates > 0) & gates.isfinite()).all(),
+        lambda gates: gates.argmax() == 1,
+        lambda gates: (gates > 0).sum() > 1,
+    ],
+)
+def test_a_decision_by_way_of_bools_and_whole_numbers_is_one_too(asks):
+    raw, layer, x = materials()
+    gates = nn.Parameter(torch.tensor([0.3, -0.2]))
+    with watch() as watched:
+        loss = (layer(x) if asks(gates) else -layer(x)).sum()
+    found = diagnose(loss, gates, layer, watch=watched)[0]
+    assert found.severity == "error" and "gates" in found.source.text
+    assert "only decide what was computed" in found.message
+    assert {cut.code for cut in watched.cuts} == {"control-flow"}
+
+    with watch() as watched:  # the value that decides is computed with as well
+        mask = gates > 0
+        loss = (layer(x) * mask if mask.any() else -layer(x)).sum()
+    assert {cut.code for cut in watched.cuts} == {"not-differentiable"}
+    found = diagnose(loss, gates, layer, watch=watched)[0]
+    assert (found.severity, found.code) == ("error", "not-differentiable")
+
+
 def test_what_one_switch_cut_off_on_a_line_is_one_finding():
     raw, layer, x = materials()
     with watch() as watched:

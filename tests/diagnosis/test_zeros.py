@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
 from companion import diagnose, watch
@@ -343,6 +344,51 @@ PROGRAMS = {
         "warning",
         lambda y: (y.exp() / y.exp().sum(1, keepdim=True)).sum(),
         lambda y: (y.exp() / y.exp().sum(1, keepdim=True))[:, 0].sum(),
+    ),
+    "the sum of probabilities that were made of their logarithms": (
+        "the sum over softmax is constant",
+        "warning",
+        lambda y: y.log_softmax(1).exp().sum(),
+        lambda y: y.log_softmax(1).exp()[:, 0].sum(),
+    ),
+    "the sum of probabilities as a product with ones": (
+        "the sum over softmax is constant",
+        "warning",
+        lambda y: (y.softmax(1) @ ones(3, 1)).sum(),
+        lambda y: (y.softmax(1) @ labels(1.0, 1, 2)[:, None]).sum(),
+    ),
+    "a prior that is its posterior": (
+        "cancels (at these values, not at others)",
+        "info",
+        lambda y: (lambda log_var: (log_var.exp() - 1 - log_var).mean())(y - y.detach()),
+        lambda y: (lambda log_var: (log_var.exp() - 1 - log_var).mean())(y - y.detach() + 0.1),
+    ),
+    "the divergence of two distributions that are equal now": (
+        "cancels (at these values, not at others)",
+        "info",
+        lambda y: kl_divergence(Categorical(logits=y), Categorical(logits=y.detach())).mean(),
+        lambda y: kl_divergence(Categorical(logits=y), Categorical(logits=2 * y.detach())).mean(),
+    ),
+    "the divergence of a distribution and itself": (
+        "cancels: nothing is left",
+        "warning",
+        lambda y: kl_divergence(Normal(y, y.exp()), Normal(y, y.exp())).mean(),
+        lambda y: (
+            kl_divergence(Normal(y, y.exp()), Normal(y, 2 * y.exp())).log().sum()
+            + kl_divergence(Normal(y, y.exp()), Normal(y + 1, y.exp())).mean()
+        ),
+    ),
+    "terms that cancel in half precision, of which rounding is told of none": (
+        "by several ways from",
+        "warning",
+        lambda y: (lambda z: (z * 2 - z - z).sum())(y.bfloat16()),
+        lambda y: (lambda z: (z * 1.1 - z).sum())(y.bfloat16()),
+    ),
+    "a dead unit in half precision": (
+        "its slope is 0 wherever a gradient comes to it",
+        "warning",
+        lambda y: F.relu(y.half() - labels(99, 0, 0).half())[:, 0].sum(),
+        lambda y: F.relu(y.half() - labels(0, 0, 99).half())[:, 0].sum(),
     ),
     "another operation": (
         "the slope of polygamma is 0 at all of its values",
