@@ -2091,6 +2091,14 @@ KINDS: dict[str, Kind] = {
                 "nn.ParameterList or nn.ParameterDict in place of the list or dict; and make the "
                 "optimizer after that",
             ),
+            "result": (
+                "to(), double() or arithmetic with an nn.Parameter gives a result, which is not "
+                "one: the module has that as a plain tensor, and parameters() does not give the "
+                "leaf behind it, so an optimizer never changes it",
+                "nn.Parameter(values.double()) for nn.Parameter(values).double(), and "
+                "module.to(device) for the whole module afterwards; compute with it in forward, "
+                "not in __init__; nothing, where another module has the parameter",
+            ),
             "made-anew": (
                 "a layer that is made in the forward pass is another one each time, with new "
                 "random weights: it gets a gradient, and never learns",

@@ -16,7 +16,7 @@ import torch
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
-from companion.diagnosis.unregistered import unregistered_in
+from companion.diagnosis.unregistered import Kept, unregistered_in
 from companion.diagnosis.values import is_one_number, is_readable
 from companion.forward.aliases import written_past
 from companion.forward.cuts import Cut, Operation, variant_of_harm
@@ -300,10 +300,10 @@ class Case:
         return {parameter for parameter in parameters if is_tensor(parameter)}
 
     @cached_property
-    def unregistered(self) -> dict[Tensor, str]:
+    def unregistered(self) -> dict[Tensor, Kept]:
         """The leaves that modules of the caller have where ``parameters()`` does not look."""
         found = unregistered_in(self.modules) if self.leaves_not_given else {}
-        return {tensor: way for tensor, way in found.items() if tensor not in self.held}
+        return {tensor: kept for tensor, kept in found.items() if tensor not in self.held}
 
     @cached_property
     def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:

@@ -735,6 +735,33 @@ def test_what_a_model_keeps_where_parameters_does_not_look_is_told_by_name(how):
     assert f"net.{name}" in found.message and "nn.ModuleList" in found.cure
 
 
+RESULTS = {
+    "other dtype": lambda layer: nn.Parameter(layer.weight.detach()).double().float(),
+    "scaled": lambda layer: 0.02 * nn.Parameter(layer.weight.detach()),
+    "another shape": lambda layer: nn.Parameter(layer.weight.detach().flatten()).view(2, 2),
+    "in a list": lambda layer: [nn.Parameter(layer.weight.detach()).clone()],
+}
+
+
+@each("how", RESULTS)
+def test_a_parameter_of_which_a_model_has_only_a_result_is_told(how):
+    net, x = Keeping(RESULTS[how]), torch.rand(3, 2)
+    loss = net(x, lambda h, rest: h @ (rest[0] if how == "in a list" else rest))
+    (found,) = diagnose(loss, net)
+    assert (found.severity, found.code) == ("warning", "reassigned")
+    assert "kept only as a result, not as a parameter: net.rest" in found.message
+    assert "for nn.Parameter(values).double()" in found.cure
+
+
+def test_a_state_and_a_weight_of_parameters_that_a_model_has_are_no_results_of_lost_ones():
+    net, other, x = nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(3, 2)
+    net.state = other(x)  # of two parameters: no copy of one
+    net.scaled = net.weight * 2
+    assert not diagnose((net(x) + net.scaled.sum()).sum(), net)
+    (found,) = diagnose((net(x) + net.state).sum(), net)
+    assert found.severity == "info" and "kept only" not in found.message
+
+
 def test_a_model_that_is_given_is_looked_through_where_no_variable_of_the_caller_has_it():
     models, x = [Keeping(lambda layer: [layer])], torch.rand(3, 2)
     (found,) = diagnose(models[0](x, lambda h, rest: rest[0](h)), models[0])
