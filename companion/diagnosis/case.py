@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,10 +17,10 @@ from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
 from companion.diagnosis.unregistered import Kept, unregistered_in
-from companion.diagnosis.values import is_one_number, is_readable
+from companion.diagnosis.values import Values, is_one_number, values_of
 from companion.forward.aliases import written_past
 from companion.forward.cuts import Cut, Operation, variant_of_harm
-from companion.forward.fingerprints import fingerprint, memory_of
+from companion.forward.fingerprints import memory_of
 from companion.forward.gradients_used import reads_of_grads
 from companion.forward.harmless_cuts import cuts_only_added, cuts_to_scales
 from companion.forward.new_leaves import NewLeaf, leaves_with_values_of
@@ -51,7 +51,6 @@ from companion.internals import base_of
 from companion.naming import counted, is_tensor, one_line
 
 Tensor = torch.Tensor
-Values = tuple[tuple[int, ...], torch.dtype, int]
 _SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
 
 
@@ -227,11 +226,15 @@ class Case:
 
         Those that came after the output are not among them, nor those that are known to reach it.
         """
+        return self._not_followed(self.watch.cuts) if self.watch else []
+
+    def _not_followed(self, cuts: Iterable[Cut]) -> list[Cut]:
+        """Those of some cuts before the output whose values nobody followed."""
         if self.watch is None:
             return []
         reached = {cut.index for cut in self.cuts_reaching}
         made = made_at(self.watch, self.output) if isinstance(self.output, Tensor) else None
-        before = [cut for cut in self.watch.cuts if made is None or cut.index < made]
+        before = [cut for cut in cuts if made is None or cut.index < made]
         return [c for c in before if not (c.follows or c.by_library or c.index in reached)]
 
     @cached_property
@@ -274,9 +277,13 @@ class Case:
     def last_to_leave(self) -> dict[Input, Cut]:
         """The inputs that get no gradient and whose values left torch, each with the cut where they
         did so last; but for those behind another cut."""
-        not_followed, last = set(self.not_followed), dict[Input, Cut]()
+        taking = self.taking or ()
+        # Indices beside values, as of topk(), are none of the watch's cuts unless they are used.
+        indices = [taken.cut for taken in taking if taken.cut.code == "not-differentiable"]
+        not_followed = {*self.not_followed, *self._not_followed(indices)}
+        last = dict[Input, Cut]()
         waiting = positions_as_bits(i in self.lost - self.behind_a_cut.keys() for i in self.inputs)
-        for taken in reversed(self.taking or ()) if not_followed and waiting else ():
+        for taken in reversed(taking) if not_followed and waiting else ():
             if taken.cut in not_followed:
                 took = (taken.first | taken.later) & waiting
                 last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
@@ -425,11 +432,11 @@ class Case:
 
         That those of a tensor of one number are equal may be chance, unless others have copies.
         """
-        leaves = [(_values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
+        leaves = [(values_of(leaf.grad_fn.variable), leaf) for leaf in self.leaves_not_given]
         by_values = dict[Values | None, GraphNode](leaves)
         by_values.pop(None, None)
         unreached = [i for i in self.unreached if i.tensor.is_leaf] if by_values else []
-        copies = {given: by_values.get(_values_of(given.tensor)) for given in unreached}
+        copies = {given: by_values.get(values_of(given.tensor)) for given in unreached}
         found = {given: leaf for given, leaf in copies.items() if leaf is not None}
         return found if any(not is_one_number(given.tensor) for given in found) else {}
 
@@ -450,10 +457,3 @@ class Case:
         source = source_of(self.watch, node.grad_fn) if self.watch else None
         line = f", at {source}" if source else ""
         return {"where": f"node {index}, {node.name}{label}{line}", "node": index, "source": source}
-
-
-def _values_of(tensor: Tensor) -> Values | None:
-    """What is equal for two tensors of equal values; None where they cannot be read."""
-    if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
-        return None
-    return tuple(tensor.shape), tensor.dtype, number

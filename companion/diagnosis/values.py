@@ -7,9 +7,11 @@ from typing import TypeGuard
 
 import torch
 
+from companion.forward.fingerprints import fingerprint
 from companion.internals import has_memory, is_wrapped
 
 Tensor = torch.Tensor
+Values = tuple[tuple[int, ...], torch.dtype, int]  # shape, dtype, fingerprint
 
 
 def is_readable(value: object) -> TypeGuard[Tensor]:
@@ -45,3 +47,10 @@ def bounds_of(value: Tensor) -> tuple[float, float]:
 def is_one_number(tensor: Tensor) -> bool:
     """Whether all values of a tensor that can be read are equal."""
     return bool((tensor == tensor.flatten()[0]).all())
+
+
+def values_of(tensor: Tensor) -> Values | None:
+    """What is equal for two tensors of equal values; None where they cannot be read."""
+    if not is_readable(tensor) or (number := fingerprint(tensor)) is None:
+        return None
+    return tuple(tensor.shape), tensor.dtype, number

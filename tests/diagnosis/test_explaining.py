@@ -220,7 +220,7 @@ RAISED = [
     (
         lambda: torch.ones(1).register_hook(print),
         "input-without-grad",
-        "a gradient was asked for a tensor that does not require grad",
+        "a hook for the gradient was set on a tensor that does not require grad",
     ),
     (
         lambda: torch.tensor([1], requires_grad=True),

@@ -468,6 +468,31 @@ def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
     assert net.weight.grad is None
 
 
+@each("take", [torch.topk, torch.kthvalue])
+def test_indices_beside_values_that_choose_a_module_are_told_with_the_line(take):
+    gate, experts = nn.Linear(2, 3), nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    x = torch.rand(5, 2)
+    with watch() as watched:
+        chosen = take(gate(x), 1).indices.flatten()
+        loss = sum(experts[i](row).sum() for i, row in zip(chosen.tolist(), x, strict=True))
+    first = diagnose(loss, gate, watch=watched)[0]
+    assert (first.severity, first.code) == ("error", "not-differentiable")
+    assert "gives int64 values, which carry no gradient, and these left torch" in first.message
+    assert first.source.text == "take(gate(x), 1)" and "smooth stand-in" in first.cure
+    assert not [f for f in diagnose(loss, experts, watch=watched) if f.code == first.code]
+    loss.backward()
+    assert gate.weight.grad is None
+
+
+def test_of_indices_that_were_only_counted_nothing_is_told():
+    net, x = nn.Linear(2, 3), torch.rand(5, 2)
+    with watch() as watched:
+        logits = net(x)
+        right = (logits.max(1).indices == 0).sum().item()
+        loss = F.cross_entropy(logits, torch.zeros(5).long())
+    assert right >= 0 and not diagnose(loss, net, watch=watched)
+
+
 def test_a_loss_of_numbers_is_told_with_the_line_without_inputs_too():
     net, x = nn.Linear(2, 1), torch.rand(3, 2)
     with watch() as watched:
