@@ -815,6 +815,17 @@ KINDS: dict[str, Kind] = {
                 "module.requires_grad_(False), with the underscore; or loop over its parameters: "
                 "p.requires_grad_(False) for each",
             ),
+            "hook": (
+                "no gradient comes to what has no graph: all that it was computed from is frozen "
+                "or data, or gradients were off",
+                "call requires_grad_() on the data, or on a parameter before it, and run the "
+                "forward pass with gradients on; or set the hook only if output.requires_grad",
+                (
+                    r"cannot register a hook on a (?:tensor|variable) that doesn't require "
+                    r"gradient",
+                    "a hook for the gradient was set on a tensor that does not require grad",
+                ),
+            ),
             "transform": _IN_A_TRANSFORM,
             "inference": (
                 "in inference mode a tensor gets no Node, whatever its requires_grad says",
@@ -825,7 +836,6 @@ KINDS: dict[str, Kind] = {
             (
                 r"One of the differentiated Tensors does not require grad|"
                 r"retain_grad on Tensor that has requires_grad=False|"
-                r"cannot register a hook on a (?:tensor|variable) that doesn't require gradient|"
                 r"gradcheck expects at least one input tensor to require gradient|"
                 r"gradient edge for a Tensor that does not require gradients|"
                 r"Expected input to have requires_grad=True|"
@@ -2045,14 +2055,23 @@ KINDS: dict[str, Kind] = {
         "an operation made this tensor, and backward fills .grad for leaves alone",
         "call retain_grad() on it before backward, or take torch.autograd.grad, or make the "
         "tensor a leaf: compute first, then detach().requires_grad_()",
+        variants={
+            "optimizer": (
+                "an optimizer changes leaves alone, and an operation made this tensor: clone(), "
+                "to() and arithmetic do so, of an nn.Parameter as well",
+                "make it a leaf after the last operation: x = x.clone().double().detach()"
+                ".requires_grad_(), or nn.Parameter(values) of values without a graph; or give "
+                "the optimizer the leaves that it was computed from, and compute it in each step",
+                (
+                    r"can't optimize a non-leaf Tensor",
+                    "an optimizer was given a tensor in the middle of a graph",
+                ),
+            ),
+        },
         errors=[
             (
                 r"\.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
                 "the .grad of a tensor in the middle of a graph was read",
-            ),
-            (
-                r"can't optimize a non-leaf Tensor",
-                "an optimizer was given a tensor in the middle of a graph",
             ),
             (
                 r"post accumulate grad hooks cannot be registered on non-leaf tensors",
@@ -2090,6 +2109,14 @@ KINDS: dict[str, Kind] = {
                 "nn.Parameter(tensor) for a tensor, nn.ModuleList, nn.ModuleDict, "
                 "nn.ParameterList or nn.ParameterDict in place of the list or dict; and make the "
                 "optimizer after that",
+            ),
+            "result": (
+                "to(), double() or arithmetic with an nn.Parameter gives a result, which is not "
+                "one: the module has that as a plain tensor, and parameters() does not give the "
+                "leaf behind it, so an optimizer never changes it",
+                "nn.Parameter(values.double()) for nn.Parameter(values).double(), and "
+                "module.to(device) for the whole module afterwards; compute with it in forward, "
+                "not in __init__; nothing, where another module has the parameter",
             ),
             "made-anew": (
                 "a layer that is made in the forward pass is another one each time, with new "

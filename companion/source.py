@@ -32,6 +32,8 @@ _WRAPPERS = set(
     "foreach/__init__.py overrides.py autograd/__init__.py autograd/grad_mode.py nn/functional.py "
     "nn/init.py utils/_contextlib.py".replace("/", os.sep).split()
 )
+# What torch.compile puts between the user's function and the calls of torch that are in it.
+_COMPILED = ("<eval_with_key>", os.path.join(_TORCHS, "_dynamo") + os.sep)
 
 Place = tuple[CodeType, int]  # the code, and the instruction in it that is running
 
@@ -113,7 +115,8 @@ def is_call_of_library(frame: FrameType | None) -> bool:
         if code.co_filename == _DECORATORS:  # who wrote the function below @torch.no_grad()
             code = getattr(caller.f_locals.get("func"), "__code__", code)
         file = code.co_filename
-        if not is_ours(file) and file.removeprefix(_TORCHS) not in _WRAPPERS:
+        is_between = file.removeprefix(_TORCHS) in _WRAPPERS or file.startswith(_COMPILED)
+        if not (is_between or is_ours(file)):
             return is_installed(file) or not is_users(file)
     return False
 

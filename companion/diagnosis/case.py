@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
-from companion.diagnosis.unregistered import unregistered_in
+from companion.diagnosis.unregistered import Kept, unregistered_in
 from companion.diagnosis.values import Values, is_one_number, values_of
 from companion.forward.aliases import written_past
 from companion.forward.cuts import Cut, Operation, variant_of_harm
@@ -229,11 +229,15 @@ class Case:
 
         Those that came after the output are not among them, nor those that are known to reach it.
         """
+        return self._not_followed(self.watch.cuts) if self.watch else []
+
+    def _not_followed(self, cuts: Iterable[Cut]) -> list[Cut]:
+        """Those of some cuts before the output whose values nobody followed."""
         if self.watch is None:
             return []
         reached = {cut.index for cut in self.cuts_reaching}
         made = made_at(self.watch, self.output) if isinstance(self.output, Tensor) else None
-        before = [cut for cut in self.watch.cuts if made is None or cut.index < made]
+        before = [cut for cut in cuts if made is None or cut.index < made]
         return [c for c in before if not (c.follows or c.by_library or c.index in reached)]
 
     @cached_property
@@ -282,9 +286,13 @@ class Case:
     def last_to_leave(self) -> dict[Input, Cut]:
         """The inputs that get no gradient and whose values left torch, each with the cut where they
         did so last; but for those behind another cut."""
-        not_followed, last = set(self.not_followed), dict[Input, Cut]()
+        taking = self.taking or ()
+        # Indices beside values, as of topk(), are none of the watch's cuts unless they are used.
+        indices = [taken.cut for taken in taking if taken.cut.code == "not-differentiable"]
+        not_followed = {*self.not_followed, *self._not_followed(indices)}
+        last = dict[Input, Cut]()
         waiting = positions_as_bits(i in self.lost - self.behind_a_cut.keys() for i in self.inputs)
-        for taken in reversed(self.taking or ()) if not_followed and waiting else ():
+        for taken in reversed(taking) if not_followed and waiting else ():
             if taken.cut in not_followed:
                 took = (taken.first | taken.later) & waiting
                 last |= {self.inputs[i]: taken.cut for i in positions_in(took)}
@@ -308,10 +316,10 @@ class Case:
         return {parameter for parameter in parameters if is_tensor(parameter)}
 
     @cached_property
-    def unregistered(self) -> dict[Tensor, str]:
+    def unregistered(self) -> dict[Tensor, Kept]:
         """The leaves that modules of the caller have where ``parameters()`` does not look."""
         found = unregistered_in(self.modules) if self.leaves_not_given else {}
-        return {tensor: way for tensor, way in found.items() if tensor not in self.held}
+        return {tensor: kept for tensor, kept in found.items() if tensor not in self.held}
 
     @cached_property
     def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:

@@ -445,14 +445,14 @@ def _about_custom_functions(case: Case) -> Iterator[Finding]:
 
 _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_the_output,
+    _about_the_nodes,  # an error that is raised, before a gradient that stays None
+    about_earlier_passes,
     about_the_cuts,  # before the inputs that they keep from a gradient
     about_a_leaf_output,  # its graph was cut before it was made a leaf
     about_grads_read,
     about_what_was_written_aside,
     _about_the_inputs,
     about_leaves_not_given,
-    _about_the_nodes,
-    about_earlier_passes,
     about_mutations,
     about_recomputing,
     _about_choices,

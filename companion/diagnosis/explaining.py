@@ -31,10 +31,10 @@ from companion.diagnosis.tracebacks import (
 )
 from companion.findings import KINDS, Finding, finding
 from companion.forward.cuts import variant_of_harm
-from companion.forward.tracing import first_reaching, source_of, was_made_in
+from companion.forward.tracing import first_reaching, passes_in, source_of, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.reading import Graph
-from companion.internals import is_wrapped
+from companion.internals import is_wrapped, number_of
 from companion.naming import is_tensor
 from companion.source import Source
 
@@ -232,13 +232,19 @@ def _no_gradient(matched: Matched) -> Finding:
         )
     findings = diagnose(outputs[0], wanted, watch=matched.watch)
     # The pass that raised has freed what it ran, so that is no cause.
-    cause = next((each for each in findings if each.code in _OF_AN_INPUT), None)
+    cause = next(filter(_is_of_an_input, findings), None)
     if cause is None:
         return _finding_of(matched._replace(variant="sends-none"))
     # Equal values are a guess, which the error does not confirm.
     if cause.code == "reassigned" or cause.cause in (KINDS[matched.code].cause, *_NO_REASONS):
         return _finding_of(matched)
     return replace(cause, severity="error", source=cause.source or matched.source)
+
+
+def _is_of_an_input(found: Finding) -> bool:
+    """Whether a finding says why the one input has no gradient; of a cut an error says so."""
+    is_a_cut = bool(KINDS[found.code].cut) and found.severity == "error"
+    return is_a_cut or found.code in _OF_AN_INPUT
 
 
 def _index(error: BaseException) -> int:
@@ -275,7 +281,7 @@ def _modified(matched: Matched) -> Finding:
 
 
 def _freed(matched: Matched) -> Finding:
-    """Whether the output is the sum of many steps; or which part of it is older than the block.
+    """Whether the output is the sum of many steps; or which part of it an earlier pass had run.
 
     The pass that raised has freed what it ran too, so without a watch no part can be told.
     """
@@ -294,18 +300,40 @@ def _freed(matched: Matched) -> Finding:
             message = f"{matched.message}, by torch.autograd.grad without create_graph=True"
             matched = matched._replace(variant="grad", message=message, source=cut.source)
             return _finding_of(matched)
-    older = {
-        node.index
-        for node in graph.nodes
-        if not node.is_leaf and source_of(watch, node.grad_fn) is None
-        if "freed" in peek_at(node).broken.values()
-    }
+    freed = {node.index for node in graph.nodes if "freed" in peek_at(node).broken.values()}
+    sources = {index: source_of(watch, graph.nodes[index].grad_fn) for index in freed}
+    before = {index for index, source in sources.items() if source is None}
+    older = before | (freed & _run_earlier(watch, graph, outputs[0]))
     first = min(older - below(graph, older), default=None)
-    if first is None or not was_made_in(watch, outputs[0]):
+    if not first or not was_made_in(watch, outputs[0]):  # of all that ran earlier no part is told
         return _finding_of(matched)
-    name = graph.nodes[first].name
-    message = f"{matched.message}; {name} was computed earlier, before the watched block, and kept"
-    return _finding_of(matched._replace(variant="part", message=message))
+    name, source = graph.nodes[first].name, sources[first]
+    message = f"{matched.message}; {name} was computed earlier"
+    if source is None:
+        message += ", before the watched block, and kept"
+        return _finding_of(matched._replace(variant="part", message=message))
+    where = f"node {first}, {name}, at {source}"
+    found = _finding_of(matched._replace(variant="part", message=f"{message} and kept"))
+    return replace(found, where=where, source=source)
+
+
+def _run_earlier(watch: Watch, graph: Graph, output: Tensor) -> set[int]:
+    """The Nodes of a graph that backward passes of a block ran before the one that raised.
+
+    Where the output of a pass is gone, these are the Nodes made before it, if this output was not.
+    """
+    passes = passes_in(watch)
+    if passes and passes[-1][0] is output:
+        passes.pop()  # this one raised
+    numbers = [number_of(node.grad_fn) for node in graph.nodes]
+    gone = [number for other, number in passes if other is None and number <= numbers[0]]
+    ran = {index for index, number in enumerate(numbers) if number < max(gone, default=0)}
+    for other, started in passes:
+        if other is not None:
+            fns = {node.grad_fn for node in Graph.of(other).nodes}
+            shared = {node.index for node in graph.nodes if node.grad_fn in fns}
+            ran |= {index for index in shared if numbers[index] < started}
+    return ran
 
 
 def _nan(matched: Matched) -> Finding:

@@ -57,8 +57,8 @@ def about_leaves_not_given(case: Case) -> Iterator[Finding]:
         leaves = [node for node in case.leaves_not_given if _who_has(case, node) == variant]
         if leaves and not (case.unreached and severity == "info"):
             are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
-            ways = [case.unregistered.get(node.grad_fn.variable) for node in leaves]
-            names = [way or _in_words(node) for way, node in zip(ways, leaves, strict=True)]
+            kept = [case.unregistered.get(node.grad_fn.variable) for node in leaves]
+            names = [k.way if k else _in_words(n) for k, n in zip(kept, leaves, strict=True)]
             is_parameter = all(isinstance(node.grad_fn.variable, nn.Parameter) for node in leaves)
             number = counted(len(leaves), *(("parameter",) if is_parameter else _LEAF))
             message = (
@@ -72,6 +72,7 @@ def about_leaves_not_given(case: Case) -> Iterator[Finding]:
 # By variant the reason, as far as it is known, why leaves of the graph are not among the inputs.
 _NOT_GIVEN: list[tuple[str, str, Severity]] = [
     ("unregistered", ", but kept where parameters() does not look", "warning"),
+    ("result", ", and kept only as a result, not as a parameter", "warning"),
     ("made-anew", ", but made in the watched block", "info"),
     ("not-given", "", "info"),
 ]
@@ -81,7 +82,7 @@ def _who_has(case: Case, node: GraphNode) -> str:
     """Which variant is to be said of a leaf that is not given; "" if it is no parameter."""
     leaf = node.grad_fn.variable
     if is_tensor(leaf) and leaf in case.unregistered:
-        return "unregistered"
+        return "result" if case.unregistered[leaf].is_result else "unregistered"
     if not isinstance(leaf, nn.Parameter):
         return ""
     is_new = case.watch is not None and was_begun_in(case.watch, leaf)

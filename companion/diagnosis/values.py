@@ -11,7 +11,7 @@ from companion.forward.fingerprints import fingerprint
 from companion.internals import has_memory, is_wrapped
 
 Tensor = torch.Tensor
-Values = tuple[tuple[int, ...], torch.dtype, int]
+Values = tuple[tuple[int, ...], torch.dtype, int]  # shape, dtype, fingerprint
 
 
 def is_readable(value: object) -> TypeGuard[Tensor]:

@@ -79,10 +79,7 @@ Tensor = torch.Tensor
 
 
 class Recorder(TorchFunctionMode):
-    """Sees the calls, and keeps the notes.
-
-    Every operation passes through these methods, so each call in them makes ``watch`` slower.
-    """
+    """Sees the calls and keeps the notes. Every operation passes here: what is added slows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +91,7 @@ class Recorder(TorchFunctionMode):
         self.last_written: dict[int | None, Value] = {}  # by the address of the memory
         self.nonfinite: dict[Origin, int] = {}  # the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
+        self.passes: list[tuple[ref[Tensor], int]] = []  # outputs, each with the next Node's number
         self.in_transform = False  # such as torch.vmap: tensors are wrapped
         self.thread = self.backward_pass = -1  # where the block is; the pass -1 is none
         self.places: Places | None = None  # while the block is open
@@ -138,6 +136,8 @@ class Recorder(TorchFunctionMode):
         if name in NOT_NOTED or self.closed or running_pass() != self.backward_pass:
             if name == SET_GRAD_ENABLED and torch.is_grad_enabled() and not args[0]:
                 self.library_switched = is_call_of_library(sys._getframe(1))
+            elif name == "backward":
+                self.passes.append((ref(args[0]), next_number()))
             return func(*args, **kwargs)
         with unseen():  # no other mode and no subclass sees us look
             call = self.before(name, args, kwargs)

@@ -163,6 +163,12 @@ def leaves_seen(watch: Watch) -> list[Tensor]:
     return [tensor for tensor in alive if tensor.is_leaf]
 
 
+def passes_in(watch: Watch) -> list[tuple[Tensor | None, int]]:
+    """The calls of ``backward`` in the block: the output, None if it is gone, and the number that
+    a Node made next would have had. Those of ``torch.autograd.backward`` are not seen."""
+    return [(output(), number) for output, number in watch._recorder.passes]
+
+
 def has_functions(watch: Watch) -> bool:
     """Whether a ``torch.autograd.Function`` ran in the block."""
     watch._classify()

@@ -24,6 +24,19 @@ def test_a_second_pass_through_the_same_graph_is_told_without_a_part():
     assert OF_A_PART not in freed(loss, w).message
 
 
+def test_what_raises_comes_before_an_input_that_this_output_leaves_without_a_gradient():
+    body, value = nn.Linear(2, 2), nn.Linear(2, 1)
+    with watch() as watched:
+        h = body(torch.ones(2)).tanh()
+        critic = value(h).square().sum()
+        actor = (h.exp() * critic.detach()).sum()
+    critic.backward()
+    for seen in (watched, None):
+        first, second, *_ = diagnose(actor, body, value, watch=seen)
+        assert first.code == "freed" and "TanhBackward0" in first.message
+        assert second.code == ("detached" if seen else "unused-input")
+
+
 def test_a_part_that_was_kept_is_named_with_the_leaves_that_it_leads_to():
     w, freqs = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     table = (freqs * freqs).cos()

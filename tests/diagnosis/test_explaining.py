@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Function, gradcheck
 from torch.autograd.function import once_differentiable
 
@@ -220,7 +220,7 @@ RAISED = [
     (
         lambda: torch.ones(1).register_hook(print),
         "input-without-grad",
-        "a gradient was asked for a tensor that does not require grad",
+        "a hook for the gradient was set on a tensor that does not require grad",
     ),
     (
         lambda: torch.tensor([1], requires_grad=True),
@@ -810,6 +810,46 @@ def test_no_part_of_a_graph_is_called_older_that_was_made_in_the_block():
         assert found.code == "freed" and "earlier, before" not in found.message
 
 
+def test_a_state_that_a_step_kept_is_named_with_its_line_after_the_error():
+    net, h, error = nn.Linear(2, 2), torch.ones(2), None
+    with watch() as watched:
+        for _ in range(2):
+            state = net(h).tanh()
+            loss = (state * h.cos()).exp().sum()
+            error = raised_by(loss.backward) if h.requires_grad else loss.backward()
+            h = state
+    found = explain(error, watch=watched)
+    assert "; TanhBackward0 was computed earlier and kept" in found.message
+    assert found.source.text == "net(h).tanh()" and "TanhBackward0" in found.where
+    assert "detach() it" in found.cure
+    assert "computed earlier" not in explain(error).message  # no watch, no part
+
+
+def test_what_two_losses_share_is_named_with_its_line_after_the_error():
+    net = nn.Linear(2, 2)
+    with watch() as watched:
+        h = net(torch.ones(2)).tanh()
+        actor, critic = h.sin().exp().sum(), h.cos().exp().sum()
+        critic.backward()
+        error = raised_by(actor.backward)
+    found = explain(error, watch=watched)  # sin() was made before the pass too, and not run by it
+    assert "; TanhBackward0 was computed earlier and kept" in found.message
+    assert found.source.text == "net(torch.ones(2)).tanh()"
+    assert "add them and call backward once" in found.cure
+
+
+def test_of_two_losses_no_part_is_named_once_the_first_is_gone():
+    net = nn.Linear(2, 2)
+    with watch() as watched:
+        h = net(torch.ones(2)).tanh()
+        actor, critic = h.sin().exp().sum(), h.cos().exp().sum()
+        critic.backward()
+        del critic
+        error = raised_by(actor.backward)
+    found = explain(error, watch=watched)
+    assert found.code == "freed" and "computed earlier" not in found.message
+
+
 def no_operations():
     with watch() as watched:
         pass
@@ -840,6 +880,17 @@ def test_an_input_without_gradient_is_explained_as_diagnose_does():
     assert explain(early).code == "late-requires-grad"
     whole = torch.ones(2).long()
     assert explain(raised_by(lambda: torch.autograd.grad(y, whole))).code == "integer-tensor"
+
+
+@pytest.mark.parametrize("cut", [Tensor.detach, lambda x: x.data, lambda x: torch.tensor(x)])
+def test_an_input_behind_a_cut_is_explained_by_the_cut(cut):
+    x, w = leaf(1, 2), leaf(3, 4)
+    with watch() as watched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.tensor(tensor)
+        y = (cut(x) * w).sum()
+    found = explain(raised_by(lambda: torch.autograd.grad(y, x)), watch=watched)
+    assert found.code in {"detached", "copied"} and found.severity == "error"
+    assert found.source.line and "get" in found.message and "no gradient" in found.message
 
 
 def test_an_input_of_equal_shape_that_was_not_used_is_no_proof_of_a_new_one():

@@ -245,3 +245,21 @@ def test_a_node_that_is_none_is_told_of_its_tensor():
     with pytest.raises(AttributeError) as caught:
         y.grad_fn.name()
     assert "y does not require grad" in explain(caught.value).message
+
+
+def test_an_optimizer_that_is_given_a_result_has_a_cure_of_its_own():
+    weight = nn.Parameter(torch.ones(2)).double()
+    with pytest.raises(ValueError) as caught:
+        torch.optim.SGD([weight], 0.1)
+    found = explain(caught.value)
+    assert found.code == "not-a-leaf" and "retain_grad" not in found.cure
+    assert "make it a leaf after the last operation" in found.cure
+
+
+def test_a_hook_on_what_has_no_graph_has_a_cure_of_its_own():
+    frozen = nn.Linear(2, 1).requires_grad_(False)
+    with pytest.raises(RuntimeError) as caught:
+        frozen(torch.ones(2)).register_hook(print)
+    found = explain(caught.value)
+    assert found.code == "input-without-grad" and "a hook for the gradient" in found.message
+    assert "only if output.requires_grad" in found.cure

@@ -495,6 +495,31 @@ def test_of_inputs_whose_values_left_torch_the_line_is_told_first(program):
     assert net.weight.grad is None
 
 
+@each("take", [torch.topk, torch.kthvalue])
+def test_indices_beside_values_that_choose_a_module_are_told_with_the_line(take):
+    gate, experts = nn.Linear(2, 3), nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    x = torch.rand(5, 2)
+    with watch() as watched:
+        chosen = take(gate(x), 1).indices.flatten()
+        loss = sum(experts[i](row).sum() for i, row in zip(chosen.tolist(), x, strict=True))
+    first = diagnose(loss, gate, watch=watched)[0]
+    assert (first.severity, first.code) == ("error", "not-differentiable")
+    assert "gives int64 values, which carry no gradient, and these left torch" in first.message
+    assert first.source.text == "take(gate(x), 1)" and "smooth stand-in" in first.cure
+    assert not [f for f in diagnose(loss, experts, watch=watched) if f.code == first.code]
+    loss.backward()
+    assert gate.weight.grad is None
+
+
+def test_of_indices_that_were_only_counted_nothing_is_told():
+    net, x = nn.Linear(2, 3), torch.rand(5, 2)
+    with watch() as watched:
+        logits = net(x)
+        right = (logits.max(1).indices == 0).sum().item()
+        loss = F.cross_entropy(logits, torch.zeros(5).long())
+    assert right >= 0 and not diagnose(loss, net, watch=watched)
+
+
 def test_a_loss_of_numbers_is_told_with_the_line_without_inputs_too():
     net, x = nn.Linear(2, 1), torch.rand(3, 2)
     with watch() as watched:
@@ -760,6 +785,33 @@ def test_what_a_model_keeps_where_parameters_does_not_look_is_told_by_name(how):
     assert diagnosis.ok and (found.severity, found.code) == ("warning", "reassigned")
     assert "not among the inputs, but kept where" in found.message
     assert f"net.{name}" in found.message and "nn.ModuleList" in found.cure
+
+
+RESULTS = {
+    "other dtype": lambda layer: nn.Parameter(layer.weight.detach()).double().float(),
+    "scaled": lambda layer: 0.02 * nn.Parameter(layer.weight.detach()),
+    "another shape": lambda layer: nn.Parameter(layer.weight.detach().flatten()).view(2, 2),
+    "in a list": lambda layer: [nn.Parameter(layer.weight.detach()).clone()],
+}
+
+
+@each("how", RESULTS)
+def test_a_parameter_of_which_a_model_has_only_a_result_is_told(how):
+    net, x = Keeping(RESULTS[how]), torch.rand(3, 2)
+    loss = net(x, lambda h, rest: h @ (rest[0] if how == "in a list" else rest))
+    (found,) = diagnose(loss, net)
+    assert (found.severity, found.code) == ("warning", "reassigned")
+    assert "kept only as a result, not as a parameter: net.rest" in found.message
+    assert "for nn.Parameter(values).double()" in found.cure
+
+
+def test_a_state_and_a_weight_of_parameters_that_a_model_has_are_no_results_of_lost_ones():
+    net, other, x = nn.Linear(2, 2), nn.Linear(2, 2), torch.rand(3, 2)
+    net.state = other(x)  # of two parameters: no copy of one
+    net.scaled = net.weight * 2
+    assert not diagnose((net(x) + net.scaled.sum()).sum(), net)
+    (found,) = diagnose((net(x) + net.state).sum(), net)
+    assert found.severity == "info" and "kept only" not in found.message
 
 
 def test_a_model_that_is_given_is_looked_through_where_no_variable_of_the_caller_has_it():

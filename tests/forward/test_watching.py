@@ -726,6 +726,8 @@ def test_a_function_that_is_compiled_under_it_computes_the_same():
     y.backward()
     assert x.grad.tolist() == [2, 4]
     assert {o.source.file for o in watched.operations} <= {__file__}
+    (cut,) = watched.cuts  # torch wrote the code that runs, and the user the detach() in it
+    assert cut.code == "detached" and not cut.by_library
     torch._dynamo.reset()
 
 
