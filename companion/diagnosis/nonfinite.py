@@ -26,7 +26,7 @@ from companion.diagnosis.risks import (
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
-from companion.forward.tracing import births_before, births_in, hidden_by
+from companion.forward.tracing import births_before, births_in, brought_before, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
 from companion.naming import listed
@@ -72,6 +72,8 @@ def about_nan(
         if risk.code == "nan-risk"
     ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
+    if not hidden and case.watch and births_before(case.watch, case.output):  # which say it better
+        of_values = {i: r for i, r in of_values.items() if r.variant or not r.is_vague}
     giving = {
         index
         for index, risk in risks.items()
@@ -148,7 +150,7 @@ def _about_the_spoilt(
         if index in above:
             continue
         node, message, variant = case.nodes[index], risk.message, risk.variant
-        if hidden and variant in ("", "data"):
+        if hidden and variant in ("", "data", "large"):
             variant = "masked"
         if hidden:
             operation = hidden_by(case.watch, node.grad_fn) if case.watch else None
@@ -169,13 +171,31 @@ def _above(case: Case, nodes: Collection[int]) -> set[int]:
     return above
 
 
-def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, list[Source | None]]:
-    """Where the NaN or infinity of an output was born: the end of a sentence, and the lines."""
-    births = births_before(watch, output)
-    if not births:
-        return "", []
-    made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
-    return f": {_placed(births[0])} gave the first{made}", [birth.source for birth in births]
+def about_the_spoilt_loss(case: Case, causes: list[Finding]) -> list[Finding]:
+    """What is said of Nodes before what is said of the output, unless that alone has the line."""
+    if not is_plain(case.output) or is_finite(case.output):
+        return causes
+    text, lines, variant = _born_before(case, case.watch) if case.watch else ("", [], "")
+    message, source = f"the output itself is infinite or NaN{text}", lines[0] if lines else None
+    loss = finding("non-finite", message, source=source, variant=variant)
+    known = {found.source for found in causes}
+    return [loss, *causes] if lines and known.isdisjoint(lines) else [*causes, loss]
+
+
+def _born_before(case: Case, watch: Watch) -> tuple[str, list[Source | None], str]:
+    """Where the NaN or infinity of the output came from: the end of a sentence, the lines, and the
+    variant of the finding."""
+    births = births_before(watch, case.output)
+    if births:
+        made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
+        text = f": {_placed(births[0])} gave the first{made}"
+        return text, [birth.source for birth in births], "born"
+    brought = brought_before(watch, case.output)
+    if brought is None or brought[1].requires_grad:  # of a leaf its own finding says so
+        return "", [], ""
+    operation, tensor = brought
+    text = f": {case.name_of(tensor)} had such values before the block"
+    return f"{text}, and {_placed(operation)} took them", [operation.source], "data"
 
 
 def _placed(operation: Operation) -> str:
