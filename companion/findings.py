@@ -2342,6 +2342,22 @@ KINDS: dict[str, Kind] = {
                 "mask the input of the operation, not only its result: torch.where(mask, x, "
                 "0.0).exp() with a safe value in place of x, and then mask again",
             ),
+            "log": (
+                "the formula divides by zero here; a probability that is too small for the dtype, "
+                "as softmax, sigmoid and a product of many give, is rounded to 0",
+                "stay with logarithms: F.log_softmax(x, -1) for x.softmax(-1).log(), F.logsigmoid, "
+                "torch.logsumexp for the log of a sum of exp, a sum of logs for that of a product; "
+                "else keep the input of the operation away from 0: clamp(min=1e-6) before it, and "
+                "mask before it, not its result",
+            ),
+            "division": (
+                "the formula divides by zero here: it sends an infinite gradient, and NaN where a "
+                "zero arrives or is met further on",
+                "keep what is divided by away from 0, and do not mask the result: "
+                "x / y.clamp(min=1e-6), F.normalize(x, dim=-1) for a vector by its length, "
+                "mask.sum().clamp(min=1) for a mean under a mask; or "
+                "x / torch.where(y == 0, 1.0, y), and then mask again",
+            ),
             "near": (
                 "the formula divides by a number so near to 0 that what comes out is too large for "
                 "the dtype: it is infinite, and NaN where a zero is met further on",

@@ -17,6 +17,7 @@ from companion.diagnosis.risks import (
     Risk,
     gives_them,
     impossible,
+    infinite_or_nan,
     of_nothing,
     outside_of_domain,
     overflow,
@@ -63,6 +64,7 @@ def about_nan(
         for index, risk in overflowing(case).items():  # of which others may be consequences
             if index not in risks or risks[index].is_vague:
                 risks[index] = risk
+        risks = risks or _infinite(case)
     elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
         # Some of it may be overwritten further on.
         risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
@@ -102,6 +104,12 @@ def _brought(case: Case) -> dict[int, Risk]:
     first, *others = bad
     told = Risk("non-finite", message, "trained" if is_trained else "data")
     return {first: told} | dict.fromkeys(others, _TOLD_ELSEWHERE)
+
+
+def _infinite(case: Case) -> dict[int, Risk]:
+    """The Nodes that saved infinities, as a log-softmax of what a mask of -inf left out."""
+    saved = {node.index: infinite_or_nan(node.name, peek) for node, peek in case.nodes_and_peeks}
+    return {index: risk for index, risk in saved.items() if risk}
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
@@ -189,7 +197,8 @@ def _born_before(case: Case, watch: Watch) -> tuple[str, list[Source | None], st
     if births:
         made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
         text = f": {_placed(births[0])} gave the first{made}"
-        return text, [birth.source for birth in births], "born"
+        meant = births if births[0].name in _MASKING else births[:1]
+        return text, [birth.source for birth in meant], "born"
     brought = brought_before(watch, case.output)
     if brought is None or brought[1].requires_grad:  # of a leaf its own finding says so
         return "", [], ""
@@ -213,4 +222,10 @@ def born_in(watch: Watch) -> tuple[str, Source | None]:
     return text, births[0].source
 
 
+# The operations that give an infinity which they were given, as for a mask: what made NaN of it is
+# as likely the cause.
+_MASKING = set(
+    "__setitem__ add fill_ full full_like masked_fill masked_fill_ new_full new_tensor tensor where"
+    .split()
+)  # fmt: skip
 _TOLD_ELSEWHERE = Risk("", "")  # what gave infinities or NaN, and is told with others like it

@@ -82,7 +82,9 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
 
 def _is_exact(saved: Peek, at: Tensor) -> bool:
     """Whether a Node saved zero or infinity somewhere there."""
-    for _, value in _fractions(saved):
+    for _, value in saved.tensors:
+        if not is_readable(value):
+            continue
         exact = (value == 0) | value.isinf()
         if (exact & at if exact.shape == at.shape else exact).any():
             return True
@@ -293,17 +295,17 @@ _BETWEEN = "the gradient divides by their difference"
 _POINTS = {
     "Acos": Point("acos at 1 or -1", "interval"),
     "Acosh": Point("acosh at 1", "interval"),
-    "Addcdiv": Point("addcdiv, a division by 0"),
+    "Addcdiv": Point("addcdiv, a division by 0", "division"),
     "Asin": Point("asin at 1 or -1", "interval"),
     "Atan2": Point("atan2 near (0, 0)"),
     "Atanh": Point("atanh at 1 or -1", "interval"),
     "Cosh": Point("cosh of large values", "large"),
     "CtcLoss": Point("ctc_loss of a target that is too long for its input", "too-long"),
     "Digamma": Point("digamma at 0"),
-    "Div": Point("division by 0"),
+    "Div": Point("division by 0", "division"),
     "Erfinv": Point("erfinv at 1 or -1", "interval"),
     "Exp2": Point("exp2 of large values", "large"),
-    "Fmod": Point("division by 0"),
+    "Fmod": Point("division by 0", "division"),
     "Hypot": Point("hypot at (0, 0)"),
     "I0": Point("i0 of large values", "large"),
     "Igamma": Point("gammainc at 0"),
@@ -317,18 +319,18 @@ _POINTS = {
     "LinalgQr": Point("qr with a zero on the diagonal of R", "singular"),
     "LinalgSlogdet": Point("slogdet of a singular matrix", "singular"),
     "LinalgSvd": Point("equal singular values", "spectrum", ending=_BETWEEN),
-    "Log": Point("log at 0"),
-    "Log10": Point("log10 at 0"),
+    "Log": Point("log at 0", "log"),
+    "Log10": Point("log10 at 0", "log"),
     "Log1P": Point("log1p at -1"),
-    "Log2": Point("log2 at 0"),
+    "Log2": Point("log2 at 0", "log"),
     "Logaddexp": Point("logaddexp of -inf and -inf", "all-masked", at_infinity=True),
     "Logaddexp2": Point("logaddexp2 of -inf and -inf", "all-masked", at_infinity=True),
     "Logcumsumexp": Point("logcumsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Logit": Point("logit at 0 or 1", "interval"),
     "Logsumexp": Point("logsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Polygamma": Point("polygamma at 0, -1, -2, ..."),
-    "Reciprocal": Point("division by 0"),
-    "Remainder": Point("division by 0"),
+    "Reciprocal": Point("division by 0", "division"),
+    "Remainder": Point("division by 0", "division"),
     "Rsqrt": Point("rsqrt at 0"),
     "Sinh": Point("sinh of large values", "large"),
     "SpecialEntr": Point("entr at 0"),

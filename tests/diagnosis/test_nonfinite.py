@@ -91,6 +91,27 @@ CURED = [
      lambda x: x.clamp(-80, 80).expm1(), leaf(100, 1)),
     ("cosh of large values", "x + F.softplus(-2 * x) - math.log(2)", lambda x: x.cosh().log(),
      lambda x: x + F.softplus(-2 * x) - math.log(2), leaf(100, 1)),
+    ("log at 0", "F.log_softmax(x, -1) for x.softmax(-1).log()", lambda x: x.softmax(-1).log(),
+     lambda x: F.log_softmax(x, -1), leaf(300, 1)),
+    ("log at 0", "F.logsigmoid", lambda x: x.sigmoid().log(), F.logsigmoid, leaf(-300, 1)),
+    ("log at 0", "torch.logsumexp for the log of a sum of exp", lambda x: x.exp().sum().log(),
+     lambda x: torch.logsumexp(x, -1), leaf(-300, -301)),
+    ("log at 0", "a sum of logs for that of a product", lambda x: x.prod().log(),
+     lambda x: x.log().sum(), leaf(1e-30, 1e-30)),
+    ("division by 0", "F.normalize(x, dim=-1) for a vector by its length",
+     lambda x: x / x.norm(), lambda x: F.normalize(x, dim=-1), leaf(0, 0)),
+    ("division by 0", "x / torch.where(y == 0, 1.0, y), and then mask again",
+     lambda x: torch.where(x == 0, 0.0, 1 / x),
+     lambda x: torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x)), leaf(0, 2)),
+    ("division by 0", "mask.sum().clamp(min=1) for a mean under a mask",
+     lambda x: (x * (x > 9)).sum() / (x > 9).sum(),
+     lambda x: (x * (x > 9)).sum() / (x > 9).sum().clamp(min=1), leaf(0, 2)),
+    ("ProdBackward0 gave infinities of finite numbers", "", lambda x: x.prod(),
+     lambda x: x.log().sum(), leaf(1e30, 1e30)),
+    ("CumprodBackward0 gave infinities of finite numbers", "", lambda x: x.cumprod(0),
+     lambda x: x.log().cumsum(0), leaf(1e30, 1e30)),
+    ("LinalgVectorNormBackward0 gave infinities of finite numbers", "compute this part in float32",
+     lambda x: x.norm(), lambda x: x.float().norm(), leaf(6e4, 6e4, dtype=x16)),
     ("sinh of large values", "x.clamp(-80, 80)", lambda x: masked(x.sinh()),
      lambda x: x.clamp(-80, 80).sinh(), leaf(100, 1)),
     ("exp2 of large values", "x.clamp(-80, 80)", lambda x: masked(x.exp2()),
@@ -233,6 +254,29 @@ def test_with_a_watch_what_saved_an_infinity_is_not_told_beside_what_gave_it():
     (found,) = diagnose(loss, layer, watch=watched)
     assert "masked_fill() at" in found.message and "mul() at" in found.message
     assert "0 times infinity is NaN" in found.cure
+
+
+def test_what_computed_an_infinity_comes_before_the_softmax_that_made_nan_of_it():
+    layer, u = nn.Linear(1, 3), torch.tensor([0.0, 0.5, 1.0])
+    with watch() as watched:
+        noise = -torch.log(-torch.log(u))  # as of a Gumbel softmax
+        loss = (layer(torch.ones(1)) + noise).softmax(-1)[1]
+    first, second = diagnose(loss, layer, watch=watched)
+    assert "log() at" in first.message and "`torch.log(u)` gave the first" in first.message
+    assert second.message.startswith("softmax gave NaN")
+
+
+def test_where_nothing_else_is_known_of_an_infinite_loss_the_node_that_saved_one_is_named():
+    layer = nn.Linear(2, 3)
+    logits = layer(torch.ones(1, 2)).masked_fill(torch.tensor([False, False, True]), -inf)
+    loss = F.cross_entropy(logits, torch.tensor([0]), label_smoothing=0.1)
+    assert loss == inf and causes(loss)[0].message.startswith("LogSoftmaxBackward0 saved result")
+    assert not causes(F.cross_entropy(logits, torch.tensor([0])))
+
+
+def test_a_mean_over_a_count_of_none_is_a_division_by_0_and_not_by_a_number_near_it():
+    x = leaf(nan, nan)
+    assert "division by 0: the gradient is infinite" in [c.message for c in causes(x.nanmean())]
 
 
 def test_what_is_said_of_the_output_comes_last_without_a_line():
