@@ -222,6 +222,13 @@ _IN_A_TRANSFORM = (
 )
 
 # Why a function gives NaN for what it does not take, and what to do.
+_TOO_LARGE = (
+    "of values as large as these the result, or its slope, is larger than the dtype goes: float32 "
+    "and bfloat16 end at 3.4e38, which is exp(88.7), float16 at 65504, which is exp(11)",
+    "keep the input of the operation small: x.clamp(-80, 80) before it, or a norm layer, or a "
+    "lower learning rate where the weights grow; or stay with logarithms, as F.log_softmax, "
+    "torch.logsumexp and F.softplus do: log(cosh(x)) is x + F.softplus(-2 * x) - math.log(2)",
+)
 _OUTSIDE_OF_DOMAIN = (
     "the function takes real numbers from a part of the line alone, and gives NaN for all others",
     "keep what goes in where the function is defined: x.clamp(min=1e-6) before log, sqrt or a "
@@ -2363,6 +2370,22 @@ KINDS: dict[str, Kind] = {
                 "mask the input of the operation, not only its result: torch.where(mask, x, "
                 "0.0).exp() with a safe value in place of x, and then mask again",
             ),
+            "log": (
+                "the formula divides by zero here; a probability that is too small for the dtype, "
+                "as softmax, sigmoid and a product of many give, is rounded to 0",
+                "stay with logarithms: F.log_softmax(x, -1) for x.softmax(-1).log(), F.logsigmoid, "
+                "torch.logsumexp for the log of a sum of exp, a sum of logs for that of a product; "
+                "else keep the input of the operation away from 0: clamp(min=1e-6) before it, and "
+                "mask before it, not its result",
+            ),
+            "division": (
+                "the formula divides by zero here: it sends an infinite gradient, and NaN where a "
+                "zero arrives or is met further on",
+                "keep what is divided by away from 0, and do not mask the result: "
+                "x / y.clamp(min=1e-6), F.normalize(x, dim=-1) for a vector by its length, "
+                "mask.sum().clamp(min=1) for a mean under a mask; or "
+                "x / torch.where(y == 0, 1.0, y), and then mask again",
+            ),
             "near": (
                 "the formula divides by a number so near to 0 that what comes out is too large for "
                 "the dtype: it is infinite, and NaN where a zero is met further on",
@@ -2387,6 +2410,7 @@ KINDS: dict[str, Kind] = {
                 "steps, by less striding or pooling, and look at input_lengths",
             ),
             "domain": _OUTSIDE_OF_DOMAIN,
+            "large": _TOO_LARGE,
             "all-masked": (
                 "the exp of -inf is 0, and where there is nothing else the formula divides by "
                 "their sum, which is 0 too",
@@ -2466,11 +2490,25 @@ KINDS: dict[str, Kind] = {
                 ),
             ),
             "domain": _OUTSIDE_OF_DOMAIN,
+            "large": _TOO_LARGE,
             "data": (
                 "what came in without a graph is infinite or NaN: data, a mask, or what something "
                 "frozen gave; and so is all that is computed from it",
                 "look for it where the data are read: x.isfinite().all(dim=0) names the columns; "
                 "fill in or leave out what is missing, and divide by std.clamp(min=1e-6)",
+            ),
+            "running": (
+                "a forward pass in training mode met infinity or NaN, and running statistics are "
+                "averages, which keep that for ever",
+                "take the values of a checkpoint, or module.reset_running_stats() and some passes "
+                "over the data in training mode; and look for the batch that was not finite",
+            ),
+            "born": (
+                "formulas compute with the values of the forward pass; what is infinite or NaN "
+                "there spoils the gradients that meet it",
+                "look what went into that operation: log, sqrt and a division want it away from 0 "
+                "and exp below 88, and 0 times infinity is NaN, as of a mask of -inf that no "
+                "softmax follows; watched.first_nonfinite has the operation, with shapes and line",
             ),
             "trained": (
                 "a step before this one put it there: the gradient was infinite or NaN then, or so "

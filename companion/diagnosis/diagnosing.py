@@ -37,7 +37,7 @@ from companion.diagnosis.inputs import (
     trouble_of,
 )
 from companion.diagnosis.mutations import about_mutations, about_recomputing
-from companion.diagnosis.nonfinite import about_nan, born_before
+from companion.diagnosis.nonfinite import about_nan, about_the_spoilt_loss
 from companion.diagnosis.outputs import about_a_leaf_output, about_the_output
 from companion.diagnosis.rehearsing import has_half, rehearse
 from companion.diagnosis.slow_slices import about_slow_slices
@@ -48,7 +48,7 @@ from companion.diagnosis.unreached import (
     about_leaves_not_given,
     about_what_was_written_aside,
 )
-from companion.diagnosis.values import is_finite, is_plain, is_readable
+from companion.diagnosis.values import is_readable
 from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
@@ -403,19 +403,8 @@ def _about_the_values(case: Case) -> Iterator[Finding]:
     rehearsal = rehearse(case) if has_half(case) else None  # its range is narrow
     found, spoiling = about_nan(case, looks, rehearsal)
     yield from about_constants(case, spoiling)
-    yield from _about_the_spoilt_loss(case, found)
+    yield from about_the_spoilt_loss(case, found)
     yield from about_zeros(case, looks, spoiling, rehearsal.rounded_to_zero if rehearsal else ())
-
-
-def _about_the_spoilt_loss(case: Case, causes: list[Finding]) -> list[Finding]:
-    """What is said of Nodes before what is said of the output, unless that alone has the line."""
-    if not is_plain(case.output) or is_finite(case.output):
-        return causes
-    born, lines = born_before(case.watch, case.output) if case.watch else ("", [])
-    message = f"the output itself is infinite or NaN{born}"
-    loss = finding("non-finite", message, source=lines[0] if lines else None)
-    known = {found.source for found in causes}
-    return [loss, *causes] if lines and known.isdisjoint(lines) else [*causes, loss]
 
 
 def _about_choices(case: Case) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from companion.diagnosis.risks import (
     Risk,
     gives_them,
     impossible,
+    infinite_or_nan,
     of_nothing,
     outside_of_domain,
     overflow,
@@ -26,7 +27,7 @@ from companion.diagnosis.risks import (
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
 from companion.forward.cuts import Operation
-from companion.forward.tracing import births_before, births_in, hidden_by
+from companion.forward.tracing import births_before, births_in, brought_before, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
 from companion.naming import listed
@@ -63,6 +64,7 @@ def about_nan(
         for index, risk in overflowing(case).items():  # of which others may be consequences
             if index not in risks or risks[index].is_vague:
                 risks[index] = risk
+        risks = risks or _infinite(case)
     elif rehearsal or risks or any(look.is_extreme for look in looks.values()):
         # Some of it may be overwritten further on.
         risks = _arriving(case, risks, shown, (rehearsal or rehearse(case)).spoiling)
@@ -72,6 +74,8 @@ def about_nan(
         if risk.code == "nan-risk"
     ]
     of_values = {i: r for i, r in risks.items() if r.code == "non-finite"}
+    if not hidden and case.watch and births_before(case.watch, case.output):  # which say it better
+        of_values = {i: r for i, r in of_values.items() if r.variant or not r.is_vague}
     giving = {
         index
         for index, risk in risks.items()
@@ -100,6 +104,12 @@ def _brought(case: Case) -> dict[int, Risk]:
     first, *others = bad
     risk = Risk("non-finite", message, "trained" if is_trained else "data")
     return {first: risk} | dict.fromkeys(others, _TOLD_ELSEWHERE)
+
+
+def _infinite(case: Case) -> dict[int, Risk]:
+    """The Nodes that saved infinities, as a log-softmax of what a mask of -inf left out."""
+    saved = {node.index: infinite_or_nan(node.name, peek) for node, peek in case.nodes_and_peeks}
+    return {index: risk for index, risk in saved.items() if risk}
 
 
 def _given_nothing(case: Case) -> dict[int, Risk]:
@@ -148,7 +158,7 @@ def _about_the_spoilt(
         if index in above:
             continue
         node, message, variant = case.nodes[index], risk.message, risk.variant
-        if hidden and variant in ("", "data"):
+        if hidden and variant in ("", "data", "large"):
             variant = "masked"
         if hidden:
             operation = hidden_by(case.watch, node.grad_fn) if case.watch else None
@@ -169,13 +179,32 @@ def _above(case: Case, nodes: Collection[int]) -> set[int]:
     return above
 
 
-def born_before(watch: Watch, output: torch.Tensor) -> tuple[str, list[Source | None]]:
-    """Where the NaN or infinity of an output was born: the end of a sentence, and the lines."""
-    births = births_before(watch, output)
-    if not births:
-        return "", []
-    made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
-    return f": {_placed(births[0])} gave the first{made}", [birth.source for birth in births]
+def about_the_spoilt_loss(case: Case, causes: list[Finding]) -> list[Finding]:
+    """What is said of Nodes before what is said of the output, unless that alone has the line."""
+    if not is_plain(case.output) or is_finite(case.output):
+        return causes
+    text, lines, variant = _born_before(case, case.watch) if case.watch else ("", [], "")
+    message, source = f"the output itself is infinite or NaN{text}", lines[0] if lines else None
+    loss = finding("non-finite", message, source=source, variant=variant)
+    known = {found.source for found in causes}
+    return [loss, *causes] if lines and known.isdisjoint(lines) else [*causes, loss]
+
+
+def _born_before(case: Case, watch: Watch) -> tuple[str, list[Source | None], str]:
+    """Where the NaN or infinity of the output came from: the end of a sentence, the lines, and the
+    variant of the finding."""
+    births = births_before(watch, case.output)
+    if births:
+        made = f", and {_placed(births[1])} made NaN of it" if births[1:] else ""
+        text = f": {_placed(births[0])} gave the first{made}"
+        meant = births if births[0].name in _MASKING else births[:1]
+        return text, [birth.source for birth in meant], "born"
+    brought = brought_before(watch, case.output)
+    if brought is None or brought[1].requires_grad:  # of a leaf its own finding says so
+        return "", [], ""
+    operation, tensor = brought
+    text = f": {case.name_of(tensor)} had such values before the block"
+    return f"{text}, and {_placed(operation)} took them", [operation.source], "data"
 
 
 def _placed(operation: Operation) -> str:
@@ -193,4 +222,10 @@ def born_in(watch: Watch) -> tuple[str, Source | None]:
     return text, births[0].source
 
 
+# The operations that give an infinity which they were given, as for a mask: what made NaN of it is
+# as likely the cause.
+_MASKING = set(
+    "__setitem__ add fill_ full full_like masked_fill masked_fill_ new_full new_tensor tensor where"
+    .split()
+)  # fmt: skip
 _TOLD_ELSEWHERE = Risk("", "")  # what gave infinities or NaN, and is told with others like it

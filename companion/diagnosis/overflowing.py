@@ -89,6 +89,14 @@ def _over(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return along
 
 
+def _prod(saved: Mapping[str, Any], value: Tensor) -> Tensor:
+    return value.prod(saved["dim"]) if "dim" in saved else value.prod()
+
+
+def _norm(saved: Mapping[str, Any], value: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(value, saved["ord"], saved["dim"])
+
+
 def _mse_loss(saved: Mapping[str, Any], value: Tensor, target: Tensor) -> Tensor:
     return mse_loss(value, target, reduction=("none", "mean", "sum")[saved["reduction"]])
 
@@ -99,14 +107,17 @@ _OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     "Add": (("self", "other"), lambda saved, x, y: x + saved.get("alpha", 1) * y),
     "Addmm": (("mat1", "mat2"), lambda saved, x, y: x @ y),
     "Bmm": (("self", "mat2"), lambda saved, x, y: x @ y),
+    "Cumprod": (("self",), lambda saved, x: x.cumprod(saved["dim"])),
     "Div": (("self", "other"), lambda saved, x, y: x / y),
     "Dot": (("self", "tensor"), lambda saved, x, y: x.dot(y)),
+    "LinalgVectorNorm": (("self",), _norm),
     "Mean": (("self",), _over(torch.mean)),
     "Mm": (("self", "mat2"), lambda saved, x, y: x @ y),
     "MseLoss": (("self", "target"), _mse_loss),
     "Mul": (("self", "other"), lambda saved, x, y: x * y),
     "Mv": (("self", "vec"), lambda saved, x, y: x @ y),
     "Pow": (("self", "exponent"), lambda saved, x, y: x**y),
+    "Prod": (("self",), _prod),
     "Sub": (("self", "other"), lambda saved, x, y: x - saved.get("alpha", 1) * y),
     "Sum": (("self",), _over(torch.sum)),
 }

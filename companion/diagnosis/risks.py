@@ -6,7 +6,8 @@ Whether it does is asked of the Node (``asking.py``); the words for it come from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from math import inf, prod
+from functools import partial
+from math import inf, log, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +82,9 @@ def risk_of(name: str, saved: Peek, spoilt: Spoilt) -> Risk:
 
 def _is_exact(saved: Peek, at: Tensor) -> bool:
     """Whether a Node saved zero or infinity somewhere there."""
-    for _, value in _fractions(saved):
+    for _, value in saved.tensors:
+        if not is_readable(value):
+            continue
         exact = (value == 0) | value.isinf()
         if (exact & at if exact.shape == at.shape else exact).any():
             return True
@@ -111,7 +114,8 @@ def overflow(name: str, is_half: bool) -> Risk:
     if is_half:
         message = f"{name} sends a gradient that is too large for float16, which ends at 65504"
         return Risk("nan-risk", message, "half")
-    return Risk("nan-risk", f"{name}: of values as large as these the gradient overflows")
+    message = f"{name}: of values as large as these the gradient overflows"
+    return Risk("nan-risk", message, "large")
 
 
 def gives_them(name: str, risk: Risk) -> bool:
@@ -167,7 +171,8 @@ def infinite_or_nan(name: str, saved: Peek, only_nan: bool = False) -> Risk | No
                 came = ", and no graph, as data and masks have none" if is_given else ""
                 keeps = "keeps" if argument.startswith("ctx.") else "saved"
                 message = f"{name} {keeps} {argument}, which has {kind} values{came}"
-                return Risk("non-finite", message, "data" if is_given else "", is_vague=True)
+                variant = "running" if argument in RUNNING else "data" * is_given
+                return Risk("non-finite", message, variant, is_vague=True)
     return None
 
 
@@ -225,7 +230,7 @@ def _pow(saved: Values, spoilt: Spoilt) -> Risk | None:
     base = base[bad] if base.shape == bad.shape else base
     called = "an exponent below 1" if isinstance(exponent, Tensor) else f"{exponent:g}"
     if not (base.abs() < 1).any():
-        return _at(Point(f"x ** {called} of large values"), spoilt.gradient)
+        return _at(Point(f"x ** {called} of large values", "large"), spoilt.gradient)
     point = Point(f"x ** {called} at 0")
     return _at(point if (base == 0).any() else _near(point), spoilt.gradient)
 
@@ -242,7 +247,18 @@ def _spread(saved: Values, spoilt: Spoilt) -> Risk | None:
     return _at(Point(words, "one-element"), spoilt.gradient)
 
 
+def _exp(saved: Values, spoilt: Spoilt, name: str = "exp") -> Risk | None:
+    result = saved.get("result")
+    if not is_plain(result) or result.isnan().any() or not result.isinf().any():
+        return None
+    dtype, limit = str(result.dtype).removeprefix("torch."), log(torch.finfo(result.dtype).max)
+    message = f"{name} gave infinities: what went in was above {limit:.3g}, where {dtype} ends"
+    return Risk("non-finite", message, "large")
+
+
 _RULES: dict[str, Callable[[Values, Spoilt], Risk | None]] = {
+    "Exp": _exp,
+    "Expm1": partial(_exp, name="expm1"),
     "LogSoftmax": _softmax,
     "Pow": _pow,
     "Softmax": _softmax,
@@ -279,22 +295,22 @@ _BETWEEN = "the gradient divides by their difference"
 _POINTS = {
     "Acos": Point("acos at 1 or -1", "interval"),
     "Acosh": Point("acosh at 1", "interval"),
-    "Addcdiv": Point("addcdiv, a division by 0"),
+    "Addcdiv": Point("addcdiv, a division by 0", "division"),
     "Asin": Point("asin at 1 or -1", "interval"),
     "Atan2": Point("atan2 near (0, 0)"),
     "Atanh": Point("atanh at 1 or -1", "interval"),
-    "Cosh": Point("cosh of large values"),
+    "Cosh": Point("cosh of large values", "large"),
     "CtcLoss": Point("ctc_loss of a target that is too long for its input", "too-long"),
     "Digamma": Point("digamma at 0"),
-    "Div": Point("division by 0"),
+    "Div": Point("division by 0", "division"),
     "Erfinv": Point("erfinv at 1 or -1", "interval"),
-    "Exp2": Point("exp2 of large values"),
-    "Fmod": Point("division by 0"),
+    "Exp2": Point("exp2 of large values", "large"),
+    "Fmod": Point("division by 0", "division"),
     "Hypot": Point("hypot at (0, 0)"),
-    "I0": Point("i0 of large values"),
+    "I0": Point("i0 of large values", "large"),
     "Igamma": Point("gammainc at 0"),
     "Igammac": Point("gammaincc at 0"),
-    "Ldexp": Point("ldexp of large values"),
+    "Ldexp": Point("ldexp of large values", "large"),
     "Lgamma": Point("lgamma at 0, -1, -2, ..."),
     "LinalgEig": Point("equal eigenvalues", "spectrum", ending=_BETWEEN),
     "LinalgEigh": Point("equal eigenvalues", "spectrum", ending=_BETWEEN),
@@ -303,23 +319,23 @@ _POINTS = {
     "LinalgQr": Point("qr with a zero on the diagonal of R", "singular"),
     "LinalgSlogdet": Point("slogdet of a singular matrix", "singular"),
     "LinalgSvd": Point("equal singular values", "spectrum", ending=_BETWEEN),
-    "Log": Point("log at 0"),
-    "Log10": Point("log10 at 0"),
+    "Log": Point("log at 0", "log"),
+    "Log10": Point("log10 at 0", "log"),
     "Log1P": Point("log1p at -1"),
-    "Log2": Point("log2 at 0"),
+    "Log2": Point("log2 at 0", "log"),
     "Logaddexp": Point("logaddexp of -inf and -inf", "all-masked", at_infinity=True),
     "Logaddexp2": Point("logaddexp2 of -inf and -inf", "all-masked", at_infinity=True),
     "Logcumsumexp": Point("logcumsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Logit": Point("logit at 0 or 1", "interval"),
     "Logsumexp": Point("logsumexp of nothing but -inf", "all-masked", at_infinity=True),
     "Polygamma": Point("polygamma at 0, -1, -2, ..."),
-    "Reciprocal": Point("division by 0"),
-    "Remainder": Point("division by 0"),
+    "Reciprocal": Point("division by 0", "division"),
+    "Remainder": Point("division by 0", "division"),
     "Rsqrt": Point("rsqrt at 0"),
-    "Sinh": Point("sinh of large values"),
+    "Sinh": Point("sinh of large values", "large"),
     "SpecialEntr": Point("entr at 0"),
-    "SpecialErfcx": Point("erfcx of large negative values"),
-    "SpecialI1": Point("i1 of large values"),
+    "SpecialErfcx": Point("erfcx of large negative values", "large"),
+    "SpecialI1": Point("i1 of large values", "large"),
     "SpecialLogNdtr": Point("log_ndtr of large negative values"),
     "SpecialNdtri": Point("ndtri at 0 or 1"),
     "SpecialXlog1Py": Point("xlog1py at (x, -1)"),

@@ -179,7 +179,9 @@ def _sent(
         gradient = fitted(case.nodes[edge.target], edge.input_nr, gradient)
         size = _largest(gradient)
         is_small = 0 < largest and size <= _SMALL * largest and gradient.dtype in _ROUNDING
-        there, everywhere = _others(node, saved, gradients, edge.slot) if is_small else (nan, nan)
+        there = everywhere = nan
+        if is_small:
+            there, everywhere = _others(node, saved, gradients, edge.slot, largest)
         if _is_rounding(size, there * largest, gradient.dtype):
             nothing.append((edge, "cancels", gradient))
         elif everywhere and not there and not size:
@@ -190,15 +192,16 @@ def _sent(
 
 
 def _others(
-    node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor], slot: int
+    node: GraphNode, saved: Peek, gradients: Mapping[int, Tensor], slot: int, largest: float
 ) -> tuple[float, float]:
     """The largest number that a Node sends along a slot of others between 0 and 1.
 
-    First where they come to the elements that the gradient comes to; then, if that is 0, where they
-    come to all.
+    First of positive ones whose sizes are to each other as those of the gradients: where a Node
+    stops the largest, as ``clamp`` may, what it sends of the rest is small and no rounding. Then,
+    if that is 0, where they come to all elements.
     """
     everywhere = {number: _uneven(gradient) for number, gradient in gradients.items()}
-    there = {number: each * (gradients[number] != 0) for number, each in everywhere.items()}
+    there = {nr: each * (gradients[nr].abs() / largest) for nr, each in everywhere.items()}
     of_some = _largest_sent(node, saved, there, slot)
     return of_some, of_some or _largest_sent(node, saved, everywhere, slot)
 

@@ -379,6 +379,24 @@ def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
     return _first_and_first_nan(watch, [i for i in recorder.births if i in upstream])
 
 
+def brought_before(watch: Watch, output: Tensor) -> tuple[Operation, Tensor] | None:
+    """The first operation on the way to a tensor that took NaN or infinity of before the block.
+
+    It comes with the tensor that had it, if that is alive.
+
+    Raises:
+        TypeError: ``output`` is not a tensor.
+    """
+    states = watch._recorder.states.values()
+    outside = [state for state in states if state.worst and state.value.made_by is None]
+    brought = {state.value.origin: state.key() for state in outside}
+    for i in sorted(_upstream(watch, output)) if brought else ():
+        for value in watch._recorder.notes[i].inputs:
+            if (tensor := brought.get(value.origin)) is not None:
+                return watch._operation_at(i), tensor
+    return None
+
+
 def births_in(watch: Watch) -> tuple[Operation, ...]:
     """The operation of the block that gave the first NaN or infinity, and that of the first NaN."""
     return _first_and_first_nan(watch, watch._recorder.births)

@@ -695,7 +695,7 @@ def test_an_infinity_that_is_masked_is_told_with_its_mask_and_the_cure_of_both()
         (diagnose(loss, x)[0], "something after it hides"),
     ):
         assert found.code == "nan-risk" and place in found.message
-        assert found.message.startswith("ExpBackward0 saved result, which has infinite or NaN")
+        assert found.message.startswith("exp gave infinities")
         assert "mask the input of the operation" in found.cure
     assert really(loss, x) and x.grad.isnan().any()
 
@@ -717,8 +717,8 @@ def test_of_many_nodes_with_nan_the_deepest_alone_is_told():
     loss = x.exp()
     for _ in range(20):
         loss = loss * x
-    found = [f for f in diagnose(loss.sum(), x) if f.message.startswith(("Exp", "Mul"))]
-    assert [f.message[:3] for f in found] == ["Exp"]
+    found = [f for f in diagnose(loss.sum(), x) if f.message.startswith(("exp", "Mul"))]
+    assert [f.message[:3] for f in found] == ["exp"]
 
 
 @each(

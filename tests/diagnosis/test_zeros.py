@@ -582,3 +582,23 @@ def test_a_gradient_too_small_for_a_float_is_no_flat_part_and_cancels_nothing():
     assert not OF_VALUES & {each.code for each in diagnose(loss, model.layer)}
     scalar = torch.ones((), requires_grad=True)  # has no dimension to take the sum over
     assert diagnose(scalar.sum(0).mean(0), scalar).ok
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        lambda r: r.clamp(max=20),
+        lambda r: torch.where(r > 20, 20.0, r),
+        lambda r: r.masked_fill(r > 20, 20.0),
+    ],
+)
+def test_where_the_largest_element_alone_is_stopped_the_rest_of_the_gradient_is_no_rounding(stop):
+    """As the ratio of a policy that was clipped: one element is huge, and gets no gradient."""
+    layer = nn.Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 1.0]]))
+    ratio = layer(torch.tensor([[50.0, 70.0], [0.1, 0.2], [0.3, -0.1]])).squeeze(1)
+    loss = (stop(ratio).exp() * torch.tensor([-1.0, 0.5, 0.25])).mean()
+    assert not OF_VALUES & {each.code for each in diagnose(loss, layer)}
+    loss.backward()
+    assert layer.weight.grad.abs().max() > 1e-4
