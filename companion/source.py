@@ -63,7 +63,9 @@ class Source:
 
     def __str__(self) -> str:
         path = os.path.abspath(self.file).removeprefix(os.path.join(os.getcwd(), ""))
-        return self._with_path(path) + (f", in {self.inside}" if self.inside else "")
+        # What was typed, or given to ``python -c``, has neither a file nor a text.
+        own = self._with_path(path) or f"line {self.line} of {path}"
+        return own + (f", in {self.inside}" if self.inside else "")
 
     @property
     def short(self) -> str:
@@ -77,8 +79,7 @@ class Source:
             parts.append(f"{path}:{self.line}")
         if self.text:
             parts.append(f"`{self.text}`")
-        # What is typed, or given to ``python -c``, has neither.
-        return ": ".join(parts) or f"line {self.line} of {path}"
+        return ": ".join(parts)
 
     @property
     def innermost(self) -> Source:
