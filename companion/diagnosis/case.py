@@ -49,7 +49,7 @@ from companion.graph.nodes import Edge, GraphNode
 from companion.graph.reading import Graph, edge_of
 from companion.graph.saved import Peek
 from companion.internals import base_of
-from companion.naming import counted, is_tensor, one_line
+from companion.naming import is_tensor, one_line
 
 Tensor = torch.Tensor
 _SELDOM = {"control-flow", "not-differentiable"}  # cuts that are seldom the one looked for
@@ -66,15 +66,6 @@ class Case:
     names: Mapping[str, Tensor]
     graph: Graph | None = None  # None: the output has none
     peeks: Sequence[Peek] = ()  # by Node
-
-    @property
-    def subject(self) -> str:
-        """What was looked at, in words."""
-        if self.graph is None:
-            return "the output has no graph"
-        nodes = counted(len(self.graph), "node")
-        leaves = counted(len(self.graph.leaves), "leaf", "leaves")
-        return f"the graph has {nodes}, {leaves} among them"
 
     @property
     def nodes(self) -> Sequence[GraphNode]:

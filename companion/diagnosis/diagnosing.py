@@ -58,7 +58,7 @@ from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
 from companion.graph.saved import Peek
 from companion.internals import hooks_on, is_of_torch, is_wrapped, unseen_by_all
-from companion.naming import one_line
+from companion.naming import counted, one_line
 
 Tensor = torch.Tensor
 _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -198,7 +198,7 @@ def diagnose(
     called, modules = names_and_modules(inputs, names)
     with unseen_by_all(), torch.no_grad():
         case = _look(output, tensors, watch, modules, called)
-        return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), case.subject)
+        return Diagnosis(about_nodes(_ask(_QUESTIONS, case)), _subject_of(case.graph))
 
 
 def _look(
@@ -215,6 +215,14 @@ def _look(
     peeks = [peek_at(node) for node in graph.nodes]
     given = placed(inputs, names, graph.nodes, peeks)
     return Case(output, given, watch, modules, names, graph, peeks)
+
+
+def _subject_of(graph: Graph | None) -> str:
+    """What was looked at, in words."""
+    if graph is None:
+        return "the output has no graph"
+    nodes, leaves = counted(len(graph), "node"), counted(len(graph.leaves), "leaf", "leaves")
+    return f"the graph has {nodes}, {leaves} among them"
 
 
 def _ask(questions: Sequence[Callable[..., Iterator[Any]]], *about: Any) -> Iterator[Any]:
