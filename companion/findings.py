@@ -2203,6 +2203,12 @@ KINDS: dict[str, Kind] = {
                 "own, whose graph is not made yet",
                 "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
             ),
+            "retained": (
+                "retain_grad() asks the Node to fill .grad, and detach_() takes the tensor away "
+                "from the Node, which does as it was asked",
+                "detach() in place of detach_(), which gives another tensor and leaves this one in "
+                "the graph",
+            ),
             "operator": (
                 "this operator has no autograd formula, only a kernel for its values; torch "
                 "warns, and gives no gradient",

@@ -273,6 +273,12 @@ def _without_grad(case: Case, given: Input) -> Said:
             "{name} {is} inside a transform such as torch.vmap, where {it} {does} not require grad"
         )
         return said(given, "input-without-grad", text, variant="transform", **at)
+    if tensor.retains_grad:  # detach_() leaves that to the Node it had
+        text = (
+            "{name} {was} detached in place after retain_grad(): the Node that made {them} may "
+            "fill {its} .grad nevertheless"
+        )
+        return said(given, "cannot-know", text, variant="retained")
     as_constant = ", and the graph has {them} as a constant" if given.saved_by else ""
     text = f"{{name}} {{does}} not require grad{as_constant}: {{its}} .grad stays None"
     return said(given, "input-without-grad", text, **at)

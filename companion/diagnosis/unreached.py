@@ -17,7 +17,7 @@ from companion.diagnosis.inputs import Input, trouble_of
 from companion.findings import Finding, Severity, finding
 from companion.forward.cuts import Operation
 from companion.forward.fingerprints import memory_of
-from companion.forward.new_leaves import NewLeaf
+from companion.forward.new_leaves import NewLeaf, view_made_into
 from companion.forward.tracing import was_begun_in
 from companion.graph.nodes import GraphNode, shape_as_text
 from companion.graph.reading import Graph, edge_of
@@ -144,8 +144,11 @@ def _in_the_same_memory(case: Case, given: Input) -> Said | None:
     leaf = None if memory is None else case.leaf_in_memory.get(memory)
     if leaf is None:
         return None
-    text = f"{_ABSENT}, but {{another leaf}} in the same memory {{is}}: {_STAYS_NONE}"
-    return said(given, "reassigned", text, variant="memory", **case.at(leaf.index))
+    text = f"{_ABSENT}, but {{another leaf}} in the same memory {{is}}"
+    at, watch = case.at(leaf.index), case.watch
+    if view := watch and view_made_into(watch, given.tensor, leaf.grad_fn.variable):
+        text, at = f"{text}, made of what {view.called} gave", {"source": view.source}
+    return said(given, "reassigned", f"{text}: {_STAYS_NONE}", variant="memory", **at)
 
 
 def _copied(case: Case, given: Input) -> Said | None:

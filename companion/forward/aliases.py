@@ -82,10 +82,13 @@ def _shown_by(notes: Sequence[Note], note: Note) -> list[Origin]:
         while True:
             shown.append(value.origin)
             maker = None if value.made_by is None else notes[value.made_by]
-            if maker is None or maker.name not in _VIEWING or not maker.inputs:
+            if maker is None or maker.name not in VIEWING or not maker.inputs:
                 break
             value = maker.inputs[0]
     return shown
 
 
-_VIEWING = set("__getitem__ select narrow unbind view t transpose squeeze unsqueeze".split())
+VIEWING = set(
+    "__getitem__ select narrow unbind view t T mT transpose permute diagonal squeeze "
+    "unsqueeze".split()
+)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from companion.forward.aliases import VIEWING
 from companion.forward.cuts import Operation
 from companion.forward.fingerprints import memory_of
 from companion.forward.notes import Origin, Value
@@ -69,6 +70,23 @@ def leaves_with_values_of(
             new_leaf = NewLeaf(leaves_hit[0], watch._operation_at(i), is_written)
             first_leaf.setdefault(tensors[position], new_leaf)
     return first_leaf
+
+
+def view_made_into(watch: Watch, tensor: Tensor, leaf: Tensor) -> Operation | None:
+    """The operation that gave the view of a tensor of which a leaf in its memory was made.
+
+    ``nn.Parameter(view)`` itself is no call that a watch sees. So it is the one view of that shape
+    that nothing else used; None if there is no such view, or several.
+    """
+    notes, views = watch._recorder.notes, {watch._value_of(tensor).origin}
+    used = {value.origin for note in notes for value in note.inputs}
+    found = list[int]()
+    for i, note in enumerate(notes):
+        if note.name in VIEWING and note.inputs[0].origin in views:
+            views |= {(i, nr) for nr in range(len(note.outputs))}
+            shapes = [value.shape for value in note.outputs if value.origin not in used]
+            found += [i] * (leaf.shape in shapes)
+    return watch._operation_at(found[0]) if len(found) == 1 else None
 
 
 def _is_older(value: Value, i: int) -> bool:

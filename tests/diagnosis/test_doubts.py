@@ -26,6 +26,21 @@ def gets_a_gradient(output, x) -> bool:
     return x.grad is not None
 
 
+def test_what_was_detached_in_place_after_retain_grad_may_get_one():
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    z = y.sum()
+    y.retain_grad()
+    y.detach_()
+    for output in z, (x * 3).sum():
+        (found,) = doubts(output, y, x)
+        assert "was detached in place" in found.message and "detach()" in found.cure
+    assert gets_a_gradient(z, y)
+    other = x * 2
+    other.detach_()
+    assert not diagnose((x * 3).sum(), other).ok
+
+
 def sparse(f):
     return lambda x: f(x.to_sparse().coalesce()).to_dense().sum()
 

@@ -253,7 +253,7 @@ def happened(output, inputs) -> BaseException | bool:
     return all(tensor.grad is not None for tensor in inputs)
 
 
-def untold(graph: Graph | None, hooked: bool, result) -> str | None:
+def untold(graph: Graph | None, hooked: bool, inputs, result) -> str | None:
     """Which of the things that no graph tells explains the result; None if none does."""
     if graph is None:
         return None
@@ -270,6 +270,8 @@ def untold(graph: Graph | None, hooked: bool, result) -> str | None:
         return "how a gradient lies in memory"
     if "CopySlices" in names and (code in INSIDE or "written-to tensor" in str(result)):
         return "inside a CopySlices"
+    if result is False and any(t.retains_grad and not t.requires_grad for t in inputs):
+        return "detached in place after retain_grad()"
     if hooked and code in {"freed", "modified-in-place", "checkpoint"}:
         return "saved through hooks"
     return None
@@ -311,7 +313,7 @@ def test_diagnose_tells_what_backward_does(chunk, record_property):
         else:
             kind, right = "ok", not errors
         if not right:
-            why = untold(graph, hooked, result)
+            why = untold(graph, hooked, inputs, result)
             assert why, trouble
             kind = f"not told: {why}"
         assert diagnosis.ok is not bool(errors), trouble

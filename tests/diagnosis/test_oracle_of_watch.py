@@ -129,10 +129,14 @@ def test_the_line_that_took_a_gradient_is_named_and_no_other(chunk):
         lines = lines_of(CUTS[kind]) if kind else range(0)
         if kind == "parameter" and before:  # nn.Parameter() itself is no call that a watch sees
             lines = [*lines, *lines_of(before[-1])]
-        named = {f.source.line for f in told if f.source and f.severity != "info"}
+        zero = [f for f in told if f.code == "zero-derivative" and f.severity == "warning"]
+        sizes = [t.grad.abs().max() for t in (a, b) if t.grad is not None]
+        assert not zero or min(sizes) < 1e-12, program  # where tanh() is rounded to -1, say
+        serious = [f for f in told if f.severity != "info" and f not in zero]
+        named = {f.source.line for f in serious if f.source}
         assert named <= set(lines), program
         if kind is None:
-            assert not [f for f in told if f.severity != "info"], program
+            assert not serious, program
         elif missing:
             (error,) = [f for f in told if f.severity == "error"]
             assert told[0] is error and "a " in error.message, program

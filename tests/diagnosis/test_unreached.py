@@ -428,6 +428,29 @@ def test_what_one_switch_cut_off_on_a_line_is_one_finding():
     assert found.message.startswith("exp() and tanh() ran while gradients were off")
 
 
+@pytest.mark.parametrize(
+    ("view", "line"),
+    [
+        (lambda w: w.t(), "w.t()"),
+        (lambda w: w.T[:1], "w.T[:1]"),
+        (lambda w: (w.T, w.T)[0], ""),  # of two it is not known
+        (lambda w: (w.T * 2, w.T)[1], "w.T"),
+        (lambda w: w, ""),  # there is no view
+    ],
+)
+def test_of_a_parameter_made_of_a_view_the_line_of_the_view_is_told(view, line):
+    raw, layer, x = materials()
+    with watch() as watched:
+        weight = nn.Parameter(view(raw))
+        loss = (x[:, : len(weight)] @ weight).sum()
+    (found,) = diagnose(loss, raw, watch=watched)
+    assert (found.code, found.severity) == ("reassigned", "error")
+    assert (found.source is not None) is bool(line) is (", made of what" in found.message)
+    assert line in (found.source.text if found.source else "")
+    loss.backward()
+    assert raw.grad is None
+
+
 @pytest.mark.parametrize("again", [nn.Parameter, lambda w: nn.Parameter(w.t()), Tensor.detach])
 def test_a_leaf_in_the_memory_of_an_input_is_told_without_a_watch(again):
     raw, layer, x = materials()
