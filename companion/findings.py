@@ -2569,6 +2569,13 @@ KINDS: dict[str, Kind] = {
                 "take it away where the gradient should pass; where a constant is meant, as in a "
                 "straight-through estimator, give what comes before it a loss of its own",
             ),
+            "before": (
+                "what detach(), .data and state_dict() give shows the values of a parameter, and "
+                "no Node leads from it back to that",
+                "compute with the parameter itself: with dict(model.named_parameters()), not with "
+                "detached copies or state_dict(), in torch.func.functional_call as well; nothing, "
+                "where you mean a constant",
+            ),
             "library": (
                 "a library that this line calls detaches what it hands out or writes, and no other "
                 "way leads to what gets no gradient",
