@@ -2132,7 +2132,7 @@ KINDS: dict[str, Kind] = {
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() or requires_grad=True away from the result, and fix the cut before "
-        "it, as by item(), numpy(), detach() or torch.tensor(results): diagnose(..., "
+        "it, as by item(), numpy(), detach(), Variable() or torch.tensor(results): diagnose(..., "
         "watch=watched) names it after a forward pass in `with watch() as watched:`",
         variants={"left": _LEFT_TORCH},
     ),

@@ -52,7 +52,7 @@ from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
-from companion.forward.tracing import written_at
+from companion.forward.tracing import was_made_in, written_at
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
@@ -209,6 +209,8 @@ def _look(
     names: Mapping[str, Tensor],
 ) -> Case:
     """Read the graph and what its Nodes saved, all that the questions ask about."""
+    if watch and isinstance(output, Tensor):
+        was_made_in(watch, output)  # a Variable of the last result becomes a cut as it is seen
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
         return Case(output, placed(inputs, names), watch, modules, names)
     graph = Graph.of(output, names=names)
