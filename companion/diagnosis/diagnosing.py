@@ -52,7 +52,7 @@ from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
-from companion.forward.tracing import was_made_in, written_at
+from companion.forward.tracing import last_written_by, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
@@ -377,9 +377,11 @@ def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
         return
     names = " and ".join(saved.broken)
     message = f"backward() will raise: {node.name} saved {names}, which was changed since"
-    written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
-    if source := next(filter(None, written), None):  # better than where it was saved
-        at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+    written = [last_written_by(case.watch, t) for t in saved.changed] if case.watch else []
+    if writer := next((each for each in written if each and each.source), None):
+        is_there = writer.source == at["source"]  # as in a Sequential
+        how = f"by {writer.called} on the same line" if is_there else f"at {writer.source}"
+        at |= {"where": f"{at['where']}; changed {how}", "source": writer.source}
     memories = {memory_of(tensor) for tensor in saved.changed}
     variant = "leaf" if memories and memories <= case.memory_of_leaves else ""
     yield finding("modified-in-place", message, variant=variant, **at)
