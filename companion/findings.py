@@ -2765,8 +2765,9 @@ KINDS: dict[str, Kind] = {
         _IN_PLACE,
         "the values were changed through .data or a NumPy array that shares them, and its "
         "version counter did not move; what Nodes saved is no longer what the forward pass used",
-        "change them under torch.no_grad() and through the tensor itself or detach(), which "
-        "share its version counter",
+        "change them after backward(): clip or swap weights behind it; and under torch.no_grad() "
+        "through the tensor itself or detach(), which share its version counter, so that torch "
+        "raises where it is too early",
     ),
     "hook": Kind(
         "info",
