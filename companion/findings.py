@@ -2100,7 +2100,8 @@ KINDS: dict[str, Kind] = {
                 "was given the same list does not change them",
                 "nothing, where somebody else has them, as the other network of two; else register "
                 "what holds them: layers in a Python list or dict are no part of "
-                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
+                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList "
+                "are; and a layer that forward makes is a new one each time: make it in __init__",
             ),
             "unregistered": (
                 "model.parameters() gives what is an nn.Parameter or a module and an attribute of "
