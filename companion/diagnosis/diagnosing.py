@@ -170,7 +170,8 @@ def diagnose(
             of the module comes before the path.
 
     Returns:
-        The findings, errors first, then warnings, then infos.
+        The findings: errors, of which those that ``backward`` raises come before gradients that
+        stay None; then warnings, then infos.
 
     Raises:
         TypeError: an input is neither a tensor nor a module, ``watch`` is not a ``Watch``, or
