@@ -2107,7 +2107,8 @@ KINDS: dict[str, Kind] = {
                 "was given the same list does not change them",
                 "nothing, where somebody else has them, as the other network of two; else register "
                 "what holds them: layers in a Python list or dict are no part of "
-                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList are",
+                "model.parameters(), those in nn.ModuleList, nn.ModuleDict or nn.ParameterList "
+                "are; and a layer that forward makes is a new one each time: make it in __init__",
             ),
             "unregistered": (
                 "model.parameters() gives what is an nn.Parameter or a module and an attribute of "
@@ -2139,7 +2140,7 @@ KINDS: dict[str, Kind] = {
         "the output is a leaf, so backward fills its own .grad and goes nowhere else; if it was "
         "computed, its graph was cut, and requires_grad was switched on afterwards",
         "take requires_grad_() or requires_grad=True away from the result, and fix the cut before "
-        "it, as by item(), numpy(), detach() or torch.tensor(results): diagnose(..., "
+        "it, as by item(), numpy(), detach(), Variable() or torch.tensor(results): diagnose(..., "
         "watch=watched) names it after a forward pass in `with watch() as watched:`",
         variants={"left": _LEFT_TORCH},
     ),
@@ -2614,6 +2615,13 @@ KINDS: dict[str, Kind] = {
                 "take it away where the gradient should pass; where a constant is meant, as in a "
                 "straight-through estimator, give what comes before it a loss of its own",
             ),
+            "before": (
+                "what detach(), .data and state_dict() give shows the values of a parameter, and "
+                "no Node leads from it back to that",
+                "compute with the parameter itself: with dict(model.named_parameters()), not with "
+                "detached copies or state_dict(), in torch.func.functional_call as well; nothing, "
+                "where you mean a constant",
+            ),
             "library": (
                 "a library that this line calls detaches what it hands out or writes, and no other "
                 "way leads to what gets no gradient",
@@ -2803,8 +2811,9 @@ KINDS: dict[str, Kind] = {
         _IN_PLACE,
         "the values were changed through .data or a NumPy array that shares them, and its "
         "version counter did not move; what Nodes saved is no longer what the forward pass used",
-        "change them under torch.no_grad() and through the tensor itself or detach(), which "
-        "share its version counter",
+        "change them after backward(): clip or swap weights behind it; and under torch.no_grad() "
+        "through the tensor itself or detach(), which share its version counter, so that torch "
+        "raises where it is too early",
         variants={
             "recomputed": (
                 "a checkpoint saves what its function was given, and runs the function again in "

@@ -22,7 +22,8 @@ import torch
 _OURS, _TORCHS = (os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
-_NOT_THE_USERS = (_TORCHS, "<frozen ", "<eval_with_key>")  # the last is what torch.fx wrote
+_WRITTEN_BY_FX = "<eval_with_key>"  # and so by torch.compile
+_NOT_THE_USERS = (_TORCHS, "<frozen ", _WRITTEN_BY_FX)
 
 _DECORATORS = os.path.join(_TORCHS, "utils", "_contextlib.py")
 
@@ -32,8 +33,6 @@ _WRAPPERS = set(
     "foreach/__init__.py overrides.py autograd/__init__.py autograd/grad_mode.py nn/functional.py "
     "nn/init.py utils/_contextlib.py".replace("/", os.sep).split()
 )
-# What torch.compile puts between the user's function and the calls of torch that are in it.
-_COMPILED = ("<eval_with_key>", os.path.join(_TORCHS, "_dynamo") + os.sep)
 
 Place = tuple[CodeType, int]  # the code, and the instruction in it that is running
 
@@ -111,13 +110,16 @@ def is_call_of_library(frame: FrameType | None) -> bool:
 
     What torch itself calls counts as well: modules, optimizers, distributions.
     """
+    is_compiled = False
     for caller in calls_around(frame):
         code = caller.f_code
         if code.co_filename == _DECORATORS:  # who wrote the function below @torch.no_grad()
             code = getattr(caller.f_locals.get("func"), "__code__", code)
         file = code.co_filename
-        is_between = file.removeprefix(_TORCHS) in _WRAPPERS or file.startswith(_COMPILED)
-        if not (is_between or is_ours(file)):
+        is_compiled = is_compiled or file.startswith(_WRITTEN_BY_FX)
+        # What torch.fx wrote has the calls of a function around it, and torch stands between them.
+        is_between = is_compiled and file.startswith((_WRITTEN_BY_FX, _TORCHS))
+        if not (is_between or is_ours(file) or file.removeprefix(_TORCHS) in _WRAPPERS):
             return is_installed(file) or not is_users(file)
     return False
 

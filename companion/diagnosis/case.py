@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,9 +16,8 @@ import torch
 from companion.diagnosis.custom_functions import runs_backward
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.inputs import Input
-from companion.diagnosis.unregistered import Kept, unregistered_in
 from companion.diagnosis.values import Values, is_one_number, values_of
-from companion.forward.aliases import written_past
+from companion.forward.aliases import aliases_taken, written_past
 from companion.forward.cuts import Cut, Operation, variant_of_harm
 from companion.forward.fingerprints import memory_of
 from companion.forward.gradients_used import reads_of_grads
@@ -224,11 +223,10 @@ class Case:
 
     def _not_followed(self, cuts: Iterable[Cut]) -> list[Cut]:
         """Those of some cuts before the output whose values nobody followed."""
-        if self.watch is None:
-            return []
-        reached = {cut.index for cut in self.cuts_reaching}
-        made = made_at(self.watch, self.output) if isinstance(self.output, Tensor) else None
+        is_known = self.watch and isinstance(self.output, Tensor)
+        made = made_at(self.watch, self.output) if is_known else None  # type: ignore[arg-type]
         before = [cut for cut in cuts if made is None or cut.index < made]
+        reached = {cut.index for cut in self.cuts_reaching}
         return [c for c in before if not (c.follows or c.by_library or c.index in reached)]
 
     @cached_property
@@ -280,8 +278,7 @@ class Case:
         taking = self.taking or ()
         # Indices beside values, as of topk(), are none of the watch's cuts unless they are used.
         indices = [taken.cut for taken in taking if taken.cut.code == "not-differentiable"]
-        not_followed = {*self.not_followed, *self._not_followed(indices)}
-        last = dict[Input, Cut]()
+        not_followed, last = {*self.not_followed, *self._not_followed(indices)}, dict[Input, Cut]()
         waiting = positions_as_bits(i in self.lost - self.behind_a_cut.keys() for i in self.inputs)
         for taken in reversed(taking) if not_followed and waiting else ():
             if taken.cut in not_followed:
@@ -307,12 +304,6 @@ class Case:
         return {parameter for parameter in parameters if is_tensor(parameter)}
 
     @cached_property
-    def unregistered(self) -> dict[Tensor, Kept]:
-        """The leaves that modules of the caller have where ``parameters()`` does not look."""
-        found = unregistered_in(self.modules) if self.leaves_not_given else {}
-        return {tensor: kept for tensor, kept in found.items() if tensor not in self.held}
-
-    @cached_property
     def new_leaves(self) -> dict[Input, tuple[GraphNode, NewLeaf]]:
         """The lost inputs from which values of a parameter in the graph were computed, with it."""
         lost = {given.tensor: given for given in self.lost if is_tensor(given.tensor)}
@@ -327,11 +318,18 @@ class Case:
     def written_aside(self) -> dict[Input, Operation]:
         """The inputs without a gradient whose values somebody wrote into memory that the output was
         computed from, by way of another tensor that shows it, with the operation that did."""
+        return self._of_lost(written_past)
+
+    @cached_property
+    def taken_as_alias(self) -> dict[Input, Operation]:
+        """The inputs without a gradient of which the output took an alias without a graph."""
+        return self._of_lost(aliases_taken)
+
+    def _of_lost(self, found_in: Callable[..., dict[Tensor, Operation]]) -> dict[Input, Operation]:
         lost = self.lost if self.graph else set(self.inputs_with_grad)
         tensors = {given.tensor: given for given in lost if is_tensor(given.tensor)}
-        if self.watch is None or not tensors or not isinstance(self.output, Tensor):
-            return {}
-        found = written_past(self.watch, list(tensors), self.output)
+        is_known = self.watch and tensors and isinstance(self.output, Tensor)
+        found = found_in(self.watch, list(tensors), self.output) if is_known else {}
         return {tensors[tensor]: operation for tensor, operation in found.items()}
 
     @cached_property
@@ -347,9 +345,9 @@ class Case:
     @cached_property
     def unseen(self) -> list[Input]:
         """The inputs that require grad and that nothing used in the block that made the output."""
-        if self.watch is None or not is_tensor(self.output):
+        if not (self.watch and is_tensor(self.output) and was_made_in(self.watch, self.output)):
             return []
-        if not was_made_in(self.watch, self.output) or any(not c.follows for c in self.watch.cuts):
+        if not all(cut.follows for cut in self.watch.cuts):
             return []
         given = [each for each in self.inputs_with_grad if is_tensor(each.tensor)]
         used = was_used_in(self.watch, [each.tensor for each in given])

@@ -52,7 +52,7 @@ from companion.diagnosis.values import is_readable
 from companion.diagnosis.zeros import about_constants, about_zeros
 from companion.findings import Finding, Severity, as_html, finding
 from companion.forward.fingerprints import memory_of
-from companion.forward.tracing import written_at
+from companion.forward.tracing import last_written_by, was_made_in
 from companion.forward.watching import Watch
 from companion.graph.nodes import GraphNode, shape_or_none
 from companion.graph.reading import Graph
@@ -170,7 +170,8 @@ def diagnose(
             of the module comes before the path.
 
     Returns:
-        The findings, errors first, then warnings, then infos.
+        The findings: errors, of which those that ``backward`` raises come before gradients that
+        stay None; then warnings, then infos.
 
     Raises:
         TypeError: an input is neither a tensor nor a module, ``watch`` is not a ``Watch``, or
@@ -209,6 +210,8 @@ def _look(
     names: Mapping[str, Tensor],
 ) -> Case:
     """Read the graph and what its Nodes saved, all that the questions ask about."""
+    if watch and isinstance(output, Tensor):
+        was_made_in(watch, output)  # a Variable of the last result becomes a cut as it is seen
     if not isinstance(output, Tensor) or not output.requires_grad or trouble_of(output):
         return Case(output, placed(inputs, names), watch, modules, names)
     graph = Graph.of(output, names=names)
@@ -389,9 +392,11 @@ def _changed(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
         return
     names = " and ".join(saved.broken)
     message = f"backward() will raise: {node.name} saved {names}, which was changed since"
-    written = [written_at(case.watch, tensor) for tensor in saved.changed] if case.watch else []
-    if source := next(filter(None, written), None):  # better than where it was saved
-        at |= {"where": f"{at['where']}; changed at {source}", "source": source}
+    written = [last_written_by(case.watch, t) for t in saved.changed] if case.watch else []
+    if writer := next((each for each in written if each and each.source), None):
+        is_there = writer.source == at["source"]  # as in a Sequential
+        how = f"by {writer.called} on the same line" if is_there else f"at {writer.source}"
+        at |= {"where": f"{at['where']}; changed {how}", "source": writer.source}
     memories = {memory_of(tensor) for tensor in saved.changed}
     variant = "leaf" if memories and memories <= case.memory_of_leaves else ""
     yield finding("modified-in-place", message, variant=variant, **at)

@@ -323,8 +323,8 @@ def _run_earlier(watch: Watch, graph: Graph, output: Tensor) -> set[int]:
     Where the output of a pass is gone, these are the Nodes made before it, if this output was not.
     """
     passes = passes_in(watch)
-    if passes and passes[-1][0] is output:
-        passes.pop()  # this one raised
+    own = [i for i, (other, _) in enumerate(passes) if other is output]
+    passes = passes[: own[-1]] if own else passes  # the one that raised may run others inside
     numbers = [number_of(node.grad_fn) for node in graph.nodes]
     gone = [number for other, number in passes if other is None and number <= numbers[0]]
     ran = {index for index, number in enumerate(numbers) if number < max(gone, default=0)}

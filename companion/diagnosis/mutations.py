@@ -19,12 +19,15 @@ def about_mutations(case: Case) -> Iterator[Finding]:
     """Those changes that a formula of this graph will compute with."""
     mutations = case.watch.mutations if case.watch else ()
     numbers = _saved_at(case) if mutations else {}
+    names = _names_of_inputs(case) if mutations else {}
     found = dict[tuple[Source | None, str], list[str]]()
     for mutation in mutations:
         saved_at = numbers.get(mutation.storage.cdata, [])
         if any(mutation.number is None or number < mutation.number for number in saved_at):
             key = mutation.source, _TENSOR.sub("tensors", mutation.message)
-            found.setdefault(key, []).append(mutation.message)
+            name = names.get(mutation.storage.cdata)
+            message = mutation.message.replace("a tensor", name, 1) if name else mutation.message
+            found.setdefault(key, []).append(message)
     for (source, of_all), messages in found.items():
         message = messages[0] if len(messages) == 1 else _of_many(of_all, len(messages))
         yield finding("changed-behind", message, source=source)
@@ -63,6 +66,13 @@ def _saved_at(case: Case) -> dict[int, list[int]]:
                 for part in filter(has_memory, parts_of(tensor)):  # FSDP brings the others back
                     numbers[address_of(part.untyped_storage())].append(number_of(node.grad_fn))
     return numbers
+
+
+def _names_of_inputs(case: Case) -> dict[int, str]:
+    """By storage, the name of the input in it."""
+    named = [(part, given.name) for given in case.inputs for part in parts_of(given.tensor)]
+    with_memory = [(t, name.partition(",")[0]) for t, name in named if has_memory(t)]
+    return {address_of(tensor.untyped_storage()): name for tensor, name in with_memory}
 
 
 def _is_unread(saved: Peek, name: str) -> bool:

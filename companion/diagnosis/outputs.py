@@ -11,7 +11,10 @@ from companion.diagnosis.case import Case
 from companion.diagnosis.folding import names_of_all
 from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import code_of_trouble, trouble_of
-from companion.diagnosis.unreached import written_aside_in_words
+from companion.diagnosis.unreached import (
+    taken_in_words,
+    written_aside_in_words,
+)
 from companion.findings import Finding, Severity, finding
 from companion.forward.cuts import variant_of_harm
 from companion.graph.nodes import shape_or_none
@@ -51,6 +54,8 @@ def _no_graph(case: Case, output: Tensor) -> Iterator[Finding]:
             because, source = case.why_left(left), left.source
         elif case.written_aside:
             because, source = ("copied", "alias"), next(iter(case.written_aside.values())).source
+        elif taken := next(iter(case.taken_as_alias.values()), None):
+            because, source = ("detached", "before"), taken.source
         elif case.grads_read:
             because, source = ("penalty-detached", "read"), variant_and_line(case)["source"]
         elif not variant:
@@ -79,6 +84,8 @@ def _why_no_graph(case: Case) -> str:
         return f"values left torch before it by way of {case.way_out(left)}"
     if case.written_aside:
         return written_aside_in_words(case)
+    if taken := case.taken_as_alias:
+        return taken_in_words(next(iter(taken.values())), names_of_all(list(taken)))
     if case.grads_read:
         return grads_read_in_words(case).replace("the output", "it", 1)
     if case.unseen:

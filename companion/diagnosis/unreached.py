@@ -5,15 +5,16 @@ Of an input that a cut keeps from its gradient ``cuts`` tells, with the cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion.diagnosis.case import Case
 from companion.diagnosis.folding import Said, names_of_all, said
 from companion.diagnosis.grads_read import grads_read_in_words, variant_and_line
 from companion.diagnosis.inputs import Input, trouble_of
+from companion.diagnosis.unregistered import Kept, unregistered_in
 from companion.findings import Finding, Severity, finding
 from companion.forward.cuts import Operation
 from companion.forward.fingerprints import memory_of
@@ -53,11 +54,12 @@ def about_leaves_not_given(case: Case) -> Iterator[Finding]:
     asked = [given.tensor for given in case.inputs]
     if not asked or not all(isinstance(tensor, nn.Parameter) for tensor in asked):
         return
+    known = unregistered_in(case.modules, case.held) if case.leaves_not_given else {}
     for variant, reason, severity in _NOT_GIVEN:
-        leaves = [node for node in case.leaves_not_given if _who_has(case, node) == variant]
+        leaves = [node for node in case.leaves_not_given if _who_has(case, known, node) == variant]
         if leaves and not (case.unreached and severity == "info"):
             are, them = ("is", "it") if len(leaves) == 1 else ("are", "them")
-            kept = [case.unregistered.get(node.grad_fn.variable) for node in leaves]
+            kept = [known.get(node.grad_fn.variable) for node in leaves]
             names = [k.way if k else _in_words(n) for k, n in zip(kept, leaves, strict=True)]
             is_parameter = all(isinstance(node.grad_fn.variable, nn.Parameter) for node in leaves)
             number = counted(len(leaves), *(("parameter",) if is_parameter else _LEAF))
@@ -78,11 +80,11 @@ _NOT_GIVEN: list[tuple[str, str, Severity]] = [
 ]
 
 
-def _who_has(case: Case, node: GraphNode) -> str:
+def _who_has(case: Case, unregistered: Mapping[Tensor, Kept], node: GraphNode) -> str:
     """Which variant is to be said of a leaf that is not given; "" if it is no parameter."""
     leaf = node.grad_fn.variable
-    if is_tensor(leaf) and leaf in case.unregistered:
-        return "result" if case.unregistered[leaf].is_result else "unregistered"
+    if is_tensor(leaf) and leaf in unregistered:
+        return "result" if unregistered[leaf].is_result else "unregistered"
     if not isinstance(leaf, nn.Parameter):
         return ""
     is_new = case.watch is not None and was_begun_in(case.watch, leaf)
@@ -239,6 +241,24 @@ def _written_aside_by(operation: Operation, output: str) -> str:
     )
 
 
+def _taken_as_an_alias(case: Case, given: Input) -> Said | None:
+    """Whether an alias of it that requires no grad, as its ``.data``, went into the output."""
+    if given not in case.taken_as_alias:
+        return None
+    operation = case.taken_as_alias[given]
+    text = f"{_ABSENT}: {_STAYS_NONE}; {taken_in_words(operation, '{them}')}"
+    options = {"severity": "error", "variant": "before", "source": operation.source}
+    return said(given, "detached", text, **options)
+
+
+def taken_in_words(operation: Operation, whose: str) -> str:
+    """How values of inputs came into the output without a graph, from before the block."""
+    return (
+        f"{operation.called} took the values of {whose} without a graph, as detach(), .data and "
+        "state_dict() give them, from before the watched block"
+    )
+
+
 def _in_a_grad(case: Case, given: Input) -> Said | None:
     """Whether a pass came to it that filled a ``.grad`` from which the output was computed."""
     if given.grad is None or not case.grads_read:
@@ -307,6 +327,7 @@ def _unused(case: Case, given: Input) -> Said:
 
 _REASONS: tuple[Callable[[Case, Input], Said | None], ...] = (
     _without_values,
+    _taken_as_an_alias,  # before _used_early: both are of one memory
     _used_early,
     _by_a_bare_view,
     _in_a_backward,

@@ -7,7 +7,7 @@ tensor may also be the result of what nobody has any more, as of ``nn.Parameter(
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +29,14 @@ class Kept(NamedTuple):
     is_result: bool  # it has not the leaf itself, but what was computed from it
 
 
-def unregistered_in(modules: Mapping[str, nn.Module]) -> dict[torch.Tensor, Kept]:
+def unregistered_in(
+    modules: Mapping[str, nn.Module], held: Container[torch.Tensor]
+) -> dict[torch.Tensor, Kept]:
     """The leaves that require grad and that modules have in attributes of the user.
 
     Args:
         modules: the modules, by their names.
+        held: their parameters.
 
     Returns:
         By tensor the first way to it.
@@ -44,7 +47,7 @@ def unregistered_in(modules: Mapping[str, nn.Module]) -> dict[torch.Tensor, Kept
             for way, value in _attributes(part, path):
                 for end, tensor in _tensors_in(value):
                     leaf = _leaf_of(tensor)
-                    if leaf is not None:
+                    if leaf is not None and leaf not in held:
                         found.setdefault(leaf, Kept(way + end, leaf is not tensor))
     return found
 

@@ -12,12 +12,29 @@ from collections.abc import Sequence
 import torch
 
 from companion.forward.cuts import Operation
+from companion.forward.fingerprints import memory_of
 from companion.forward.notes import Note, Origin
 from companion.forward.torch_functions import VALUELESS
-from companion.forward.tracing import positions_in
+from companion.forward.tracing import leaves_seen, positions_in, taken_as_constants
 from companion.forward.watching import Watch
 
 Tensor = torch.Tensor
+
+
+def aliases_taken(
+    watch: Watch, tensors: Sequence[Tensor], output: Tensor
+) -> dict[Tensor, Operation]:
+    """By tensor the first operation on the way to an output that took an alias of it.
+
+    That is a leaf in its memory which requires no grad and was made before the block.
+
+    Of tensors that have no such alias, or one that is gone by now, nothing is told.
+    """
+    in_memory = {memory: tensor for tensor in tensors if (memory := memory_of(tensor)) is not None}
+    constants = [leaf for leaf in leaves_seen(watch) if not leaf.requires_grad]
+    aliases = {leaf: in_memory[at] for leaf in constants if (at := memory_of(leaf)) in in_memory}
+    taken = taken_as_constants(watch, list(aliases), output) if aliases else {}
+    return {aliases[alias]: operation for alias, operation in taken.items()}
 
 
 def written_past(

@@ -142,7 +142,11 @@ def variant_of_harm(cut: Cut) -> str:
 
 def _code(note: Note, dtype: torch.dtype | None) -> str:
     """The code of a cut that is a call of its own."""
-    if note.name.partition(".")[0] in {"data", *DETACHING}:  # torch.ops.aten.detach.default as well
+    if note.name.partition(".")[0] in {
+        "data",
+        "Variable",
+        *DETACHING,
+    }:  # torch.ops.aten.detach.default as well
         return "detached"
     if note.name in _COPYING:
         return "copied"
@@ -159,6 +163,7 @@ _SOMEWHERE = "an unknown place"
 _COPYING = set("tensor new_tensor as_tensor asarray".split())
 _SPELLINGS = {
     "Parameter": "nn.Parameter()",
+    "Variable": "Variable(), or a copy in the same memory,",
     "__array__": "the conversion to NumPy",
     "__index__": "the use as an index",
     "__contains__": "in",

@@ -162,3 +162,12 @@ class Note(NamedTuple):
     @property
     def source(self) -> Source | None:
         return None if self.call_site is None else source_at(*self.call_site, self.library_place)
+
+
+def code_of_mode(call: TorchCall) -> str:
+    """The code of the cut that is due to how gradients were asked for or switched off."""
+    if call.name == "grad":  # even where gradients are off, create_graph decides
+        return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
+    if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
+        return "inference-mode"
+    return "" if torch.is_grad_enabled() else "no-grad"

@@ -34,6 +34,7 @@ from companion.forward.notes import (
     TorchCall,
     TrackedTensors,
     Value,
+    code_of_mode,
     shape_of,
 )
 from companion.forward.places import FUNCTIONS, Places
@@ -224,11 +225,11 @@ class Recorder(TorchFunctionMode):
         value = Value(shape, tensor.dtype, requires_grad, None, self.outside)
         if (owner := self.owner_of_memory(tensor)) is not None:
             made_by, output_nr = owner.value.origin
-            is_leaf = owner.value.requires_grad and type(tensor) is nn.Parameter
-            if is_leaf and (is_made_here or made_by is not None):
+            name = owner.value.requires_grad and self.name_of_maker(tensor, made_by)
+            if name and (is_made_here or made_by is not None):
                 made_by, output_nr = len(self.notes), 0
-                self.note_parameter(owner.value, value, is_made_here)
-            if not is_leaf or made_by is not None:  # else two leaves from before share memory
+                self.note_new_leaf(name, owner.value, value, is_made_here)
+            if not name or made_by is not None:  # else two leaves from before share memory
                 value = value._replace(made_by=made_by, output_nr=output_nr)
         key, version = ref(tensor), version_of(tensor)
         state = self.tensors.follow(key, tensor, value, version, len(self.notes))
@@ -249,8 +250,16 @@ class Recorder(TorchFunctionMode):
         """Note whose memory a tensor has; give it, if no tensor had it that is known."""
         return self.tensors.add_memory(unwrapped(tensor) if self.in_transform else tensor, state)
 
-    def note_parameter(self, origin: Value, value: Value, is_made_here: bool) -> None:
-        """Note that a Parameter was made of a tensor that requires grad."""
+    def name_of_maker(self, tensor: Tensor, made_by: int | None) -> str:
+        """What made an unknown tensor in the memory of one that requires grad; "" for a view."""
+        if type(tensor) is nn.Parameter:
+            return "Parameter"
+        has_grad_mode = self.closed or torch.is_grad_enabled()  # off in a Function's forward
+        is_apart = made_by is not None and has_grad_mode and not self.in_transform
+        return "Variable" if is_apart and tensor.is_leaf else ""
+
+    def note_new_leaf(self, name: str, origin: Value, value: Value, is_made_here: bool) -> None:
+        """Note that a Parameter or Variable was made of a tensor that requires grad."""
         site, library_place = None, None
         if origin.made_by is not None:
             made_by = self.notes[origin.made_by]
@@ -258,7 +267,7 @@ class Recorder(TorchFunctionMode):
         if (is_made_here or site is None) and self.places:  # else where the tensor came from
             site, library_place, _ = self.places.of(sys._getframe(1))
         numbers = next_number(), next_number()
-        note = Note("Parameter", site, [origin], [value], numbers, True, value.requires_grad)
+        note = Note(name, site, [origin], [value], numbers, True, value.requires_grad)
         self.notes.append(note._replace(library_place=library_place))
 
     def catch_up(self, tensor: Tensor, state: TensorState) -> None:
@@ -307,7 +316,7 @@ class Recorder(TorchFunctionMode):
         may_be = has_graph and (bool(written) or made[0].is_leaf)
         severed = may_be and self.is_severed(call, outputs, written)
         is_bare = may_be and not written and any(map(is_bare_view, made))
-        mode_code = "" if has_graph and not is_bare else _mode_code(call)
+        mode_code = "" if has_graph and not is_bare else code_of_mode(call)
         addresses = self.addresses(call, written) if written or name in ALIASING else ()
         places = self.places.of(sys._getframe(2)) if self.places else (None, None, "")
         site, library_place, runs_inside = places
@@ -443,15 +452,6 @@ def _worst_shown(view: Tensor, call: TorchCall) -> int | None:
     if not call.live and all([s.worst is None and s.value.made_by is None for s in states]):
         return None
     return worst_of(view)
-
-
-def _mode_code(call: TorchCall) -> str:
-    """The code of the cut that is due to how gradients were asked for or switched off."""
-    if call.name == "grad":  # even where gradients are off, create_graph decides
-        return "constant-gradient" if call.kwargs.get("create_graph") else "penalty-detached"
-    if torch.is_inference_mode_enabled():  # which enable_grad() does not undo
-        return "inference-mode"
-    return "" if torch.is_grad_enabled() else "no-grad"
 
 
 _new: Any = tuple.__new__  # makes a NamedTuple in half the time

@@ -350,8 +350,8 @@ def taken_for_gradients(watch: Watch, tensors: Sequence[Tensor], output: Tensor)
     return {tensor for tensor in tensors if watch._value_of(tensor).origin in taken}
 
 
-def written_at(watch: Watch, tensor: Tensor) -> Source | None:
-    """Where in the block torch last wrote into the memory of a tensor; None if it did not.
+def last_written_by(watch: Watch, tensor: Tensor) -> Operation | None:
+    """The operation of the block that last wrote into the memory of a tensor; None if none did.
 
     Raises:
         TypeError: ``tensor`` is not a tensor.
@@ -362,8 +362,10 @@ def written_at(watch: Watch, tensor: Tensor) -> Source | None:
         address = memory_of(tensor)
     if address is None:
         return None
-    writers = (n for n in reversed(watch._recorder.notes) if n.in_place and address in n.addresses)
-    return next((writer.source for writer in writers), None)
+    notes = watch._recorder.notes
+    writers = (i for i, n in enumerate(notes) if n.in_place and address in n.addresses)
+    last = max(writers, default=None)
+    return None if last is None else watch._operation_at(last)
 
 
 def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import Variable
 
 from companion import diagnose, watch
 from tests.cases import each
@@ -138,6 +139,52 @@ def test_a_sum_of_a_thousand_terms_is_looked_through():
             loss = loss + w.sum() + w.sum().detach()
     (found,) = diagnose(loss, w, watch=watched)
     assert "(1000 times)" in found.message and "changes no gradient" in found.message
+
+
+# ---- a tensor of its own in the memory of a result, made by a call that no mode sees
+
+
+APART = {
+    "Variable": Variable,
+    "Variable that requires grad": lambda h: Variable(h, requires_grad=True),
+    "subclass": lambda h: torch.Tensor._make_subclass(torch.Tensor, h),
+}
+
+
+@each("make", APART)
+def test_a_result_that_was_made_a_tensor_of_its_own_is_a_cut(make):
+    layer, x, _ = classifier()
+    head = nn.Linear(3, 1)
+    with watch() as watched:
+        h = APART[make](layer(x))
+        loss = head(h).sum()
+    (found,) = [f for f in diagnose(loss, layer, head, watch=watched) if f.severity == "error"]
+    assert found.code == "detached" and found.source.text == "layer(x)"
+    assert found.message.startswith("Variable(), or a copy in the same memory, gives the value")
+    loss.backward()
+    assert layer.weight.grad is None
+
+
+def test_a_loss_that_was_made_a_variable_is_told_with_the_line_of_what_it_was():
+    layer, x, _ = classifier()
+    with watch() as watched:
+        mean = layer(x).square().mean()
+        loss = Variable(mean, requires_grad=True)
+    first = diagnose(loss, layer, watch=watched)[0]
+    assert (first.severity, first.code) == ("error", "detached")
+    assert first.source.text == "layer(x).square().mean()"
+    del watched, mean
+    assert "Variable()" in diagnose(loss, layer)[0].cure
+
+
+def test_a_variable_of_data_or_without_gradients_is_no_cut():
+    layer, x, _ = classifier()
+    with watch() as watched:
+        with torch.no_grad():
+            mean = Variable(layer(x).mean())
+        loss = layer(Variable(x)).square().mean() + float(mean)
+    assert all(cut.code != "detached" for cut in watched.cuts)
+    assert diagnose(loss, layer, watch=watched).ok
 
 
 # ---- the cause before what came of it

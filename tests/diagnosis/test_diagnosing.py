@@ -1157,6 +1157,17 @@ def test_with_a_watch_a_lost_graph_is_told_at_its_cut():
     assert diagnosis[0].source.text == "(x * x).sum().item()"
 
 
+@each("layer", [nn.ReLU(inplace=True), nn.LeakyReLU(inplace=True), nn.Dropout(inplace=True)])
+def test_what_changed_a_saved_tensor_on_the_same_line_is_told_by_name(layer):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), layer)
+    with watch() as watched:
+        loss = net(torch.ones(2)).sum()
+    found = diagnose(loss, net, watch=watched)[0]
+    name = type(layer).__name__.lower().replace("leakyrelu", "leaky_relu")
+    assert found.where.endswith(f"at {found.source}; changed by {name}() on the same line")
+    assert not really(loss, *net.parameters())
+
+
 def test_with_a_watch_a_change_of_a_saved_tensor_is_told_at_the_line_that_made_it():
     x = leaf(1, 2)
     with watch() as watched:

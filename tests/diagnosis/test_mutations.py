@@ -331,3 +331,16 @@ def test_a_checkpoint_that_changes_what_it_was_given_raises_which_is_told():
     assert "y.add_(1.0)" in found.source.text and "y = y + 1" in found.cure
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("write", [lambda p: p.data.clamp_(-0.1, 0.1), lambda p: p.data.mul_(0.5)])
+def test_weights_that_were_changed_before_backward_are_told_by_name(write):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    with watch() as watched:
+        loss = net(X).square().mean()
+        for parameter in net.parameters():
+            write(parameter)
+    (found,) = [f for f in diagnose(loss, net, watch=watched) if f.code == "changed-behind"]
+    assert " wrote into 2.weight of shape (1, 4) and dtype float32" in found.message
+    assert found.cure.startswith("change them after backward()")
+    assert "a tensor of shape (1, 4)" in told(loss, watched)[0]  # not given, so without a name

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from companion import diagnose, watch
@@ -476,6 +477,50 @@ def test_equal_values_are_evidence_unless_all_are_one_number():
         "unused-input",
         "the parameters weight and bias",
     )
+
+
+# ---- aliases without a graph from before the block
+
+
+ALIASES = {
+    "detach": lambda net: {name: p.detach() for name, p in net.named_parameters()},
+    "data": lambda net: {name: p.data for name, p in net.named_parameters()},
+    "state_dict": lambda net: net.state_dict(),
+}
+USES = {
+    "call": lambda net, given, x: functional_call(net, given, x),
+    "vmap": lambda net, given, x: torch.vmap(lambda row: functional_call(net, given, row))(x),
+    "by hand": lambda net, given, x: F.linear(x, given["weight"], given["bias"]),
+}
+
+
+@each("make", ALIASES)
+@each("use", USES)
+def test_parameters_whose_values_were_taken_without_a_graph_before_the_block_are_told(make, use):
+    net, head, x = nn.Linear(2, 1), nn.Linear(1, 1), torch.rand(3, 2)
+    given = ALIASES[make](net)
+    with watch() as watched:
+        h = USES[use](net, given, x)
+        loss, alone = head(h).sum(), h.sum()
+    (found,) = diagnose(loss, net, head, watch=watched)
+    assert (found.severity, found.code) == ("error", "detached")
+    assert "took the values of them without a graph" in found.message
+    assert "net.weight and net.bias" in found.message and found.source.file == __file__
+    assert "dict(model.named_parameters())" in found.cure
+    (found,) = diagnose(alone, net, watch=watched)
+    assert found.code == "no-graph" and "took the values of the parameters" in found.message
+    assert "dict(model.named_parameters())" in found.cure
+    loss.backward()
+    assert net.weight.grad is None
+    assert not diagnose((net(x) + h).sum(), net, watch=watched)
+
+
+def test_what_required_no_grad_yet_is_told_as_such_and_not_as_an_alias():
+    w, head = torch.rand(2), nn.Linear(2, 1)
+    with watch() as watched:
+        loss = head(w * 2).sum()
+    w.requires_grad_()
+    assert diagnose(loss, w, watch=watched)[0].code == "late-requires-grad"
 
 
 # ---- values that left torch

@@ -3,7 +3,7 @@ import torch
 from torch.autograd import Function
 
 from companion import Watch, diagnose, draw, watch
-from companion.forward.tracing import cuts_into, first_reaching, source_of, written_at
+from companion.forward.tracing import cuts_into, first_reaching, last_written_by, source_of
 
 
 def leaf(*numbers: float) -> torch.Tensor:
@@ -100,10 +100,10 @@ def test_the_last_line_that_wrote_into_a_tensor_is_found():
         y.add_(1)
         y[0].mul_(x.detach()[0])
         x.exp()
-    assert written_at(watched, y).text == "y[0].mul_(x.detach()[0])"
-    assert written_at(watched, x) is None
+    assert last_written_by(watched, y).source.text == "y[0].mul_(x.detach()[0])"
+    assert last_written_by(watched, x) is None
     with pytest.raises(TypeError, match="tensor must be a tensor, got float"):
-        written_at(watched, 1.0)
+        last_written_by(watched, 1.0)
 
 
 def test_what_is_no_node_is_refused():
