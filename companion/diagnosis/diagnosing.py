@@ -36,6 +36,7 @@ from companion.diagnosis.inputs import (
     tensors_of,
     trouble_of,
 )
+from companion.diagnosis.losses import about_losses
 from companion.diagnosis.mutations import about_mutations
 from companion.diagnosis.nonfinite import about_nan, about_the_spoilt_loss
 from companion.diagnosis.outputs import about_a_leaf_output, about_the_output
@@ -444,6 +445,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_earlier_passes,
     about_mutations,
     _about_choices,
+    about_losses,
     _about_the_values,
     _about_grads_left,  # as in any loop: after what spoils a gradient
     _about_precision,

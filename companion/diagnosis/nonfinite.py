@@ -82,7 +82,7 @@ def about_nan(
         if risk.code != "nan-risk" or gives_them(case.nodes[index].name, risk)
     }
     found += _about_the_spoilt(case, of_values, giving, hidden)
-    if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
+    if case.graph and found[1:]:  # the deepest first, which gave those above theirs
         depth = {index: depth for depth, index in enumerate(case.graph.order)}
         found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
     return found, set(risks)

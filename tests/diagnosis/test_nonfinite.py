@@ -292,6 +292,15 @@ def test_of_several_causes_the_deepest_comes_first():
     assert causes(loss)[0].message.startswith("exp gave infinities")
 
 
+def test_a_square_root_comes_before_the_division_by_it_that_a_mask_hides():
+    """As the angle of a rotation by nothing."""
+    pose = torch.zeros(2, 3, requires_grad=True)
+    angle = pose.square().sum(-1, keepdim=True).sqrt()
+    axis = torch.where(angle > 0, pose / angle, pose)
+    found = [each.message for each in causes(axis.sum(), pose)]
+    assert [message.split(":")[0] for message in found] == ["sqrt at 0", "division by 0"]
+
+
 def test_what_a_norm_layer_computed_is_no_data():
     loss = F.layer_norm(torch.ones(1, 4, requires_grad=True), (4,), eps=0.0).nan_to_num().sum()
     (found,) = causes(loss)
