@@ -2177,6 +2177,12 @@ KINDS: dict[str, Kind] = {
                 "own, whose graph is not made yet",
                 "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
             ),
+            "hooks": (
+                "what was saved through hooks, as in torch.utils.checkpoint or save_on_cpu(), is "
+                "not looked at, since that would run the hooks, or the forward pass again",
+                "nothing, where the gradients are finite; else diagnose once without the "
+                "checkpoint or the hooks, or look at record_backward(loss).first_nonfinite",
+            ),
             "operator": (
                 "this operator has no autograd formula, only a kernel for its values; torch "
                 "warns, and gives no gradient",

@@ -143,6 +143,7 @@ def diagnose(
       or that of a function of its module that it names, names ``saved_tensors``;
     - what a formula does that gives no gradient, or raises, for how it was called: ``norm(p=0)``,
       the sign of ``slogdet``, modes of ``qr``, sparse tensors, an operator without a formula;
+    - what a formula divides by that was saved through hooks, as in a checkpoint;
     - what ``torch.compile`` compiled, what is written in C++, what is inside a transform;
     - what a backward pass inside the backward of a custom Function reaches. That of
       ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
