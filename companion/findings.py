@@ -160,6 +160,7 @@ def cut_message(code: str, called: str, dtype: str, variant: str = "") -> str:
 # What a message calls NaN or infinite. A pattern is JavaScript's too, which has no (?i).
 _NAN = r"\b(?:[Nn][Aa][Nn]|[Ii]nf(?:init[ey]|inities)?|[Nn]on-?finite|not finite)\b"
 _NODES, _LEAVES, _ORDER = "01-nodes.md", "03-leaves.md", "06-order.md"
+_CHAIN = "04-chain-rule.md"
 _VECTORS, _RUNS = "07-vectors.md", "08-define-by-run.md"
 _CUT, _LOST, _SAVED = "09-cutting.md", "10-lost-gradients.md", "11-saved-tensors.md"
 _HOOKS, _FUNCTIONS = "13-hooks.md", "14-functions.md"
@@ -2210,6 +2211,12 @@ KINDS: dict[str, Kind] = {
                 "detach() in place of detach_(), which gives another tensor and leaves this one in "
                 "the graph",
             ),
+            "hooks": (
+                "what was saved through hooks, as in torch.utils.checkpoint or save_on_cpu(), is "
+                "not looked at, since that would run the hooks, or the forward pass again",
+                "nothing, where the gradients are finite; else diagnose once without the "
+                "checkpoint or the hooks, or look at record_backward(loss).first_nonfinite",
+            ),
             "operator": (
                 "this operator has no autograd formula, only a kernel for its values; torch "
                 "warns, and gives no gradient",
@@ -3031,6 +3038,24 @@ KINDS: dict[str, Kind] = {
         "PyTorch has no derivative formula for this operation, and gives its result no Node",
         "use operations that have one, or write a torch.autograd.Function",
         cut="{called} has no formula for its derivative, so its result has no graph",
+    ),
+    "broadcast": Kind(
+        "warning",
+        _VECTORS,
+        "of shapes such as (4, 1) and (4,) each element meets each, and the loss is over all "
+        "pairs: its gradient pulls each output to the mean of the targets",
+        "nothing, where all pairs are meant; else give both one shape before: "
+        "output.squeeze(1), or target.unsqueeze(1)",
+    ),
+    "probabilities": Kind(
+        "warning",
+        _CHAIN,
+        "the loss takes softmax or the logarithm itself: of numbers between 0 and 1 no softmax "
+        "comes near 0 or 1, so the loss stays large and its gradient small, and a probability "
+        "taken for its logarithm makes the loss negative",
+        "give the loss what came before the softmax or sigmoid: F.cross_entropy(logits, target), "
+        "F.binary_cross_entropy_with_logits(logits, target); give nll_loss "
+        "F.log_softmax(logits, -1)",
     ),
     "control-flow": Kind(
         "info",

@@ -88,7 +88,8 @@ class Case:
 
     def of(self, operations: Set[str]) -> list[tuple[GraphNode, Peek]]:
         """The Nodes of some operations, each with what it saved, in their order."""
-        found = operations & self.by_operation.keys()
+        if not (found := operations & self.by_operation.keys()):
+            return []
         nodes = [node for operation in found for node in self.by_operation[operation]]
         nodes.sort(key=lambda node: node.index)
         return [(node, self.peeks[node.index]) for node in nodes]

@@ -36,6 +36,7 @@ from companion.diagnosis.inputs import (
     tensors_of,
     trouble_of,
 )
+from companion.diagnosis.losses import about_losses
 from companion.diagnosis.mutations import about_mutations, about_recomputing
 from companion.diagnosis.nonfinite import about_nan, about_the_spoilt_loss
 from companion.diagnosis.outputs import about_a_leaf_output, about_the_output
@@ -142,6 +143,7 @@ def diagnose(
       or that of a function of its module that it names, names ``saved_tensors``;
     - what a formula does that gives no gradient, or raises, for how it was called: ``norm(p=0)``,
       the sign of ``slogdet``, modes of ``qr``, sparse tensors, an operator without a formula;
+    - what a formula divides by that was saved through hooks, as in a checkpoint;
     - what ``torch.compile`` compiled, what is written in C++, what is inside a transform;
     - what a backward pass inside the backward of a custom Function reaches. That of
       ``torch.utils.checkpoint`` with ``use_reentrant=True`` gives gradients to parameters that no
@@ -464,6 +466,7 @@ _QUESTIONS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     about_mutations,
     about_recomputing,
     _about_choices,
+    about_losses,
     _about_the_values,
     _about_grads_left,  # as in any loop: after what spoils a gradient
     _about_precision,

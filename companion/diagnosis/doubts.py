@@ -14,6 +14,7 @@ import torch
 from companion.diagnosis.case import Case
 from companion.diagnosis.derivatives_yaml import operation_of
 from companion.diagnosis.paths import EdgeKey, first_on_the_way, reached_without, shortly_listed
+from companion.diagnosis.risks import DIVIDING
 from companion.findings import Finding, finding
 from companion.graph.nodes import GraphNode
 from companion.graph.saved import Peek
@@ -42,6 +43,12 @@ def about_doubts(case: Case) -> Iterator[Finding]:
             known.add(doubt)
             message = f"{node.name} {doubt.reason}"
             yield finding("cannot-know", message, variant=doubt.variant, **case.at(node.index))
+    if first := next(
+        (node for node, saved in case.of(DIVIDING) if _is_hidden(case, node, saved)), None
+    ):
+        message = f"{first.name} saved through hooks what its formula divides by: whether that is 0"
+        message += " is not known"
+        yield finding("cannot-know", message, variant="hooks", **case.at(first.index))
     if first := next(iter(_sparse_and_untried(case)), None):
         message = f"{first.name} takes or gives a sparse tensor, and its backward may not"
         yield finding("cannot-know", message, variant="sparse", **case.at(first.index))
@@ -59,6 +66,12 @@ def _doubt_of(node: GraphNode, saved: Peek) -> Doubt | None:
     if node.is_custom and is_of_torch(node.grad_fn):
         return _OF_TORCHS_FUNCTIONS.get(node.name)
     return None
+
+
+def _is_hidden(case: Case, node: GraphNode, saved: Peek) -> bool:
+    """Whether hooks hide what a formula divides by; of ``x / 2`` that is a number."""
+    is_by_number = operation_of(node.name) == "Div" and not any(case.slots(node.index)[1:])
+    return saved.hooked and not is_by_number
 
 
 # ---- gradients that are not there

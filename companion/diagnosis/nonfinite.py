@@ -82,7 +82,7 @@ def about_nan(
         if risk.code != "nan-risk" or gives_them(case.nodes[index].name, risk)
     }
     found += _about_the_spoilt(case, of_values, giving, hidden)
-    if not hidden and case.graph and found[1:]:  # the deepest first, which gave those above theirs
+    if case.graph and found[1:]:  # the deepest first, which gave those above theirs
         depth = {index: depth for depth, index in enumerate(case.graph.order)}
         found.sort(key=lambda each: -depth.get(each.node, 0) if each.node is not None else 0)
     return found, set(risks)
@@ -158,6 +158,8 @@ def _about_the_spoilt(
         if index in above:
             continue
         node, message, variant = case.nodes[index], risk.message, risk.variant
+        if variant == "data" and (names := _names_of_data(case, index)):
+            message = message.replace(",", f" ({listed(names, 'tensors')}),", 1)
         if hidden and variant in ("", "data", "large"):
             variant = "masked"
         if hidden:
@@ -168,6 +170,13 @@ def _about_the_spoilt(
             )
         code = "nan-risk" if hidden else "non-finite"
         yield finding(code, message, variant=variant, **case.at(index))
+
+
+def _names_of_data(case: Case, index: int) -> list[str]:
+    """What the tensors with infinities or NaN are called that a Node saved, if they have names."""
+    saved = [tensor for _, tensor in case.peeks[index].tensors if is_plain(tensor)]
+    bad = [tensor for tensor in saved if not is_finite(tensor)]
+    return [name for name, tensor in case.names.items() if any(tensor is each for each in bad)]
 
 
 def _above(case: Case, nodes: Collection[int]) -> set[int]:

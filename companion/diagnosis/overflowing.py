@@ -94,7 +94,8 @@ def _prod(saved: Mapping[str, Any], value: Tensor) -> Tensor:
 
 
 def _norm(saved: Mapping[str, Any], value: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(value, saved["ord"], saved["dim"])
+    norm: Tensor = torch.linalg.vector_norm(value, saved["ord"], saved["dim"])
+    return norm
 
 
 def _mse_loss(saved: Mapping[str, Any], value: Tensor, target: Tensor) -> Tensor:

@@ -343,6 +343,11 @@ _POINTS = {
     "WeightNormInterface": Point("weight_norm of a row of zeros", "zero-rows"),
     "Xlogy": Point("xlogy at (x, 0)"),
 }
+DIVIDING = {"Std", "StdMean"} | {
+    operation
+    for operation, point in _POINTS.items()
+    if point.variant not in {"all-masked", "large", "too-long"}
+}
 # The operations that take a mean, and how they save that it is one.
 MEANS = set(
     "BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss Mean MseLoss NllLoss NllLoss2D "

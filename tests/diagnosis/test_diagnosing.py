@@ -456,7 +456,9 @@ def test_an_infinite_output_and_an_infinite_factor_are_warnings():
     c = torch.tensor([torch.inf, 1.0])
     (found,) = diagnose((x * c).tanh().sum(), x)
     assert (found.code, found.severity) == ("nan-risk", "warning")
-    assert found.message.startswith("MulBackward0 saved other, which has infinite or NaN values,")
+    assert found.message.startswith(
+        "MulBackward0 saved other (c), which has infinite or NaN values,"
+    )
 
 
 def test_infinities_that_mask_are_not_flagged():

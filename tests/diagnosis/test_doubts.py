@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from companion import diagnose
+from companion import diagnose, record_backward
 from tests.cases import each
 
 LIBRARY = torch.library.Library("companion_doubts", "DEF")
@@ -174,3 +174,23 @@ def test_functions_of_torch_are_not_told_as_functions_of_the_users():
 
 def _square(x: torch.Tensor) -> torch.Tensor:
     return x * x
+
+
+@pytest.mark.parametrize(
+    "f", [torch.sqrt, lambda x: 1 / x, lambda x: x / x.sum(), torch.log, lambda x: x.std()]
+)
+def test_what_is_divided_by_under_hooks_is_not_known_and_recording_the_pass_finds_it(f):
+    x = torch.zeros(3, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        loss = f(x * 1).nan_to_num().sum()
+    (found,) = doubts(loss, x)
+    assert found.severity == "info" and "saved through hooks" in found.message
+    assert not doubts(f(x * 1).nan_to_num().sum(), x)
+    if f is torch.sqrt:
+        assert record_backward(loss).first_nonfinite.node == found.node
+
+
+def test_a_division_by_a_number_and_a_checkpoint_of_sums_and_products_leave_no_doubt():
+    x = torch.randn(3, requires_grad=True)
+    for f in (lambda x: x / 2, lambda x: (x * x).softmax(0).tanh(), lambda x: x.pow(2).exp()):
+        assert not doubts(checkpoint(f, x, use_reentrant=False).sum(), x)

@@ -223,6 +223,16 @@ def test_with_a_watch_data_that_came_with_nan_are_named_before_what_was_computed
     assert not [each for each in others if "the output itself" in each.message]
 
 
+@pytest.mark.parametrize("lost", [inf, nan])
+def test_data_that_a_node_saved_go_by_the_name_of_the_variable(lost):
+    layer, batch, weights = nn.Linear(2, 1), torch.ones(2, 2), torch.tensor([[1.0], [lost]])
+    found = diagnose((layer(batch) * weights).sum(), layer)[0]
+    assert found.message.startswith("MulBackward0 saved other (weights), which has")
+    batch[0, 1] = lost
+    found = diagnose(layer(batch).sum(), layer)[0]
+    assert found.message.startswith("AddmmBackward0 saved mat1 (batch), which has")
+
+
 def test_a_weight_that_came_with_nan_is_said_once_and_not_called_data():
     model = nn.Linear(2, 1)
     with torch.no_grad():
@@ -290,6 +300,15 @@ def test_of_several_causes_the_deepest_comes_first():
     e = leaf(1000, 1).exp()  # infinite, so that the other share is 0
     loss = -(e / e.sum()).log()[1]
     assert causes(loss)[0].message.startswith("exp gave infinities")
+
+
+def test_a_square_root_comes_before_the_division_by_it_that_a_mask_hides():
+    """As the angle of a rotation by nothing."""
+    pose = torch.zeros(2, 3, requires_grad=True)
+    angle = pose.square().sum(-1, keepdim=True).sqrt()
+    axis = torch.where(angle > 0, pose / angle, pose)
+    found = [each.message for each in causes(axis.sum(), pose)]
+    assert [message.split(":")[0] for message in found] == ["sqrt at 0", "division by 0"]
 
 
 def test_what_a_norm_layer_computed_is_no_data():
