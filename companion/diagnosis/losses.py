@@ -45,6 +45,9 @@ def _source_of(case: Case, node: GraphNode) -> tuple[GraphNode | None, bool]:
 
 
 def _of_two_shapes(case: Case, node: GraphNode, saved: Peek) -> Iterator[Finding]:
+    edge = case.slots(node.index)[0]
+    if edge is None or operation_of(case.nodes[edge.target].name) != "Expand":
+        return
     output, target = saved.values.get("self"), saved.values.get("target")
     if not (is_plain(output) and is_plain(target) and output.shape == target.shape):
         return

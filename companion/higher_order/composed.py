@@ -185,6 +185,12 @@ def layer_norm(
     return _affine(_normalized(x, tuple(range(-len(normalized_shape), 0)), eps), weight, bias)
 
 
+def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    dims = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return _affine(x * torch.rsqrt((x * x).mean(dims, keepdim=True) + eps), weight, None)
+
+
 def group_norm(
     x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
@@ -356,6 +362,28 @@ def softplus(x: Any, beta: float = 1, threshold: float = 20) -> Any:
 
 def elu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0, x)))
+
+
+def selu(x: Any, inplace: bool = False) -> Any:
+    return _SELU_SCALE * elu(x, _SELU_ALPHA)
+
+
+def celu(x: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0, x) / alpha))
+
+
+# So that what has mean 0 and variance 1 keeps them.
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def prelu(x: Any, weight: Any) -> Any:
+    slopes = weight.reshape(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
+    return torch.where(x > 0, x, slopes * x)
+
+
+def glu(x: Any, dim: int = -1) -> Any:
+    half, gate = x.chunk(2, dim)
+    return half * torch.sigmoid(gate)
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:

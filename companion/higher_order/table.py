@@ -109,6 +109,7 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "linalg_norm": composed.linalg_norm,
     "linalg_vector_norm": composed.vector_norm,
     "layer_norm": composed.layer_norm,
+    "rms_norm": composed.rms_norm,
     "group_norm": composed.group_norm,
     "instance_norm": composed.instance_norm,
     "batch_norm": composed.batch_norm,
@@ -122,6 +123,8 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "addcdiv": lambda a, p, q, value=1: a + value * p / q,
     "lerp": lambda a, b, weight: a + weight * (b - a),
     "dropout": composed.dropout,
+    "glu": composed.glu,
+    "prelu": composed.prelu,
 }
 
 # The same, of one argument and element by element.
@@ -130,6 +133,9 @@ POINTWISE: dict[str, Callable[..., Any]] = {
     "gelu": composed.gelu,
     "softplus": composed.softplus,
     "elu": composed.elu,
+    "selu": composed.selu,
+    "celu": composed.celu,
+    "hardswish": lambda x, inplace=False: x * F.relu6(x + 3) / 6,
     "mish": lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
     "softsign": lambda x: x / (1 + x.abs()),
     "tanhshrink": lambda x: x - torch.tanh(x),

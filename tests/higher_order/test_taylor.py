@@ -311,6 +311,10 @@ VECTORS = {
         F.max_pool2d(x[None], 2, stride=1) * torch.max_pool2d(x[None], (1, 2), 1)[:, :1]
     ),
     "max_pool3d": lambda x: F.max_pool3d(x.reshape(1, 2, 1, 3).repeat(1, 1, 2, 1), 2),
+    "prelu": lambda x: F.prelu(x, V[:1]) + F.prelu(x - 0.31, V) + F.prelu(Y, x[0]),
+    "rms_norm": lambda x: (
+        F.rms_norm(x, (3,)) + F.rms_norm(x, (2, 3), eps=0.1) + F.rms_norm(Y, (3,), x[0])
+    ),
     "bilinear": lambda x: (
         F.bilinear(x, x * x, W.repeat(3, 1, 2)[:, :, :3], V)
         + F.bilinear(Y, x, W.repeat(3, 1, 2)[:, :, :3])
@@ -361,6 +365,12 @@ def test_a_convolution_agrees_with_nested_forward_mode(convolve):
 def plain_layer_norm(x, dims, weight=1, bias=0, eps=1e-5):
     far = x - x.mean(dims, keepdim=True)
     return far / ((far * far).mean(dims, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def test_glu_agrees_with_nested_forward_mode_of_its_formula():
+    # torch's own glu has no second derivative in nested forward mode.
+    same(lambda x: F.glu(torch.cat([x, x * Y], 1)), X, lambda x: x * (x * Y).sigmoid())
+    same(lambda x: nn.GLU(0)(torch.cat([x * x, x])), X, lambda x: x * x * x.sigmoid())
 
 
 def test_layer_norm_agrees_with_nested_forward_mode_of_its_formula():
@@ -446,7 +456,9 @@ ELEMENTWISE = {
     **{name: getattr(torch, name, None) or getattr(F, name) for name in table.RECURRENCES},
     **{name: getattr(torch, name) for name in table.ALIASES if name.startswith("arc")},
     **{name: getattr(torch.special, name) for name in "expit erf exp2 log1p logit".split()},
-    **{name: getattr(F, name) for name in "silu softplus elu mish softsign tanhshrink".split()},
+    **{name: getattr(F, name) for name in "silu softplus elu selu celu mish softsign".split()},
+    **{name: getattr(F, name) for name in "tanhshrink hardswish".split()},
+    "elu left of 0": lambda x: F.elu(-x) + F.selu(-x) + F.celu(-x, 0.5),
     "logit": torch.logit,
     "gelu": F.gelu,
     "gelu by tanh": nn.GELU("tanh"),
@@ -1451,6 +1463,7 @@ def test_every_name_in_the_table_is_used_by_a_test_above(monkeypatch):
         *((f, X[0].to(torch.complex128)) for f in COMPLEX.values()),
         (F.hardsigmoid, X),
         (lambda x: F.layer_norm(x, (3,)) + F.group_norm(x, 3), X),
+        (lambda x: F.glu(x.t(), 1), X),
         (attention, X),
     ):
 
