@@ -26,8 +26,8 @@ from companion.diagnosis.risks import (
 )
 from companion.diagnosis.values import is_finite, is_plain, is_readable
 from companion.findings import Finding, finding
+from companion.forward.births import births_before, births_in, brought_before, hidden_by
 from companion.forward.cuts import Operation
-from companion.forward.tracing import births_before, births_in, brought_before, hidden_by
 from companion.forward.watching import Watch
 from companion.graph.nodes import shape_or_none
 from companion.naming import listed

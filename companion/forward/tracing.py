@@ -15,7 +15,6 @@ import torch
 
 from companion.forward.cuts import Cut, Operation, is_continuous
 from companion.forward.fingerprints import memory_of
-from companion.forward.finiteness import NAN
 from companion.forward.notes import Note, Origin, Value
 from companion.forward.places import DEEPCOPY
 from companion.forward.torch_functions import LEAVING, VALUELESS
@@ -52,7 +51,7 @@ def cuts_not_meant(watch: Watch, output: Tensor, nodes: Iterable[Node] = ()) -> 
     """
     notes, waiting = watch._recorder.notes, [watch._value_of(output)]
     for node in nodes:
-        waiting += [value for i in _notes_of(notes, node) for value in notes[i].inputs]
+        waiting += [value for i in notes_of(notes, node) for value in notes[i].inputs]
     watch._classify()
     ways = set[tuple[int, int]]()
     while waiting:
@@ -124,7 +123,7 @@ def cuts_into(watch: Watch, node: Node) -> tuple[tuple[int | None, Cut], ...]:
     """
     watch._classify()
     notes = watch._recorder.notes
-    own = _notes_of(notes, node)
+    own = notes_of(notes, node)
     # A call without a graph makes a Node only for what is kept: autocast's cast of a weight.
     with_graph = [
         i for i in own if notes[i].hidden or any(value.requires_grad for value in notes[i].outputs)
@@ -298,7 +297,7 @@ def source_of(watch: Watch, node: Node) -> Source | None:
     Raises:
         TypeError: ``node`` is not a Node.
     """
-    own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
+    own = [watch._recorder.notes[i] for i in notes_of(watch._recorder.notes, node)]
     return next((note.source for note in own if note.name), None)
 
 
@@ -311,7 +310,7 @@ def overwrites(watch: Watch, node: Node) -> bool:
     Raises:
         TypeError: ``node`` is not a Node.
     """
-    own = [watch._recorder.notes[i] for i in _notes_of(watch._recorder.notes, node)]
+    own = [watch._recorder.notes[i] for i in notes_of(watch._recorder.notes, node)]
     return any(
         note.name in _WRITING and all(is_continuous(value.dtype) for value in note.inputs)
         for note in own
@@ -368,81 +367,7 @@ def last_written_by(watch: Watch, tensor: Tensor) -> Operation | None:
     return None if last is None else watch._operation_at(last)
 
 
-def births_before(watch: Watch, output: Tensor) -> tuple[Operation, ...]:
-    """The operations that gave birth to the NaN or infinity of a tensor, in order.
-
-    That is the first one, and if it gave an infinity and the tensor has NaN, the one that made NaN
-    of it. Empty if it came from before the block.
-
-    Raises:
-        TypeError: ``output`` is not a tensor.
-    """
-    upstream, recorder = _upstream(watch, output), watch._recorder
-    return _first_and_first_nan(watch, [i for i in recorder.births if i in upstream])
-
-
-def brought_before(watch: Watch, output: Tensor) -> tuple[Operation, Tensor] | None:
-    """The first operation on the way to a tensor that took NaN or infinity of before the block.
-
-    It comes with the tensor that had it, if that is alive.
-
-    Raises:
-        TypeError: ``output`` is not a tensor.
-    """
-    states = watch._recorder.states.values()
-    outside = [state for state in states if state.worst and state.value.made_by is None]
-    brought = {state.value.origin: state.key() for state in outside}
-    for i in sorted(_upstream(watch, output)) if brought else ():
-        for value in watch._recorder.notes[i].inputs:
-            if (tensor := brought.get(value.origin)) is not None:
-                return watch._operation_at(i), tensor
-    return None
-
-
-def births_in(watch: Watch) -> tuple[Operation, ...]:
-    """The operation of the block that gave the first NaN or infinity, and that of the first NaN."""
-    return _first_and_first_nan(watch, watch._recorder.births)
-
-
-def _upstream(watch: Watch, output: Tensor) -> set[int]:
-    """The indices of the operations through which NaN and infinities came to a tensor."""
-    recorder = watch._recorder
-    upstream, waiting = set[int](), [watch._value_of(output)]
-    while waiting:
-        value = waiting.pop()
-        i = value.made_by if recorder.nonfinite.get(value.origin) else None
-        if i is not None and i not in upstream:
-            upstream.add(i)
-            waiting += recorder.notes[i].inputs
-    return upstream
-
-
-def _first_and_first_nan(watch: Watch, births: list[int]) -> tuple[Operation, ...]:
-    with_nan = {i for (i, _), worst in watch._recorder.nonfinite.items() if worst == NAN}
-    first_nan = [i for i in births if i in with_nan][:1]
-    return tuple(map(watch._operation_at, dict.fromkeys(births[:1] + first_nan)))
-
-
-def hidden_by(watch: Watch, node: Node) -> Operation | None:
-    """The operation after that of a Node whose result is finite, though what it took was not.
-
-    Raises:
-        TypeError: ``node`` is not a Node.
-    """
-    notes, nonfinite = watch._recorder.notes, watch._recorder.nonfinite
-    own = _notes_of(notes, node)
-    spoilt = {origin for origin in nonfinite if origin[0] in own}
-    for i in range(own.stop, len(notes)) if spoilt else ():
-        if any(value.origin in spoilt for value in notes[i].inputs):
-            numbered = enumerate(notes[i].outputs)
-            given = [(i, nr) for nr, value in numbered if value.dtype.is_floating_point]
-            if given and not any(origin in nonfinite for origin in given):
-                return watch._operation_at(i)
-            spoilt.update(origin for origin in given if origin in nonfinite)
-    return None
-
-
-def _notes_of(notes: list[Note], node: Node) -> range:
+def notes_of(notes: list[Note], node: Node) -> range:
     """Which notes are of the operation that made a Node: several for a custom Function."""
     if not hasattr(type(node), "next_functions"):  # a Node of C++ code is of no class of torch's
         raise TypeError(f"node must be a grad_fn, got {type(node).__name__}")
