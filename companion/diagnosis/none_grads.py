@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from torch import Tensor, nn
+
 from companion.diagnosis.tracebacks import users_frames
 from companion.findings import Finding, finding
-from companion.naming import is_tensor
+from companion.naming import is_tensor, variables_of
 from companion.source import Source
 
 _NAMED = re.compile(r"\b(\w+(?:\.\w+)*)\.(grad|grad_fn)\b")
@@ -38,6 +41,8 @@ def about_none(error: BaseException, frame: FrameType, source: Source) -> Findin
             message = f"{name}.grad is None, since {name} does not require grad"
             return finding("grad-is-none", message, source=source, variant="frozen")
         message = f"{name}.grad is None: no backward pass has come to {name}"
+        if (path := _path_of(tensor, users_frames(error))) not in ("", name):
+            message += f", which is {path}"
         return finding("grad-is-none", message, source=source)
     if re.search(r"[])]\.grad\b", source.text):  # of something that has no name
         return finding("grad-is-none", _LIKELY, source=source)
@@ -45,6 +50,19 @@ def about_none(error: BaseException, frame: FrameType, source: Source) -> Findin
         message = "something in this line is None, most likely a gradient of autograd.grad"
         return finding("grad-is-none", message, source=source, variant="unused")
     return None
+
+
+def _path_of(parameter: Tensor, frames: Sequence[FrameType]) -> str:
+    """The path to a parameter by a module that is a variable, or an attribute of ``self``."""
+    for frame in reversed(frames):
+        variables = dict(variables_of(frame))
+        parts = getattr(variables.get("self"), "__dict__", {})
+        variables |= {f"self.{name}": value for name, value in parts.items()}
+        for name, value in variables.items():
+            paths = value.named_parameters() if isinstance(value, nn.Module) else ()
+            if path := next((path for path, each in paths if each is parameter), ""):
+                return f"{name}.{path}"
+    return ""
 
 
 def _about_no_node(name: str, requires_grad: bool, source: Source) -> Finding:

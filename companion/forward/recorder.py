@@ -93,13 +93,12 @@ class Recorder(TorchFunctionMode):
         self.nonfinite: dict[Origin, int] = {}  # the worst value
         self.births: list[int] = []  # the notes whose results are worse than what they took
         self.passes: list[tuple[ref[Tensor], int]] = []  # outputs, each with the next Node's number
-        self.in_transform = False  # such as torch.vmap: tensors are wrapped
+        self.in_transform = self.had_transform = False  # such as torch.vmap: tensors are wrapped
         self.thread = self.backward_pass = -1  # where the block is; the pass -1 is none
         self.places: Places | None = None  # while the block is open
         self.parameter_hook: Any = None
-        self.closed = False
         self.fast_paths: FastPaths | None = None  # while the block is open
-        self.library_switched = False  # a library switched gradients off, not the user
+        self.closed = self.library_switched = False  # a library switched gradients off
         self.outside = 0  # how many tensors came from outside of the block
 
     def enter(self, entry_code: CodeType) -> None:
@@ -221,8 +220,9 @@ class Recorder(TorchFunctionMode):
     def first_sight(self, tensor: Tensor, is_made_here: bool = False) -> TensorState:
         """Begin to follow a tensor that no call of the block gave."""
         self.outside += 1
-        shape, requires_grad = shape_of(tensor), self.requires_grad(tensor)
-        value = Value(shape, tensor.dtype, requires_grad, None, self.outside)
+        self.had_transform |= self.in_transform
+        requires_grad = self.requires_grad(tensor)
+        value = Value(shape_of(tensor), tensor.dtype, requires_grad, None, self.outside)
         if (owner := self.owner_of_memory(tensor)) is not None:
             made_by, output_nr = owner.value.origin
             name = owner.value.requires_grad and self.name_of_maker(tensor, made_by)
@@ -231,8 +231,8 @@ class Recorder(TorchFunctionMode):
                 self.note_new_leaf(name, owner.value, value, is_made_here)
             if not name or made_by is not None:  # else two leaves from before share memory
                 value = value._replace(made_by=made_by, output_nr=output_nr)
-        key, version = ref(tensor), version_of(tensor)
-        state = self.tensors.follow(key, tensor, value, version, len(self.notes))
+        version, next_note = version_of(tensor), len(self.notes)
+        state = self.tensors.follow(ref(tensor), tensor, value, version, next_note)
         new_memory = self.add_memory(tensor, state)
         state.is_private = new_memory is not None and has_one_owner(new_memory)
         return state
@@ -254,9 +254,9 @@ class Recorder(TorchFunctionMode):
         """What made an unknown tensor in the memory of one that requires grad; "" for a view."""
         if type(tensor) is nn.Parameter:
             return "Parameter"
+        is_apart = made_by is not None and tensor.is_leaf and not self.had_transform
         has_grad_mode = self.closed or torch.is_grad_enabled()  # off in a Function's forward
-        is_apart = made_by is not None and has_grad_mode and not self.in_transform
-        return "Variable" if is_apart and tensor.is_leaf else ""
+        return "Variable" if is_apart and has_grad_mode else ""
 
     def note_new_leaf(self, name: str, origin: Value, value: Value, is_made_here: bool) -> None:
         """Note that a Parameter or Variable was made of a tensor that requires grad."""

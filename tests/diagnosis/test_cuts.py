@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Variable
+from torch.func import functional_call
 
 from companion import diagnose, watch
 from tests.cases import each
@@ -185,6 +186,17 @@ def test_a_variable_of_data_or_without_gradients_is_no_cut():
         loss = layer(Variable(x)).square().mean() + float(mean)
     assert all(cut.code != "detached" for cut in watched.cuts)
     assert diagnose(loss, layer, watch=watched).ok
+
+
+def test_what_a_transform_gives_is_no_variable():
+    layer, x, _ = classifier()
+    fixed = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    energy = lambda row: functional_call(layer, fixed, row).square().sum()  # noqa: E731
+    with watch() as watched:
+        forces = torch.vmap(torch.func.grad(energy))(x)
+        loss = (forces - 1).square().mean()
+    assert not watched.cuts and not watched.reaching(loss)
+    assert "Variable" not in str(diagnose(loss, layer, watch=watched))
 
 
 # ---- the cause before what came of it

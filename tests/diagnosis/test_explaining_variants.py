@@ -263,3 +263,36 @@ def test_a_hook_on_what_has_no_graph_has_a_cure_of_its_own():
     found = explain(caught.value)
     assert found.code == "input-without-grad" and "a hook for the gradient" in found.message
     assert "only if output.requires_grad" in found.cure
+
+
+class Stepper:
+    """Updates a model by hand, as in a tutorial on DQN."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def step(self):
+        for param in self.model.parameters():
+            param.grad.data.clamp_(-1, 1)
+
+
+def by_hand(model):
+    for param in model.parameters():
+        param.grad.clamp_(-1, 1)
+
+
+@each(
+    ("step", "path"),
+    [
+        (by_hand, "model.spare.weight"),
+        (lambda model: Stepper(model).step(), "self.model.spare.weight"),
+    ],
+)
+def test_a_parameter_of_a_loop_whose_grad_is_none_goes_by_its_path(step, path):
+    net = nn.ModuleDict({"used": nn.Linear(2, 1), "spare": nn.Linear(2, 1)})
+    net["used"](torch.ones(2)).sum().backward()
+    with pytest.raises(AttributeError) as caught:
+        step(net)
+    found = explain(caught.value)
+    assert found.code == "grad-is-none"
+    assert found.message.endswith(f"no backward pass has come to param, which is {path}")
