@@ -218,9 +218,10 @@ def _wrongly_told(
     is_spoilt = any(not gradient.isfinite().all() for gradient in dense)
     if is_spoilt != bool(warnings):
         return f"told {warnings or 'nothing'}"
-    # Beside numbers as large as those computed with, what is small is rounding.
-    finite = [leaf.detach().abs().nan_to_num(0.0, 0.0) for leaf in leaves if leaf.numel()]
-    limit = 1e-9 * max([1.0, *(sizes.max().item() for sizes in finite)])
+    # What the other leaves multiply is rounded to so many digits of them.
+    sizes = [leaf.detach().abs().nan_to_num(0.0, 0.0).max() for leaf in leaves if leaf.numel()]
+    rounding = 16 * torch.finfo(torch.float64).eps * max(map(float, sizes), default=0.0)
+    limit = max(1e-9, rounding if len(leaves) > 1 else 0.0)
     sloped = [gradient for gradient in dense if (gradient.abs() > limit).any()]
     is_sloped = bool(sloped) and len(sloped) == len(dense)  # where none has a gradient, as of p=0
     return "told zero" if "zero-derivative" in codes and is_sloped and not is_spoilt else ""

@@ -206,10 +206,14 @@ def _into_a_parameter(case: Case, given: Input) -> Said | None:
     if given not in case.new_leaves:
         return None
     node, new = case.new_leaves[given]
-    text = f"{_ABSENT}: {_STAYS_NONE}; {how_it_ended(node, new)}, a leaf"
     variant = "written" if new.is_written else "parameter"
-    options = {"severity": "error", "variant": variant, "source": new.operation.source}
-    return said(given, "copied", text, **options)
+    return _lost_at(given, new.operation, "copied", variant, f"{how_it_ended(node, new)}, a leaf")
+
+
+def _lost_at(given: Input, operation: Operation, code: str, variant: str, how: str) -> Said:
+    """What is said of an input whose values an operation took out of the graph."""
+    text = f"{_ABSENT}: {_STAYS_NONE}; {how}"
+    return said(given, code, text, severity="error", variant=variant, source=operation.source)
 
 
 def how_it_ended(node: GraphNode, new: NewLeaf) -> str:
@@ -224,9 +228,8 @@ def _written_aside(case: Case, given: Input) -> Said | None:
     if given not in case.written_aside:
         return None
     operation = case.written_aside[given]
-    text = f"{_ABSENT}: {_STAYS_NONE}; {_written_aside_by(operation, 'the output')}"
-    options = {"severity": "error", "variant": "alias", "source": operation.source}
-    return said(given, "copied", text, **options)
+    how = _written_aside_by(operation, "the output")
+    return _lost_at(given, operation, "copied", "alias", how)
 
 
 def written_aside_in_words(case: Case) -> str:
@@ -246,9 +249,7 @@ def _taken_as_an_alias(case: Case, given: Input) -> Said | None:
     if given not in case.taken_as_alias:
         return None
     operation = case.taken_as_alias[given]
-    text = f"{_ABSENT}: {_STAYS_NONE}; {taken_in_words(operation, '{them}')}"
-    options = {"severity": "error", "variant": "before", "source": operation.source}
-    return said(given, "detached", text, **options)
+    return _lost_at(given, operation, "detached", "before", taken_in_words(operation, "{them}"))
 
 
 def taken_in_words(operation: Operation, whose: str) -> str:
